@@ -1,0 +1,59 @@
+"""Variational autoencoders made of interchangeable parts, with numbers that can be trusted. See README.md."""
+
+from vaekit import data, decoders, encoders, likelihoods, losses, plots, posteriors, presets, priors, schedules
+from vaekit.decoders import Decoder
+from vaekit.encoders import Encoder
+from vaekit.evaluation import evaluate
+from vaekit.likelihoods import Likelihood
+from vaekit.losses import Batch, Elbo, Loss, LossTerms, StepContext
+from vaekit.ops import build_info, fold_in, has_native, make_key, reparameterize_kl
+from vaekit.posteriors import DiagonalGaussian, Posterior
+from vaekit.presets import create_vae
+from vaekit.priors import Prior, StandardNormal
+from vaekit.registry import Registry, UnknownNameError
+from vaekit.training import Callback, EarlyStopping, FitState, History, NonFiniteLossError, fit
+from vaekit.vae import VAE, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VAE",
+    "Batch",
+    "Callback",
+    "Decoder",
+    "DiagonalGaussian",
+    "EarlyStopping",
+    "Elbo",
+    "Encoder",
+    "FitState",
+    "History",
+    "Likelihood",
+    "Loss",
+    "LossTerms",
+    "NonFiniteLossError",
+    "Posterior",
+    "Prior",
+    "Registry",
+    "StandardNormal",
+    "StepContext",
+    "UnknownNameError",
+    "build_info",
+    "create_vae",
+    "data",
+    "decoders",
+    "encoders",
+    "evaluate",
+    "fit",
+    "fold_in",
+    "has_native",
+    "likelihoods",
+    "load",
+    "losses",
+    "make_key",
+    "plots",
+    "posteriors",
+    "presets",
+    "priors",
+    "reparameterize_kl",
+    "schedules",
+]

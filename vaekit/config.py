@@ -1,0 +1,219 @@
+"""Specs (a name and options, plain data) <-> parts, and the files that hold a model.
+
+A model is one folder. `model.safetensors` is the authority: the weights, and in its metadata the config that composes the
+model again. `config.json` beside it is a copy for people. Nothing is pickled, so that loading a model runs no code from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaekit import decoders, encoders, likelihoods, losses, priors
+from vaekit.registry import Registry, recorded_spec
+
+FORMAT = 1
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+
+REGISTRIES: dict[str, Registry[Any]] = {
+    "encoder": encoders.registry,
+    "decoder": decoders.registry,
+    "likelihood": likelihoods.registry,
+    "prior": priors.registry,
+    "loss": losses.registry,
+}
+
+Spec = Mapping[str, Any]
+
+
+def build_part(kind: str, spec: Spec) -> Any:
+    """The part that a spec {"name": ..., option: ...} describes.
+
+    Args:
+        kind: "encoder", "decoder", "likelihood", "prior" or "loss".
+
+    Raises:
+        TypeError: a spec without a name, or with an option that the part does not take.
+        UnknownNameError: a name that is not registered.
+
+    Example:
+        >>> build_part("loss", {"name": "elbo", "beta": 4.0}).beta(step=0)
+        4.0
+    """
+    options = dict(spec)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise TypeError(f'the spec of a {kind} needs a "name", {{"name": "mlp", ...}} for example; got {dict(spec)!r}')
+    return REGISTRIES[kind].create(name, **options)
+
+
+def spec_of(kind: str, part: object) -> dict[str, Any]:
+    """The spec from which `part` can be built again, as plain data.
+
+    Raises:
+        ValueError: its class is not registered, or an option is not plain data; the message says what to do.
+    """
+    spec = recorded_spec(part)
+    if spec is None:
+        cls = type(part)
+        raise ValueError(
+            f"the {kind} {cls.__module__}.{cls.__qualname__} has no name by which it could be built again. Register its class: "
+            f'put @vaekit.{kind if kind != "loss" else "losse"}s.register("some-name") above it and make a new instance. '
+            "torch.save(vae.state_dict(), path) stores the weights alone."
+        )
+    return {option: _plain(kind, option, value) for option, value in spec.items()}
+
+
+def _plain(kind: str, option: str, value: Any) -> Any:
+    """`value` as JSON has it: the recorded options of a part may hold tuples, or registered objects such as schedules."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(kind, option, v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _plain(kind, option, v) for k, v in value.items()}
+    nested = recorded_spec(value)
+    if nested is None:
+        raise ValueError(
+            f"the {kind}'s option {option!r} is a {type(value).__name__}, which a config cannot hold; "
+            "give it as numbers, strings, lists, mappings or a registered part"
+        )
+    return {k: _plain(kind, option, v) for k, v in nested.items()}
+
+
+def write_model(folder: str | os.PathLike[str], model: nn.Module, config: Spec) -> Path:
+    """Write `model.safetensors` and `config.json` into `folder`; a crash at any point leaves the old file or the new one.
+
+    Returns:
+        the folder.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    from safetensors.torch import save
+
+    folder = writable_folder(folder)
+    text = json.dumps(config, indent=2)
+    write_atomically(folder / WEIGHTS_FILE, save(_separate(model.state_dict()), metadata={"vaekit": text}))
+    write_atomically(folder / CONFIG_FILE, (text + "\n").encode())
+    return folder
+
+
+def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights and the config in a folder that `write_model` made, or in its model.safetensors.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message says what is there.
+        ValueError: a truncated or foreign file, or one written by a newer vaekit.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    file = path / WEIGHTS_FILE if path.is_dir() else path
+    if not file.is_file():
+        where = path if path.is_dir() else path.parent
+        inside = sorted(p.name for p in where.iterdir())[:10] if where.is_dir() else []
+        raise FileNotFoundError(f"there is no model at {file}; {where} holds: {', '.join(inside) or 'nothing'}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file} is not a complete safetensors file ({error}); it may have been cut short when it was copied: copy it again"
+        ) from error
+    if "vaekit" not in metadata:
+        raise ValueError(f"{file} was not written by vaekit: it has weights but no config of a model in its metadata")
+    config: dict[str, Any] = json.loads(metadata["vaekit"])
+    if config.get("format", 0) > FORMAT:
+        from vaekit import __version__
+
+        raise ValueError(
+            f"{file} has format {config['format']}, written by vaekit {config.get('vaekit')}; this is vaekit {__version__}, "
+            f"which reads formats up to {FORMAT}: upgrade vaekit"
+        )
+    copy = file.with_name(CONFIG_FILE)
+    if copy.is_file() and _json_or_none(copy) != config:
+        warnings.warn(
+            f"{copy} differs from the config inside {file.name}, which is the one that counts; "
+            "a changed model has to be composed and saved anew",
+            UserWarning,
+            stacklevel=3,
+        )
+    return tensors, config
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Copy `tensors` into the model, refusing any difference in names or shapes.
+
+    Raises:
+        ValueError: weights that are missing, unknown or of another shape, each by name.
+    """
+    own = model.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in tensors]
+    problems += [f"{name} is not part of the model" for name in tensors if name not in own]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and own[name].shape != tensors[name].shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise ValueError(f"the weights in {source} do not fit the model: {'; '.join(problems[:8])}{more}")
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)
+
+
+def writable_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder, made if need be, in which a file can be written.
+
+    Raises:
+        OSError: it cannot; said before a run rather than after it.
+    """
+    path = Path(folder)
+    probe = path / f".write-test-{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot write into the folder ({error.strerror}); choose another one", str(path)) from error
+    return path
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write a temporary file, force it to the disk and rename it, so that `file` is never half written."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if hasattr(os, "O_DIRECTORY"):  # the rename itself reaches the disk with the folder's entry; Windows has no such call
+        descriptor = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state on the CPU, every tensor with memory of its own: safetensors refuses tied weights."""
+    return {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in state.items()}
+
+
+def _json_or_none(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None

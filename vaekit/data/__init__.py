@@ -1,0 +1,7 @@
+"""Data: by name, from files, or as it is; and batches of it."""
+
+from vaekit.data.batches import Batches
+from vaekit.data.datasets import load, names
+from vaekit.data.examples import Examples, MappedArray, as_examples
+
+__all__ = ["Batches", "Examples", "MappedArray", "as_examples", "load", "names"]

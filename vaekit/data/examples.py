@@ -1,0 +1,120 @@
+"""Examples held whole: in memory, or in a memory-mapped file that is converted a batch at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class MappedArray:
+    """Rows of a memory-mapped array [N, *S], which indexing turns into float32 tensors.
+
+    Args:
+        array: the memory map.
+        rows: int64 [M], which of its rows, in which order; None is all of them.
+        scale: what values are multiplied by.
+    """
+
+    dtype = torch.float32
+
+    def __init__(self, array: npt.NDArray[Any], rows: npt.NDArray[np.int64] | None = None, scale: float = 1.0) -> None:
+        self.array, self.rows, self.scale = array, rows, scale
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self), *self.array.shape[1:]))
+
+    def __len__(self) -> int:
+        return len(self.array) if self.rows is None else len(self.rows)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        index = index.numpy() if isinstance(index, Tensor) else index
+        rows = self.array[index if self.rows is None else self.rows[index]]
+        return torch.as_tensor(np.asarray(rows, dtype=np.float32)) * self.scale
+
+
+class Examples(Dataset[Any]):
+    """N examples, with labels or without; also a map-style dataset for `torch.utils.data.DataLoader`.
+
+    Attributes:
+        x: float [N, *S]: a tensor, or a `MappedArray`, which is indexed like one.
+        y: int64 [N], or None.
+
+    Raises:
+        ValueError: no feature dimension, or another number of labels than of examples.
+
+    Example:
+        >>> examples = Examples(torch.rand(10, 1, 8, 8), torch.arange(10))
+        >>> len(examples), examples.x[:5].shape
+        (10, torch.Size([5, 1, 8, 8]))
+    """
+
+    def __init__(self, x: Tensor | MappedArray, y: Tensor | None = None) -> None:
+        if len(x.shape) < 2:
+            raise ValueError(f"data has to have the shape [examples, ...], got {tuple(x.shape)}; a single column is x[:, None]")
+        if y is not None and len(y) != len(x):
+            raise ValueError(f"there are {len(x)} examples but {len(y)} labels")
+        self.x, self.y = x, y
+
+    @property
+    def in_memory(self) -> bool:
+        return isinstance(self.x, Tensor)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.x[index] if self.y is None else (self.x[index], self.y[index])
+
+
+def as_examples(data: Any) -> Examples:
+    """Examples, a tensor, an array, or a pair (x, y) of them, as `Examples`.
+
+    uint8 is read as grey levels and divided by 255; other integers and booleans become float32 with the values they have;
+    arrays become float32; floating-point tensors stay as they are.
+
+    Raises:
+        TypeError: something else, or values that are not real numbers.
+
+    Example:
+        >>> as_examples(np.full((2, 3), 255, dtype=np.uint8)).x
+        tensor([[1., 1., 1.],
+                [1., 1., 1.]])
+    """
+    if isinstance(data, Examples):
+        return data
+    x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    if isinstance(x, np.memmap):
+        return Examples(MappedArray(x, scale=scale_of(x.dtype)), _as_labels(y))
+    if isinstance(x, np.ndarray):
+        scale = scale_of(x.dtype)
+        x = torch.from_numpy(np.array(x, dtype=np.float32, order="C")) * scale
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"data has to be a tensor, an array, a pair (x, y) of them or vaekit.data.Examples, got {type(x).__name__}"
+        )
+    if x.is_complex():
+        raise TypeError("data has to be real numbers, got a complex tensor")
+    if not x.is_floating_point():
+        x = x.float() * (1 / 255 if x.dtype == torch.uint8 else 1.0)
+    return Examples(x, _as_labels(y))
+
+
+def scale_of(dtype: np.dtype[Any]) -> float:
+    """What values of an array's dtype are multiplied by: 1/255 for uint8, grey levels, and 1 otherwise.
+
+    Raises:
+        TypeError: not a dtype of real numbers.
+    """
+    if dtype.kind not in "fiub":
+        raise TypeError(f"data has to be real numbers, got an array of {dtype}")
+    return 1 / 255 if dtype == np.uint8 else 1.0
+
+
+def _as_labels(y: Any) -> Tensor | None:
+    return None if y is None else torch.as_tensor(np.asarray(y)).long()

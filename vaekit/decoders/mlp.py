@@ -1,0 +1,48 @@
+"""The dense decoder of D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114, appendix C.1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from vaekit.decoders.base import Decoder, registry
+from vaekit.layers import checked_sizes, dense_layers, glorot
+
+
+@registry.register("mlp")
+class MLPDecoder(Decoder):
+    """Dense layers, the last one reshaped to the data's shape; works for images, series and tables alike.
+
+    Args:
+        latent_dim: D.
+        output_shape: the shape of one example.
+        parameters_per_element: P of the likelihood.
+        hidden: the sizes of the hidden layers, from the latents' side; () makes the decoder linear.
+        activation: between the layers: elu, gelu, leaky_relu, relu, silu, softplus or tanh.
+
+    Example:
+        >>> import torch
+        >>> decoder = MLPDecoder(2, (1, 28, 28), hidden=(256, 2000))
+        >>> sum(p.numel() for p in decoder.parameters())
+        2083552
+        >>> decoder(torch.zeros(5, 2)).shape
+        torch.Size([5, 1, 1, 28, 28])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        output_shape: Sequence[int],
+        parameters_per_element: int = 1,
+        hidden: Sequence[int] = (256, 512),
+        activation: str = "relu",
+    ) -> None:
+        super().__init__(latent_dim, output_shape, parameters_per_element)
+        sizes = (latent_dim, *checked_sizes("hidden", hidden))
+        self.body = dense_layers(sizes, activation)
+        self.head = glorot(nn.Linear(sizes[-1], parameters_per_element * math.prod(self.output_shape)))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.head(self.body(z)).reshape(len(z), self.parameters_per_element, *self.output_shape)  # type: ignore[no-any-return]

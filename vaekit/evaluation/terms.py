@@ -1,0 +1,111 @@
+"""The terms of an objective over a dataset: sums of what a `LossTerms` holds, and their means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaekit.data.batches import Batches, check_examples, check_values
+from vaekit.losses.base import LossTerms
+from vaekit.ops import philox
+from vaekit.vae import VAE
+
+
+class TermSums:
+    """Sums of loss terms over batches of different sizes, kept on the device: adding does not synchronise.
+
+    Example:
+        >>> sums = TermSums()
+        >>> sums.add(LossTerms(torch.tensor(3.0), torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0]), {}))
+        >>> sums.means()
+        {'loss': 3.0, 'reconstruction': 2.0, 'kl': 1.0}
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._examples = 0
+
+    def add(self, terms: LossTerms) -> None:
+        """Add one batch; a scalar term counts for each of its examples."""
+        examples = len(terms.reconstruction)
+        self._examples += examples
+        for name, value in named_terms(terms).items():
+            total = value.sum() if value.ndim else value * examples
+            self._sums[name] = self._sums[name] + total if name in self._sums else total
+
+    def means(self) -> dict[str, float]:
+        """Each term's mean over the examples so far, in nats; synchronises."""
+        if not self._sums:
+            return {}
+        values = torch.stack([value.double() for value in self._sums.values()]) / max(self._examples, 1)
+        return dict(zip(self._sums, values.tolist(), strict=True))
+
+
+def named_terms(terms: LossTerms) -> dict[str, Tensor]:
+    """The terms under the names they have in a history, without gradients."""
+    named = {"loss": terms.total, "reconstruction": terms.reconstruction, "kl": terms.kl, **terms.extras}
+    return {name: value.detach() for name, value in named.items()}
+
+
+@torch.no_grad()
+def mean_terms(vae: VAE, batches: Batches, key: Tensor) -> dict[str, float]:
+    """Mean terms over the batches with the noise of `key`, in evaluation mode, with scheduled weights at their final values."""
+    was_training = vae.training
+    device = next(vae.parameters()).device
+    key, sums = key.to(device), TermSums()
+    vae.eval()
+    try:
+        for number, batch in enumerate(batches):
+            x = batch.x.to(device, non_blocking=True)
+            index = None if batch.index is None else batch.index.to(device, non_blocking=True)
+            sums.add(vae(x, key=philox.fold_in(key, number), index=index))
+    finally:
+        vae.train(was_training)
+    return sums.means()
+
+
+def evaluate(vae: VAE, data: Any, *, batch_size: int = 500, seed: int = 0) -> dict[str, float]:
+    """The objective and its terms on a dataset.
+
+    Args:
+        vae: the model; it stays on its device.
+        data: what `vaekit.fit` takes: `Examples`, a tensor or array [N, *input_shape], a pair (x, y), or a loader.
+        batch_size: examples at a time.
+        seed: fixes the noise.
+
+    Returns:
+        means over the examples, in nats: "loss", "reconstruction", "kl", and the objective's extras. They are estimates from one
+        draw of z for each example.
+
+    Raises:
+        ValueError: an empty dataset, or data that does not fit the model; the message names the first bad example.
+
+    Example:
+        >>> import vaekit
+        >>> vae = vaekit.create_vae(input_shape=(4,), latent_dim=2)
+        >>> sorted(evaluate(vae, torch.rand(100, 4)))
+        ['kl', 'loss', 'reconstruction']
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size has to be at least 1, got {batch_size}")
+    batches = Batches(data, batch_size)
+    if batches.examples is None or not batches.examples.in_memory:
+        batches = _Checked(vae, batches)
+    if batches.examples is not None:
+        check_examples(vae, batches.examples, "data")
+    return mean_terms(vae, batches, philox.make_key(seed))
+
+
+class _Checked(Batches):
+    """Batches that cannot be checked whole, checked one by one."""
+
+    def __init__(self, vae: VAE, batches: Batches) -> None:
+        self.__dict__.update(batches.__dict__)
+        self._vae = vae
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        for number, batch in enumerate(self.in_order(None)):
+            check_values(self._vae, batch.x, f"batch {number}")
+            yield batch

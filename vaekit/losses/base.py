@@ -1,0 +1,77 @@
+"""What an objective takes and gives, and what it asks of a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from vaekit.likelihoods.base import Likelihood
+from vaekit.posteriors.base import Posterior
+from vaekit.priors.base import Prior
+from vaekit.registry import Registry
+
+
+class Batch(NamedTuple):
+    """One batch of B examples.
+
+    Attributes:
+        x: [B, *input_shape].
+        index: int64 [B], each example's row in its dataset; None where it has none, a stream for example.
+    """
+
+    x: Tensor
+    index: Tensor | None = None
+
+
+class StepContext(NamedTuple):
+    """Where in a run a batch is seen.
+
+    Attributes:
+        key: int64 [2], the noise of this step; see `vaekit.fold_in` for a second draw.
+        step: the optimizer's step, 0, 1, ...; None outside training, where scheduled weights take their final values.
+        dataset_size: the number of training examples, where it is known.
+    """
+
+    key: Tensor
+    step: int | None = None
+    dataset_size: int | None = None
+
+
+class LossTerms(NamedTuple):
+    """An objective and its terms, in nats.
+
+    Attributes:
+        total: scalar, what is minimised; a mean over the batch (0 for an empty one).
+        reconstruction: [B], -log p(x | z), summed over the elements of each x.
+        kl: [B], the divergence from the prior, summed over latent dimensions, before any weight.
+        extras: further named scalars or [B], for the history.
+    """
+
+    total: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    extras: dict[str, Tensor]
+
+
+class LatentVariableModel(Protocol):
+    """What an objective asks of a model."""
+
+    prior: Prior
+    likelihood: Likelihood
+    decoder: Callable[[Tensor], Tensor]
+
+    def encode(self, x: Tensor) -> Posterior: ...
+
+
+class Loss(nn.Module, ABC):
+    """An objective, called as loss(model, batch, context)."""
+
+    @abstractmethod
+    def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
+        """The terms of one batch."""
+
+
+registry: Registry[Loss] = Registry("loss", "vaekit.losses", Loss)

@@ -1,0 +1,378 @@
+"""The operator `vaekit::reparameterize_kl`: schema, fake kernel, autograd, vmap rule and the public wrapper.
+
+Forward and backward are operators of the dispatcher; the pure-PyTorch reference is their default kernel. Backward makes the
+noise again from the key and is itself differentiable, in closed form, to any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaekit.ops import native, philox, reference
+
+_LIBRARY = torch.library.Library("vaekit", "DEF")
+_COMMON = (
+    "Tensor mu, Tensor logvar, Tensor? key, Tensor? eps, Tensor? prior_mu, Tensor? prior_logvar, "
+    "SymInt? num_samples, SymInt row_start, int event_dims, bool reduce_event"
+)
+_LIBRARY.define(f"reparameterize_kl({_COMMON}) -> (Tensor, Tensor)")
+_LIBRARY.define(
+    f"reparameterize_kl_backward(Tensor? grad_z, Tensor? grad_kl, {_COMMON}) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_LIBRARY.impl("reparameterize_kl", reference.forward, "CompositeExplicitAutograd")
+_LIBRARY.impl("reparameterize_kl_backward", reference.backward, "CompositeExplicitAutograd")
+
+_NAME, _BACKWARD_NAME = "vaekit::reparameterize_kl", "vaekit::reparameterize_kl_backward"
+_forward_op = torch.ops.vaekit.reparameterize_kl.default
+_backward_op = torch.ops.vaekit.reparameterize_kl_backward.default
+
+
+def reparameterize_kl(
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    eps: Tensor | None = None,
+    num_samples: int | None = None,
+    row_start: int = 0,
+    prior: tuple[Tensor, Tensor] | None = None,
+    reduce: str = "event",
+    event_dims: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Draw from the diagonal Gaussian N(mu, exp(logvar)) and give its divergence from a Gaussian prior, in one operator.
+
+    The draw is z = mu + exp(logvar / 2) eps (Kingma and Welling 2013, arXiv:1312.6114, section 2.4), differentiable in mu
+    and logvar; the divergence is exact (ibid., appendix B). The noise eps is a pure function of the key: the same key gives
+    the same noise on every device and at any number of threads.
+
+    Args:
+        mu: float [..., D], the means; float16, bfloat16, float32 or float64, any strides.
+        logvar: the log variances, shape, dtype and device of mu. It is not clamped.
+        key: int64 (or uint64) [2], (seed, offset), on mu's device; see `make_key`.
+        generator: where a key is drawn from if none is given; by default torch's global generator of mu's device.
+        eps: the noise itself, [..., D], or [num_samples, ..., D], instead of a key; a constant.
+        num_samples: K draws for each row; sample k is what a single draw with (seed, offset + k 2^40) gives.
+        row_start: the first row's number in the whole batch, so that a process that holds rows r, r + 1, ... draws what one
+            process with all rows would have drawn for them. A row is one event.
+        prior: (mu, logvar) of the prior, each broadcastable to mu's shape; None is the standard normal.
+        reduce: "event" sums the divergence over an event; "none" gives it element by element.
+        event_dims: how many of the last dimensions form one event.
+
+    Returns:
+        z: [..., D], or [K, ..., D] with num_samples, in mu's dtype.
+        kl: nats, [...] (or [..., D] with reduce="none"); float64 for float64, otherwise float32. Does not depend on the draw.
+        A row with a non-finite parameter keeps it to itself: logvar = +inf gives kl = +inf and z = +-inf, logvar = -inf
+        gives kl = +inf and z = mu, mu = +-inf gives kl = +inf and z = mu, NaN gives NaN.
+
+    Raises:
+        TypeError: an argument that is not a tensor, or whose dtype is not supported.
+        ValueError: shapes, devices or options that do not fit together.
+
+    Example:
+        >>> mu, logvar = torch.zeros(3, 2), torch.zeros(3, 2)
+        >>> z, kl = reparameterize_kl(mu, logvar, key=make_key(0))
+        >>> z.shape, kl
+        (torch.Size([3, 2]), tensor([0., 0., 0.]))
+    """
+    _check_parameters(mu, logvar, event_dims)
+    if reduce not in ("event", "none"):
+        raise ValueError(f'reduce has to be "event" or "none", got {reduce!r}')
+    if num_samples is not None and num_samples < 1:
+        raise ValueError(f"num_samples has to be at least 1, got {num_samples}")
+    if row_start < 0:
+        raise ValueError(f"row_start has to be at least 0, got {row_start}")
+    if eps is not None:
+        if key is not None or generator is not None:
+            raise ValueError("eps is the noise itself; give it without a key and without a generator")
+        _check_eps(eps, mu, num_samples)
+    elif key is None:
+        key = philox.draw_key(generator, mu.device)
+    elif generator is not None:
+        raise ValueError("give a key or a generator, not both: a key already fixes the noise")
+    else:
+        key = _checked_key(key, mu.device)
+    prior_mu, prior_logvar = (None, None) if prior is None else _checked_prior(prior, mu)
+
+    arguments = (
+        mu, logvar, key, eps, prior_mu, prior_logvar, num_samples, row_start, event_dims, reduce == "event"
+    )  # fmt: skip
+    if torch.compiler.is_compiling() and not native.has_native(mu.device.type):
+        # Traced into the graph, where Inductor fuses it with its surroundings; an operator would be opaque to it.
+        result: tuple[Tensor, Tensor] = _Inlined.apply(*arguments)
+    else:
+        result = _apply(_forward_op, _Forward, *arguments)
+    return result
+
+
+def _check_parameters(mu: Tensor, logvar: Tensor, event_dims: int) -> None:
+    if not isinstance(mu, Tensor) or not isinstance(logvar, Tensor):
+        raise TypeError(f"mu and logvar have to be tensors, got {type(mu).__name__} and {type(logvar).__name__}")
+    if not mu.is_floating_point():
+        raise TypeError(f"mu has to be a floating-point tensor, got {mu.dtype}; convert it, mu.float() for example")
+    if mu.dtype != logvar.dtype:
+        raise TypeError(f"mu and logvar have to share a dtype, got {mu.dtype} and {logvar.dtype}")
+    if mu.shape != logvar.shape:
+        raise ValueError(
+            f"mu and logvar have to have the same shape, got {tuple(mu.shape)} and {tuple(logvar.shape)}; expand a shared one"
+        )
+    if mu.device != logvar.device:
+        raise ValueError(f"mu and logvar have to be on one device, got {mu.device} and {logvar.device}")
+    if not 1 <= event_dims <= mu.ndim:
+        raise ValueError(
+            f"event_dims has to be between 1 and the {mu.ndim} dimensions of mu, whose shape is {tuple(mu.shape)}, "
+            f"got {event_dims}"
+        )
+
+
+def _check_eps(eps: Tensor, mu: Tensor, num_samples: int | None) -> None:
+    expected = (*([] if num_samples is None else [num_samples]), *mu.shape)
+    if eps.requires_grad:
+        raise ValueError("eps is a constant of the operator and gets no gradient; pass eps.detach()")
+    if tuple(eps.shape) != expected:
+        raise ValueError(f"eps has to have the shape {expected}, got {tuple(eps.shape)}")
+    if eps.dtype not in (mu.dtype, reference.compute_dtype(mu.dtype)):
+        raise TypeError(f"eps has to be {mu.dtype} or {reference.compute_dtype(mu.dtype)}, got {eps.dtype}")
+    if eps.device != mu.device:
+        raise ValueError(f"eps has to be on mu's device {mu.device}, got {eps.device}")
+
+
+def _checked_key(key: Tensor, device: torch.device) -> Tensor:
+    if not isinstance(key, Tensor) or key.dtype not in (torch.int64, torch.uint64):
+        given = key.dtype if isinstance(key, Tensor) else type(key).__name__
+        raise TypeError(f"key has to be an int64 tensor (seed, offset), got {given}; vaekit.make_key(seed) makes one")
+    if tuple(key.shape) != (2,):
+        raise ValueError(f"key has to have the shape (2,), (seed, offset), got {tuple(key.shape)}")
+    if key.device != device:
+        raise ValueError(f"key has to be on mu's device {device}, got {key.device}; use key.to(mu.device)")
+    return key.view(torch.int64) if key.dtype == torch.uint64 else key
+
+
+def _checked_prior(prior: tuple[Tensor, Tensor], mu: Tensor) -> tuple[Tensor, Tensor]:
+    prior_mu, prior_logvar = prior
+    for name, value in (("mu", prior_mu), ("logvar", prior_logvar)):
+        if not isinstance(value, Tensor) or value.dtype != mu.dtype or value.device != mu.device:
+            given = f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"the prior's {name} has to be a tensor of {mu.dtype} on {mu.device} like mu, got {given}")
+        fits = value.ndim <= mu.ndim and all(
+            have in (1, want) for have, want in zip(value.shape[::-1], mu.shape[::-1], strict=False)
+        )
+        if not fits:
+            raise ValueError(f"the prior's {name} of shape {tuple(value.shape)} does not broadcast to mu's {tuple(mu.shape)}")
+    return prior_mu.expand(mu.shape), prior_logvar.expand(mu.shape)
+
+
+# --- what the dispatcher and autograd need to know -----------------------------------------------------------------------
+
+
+@torch.library.register_fake(_NAME)
+def _fake(
+    mu: Tensor,
+    logvar: Tensor,
+    key: Tensor | None,
+    eps: Tensor | None,
+    prior_mu: Tensor | None,
+    prior_logvar: Tensor | None,
+    num_samples: int | None,
+    row_start: int,
+    event_dims: int,
+    reduce_event: bool,
+) -> tuple[Tensor, Tensor]:
+    samples = () if num_samples is None else (num_samples,)
+    kl_shape = mu.shape[: mu.ndim - event_dims] if reduce_event else mu.shape
+    return mu.new_empty((*samples, *mu.shape)), mu.new_empty(kl_shape, dtype=reference.compute_dtype(mu.dtype))
+
+
+@torch.library.register_fake(_BACKWARD_NAME)
+def _backward_fake(
+    grad_z: Tensor | None, grad_kl: Tensor | None, mu: Tensor, logvar: Tensor, key: Any, eps: Any, prior_mu: Any, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    prior_shape = (0,) if prior_mu is None else mu.shape
+    return mu.new_empty(mu.shape), mu.new_empty(mu.shape), mu.new_empty(prior_shape), mu.new_empty(prior_shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:6])
+    ctx.options = inputs[6:]
+
+
+def _backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
+    return _input_gradients(ctx, _apply(_backward_op, _Backward, grad_z, grad_kl, *ctx.saved_tensors, *ctx.options))
+
+
+def _input_gradients(ctx: Any, gradients: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor | None, ...]:
+    """In the order of the operator's inputs: mu, logvar, key, eps, prior_mu, prior_logvar, four options."""
+    has_prior = ctx.saved_tensors[4] is not None
+    prior_gradients = gradients[2:] if has_prior else (None, None)
+    return (*gradients[:2], None, None, *prior_gradients, None, None, None, None)
+
+
+torch.library.register_autograd(_NAME, _backward, setup_context=_setup_context, lib=_LIBRARY)
+
+
+def _setup_backward_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:8])
+    ctx.options = inputs[8:]
+
+
+def _double_backward(
+    ctx: Any, of_mu: Tensor | None, of_logvar: Tensor | None, of_prior_mu: Tensor | None, of_prior_logvar: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """The gradient of the backward operator, from differentiable PyTorch operations alone.
+
+    `of_x` is the incoming gradient of backward's output for x. With c = mu - m, w = exp(-s), d = logvar - s and G the gradient
+    of kl, backward's outputs are for mu: sum_k g_k + G c w, logvar: sigma/2 sum_k g_k eps_k + G expm1(d)/2,
+    m: -G c w, s: -G (c^2 w + expm1(d))/2; below are their derivatives in each input.
+    """
+    grad_z, grad_kl, mu, logvar, key, eps, prior_mu, prior_logvar = ctx.saved_tensors
+    num_samples, row_start, event_dims, reduce_event = ctx.options
+    dtype = reference.compute_dtype(mu.dtype)
+    zero = torch.zeros((), dtype=dtype, device=mu.device)
+    by_mu, by_logvar = (zero if g is None else g.to(dtype) for g in (of_mu, of_logvar))
+    by_prior_mu, by_prior_logvar = (
+        zero if g is None or prior_mu is None else g.to(dtype) for g in (of_prior_mu, of_prior_logvar)
+    )
+    wide_mu, wide_logvar = mu.to(dtype), logvar.to(dtype)
+    if prior_mu is None:
+        center, precision, shift = wide_mu, zero + 1.0, wide_logvar
+    else:
+        center, precision = wide_mu - prior_mu.to(dtype), torch.exp(-prior_logvar.to(dtype))
+        shift = wide_logvar - prior_logvar.to(dtype)
+
+    to_grad_z = to_grad_kl = None
+    to_mu = to_logvar = to_prior_logvar = zero
+    if grad_z is not None:
+        noise = reference.noise(mu, key, eps, num_samples, row_start, event_dims)
+        half_sigma = 0.5 * torch.exp(0.5 * wide_logvar)
+        to_grad_z = (by_mu + half_sigma * by_logvar * noise).expand(grad_z.shape).to(grad_z.dtype)
+        scaled = grad_z.to(dtype) * noise
+        to_logvar = 0.5 * half_sigma * by_logvar * (scaled if num_samples is None else scaled.sum(0))
+    if grad_kl is not None:
+        through_mu, through_logvar = by_mu - by_prior_mu, by_logvar - by_prior_logvar
+        scale = center * precision
+        elements = through_mu * scale + 0.5 * (through_logvar * torch.expm1(shift) - by_prior_logvar * center * scale)
+        elements = elements.expand(mu.shape)
+        to_grad_kl = reference.sum_event(elements, event_dims) if reduce_event else elements
+        weight = reference.over_event(grad_kl, event_dims, reduce_event)
+        to_mu = weight * (through_mu * precision - by_prior_logvar * scale)
+        curvature = 0.5 * weight * torch.exp(shift) * through_logvar
+        to_logvar = to_logvar + curvature
+        to_prior_logvar = weight * scale * (0.5 * by_prior_logvar * center - through_mu) - curvature
+    to_prior: tuple[Tensor | None, Tensor | None] = (None, None)
+    if prior_mu is not None:
+        to_prior = (-to_mu).expand(mu.shape).to(mu.dtype), to_prior_logvar.expand(mu.shape).to(mu.dtype)
+    to_mu, to_logvar = to_mu.expand(mu.shape).to(mu.dtype), to_logvar.expand(mu.shape).to(mu.dtype)
+    return (to_grad_z, to_grad_kl, to_mu, to_logvar, None, None, *to_prior, None, None, None, None)
+
+
+torch.library.register_autograd(_BACKWARD_NAME, _double_backward, setup_context=_setup_backward_context, lib=_LIBRARY)
+
+
+class _Inlined(torch.autograd.Function):
+    """The reference with the operator's own backward formula, made of operations that torch.compile can see into."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        return reference.forward(*arguments)
+
+    setup_context = staticmethod(_setup_context)
+
+    @staticmethod
+    def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return _input_gradients(ctx, reference.backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.options))
+
+
+# --- vmap ----------------------------------------------------------------------------------------------------------------
+
+
+def _batched(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tensor | None], options: Sequence[Any]) -> list[Any]:
+    """mu, logvar, key, eps, prior_mu, prior_logvar with the mapped dimension in front of mu's, and the noise as eps.
+
+    Every slice has its own element 0 of the stream, which one call over the larger batch would not give: so the noise is made
+    here, slice by slice of the key, and passed on.
+    """
+    mu, logvar, key, eps, prior_mu, prior_logvar = (
+        t if t is None or dim is None else t.movedim(dim, 0) for t, dim in zip(tensors, in_dims, strict=True)
+    )
+    num_samples, row_start, event_dims, _ = options
+    assert mu is not None
+
+    def mapped(position: int) -> bool:
+        return in_dims[position] is not None
+
+    slice_ = mu[0] if mapped(0) else mu
+    if eps is None:
+        assert key is not None
+        eps = reference.noise(slice_, key, None, num_samples, row_start, event_dims) if not mapped(2) else (
+            torch.stack([reference.noise(slice_, k, None, num_samples, row_start, event_dims) for k in key.unbind(0)])
+        )  # fmt: skip
+    eps_mapped = mapped(3) or mapped(2)
+    eps = eps if eps_mapped else eps.expand(info.batch_size, *eps.shape)
+    if num_samples is not None:
+        eps = eps.movedim(0, 1)
+
+    def widen(value: Tensor | None, position: int) -> Tensor | None:
+        return value if value is None or mapped(position) else value.expand(info.batch_size, *value.shape)
+
+    return [widen(mu, 0), widen(logvar, 1), None, eps, widen(prior_mu, 4), widen(prior_logvar, 5)]
+
+
+def _vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, tuple[int, int]]:
+    options = arguments[6:]
+    tensors = _batched(info, in_dims[:6], arguments[:6], options)
+    return _apply(_forward_op, _Forward, *tensors, *options), (0 if options[0] is None else 1, 0)
+
+
+def _backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, tuple[int | None, ...]]:
+    options = arguments[8:]
+    tensors = _batched(info, in_dims[2:8], arguments[2:8], options)
+    grads: list[Tensor | None] = []
+    for gradient, dim, front in zip(arguments[:2], in_dims[:2], (0 if options[0] is None else 1, 0), strict=True):
+        if gradient is not None:
+            gradient = gradient.movedim(dim, 0) if dim is not None else gradient.expand(info.batch_size, *gradient.shape)
+            gradient = gradient.movedim(0, front)
+        grads.append(gradient)
+    prior_dim = None if tensors[4] is None else 0
+    return _apply(_backward_op, _Backward, *grads, *tensors, *options), (0, 0, prior_dim, prior_dim)
+
+
+torch.library.register_vmap(_NAME, _vmap, lib=_LIBRARY)
+torch.library.register_vmap(_BACKWARD_NAME, _backward_vmap, lib=_LIBRARY)
+
+
+# --- torch.func ----------------------------------------------------------------------------------------------------------
+# torch.func.grad does not see an autograd formula registered on an operator, only that of an autograd.Function. So inside
+# torch.func's transforms the same formulas and rules are reached through these two.
+
+
+def _apply(operator: Any, function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    return function.apply(*arguments) if torch._C._are_functorch_transforms_active() else operator(*arguments)
+
+
+class _Forward(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return _forward_op(*arguments)
+
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_backward)  # type: ignore[assignment]
+    vmap = staticmethod(_vmap)  # type: ignore[assignment]
+
+
+class _Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return _backward_op(*arguments)
+
+    setup_context = staticmethod(_setup_backward_context)
+    backward = staticmethod(_double_backward)  # type: ignore[assignment]
+    vmap = staticmethod(_backward_vmap)  # type: ignore[assignment]
+
+
+make_key = philox.make_key  # for the docstring's example

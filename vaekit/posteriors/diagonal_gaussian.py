@@ -1,0 +1,70 @@
+"""The diagonal Gaussian posterior.
+
+D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114, appendices B and C.2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from vaekit.ops import reparameterize_kl
+from vaekit.posteriors.base import Posterior
+from vaekit.priors.base import Prior
+from vaekit.priors.standard_normal import StandardNormal
+
+
+class DiagonalGaussian(Posterior):
+    """N(mu, diag(exp(logvar))).
+
+    Args:
+        mu: float [B, *S], the means.
+        logvar: float [B, *S], the log variances; not clamped. Its exponential overflows float32 above 88.
+
+    Raises:
+        ValueError: mu and logvar of different shapes, or without a latent dimension.
+
+    Example:
+        >>> from vaekit.priors import StandardNormal
+        >>> q = DiagonalGaussian(torch.zeros(4, 2), torch.zeros(4, 2))
+        >>> z, kl = q.rsample_kl(StandardNormal())
+        >>> z.shape, kl
+        (torch.Size([4, 2]), tensor([0., 0., 0., 0.]))
+    """
+
+    def __init__(self, mu: Tensor, logvar: Tensor) -> None:
+        if mu.shape != logvar.shape or mu.ndim < 2:
+            raise ValueError(
+                "mu and logvar have to have one shape [batch, latent dimensions...], "
+                f"got {tuple(mu.shape)} and {tuple(logvar.shape)}"
+            )
+        self.mu, self.logvar = mu, logvar
+
+    @property
+    def mean(self) -> Tensor:
+        return self.mu
+
+    def rsample_kl(
+        self,
+        prior: Prior,
+        *,
+        key: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        num_samples: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `Posterior.rsample_kl`; exact for a standard normal prior, otherwise log q(z) - log p(z) of the draw."""
+        z, kl = reparameterize_kl(
+            self.mu, self.logvar, key=key, generator=generator, num_samples=num_samples, event_dims=self.mu.ndim - 1
+        )
+        if not isinstance(prior, StandardNormal):
+            log_prior = prior.log_prob(z.reshape(-1, *self.mu.shape[1:]))  # a prior sees one batch of latents
+            log_posterior = self.log_prob(z)
+            kl = log_posterior - log_prior.reshape(log_posterior.shape)
+        return z, kl
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        standardized = (z - self.mu) * torch.exp(-0.5 * self.logvar)
+        elements = -0.5 * (standardized * standardized + self.logvar + math.log(2.0 * math.pi))
+        return elements.flatten(1 - self.mu.ndim).sum(-1)

@@ -1,0 +1,140 @@
+"""Compositions by name, and `create_vae`, which composes a model from names and options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from vaekit import config
+from vaekit.decoders.base import Decoder
+from vaekit.encoders.base import Encoder
+from vaekit.likelihoods.base import Likelihood
+from vaekit.losses.base import Loss
+from vaekit.priors.base import Prior
+from vaekit.registry import Registry
+from vaekit.vae import VAE
+
+registry: Registry[dict[str, Any]] = Registry("preset", "vaekit.presets")
+register, names, describe = registry.register, registry.names, registry.describe
+
+_DEFAULTS: dict[str, Any] = {
+    "encoder": "mlp",
+    "decoder": "mlp",
+    "likelihood": "bernoulli",
+    "prior": "standard_normal",
+    "loss": "elbo",
+}
+
+
+@register("dense-mnist")
+def dense_mnist() -> dict[str, Any]:
+    """The dense 784-2000-256-2 autoencoder for 28 x 28 grey images: 4,166,836 parameters.
+
+    The model of the tutorial with which this library began.
+    """
+    return {
+        "input_shape": (1, 28, 28),
+        "latent_dim": 2,
+        "encoder": {"name": "mlp", "hidden": (2000, 256)},
+        "decoder": {"name": "mlp", "hidden": (256, 2000)},
+    }
+
+
+@register("conv-mnist")
+def conv_mnist() -> dict[str, Any]:
+    """A convolutional autoencoder for 28 x 28 grey images with two latent dimensions: 1,700,933 parameters."""
+    return {
+        "input_shape": (1, 28, 28),
+        "latent_dim": 2,
+        "encoder": {"name": "conv", "channels": (32, 64), "hidden": (256,)},
+        "decoder": {"name": "conv", "channels": (64, 32), "hidden": (256,)},
+    }
+
+
+def create(name: str, /, **overrides: Any) -> VAE:
+    """`create_vae(name, **overrides)`."""
+    return create_vae(name, **overrides)
+
+
+def create_vae(
+    preset: str | None = None,
+    *,
+    input_shape: Sequence[int] | None = None,
+    latent_dim: int | None = None,
+    encoder: str | Mapping[str, Any] | Encoder | None = None,
+    decoder: str | Mapping[str, Any] | Decoder | None = None,
+    likelihood: str | Mapping[str, Any] | Likelihood | None = None,
+    prior: str | Mapping[str, Any] | Prior | None = None,
+    loss: str | Mapping[str, Any] | Loss | None = None,
+    seed: int | None = None,
+) -> VAE:
+    """Compose a model from a preset, from parts, or from a preset with other parts.
+
+    Args:
+        preset: a name from `vaekit.presets.names()`; what it leaves open, and everything without a preset, is an "mlp"
+            encoder and decoder, a "bernoulli" likelihood, a "standard_normal" prior and the "elbo".
+        input_shape: the shape of one example, without the batch.
+        latent_dim: the number of latent dimensions.
+        encoder, decoder, likelihood, prior, loss: a registered name, {"name": ..., option: ...}, or an object. A mapping without
+            a name sets options of the preset's (or the default) part.
+        seed: fixes the initial weights, and leaves torch's global generator as it was; without one they come from there.
+
+    Returns:
+        the model, float32, on the CPU.
+
+    Raises:
+        UnknownNameError, TypeError, ValueError: a name, an option or shapes that do not exist or fit, by name.
+
+    Example:
+        >>> vae = create_vae(input_shape=(13,), latent_dim=3, encoder={"name": "mlp", "hidden": (64,)}, likelihood="gaussian")
+        >>> vae.sample(5).shape
+        torch.Size([5, 13])
+        >>> create_vae("dense-mnist", latent_dim=10, loss={"beta": 4.0}).latent_shape
+        (10,)
+    """
+    chosen = {} if preset is None else dict(registry.create(preset))
+    input_shape = chosen.get("input_shape") if input_shape is None else input_shape
+    latent_dim = chosen.get("latent_dim") if latent_dim is None else latent_dim
+    if isinstance(encoder, Encoder):
+        input_shape = encoder.input_shape if input_shape is None else input_shape
+        latent_dim = encoder.latent_shape[0] if latent_dim is None else latent_dim
+    for option, value, example in (("input_shape", input_shape, "(1, 28, 28)"), ("latent_dim", latent_dim, "2")):
+        if value is None:
+            raise TypeError(f"create_vae needs {option}, {option}={example} for example, or a preset: {', '.join(names())}")
+
+    given = {"encoder": encoder, "decoder": decoder, "likelihood": likelihood, "prior": prior, "loss": loss}
+    specs = {kind: _resolve(kind, given[kind], chosen.get(kind, default)) for kind, default in _DEFAULTS.items()}
+
+    def build(kind: str, context: Mapping[str, Any] = {}) -> Any:  # noqa: B006 (never written)
+        spec = specs[kind]
+        return config.build_part(kind, {**context, **spec}) if isinstance(spec, Mapping) else spec
+
+    def compose() -> VAE:
+        built = {kind: build(kind) for kind in ("likelihood", "prior", "loss")}
+        per_element = getattr(built["likelihood"], "parameters_per_element", 1)  # VAE refuses what is no Likelihood
+        context = {"latent_dim": latent_dim, "output_shape": input_shape, "parameters_per_element": per_element}
+        built["encoder"] = build("encoder", {"input_shape": input_shape, "latent_dim": latent_dim})
+        built["decoder"] = build("decoder", context)
+        return VAE(**built)
+
+    if seed is None:
+        return compose()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return compose()
+
+
+def _resolve(kind: str, given: Any, default: Any) -> Any:
+    """What was given for a part, as a spec with a name or as an object; a mapping without a name amends the default."""
+    default = {"name": default} if isinstance(default, str) else default
+    if given is None:
+        return default
+    if isinstance(given, str):
+        return {"name": given}
+    if isinstance(given, Mapping) and "name" not in given:
+        return {**default, **given}
+    return given
+
+

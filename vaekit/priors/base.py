@@ -1,0 +1,26 @@
+"""What every prior offers: a density and draws."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.registry import Registry
+
+
+class Prior(nn.Module, ABC):
+    """p(z) over latents of shape [*S]."""
+
+    @abstractmethod
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(z) in nats: z [B, *S] -> [B]."""
+
+    @abstractmethod
+    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
+        """Draws of shape `shape` = [n, *S], made from `key` on its device."""
+
+
+registry: Registry[Prior] = Registry("prior", "vaekit.priors", Prior)

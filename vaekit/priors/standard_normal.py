@@ -1,0 +1,30 @@
+"""The standard normal prior N(0, I) (Kingma and Welling 2013, arXiv:1312.6114, section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vaekit.ops import philox, reference
+from vaekit.priors.base import Prior, registry
+
+
+@registry.register("standard_normal")
+class StandardNormal(Prior):
+    """N(0, I): no parameters, and an exact divergence from any diagonal Gaussian.
+
+    Example:
+        >>> prior = StandardNormal()
+        >>> round(float(prior.log_prob(torch.zeros(1, 2))), 4)  # -log(2 pi)
+        -1.8379
+    """
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(z) in nats, z [B, *S] -> [B]."""
+        return -0.5 * (z * z + math.log(2.0 * math.pi)).flatten(1).sum(-1)
+
+    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
+        return philox.normal(key, shape, reference.compute_dtype(dtype)).to(dtype)

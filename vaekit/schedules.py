@@ -1,0 +1,122 @@
+"""A weight as a function of the optimizer's step: for the beta of an objective, for example.
+
+Linear warm-up: S. R. Bowman et al., "Generating Sentences from a Continuous Space", 2015, arXiv:1511.06349, section 3.1;
+cyclic: H. Fu et al., "Cyclical Annealing Schedule", 2019, arXiv:1903.10145, section 4.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from vaekit.registry import Registry
+
+
+class Schedule(ABC):
+    """A weight that changes with the step."""
+
+    @abstractmethod
+    def __call__(self, step: int | None) -> float:
+        """The weight at `step` (0, 1, ...); None, used outside training, is the schedule's final weight."""
+
+
+registry: Registry[Schedule] = Registry("schedule", "vaekit.schedules", Schedule)
+register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
+
+
+@registry.register("constant")
+class Constant(Schedule):
+    """The same weight at every step.
+
+    Example:
+        >>> Constant(4.0)(step=10)
+        4.0
+    """
+
+    def __init__(self, value: float = 1.0) -> None:
+        self.value = _finite("value", value)
+
+    def __call__(self, step: int | None) -> float:
+        return self.value
+
+
+@registry.register("linear")
+class Linear(Schedule):
+    """A straight line from `start` to `end` over `steps` optimizer steps, then `end`.
+
+    Example:
+        >>> warm_up = Linear(start=0.0, end=1.0, steps=100)
+        >>> warm_up(0), warm_up(50), warm_up(1000), warm_up(None)
+        (0.0, 0.5, 1.0, 1.0)
+    """
+
+    def __init__(self, steps: int, start: float = 0.0, end: float = 1.0) -> None:
+        self.steps, self.start, self.end = _at_least_one("steps", steps), _finite("start", start), _finite("end", end)
+
+    def __call__(self, step: int | None) -> float:
+        return _between(self.start, self.end, 1.0 if step is None else step / self.steps)
+
+
+@registry.register("cyclic")
+class Cyclic(Schedule):
+    """`cycles` times: a line from `start` to `end` over the first `ramp` of `period` steps, then `end` for the rest.
+
+    Example:
+        >>> beta = Cyclic(period=100, cycles=4, ramp=0.5)
+        >>> beta(0), beta(25), beta(75), beta(100), beta(400)
+        (0.0, 0.5, 1.0, 0.0, 1.0)
+    """
+
+    def __init__(
+        self, period: int, cycles: int = 4, ramp: float = 0.5, start: float = 0.0, end: float = 1.0
+    ) -> None:
+        if not 0.0 < ramp <= 1.0:
+            raise ValueError(f"ramp, the rising part of a period, has to be in (0, 1], got {ramp}")
+        self.period, self.cycles = _at_least_one("period", period), _at_least_one("cycles", cycles)
+        self.ramp, self.start, self.end = ramp, _finite("start", start), _finite("end", end)
+
+    def __call__(self, step: int | None) -> float:
+        if step is None or step >= self.period * self.cycles:
+            return self.end
+        return _between(self.start, self.end, (step % self.period) / (self.period * self.ramp))
+
+
+def as_schedule(weight: float | Schedule | Mapping[str, Any]) -> Schedule:
+    """A number, a schedule or a spec {"name": ..., option: ...} as a schedule.
+
+    Raises:
+        TypeError: something else.
+
+    Example:
+        >>> as_schedule({"name": "linear", "steps": 10})(5)
+        0.5
+    """
+    if isinstance(weight, Schedule):
+        return weight
+    if isinstance(weight, Mapping):
+        options = dict(weight)
+        if not isinstance(options.get("name"), str):
+            raise TypeError(f'a schedule written as a mapping needs a "name", got {dict(weight)!r}; there are: {names()}')
+        return create(options.pop("name"), **options)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise TypeError(f'a weight has to be a number, a Schedule or {{"name": ..., option: ...}}, got {weight!r}')
+    return Constant(float(weight))
+
+
+def _between(start: float, end: float, fraction: float) -> float:
+    fraction = min(fraction, 1.0)
+    return start * (1.0 - fraction) + end * fraction
+
+
+def _finite(name: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{name} has to be a finite number, got {value}")
+    return float(value)
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} has to be a whole number of at least 1, got {value!r}")
+    return value

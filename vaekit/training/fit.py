@@ -1,0 +1,315 @@
+"""Training: whole examples or a loader in, a history out.
+
+Nothing in a step waits for the device. The losses of the steps since the last look are kept where they are and read at the
+rate at which the progress bar is drawn; until they are read, a flag on the device keeps the optimizer from applying a step
+whose loss was not finite, or any after it, so that the last finite weights are still there when the loss is read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vaekit.config import writable_folder
+from vaekit.data.batches import Batches, check_examples, check_values
+from vaekit.evaluation.terms import TermSums, mean_terms, named_terms
+from vaekit.losses.base import Batch, LossTerms
+from vaekit.ops import philox
+from vaekit.training.callbacks import Callback, FitState
+from vaekit.training.history import History
+from vaekit.vae import VAE
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+_SECONDS_BETWEEN_LOOKS = 0.25
+_STEP_KEYS_AT_ONCE = 256
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss, a term of it or the weights became NaN or infinite; the model holds the last finite weights."""
+
+
+def fit(
+    vae: VAE,
+    train: Any,
+    *,
+    validation: Any = None,
+    epochs: int = 30,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    gradient_clip: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> History:
+    """Train a model with Adam (D. P. Kingma, J. Ba, 2014, arXiv:1412.6980), in place.
+
+    Args:
+        vae: the model. Afterwards it holds the last weights, on `device`.
+        train: `vaekit.data.Examples`, a tensor or array [N, *input_shape], a pair (x, y) of them, or a loader, whose batches are x,
+            (x, ...) or {"x": x}. Whole examples are reshuffled every epoch; an incomplete last batch counts.
+        validation: the same, evaluated after every epoch with the same noise each time.
+        epochs: passes over `train`.
+        batch_size: for whole examples; a loader has its own.
+        learning_rate: Adam's.
+        seed: fixes the order of the examples and all noise. The weights that training starts from are the model's own:
+            `create_vae(..., seed=0)` fixes those.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
+        gradient_clip: scale the gradient down to this norm where it is longer.
+        callbacks: see `Callback`.
+        out: a folder for the results: `best` (the lowest validation loss, or training loss without validation) and `last`, each
+            to be read by `vaekit.load`, and `history.csv`.
+        progress: show a bar with loss, reconstruction and KL in nats, samples a second and the time left.
+
+    Returns:
+        a `History`. ^C ends a run early: everything so far is kept and saved, `history.interrupted` is set, and the epoch that was
+        running is not in the history.
+
+    Raises:
+        NonFiniteLossError: names epoch, step, term and rows; the last finite weights are kept, in `vae` and in `out`.
+        ValueError, TypeError: options or data that do not fit, before the first step where the data is whole.
+        OSError: `out` cannot be written; before the first step.
+
+    Example:
+        >>> import vaekit
+        >>> vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, seed=0)
+        >>> history = fit(vae, torch.rand(100, 4), epochs=2, progress=False)
+        >>> len(history["loss"])
+        2
+    """
+    _check_options(epochs, batch_size, learning_rate, gradient_clip, callbacks)
+    folder = None if out is None else writable_folder(out)
+    batches = Batches(train, batch_size)
+    validation_batches = None if validation is None else Batches(validation, batch_size)
+    for name, whole in (("train", batches), ("validation", validation_batches)):
+        if whole is not None and whole.examples is not None:
+            check_examples(vae, whole.examples, name)
+    if folder is not None:
+        vae.config()  # a model that cannot be saved is refused before it is trained, not after
+
+    fabric = _fabric(device)
+    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
+        torch.manual_seed(seed)  # for layers that draw from the global generator, such as dropout
+        run = _Run(vae, fabric, batches, validation_batches, learning_rate, seed, gradient_clip, callbacks, folder)
+        return run(epochs, progress)
+
+
+class _Run:
+    """One call of `fit`."""
+
+    def __init__(
+        self,
+        vae: VAE,
+        fabric: Fabric,
+        batches: Batches,
+        validation: Batches | None,
+        learning_rate: float,
+        seed: int,
+        gradient_clip: float | None,
+        callbacks: Sequence[Callback],
+        folder: Path | None,
+    ) -> None:
+        vae.to(fabric.device)
+        optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate, fused=_can_fuse(vae))
+        self.vae, self.fabric, self.adam = vae, fabric, optimizer
+        self.model, self.optimizer = fabric.setup(vae, optimizer)
+        self.batches, self.validation = batches, validation
+        self.gradient_clip, self.callbacks, self.folder = gradient_clip, callbacks, folder
+        root = philox.make_key(seed)
+        self.noise_key, self.order_key, self.validation_key = philox.fold_in(root, torch.arange(3)).unbind(0)
+        self.history = History()
+        self.state = FitState(vae, self.history)
+        self.pending: list[tuple[int, Batch, LossTerms]] = []
+        # Adam's fused kernel leaves the weights alone while this is 1; it stays 1 once a loss was not finite.
+        self.stopped_at_non_finite = torch.zeros((), device=fabric.device)
+
+    def __call__(self, epochs: int, progress: bool) -> History:
+        total = None if self.batches.size is None else epochs * self.batches.size
+        keys = self._step_keys()
+        self.vae.train()
+        with tqdm(
+            total=total, unit=" samples", unit_scale=True, disable=not progress, dynamic_ncols=True, mininterval=0.2
+        ) as bar:
+            try:
+                for epoch in range(epochs):
+                    self.state.epoch = epoch
+                    bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
+                    self._epoch(keys, bar)
+                    if self.state.stop:
+                        break
+            except KeyboardInterrupt:
+                self.history.interrupted = True
+                self._look(bar, TermSums())
+            finally:
+                self.model.zero_grad(set_to_none=True)
+                self._save("last")
+        return self.history
+
+    def _epoch(self, keys: Iterator[Tensor], bar: Any) -> None:
+        started = looked = time.perf_counter()
+        self.finite_weights = [p.detach().clone() for p in self.vae.parameters()]
+        sums = TermSums()
+        order = None
+        if self.batches.examples is not None:
+            generator = torch.Generator().manual_seed(int(philox.fold_in(self.order_key, self.state.epoch)[0]))
+            order = torch.randperm(len(self.batches.examples), generator=generator)
+        for batch in self.batches.in_order(order):
+            self._step(batch, next(keys))
+            bar.update(len(batch.x))
+            for callback in self.callbacks:
+                callback.on_step_end(self.state)
+            if (now := time.perf_counter()) - looked > _SECONDS_BETWEEN_LOOKS:
+                self._look(bar, sums)
+                looked = now
+            if self.state.stop:
+                break
+        self._look(bar, sums)
+        terms = sums.means()
+        if not terms:
+            raise ValueError("the loader gave no batch in this epoch; an iterator that is used up cannot be trained on twice")
+        if self.validation is not None:
+            validated = mean_terms(self.vae, self.validation, self.validation_key)
+            terms |= {f"val_{name}": value for name, value in validated.items()}
+        self.history.append(terms, time.perf_counter() - started)
+        if self.folder is not None:
+            self.history.to_csv(self.folder / "history.csv")
+            if self.history.best_epoch == self.state.epoch:
+                self._save("best")
+        for callback in self.callbacks:
+            callback.on_epoch_end(self.state)
+
+    def _step(self, batch: Batch, key: Tensor) -> None:
+        x = batch.x.to(self.fabric.device, non_blocking=True)
+        index = None if batch.index is None else batch.index.to(self.fabric.device, non_blocking=True)
+        terms: LossTerms = self.model(x, key=key, step=self.state.step, index=index, dataset_size=self.batches.size)
+        self.fabric.backward(terms.total)
+        bad = ~terms.total.detach().isfinite()
+        if self.gradient_clip is not None:
+            norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.gradient_clip)
+            bad = bad | ~norm.isfinite()
+        self.stopped_at_non_finite = torch.maximum(self.stopped_at_non_finite, bad.float())
+        self.adam.found_inf = self.stopped_at_non_finite  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        detached = LossTerms(terms.total.detach(), terms.reconstruction.detach(), terms.kl.detach(), {
+            name: value.detach() for name, value in terms.extras.items()
+        })  # fmt: skip
+        self.pending.append((self.state.step, batch, detached))
+        self.state.step += 1
+
+    def _look(self, bar: Any, sums: TermSums) -> None:
+        """Read the losses of the steps since the last look: refuse what is not finite, add up the rest, show the mean."""
+        pending, self.pending = self.pending, []
+        if not pending:
+            return
+        recent = TermSums()
+        for _, _, terms in pending:
+            recent.add(terms)
+            sums.add(terms)
+        means = recent.means()
+        whole = self.batches.examples is not None and self.batches.examples.in_memory
+        if not whole:
+            _, batch, _ = pending[-1]
+            check_values(self.vae, batch.x, f"train, the batch of step {pending[-1][0]}")
+        if not all(map(math.isfinite, means.values())) or bool(self.stopped_at_non_finite):
+            self._refuse(pending)
+        bar.set_postfix_str(" ".join(f"{name} {value:.1f}" for name, value in means.items()), refresh=False)
+
+    def _refuse(self, pending: Sequence[tuple[int, Batch, LossTerms]]) -> None:
+        """Raise for the first step whose terms were not finite, with finite weights in the model."""
+        weights_finite = all(bool(p.isfinite().all()) for p in self.vae.parameters())
+        if not weights_finite:
+            with torch.no_grad():
+                for parameter, kept in zip(self.vae.parameters(), self.finite_weights, strict=True):
+                    parameter.copy_(kept)
+        kept = "the weights from before that step" if weights_finite else "the weights from the beginning of the epoch"
+        where = f"epoch {self.state.epoch + 1}"
+        for step, batch, terms in pending:
+            for name, value in named_terms(terms).items():
+                if value.isfinite().all():
+                    continue
+                if name == "loss" and not all(v.isfinite().all() for n, v in named_terms(terms).items() if n != "loss"):
+                    continue  # name the term from which the loss has it
+                raise NonFiniteLossError(
+                    f"{where}, step {step}: {name} is not finite{_rows(value, batch.index)}. "
+                    f"{'' if weights_finite else 'The weights themselves had become non-finite in the step before. '}"
+                    f"The model holds {kept}. A lower learning_rate, or gradient_clip=1.0, often helps"
+                )
+        raise NonFiniteLossError(
+            f"{where}, steps {pending[0][0]} to {pending[-1][0]}: the gradient is not finite, though every loss is. "
+            f"The model holds {kept}. A lower learning_rate often helps"
+        )
+
+    def _step_keys(self) -> Iterator[Tensor]:
+        """The key of step n is fold_in(noise key, n): made many at a time, on the device."""
+        key = self.noise_key.to(self.fabric.device)
+        for first in itertools.count(step=_STEP_KEYS_AT_ONCE):
+            numbers = torch.arange(first, first + _STEP_KEYS_AT_ONCE, device=key.device)
+            yield from philox.fold_in(key, numbers).unbind(0)
+
+    def _save(self, name: str) -> None:
+        if self.folder is not None:
+            self.vae.save(self.folder / name)
+
+
+def _check_options(
+    epochs: int, batch_size: int, learning_rate: float, gradient_clip: float | None, callbacks: Sequence[Callback]
+) -> None:
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} has to be a whole number of at least 1, got {value!r}")
+    if not 0.0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate has to be positive and finite, got {learning_rate!r}")
+    if gradient_clip is not None and not 0.0 < gradient_clip < math.inf:
+        raise ValueError(f"gradient_clip has to be positive and finite, or None, got {gradient_clip!r}")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks have to extend vaekit.Callback, got {callback!r}")
+
+
+def _rows(value: Tensor, index: Tensor | None) -> str:
+    """Where a term [B] is not finite, in words: rows of the dataset, or of the batch where those are not known."""
+    if value.ndim == 0:
+        return ""
+    rows = (~value.isfinite()).nonzero().flatten().cpu()
+    which = "batch" if index is None else "dataset"
+    numbers = rows if index is None else index.cpu()[rows]
+    shown = ", ".join(map(str, numbers[:10].tolist())) + (", ..." if len(numbers) > 10 else "")
+    return f" in {len(numbers)} of {len(value)} rows, in the {which} these: {shown}"
+
+
+def _can_fuse(vae: VAE) -> bool:
+    """Whether every weight is of a dtype and on a device that Adam's fused kernel takes."""
+    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in vae.parameters())
+
+
+def _fabric(device: str | torch.device) -> Fabric:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # imports of its own that warn of themselves
+        from lightning_fabric import Fabric
+
+    if str(device) == "auto":
+        return Fabric(accelerator="auto", devices=1)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f'device has to be "auto", "cpu", "cuda", "cuda:1" or "mps" for example, got {device!r}') from error
+    with suppress(Exception):
+        torch.empty(0, device=chosen)
+        return Fabric(accelerator=chosen.type, devices=1 if chosen.type == "cpu" else [chosen.index or 0])
+    raise ValueError(f"there is no device {str(chosen)!r} here; `vaekit doctor` lists what there is")

@@ -1,0 +1,107 @@
+"""What a run's terms were, epoch by epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vaekit.config import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class History(Mapping[str, list[float]]):
+    """Means over an epoch by term, in nats: "loss", "reconstruction", "kl", and "val_..." of them with validation data.
+
+    Attributes:
+        seconds: how long each epoch took.
+        interrupted: whether ^C ended the run.
+
+    Example:
+        >>> history = History()
+        >>> history.append({"loss": 2.0, "val_loss": 3.0}, seconds=0.5)
+        >>> history["val_loss"], history.epochs
+        ([3.0], 1)
+    """
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[float]] = {}
+        self.seconds: list[float] = []
+        self.interrupted = False
+
+    def __getitem__(self, name: str) -> list[float]:
+        if name not in self._columns:
+            raise KeyError(f"the history has no {name!r}; it has: {', '.join(self._columns) or 'no epochs'}")
+        return self._columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{name} {column[-1]:.2f}" for name, column in self.items())
+        return f"History({self.epochs} epochs{': ' + last if last else ''})"
+
+    @property
+    def epochs(self) -> int:
+        """The number of whole epochs."""
+        return max((len(column) for column in self._columns.values()), default=0)
+
+    @property
+    def best_epoch(self) -> int:
+        """The index of the epoch with the lowest validation loss, or training loss without validation.
+
+        Raises:
+            ValueError: no epoch has been recorded.
+        """
+        if not self.epochs:
+            raise ValueError("the history holds no epoch yet")
+        losses = self["val_loss" if "val_loss" in self else "loss"]
+        return min(range(len(losses)), key=lambda epoch: math.inf if math.isnan(losses[epoch]) else losses[epoch])
+
+    def append(self, terms: Mapping[str, float], seconds: float) -> None:
+        """Add one epoch; a term that appears or disappears between epochs is NaN where it is not."""
+        epochs = self.epochs
+        for name in [*self._columns, *(n for n in terms if n not in self._columns)]:
+            self._columns.setdefault(name, [math.nan] * epochs).append(float(terms.get(name, math.nan)))
+        self.seconds.append(seconds)
+
+    def to_csv(self, file: str | os.PathLike[str]) -> Path:
+        """Write one line for each epoch, counted from 1, with every digit; returns the file."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["epoch", *self])
+        for epoch, row in enumerate(zip(*self.values(), strict=True), start=1):
+            writer.writerow([epoch, *(repr(value) for value in row)])
+        write_atomically(Path(file), text.getvalue().encode())
+        return Path(file)
+
+    @classmethod
+    def from_csv(cls, file: str | os.PathLike[str]) -> History:
+        """What `to_csv` wrote, without the seconds.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: not such a file.
+        """
+        history = cls()
+        with open(file, newline="") as stream:
+            for row in csv.DictReader(stream):
+                if row.pop("epoch", None) is None:
+                    raise ValueError(f"{file} is not a history: it has no column 'epoch'")
+                history.append({name: float(value) for name, value in row.items()}, seconds=math.nan)
+        return history
+
+    def plot(self) -> Figure:
+        """`vaekit.plots.loss_curves` of this history."""
+        from vaekit import plots
+
+        return plots.loss_curves(self)

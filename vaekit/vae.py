@@ -1,0 +1,232 @@
+"""The model: an encoder, a decoder, a likelihood, a prior and an objective, composed.
+
+D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaekit import config
+from vaekit.decoders.base import Decoder
+from vaekit.encoders.base import Encoder
+from vaekit.likelihoods.base import Likelihood
+from vaekit.losses.base import Batch, Loss, LossTerms, StepContext
+from vaekit.losses.elbo import Elbo
+from vaekit.ops import philox
+from vaekit.posteriors.base import Posterior
+from vaekit.priors.base import Prior
+from vaekit.priors.standard_normal import StandardNormal
+
+
+class VAE(nn.Module):
+    """A variational autoencoder composed of objects; `vaekit.create_vae` composes by names.
+
+    Args:
+        encoder: x [B, *input_shape] -> a posterior over z [B, *latent_shape].
+        decoder: z -> natural parameters [B, P, *input_shape].
+        likelihood: p(x | z), with P parameters for each element.
+        prior: p(z); the standard normal by default.
+        loss: the objective; the ELBO by default.
+
+    Raises:
+        TypeError: a part that is not of its kind, a name instead of an object for example.
+        ValueError: parts whose shapes do not fit each other.
+
+    Example:
+        >>> from vaekit.encoders import MLPEncoder
+        >>> from vaekit.decoders import MLPDecoder
+        >>> from vaekit.likelihoods import Bernoulli
+        >>> vae = VAE(MLPEncoder((1, 8, 8), latent_dim=2), MLPDecoder(2, (1, 8, 8)), likelihood=Bernoulli())
+        >>> x = torch.rand(5, 1, 8, 8)
+        >>> vae(x).total.shape, vae.reconstruct(x).shape, vae.sample(16).shape
+        (torch.Size([]), torch.Size([5, 1, 8, 8]), torch.Size([16, 1, 8, 8]))
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        *,
+        likelihood: Likelihood,
+        prior: Prior | None = None,
+        loss: Loss | None = None,
+    ) -> None:
+        super().__init__()
+        prior = StandardNormal() if prior is None else prior
+        loss = Elbo() if loss is None else loss
+        for kind, part, base in (
+            ("encoder", encoder, Encoder),
+            ("decoder", decoder, Decoder),
+            ("likelihood", likelihood, Likelihood),
+            ("prior", prior, Prior),
+            ("loss", loss, Loss),
+        ):
+            if not isinstance(part, base):
+                raise TypeError(
+                    f"{kind} has to be an instance of vaekit.{base.__name__}, got {part!r}. To compose by names or specs use "
+                    f"vaekit.create_vae; to use a module of your own, let its class extend vaekit.{base.__name__}."
+                )
+        if encoder.input_shape != decoder.output_shape:
+            raise ValueError(
+                f"the encoder reads data of shape {encoder.input_shape}, but the decoder describes {decoder.output_shape}"
+            )
+        if encoder.latent_shape != decoder.latent_shape:
+            raise ValueError(
+                f"the encoder's latents have the shape {encoder.latent_shape}, but the decoder takes {decoder.latent_shape}"
+            )
+        if decoder.parameters_per_element != likelihood.parameters_per_element:
+            raise ValueError(
+                f"{type(likelihood).__name__} needs {likelihood.parameters_per_element} parameter(s) for each element, "
+                f"but the decoder gives {decoder.parameters_per_element}; "
+                f"make it with parameters_per_element={likelihood.parameters_per_element}"
+            )
+        self.encoder, self.decoder, self.likelihood, self.prior, self.loss = encoder, decoder, likelihood, prior, loss
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self.encoder.input_shape
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of one example's latents."""
+        return self.encoder.latent_shape
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        key: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        step: int | None = None,
+        index: Tensor | None = None,
+        dataset_size: int | None = None,
+    ) -> LossTerms:
+        """The objective on one batch, in nats.
+
+        Args:
+            x: [B, *input_shape], in the weights' dtype.
+            key: the noise, int64 [2]; without one it is drawn from `generator` or torch's global generator.
+            step, index, dataset_size: for objectives that look at them; see `StepContext` and `Batch`.
+
+        Returns:
+            LossTerms(total [], reconstruction [B], kl [B], extras).
+
+        Raises:
+            TypeError, ValueError: an x of another dtype or shape.
+        """
+        if key is None:
+            key = philox.draw_key(generator, x.device)
+        return self.loss(self, Batch(x, index), StepContext(key, step, dataset_size))  # type: ignore[no-any-return]
+
+    def encode(self, x: Tensor) -> Posterior:
+        """q(z | x) for x [B, *input_shape]."""
+        self._check_input(x)
+        return self.encoder(x)  # type: ignore[no-any-return]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The likelihood's mean, what a person would look at: z [B, *latent_shape] -> [B, *input_shape]."""
+        if z.shape[1:] != self.latent_shape:
+            expected = ", ".join(map(str, self.latent_shape))
+            raise ValueError(f"z has to have the shape [batch, {expected}], got {tuple(z.shape)}")
+        return self.likelihood.mean(self.decoder(z))
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The decoded posterior mean of x, [B, *input_shape], without gradients."""
+        return self.decode(self.encode(x).mean)
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, *, draw: bool = False, key: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Decode n draws from the prior, without gradients.
+
+        Args:
+            n: how many.
+            draw: draw from the likelihood as well, instead of taking its mean.
+            key: the noise, int64 [2]; without one it is drawn from `generator` or torch's global generator.
+
+        Returns:
+            [n, *input_shape].
+
+        Raises:
+            ValueError: n below 0.
+        """
+        if n < 0:
+            raise ValueError(f"n, the number of samples, has to be at least 0, got {n}")
+        weight = self._weight()
+        key = philox.draw_key(generator, weight.device) if key is None else key
+        z = self.prior.sample((n, *self.latent_shape), key=key, dtype=weight.dtype)
+        if draw:
+            return self.likelihood.sample(self.decoder(z), key=philox.fold_in(key, 1))
+        return self.decode(z)
+
+    def config(self) -> dict[str, Any]:
+        """Plain data from which `vaekit.load` composes this model again.
+
+        Raises:
+            ValueError: a part whose class is not registered; the message says how to register it.
+        """
+        from vaekit import __version__
+
+        parts = {kind: config.spec_of(kind, getattr(self, kind)) for kind in config.REGISTRIES}
+        return {"format": config.FORMAT, "vaekit": __version__, "dtype": str(self._weight().dtype).removeprefix("torch."), **parts}
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write weights and config into `folder` (model.safetensors, and config.json to read); returns the folder.
+
+        Raises:
+            ValueError: a part whose class is not registered.
+            OSError: the folder cannot be written.
+        """
+        return config.write_model(folder, self, self.config())
+
+    def _weight(self) -> Tensor:
+        """Any weight: its device and dtype are the model's."""
+        return next(self.parameters())
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.shape[1:] != self.encoder.input_shape:
+            expected = ", ".join(map(str, self.input_shape))
+            hint = "; add the batch dimension, x[None]" if tuple(x.shape) == self.input_shape else ""
+            raise ValueError(f"x has to have the shape [batch, {expected}], got {tuple(x.shape)}{hint}")
+        if not x.is_floating_point():
+            raise TypeError(f"x has to be a floating-point tensor, got {x.dtype}; images: x.float() / 255 for example")
+        if x.dtype != (dtype := self._weight().dtype) and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(f"x is {x.dtype}, the model's weights are {dtype}; convert one, x.to({dtype}) for example")
+
+
+def load(path: str | os.PathLike[str]) -> VAE:
+    """The model that `VAE.save` wrote, on the CPU.
+
+    Args:
+        path: the folder, or the model.safetensors in it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a truncated, foreign or newer file, or weights that do not fit; the message says what differs.
+        UnknownNameError: a part that is not registered here; import the module that registers it first.
+
+    Example:
+        >>> import tempfile, vaekit
+        >>> vae = vaekit.create_vae(input_shape=(4,), latent_dim=2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = load(vae.save(folder))
+        >>> torch.equal(again.decode(torch.ones(1, 2)), vae.decode(torch.ones(1, 2)))
+        True
+    """
+    tensors, saved = config.read_model(path)
+    missing = [kind for kind in config.REGISTRIES if kind not in saved]
+    if missing:
+        raise ValueError(f"the config in {path} says nothing of: {', '.join(missing)}")
+    parts = {kind: config.build_part(kind, saved[kind]) for kind in config.REGISTRIES}
+    vae = VAE(**parts).to(getattr(torch, saved.get("dtype", "float32")))
+    config.load_weights(vae, tensors, path)
+    return vae
