@@ -184,7 +184,9 @@ def writable_folder(folder: str | os.PathLike[str]) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise type(error)(error.errno, f"cannot write into the folder ({error.strerror}); choose another one", str(path)) from error
+        raise type(error)(
+            error.errno, f"cannot write into the folder ({error.strerror}); choose another one", str(path)
+        ) from error
     return path
 
 

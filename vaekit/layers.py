@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -31,7 +32,7 @@ def activation_layer(name: str) -> nn.Module:
 def dense_layers(sizes: Sequence[int], activation: str) -> nn.Sequential:
     """A linear layer and an activation for each pair of neighbours in `sizes`."""
     layers: list[nn.Module] = []
-    for size_in, size_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for size_in, size_out in itertools.pairwise(sizes):
         layers += [glorot(nn.Linear(size_in, size_out)), activation_layer(activation)]
     return nn.Sequential(*layers)
 

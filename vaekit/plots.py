@@ -1,1 +1,321 @@
-"""x"""
+"""Pictures of what a model learned; each function returns a matplotlib Figure, which `savefig` writes.
+
+Colours are those of M. Okabe and K. Ito, "Color Universal Design", 2008, which colour-blind readers can tell apart; grey levels
+run from black, the lowest value of the likelihood's support, to white. Figures are made without pyplot, so nothing has to be
+closed and no display is needed. matplotlib is imported when a figure is made.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import torch
+from torch import Tensor
+
+from vaekit.ops import make_key
+from vaekit.vae import VAE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+
+BLUE, ORANGE = "#0072B2", "#D55E00"
+# Okabe and Ito's eight, then two greys: ten classes.
+CLASS_COLOURS = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999", "#5B3A1A",
+)  # fmt: skip
+CLASS_MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "*")
+
+
+def _looking(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Without gradients, and with the model (the first argument) in evaluation mode."""
+
+    @functools.wraps(draw)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        vae = args[0] if args else kwargs["vae"]
+        assert isinstance(vae, VAE)
+        was_training = vae.training
+        vae.eval()
+        try:
+            with torch.no_grad():
+                return draw(*args, **kwargs)
+        finally:
+            vae.train(was_training)
+
+    return wrapped
+
+
+def loss_curves(history: Mapping[str, Sequence[float]]) -> Figure:
+    """Training and validation curves, one panel for each term, against epochs.
+
+    Args:
+        history: term -> value for each epoch, "val_..." for validation: a `vaekit.History`.
+
+    Raises:
+        ValueError: no epochs.
+
+    Example:
+        >>> figure = loss_curves({"loss": [3.0, 2.0], "val_loss": [3.5, 2.5]})
+        >>> len(figure.axes)
+        1
+    """
+    terms = [name for name in history if not name.startswith("val_")]
+    if not terms or not history[terms[0]]:
+        raise ValueError("the history holds no epoch yet: there is nothing to draw")
+    figure = _figure(4.2 * len(terms), 3.4)
+    for axes, term in zip(figure.subplots(1, len(terms), squeeze=False)[0], terms, strict=True):
+        epochs = range(1, len(history[term]) + 1)
+        marker = "o" if len(epochs) == 1 else None
+        axes.plot(epochs, history[term], color=BLUE, label="training", marker=marker)
+        if f"val_{term}" in history:
+            axes.plot(epochs, history[f"val_{term}"], color=ORANGE, linestyle="--", label="validation", marker=marker)
+        axes.set(title=term, xlabel="epoch", ylabel="nats per example")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend()
+    return figure
+
+
+@_looking
+def reconstructions(vae: VAE, x: Tensor) -> Figure:
+    """Each example above its reconstruction, the decoded posterior mean.
+
+    Args:
+        vae: the model.
+        x: [N, *input_shape]; images [N, C, H, W] with one channel or three are shown as images, anything else as curves.
+
+    Raises:
+        ValueError: no examples.
+
+    Example:
+        >>> import vaekit
+        >>> vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2)
+        >>> len(reconstructions(vae, torch.rand(5, 1, 8, 8)).axes)
+        10
+    """
+    if len(x) == 0:
+        raise ValueError("x holds no examples: there is nothing to draw")
+    x = _on_device(vae, x)
+    rows = {"original": x, "reconstruction": vae.reconstruct(x)}
+    figure = _figure(max(1.5 * len(x), 4.0), 3.6)
+    panels = figure.subplots(2, len(x), squeeze=False)
+    for row, (name, examples) in zip(panels, rows.items(), strict=True):
+        for axes, example in zip(row, examples, strict=True):
+            _show(axes, vae, example)
+        row[0].set_ylabel(name)
+    figure.suptitle(f"reconstructions through {_latents_in_words(vae)}")
+    return figure
+
+
+@_looking
+def samples(vae: VAE, n: int = 16, *, draw: bool = False, key: Tensor | None = None) -> Figure:
+    """Decoded draws from the prior.
+
+    Args:
+        vae: the model.
+        n: how many, at least 1.
+        draw: draw from the likelihood as well, instead of taking its mean.
+        key: the noise, int64 [2]; `make_key(0)` by default, so that the picture is the same each time.
+
+    Example:
+        >>> import vaekit
+        >>> len(samples(vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2), 4).axes)
+        4
+    """
+    if n < 1:
+        raise ValueError(f"n, the number of samples, has to be at least 1, got {n}")
+    key = make_key(0) if key is None else key
+    drawn = vae.sample(n, draw=draw, key=key.to(_device(vae)))
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    figure = _figure(1.2 * columns + 0.4, 1.2 * rows + 0.8)
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, example in zip(panels, drawn, strict=False):
+        _show(axes, vae, example)
+    for axes in panels[n:]:
+        axes.remove()
+    figure.suptitle(f"{'draws' if draw else 'decoded draws'} from the prior")
+    return figure
+
+
+@_looking
+def latent_space(vae: VAE, x: Tensor, y: Tensor | None = None) -> Figure:
+    """The posterior means of x in a two-dimensional latent space, coloured and marked by label.
+
+    Args:
+        vae: a model with two latent dimensions.
+        x: [N, *input_shape].
+        y: integer labels [N], or None.
+
+    Raises:
+        ValueError: another number of latent dimensions; another number of labels than of examples.
+
+    Example:
+        >>> import vaekit
+        >>> vae = vaekit.create_vae(input_shape=(4,), latent_dim=2)
+        >>> len(latent_space(vae, torch.rand(20, 4), torch.arange(20) % 3).axes)
+        1
+    """
+    _check_two_dimensions(vae, "latent_space")
+    if y is not None and len(y) != len(x):
+        raise ValueError(f"there are {len(x)} examples but {len(y)} labels")
+    means = torch.cat([vae.encode(_on_device(vae, part)).mean.cpu() for part in x.split(500)]).numpy()
+    figure = _figure(6.4, 5.6)
+    axes = figure.subplots()
+    if y is None:
+        axes.scatter(means[:, 0], means[:, 1], s=9, color=BLUE, linewidths=0)
+    else:
+        labels = torch.as_tensor(y).cpu().numpy()
+        for position, label in enumerate(sorted(set(labels.tolist()))):
+            colour = CLASS_COLOURS[position % len(CLASS_COLOURS)]
+            marker = CLASS_MARKERS[position % len(CLASS_MARKERS)]
+            chosen = means[labels == label]
+            axes.scatter(chosen[:, 0], chosen[:, 1], s=18, color=colour, marker=marker, linewidths=0, label=str(label))
+        axes.legend(title="label", markerscale=1.6, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    axes.set(title=f"posterior means of {len(x)} examples", xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+@_looking
+def latent_grid(vae: VAE, side: int = 16) -> Figure:
+    """The decoded square of a two-dimensional latent space, at the prior's quantiles, so that every cell is equally likely.
+
+    As in figure 4 of D. P. Kingma, M. Welling, 2013, arXiv:1312.6114.
+
+    Args:
+        vae: a model of images with two latent dimensions.
+        side: how many cells along each dimension.
+
+    Raises:
+        ValueError: another number of latent dimensions; data that is not images; a side below 2.
+
+    Example:
+        >>> import vaekit
+        >>> len(latent_grid(vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2), side=3).axes)
+        1
+    """
+    _check_two_dimensions(vae, "latent_grid")
+    if not _is_image(vae.input_shape):
+        raise ValueError(f"latent_grid draws images [C, H, W] with 1 or 3 channels, the model's data is {vae.input_shape}")
+    if side < 2:
+        raise ValueError(f"side has to be at least 2, got {side}")
+    quantiles = (torch.arange(side) + 0.5) / side
+    positions = torch.special.ndtri(quantiles.double()).to(next(vae.parameters()))
+    z2, z1 = torch.meshgrid(positions.flip(0), positions, indexing="ij")  # the first row of a picture is its top
+    images = vae.decode(torch.stack((z1, z2), dim=-1).reshape(-1, 2)).cpu()
+    channels, height, width = vae.input_shape
+    tiles = (
+        images.reshape(side, side, channels, height, width).permute(0, 3, 1, 4, 2).reshape(side * height, side * width, channels)
+    )
+    figure = _figure(7.0, 7.2)
+    axes = figure.subplots()
+    axes.imshow(tiles.squeeze(-1).float().numpy(), **_image_options(vae), aspect="equal")
+    shown = sorted({round(i * (side - 1) / 3) for i in range(4)})
+    axes.set_xticks([(i + 0.5) * width - 0.5 for i in shown], [f"{positions[i]:.2f}" for i in shown])
+    axes.set_yticks([(i + 0.5) * height - 0.5 for i in shown], [f"{positions[side - 1 - i]:.2f}" for i in shown])
+    axes.set(title="decoded latent square, at Gaussian quantiles", xlabel="$z_1$", ylabel="$z_2$")
+    return figure
+
+
+@_looking
+def traversals(vae: VAE, x: Tensor | None = None, *, steps: int = 9, span: float = 2.5) -> Figure:
+    """What each latent dimension does: decoded codes in which one coordinate moves and the others stay.
+
+    Args:
+        vae: a model with latents [D]; the first 12 dimensions are shown.
+        x: one example [1, *input_shape] whose posterior mean is the code that is moved; without it, the origin.
+        steps: how many values each coordinate takes.
+        span: it goes from -span to span, in the prior's standard deviations.
+
+    Raises:
+        ValueError: latents that are not a vector; more than one example; fewer than 2 steps.
+
+    Example:
+        >>> import vaekit
+        >>> len(traversals(vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=3), steps=5).axes)
+        15
+    """
+    if len(vae.latent_shape) != 1:
+        raise ValueError(f"traversals draws latents that are a vector, the model's have the shape {vae.latent_shape}")
+    if steps < 2:
+        raise ValueError(f"steps has to be at least 2, got {steps}")
+    if x is not None and len(x) != 1:
+        raise ValueError(f"traversals starts from one example, x[:1], got {len(x)}")
+    (dimensions,) = vae.latent_shape
+    shown = min(dimensions, 12)
+    weight = next(vae.parameters())
+    code = weight.new_zeros(1, dimensions) if x is None else vae.encode(_on_device(vae, x)).mean
+    values = torch.linspace(-span, span, steps).to(weight)
+    z = code.repeat(shown, steps, 1)
+    for dimension in range(shown):
+        z[dimension, :, dimension] = values
+    decoded = vae.decode(z.reshape(-1, dimensions)).reshape(shown, steps, *vae.input_shape)
+    figure = _figure(max(1.1 * steps, 4.0), 1.15 * shown + 1.0)
+    panels = figure.subplots(shown, steps, squeeze=False)
+    for dimension, row in enumerate(panels):
+        for axes, example in zip(row, decoded[dimension], strict=True):
+            _show(axes, vae, example)
+        row[0].set_ylabel(f"$z_{{{dimension + 1}}}$", rotation=0, labelpad=14, va="center")
+    for axes, value in zip(panels[-1], values, strict=True):
+        axes.set_xlabel(f"{value:.1f}")
+    left_out = "" if shown == dimensions else f", the first {shown} of {dimensions}"
+    figure.suptitle(f"latent traversals{left_out}")
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _show(axes: Axes, vae: VAE, example: Tensor) -> None:
+    """One example: an image, or a curve over its elements for each channel."""
+    example = example.cpu().float()
+    if _is_image(vae.input_shape):
+        axes.imshow(example.permute(1, 2, 0).squeeze(-1).numpy(), **_image_options(vae))
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return
+    for channel in example.reshape(-1, example.shape[-1]):
+        axes.plot(channel.numpy(), linewidth=1.0, color=BLUE if example.ndim == 1 else None)
+    axes.tick_params(labelsize=6)
+    low, high = vae.likelihood.lowest, vae.likelihood.highest
+    if math.isfinite(low) and math.isfinite(high):
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+
+
+def _is_image(shape: Sequence[int]) -> bool:
+    return len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 1
+
+
+def _image_options(vae: VAE) -> dict[str, Any]:
+    bounded = math.isfinite(vae.likelihood.lowest) and math.isfinite(vae.likelihood.highest)
+    limits = {"vmin": vae.likelihood.lowest, "vmax": vae.likelihood.highest} if bounded else {}
+    return {"cmap": "gray", "interpolation": "nearest", **limits}
+
+
+def _check_two_dimensions(vae: VAE, what: str) -> None:
+    if vae.latent_shape != (2,):
+        raise ValueError(
+            f"{what} draws two latent dimensions, the model's latents have the shape {vae.latent_shape}; see traversals"
+        )
+
+
+def _device(vae: VAE) -> torch.device:
+    return next(vae.parameters()).device
+
+
+def _on_device(vae: VAE, x: Tensor) -> Tensor:
+    return x.to(_device(vae))
+
+
+def _latents_in_words(vae: VAE) -> str:
+    count = math.prod(vae.latent_shape)
+    return f"{count} latent dimension{'' if count == 1 else 's'}"

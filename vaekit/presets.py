@@ -30,7 +30,7 @@ _DEFAULTS: dict[str, Any] = {
 
 @register("dense-mnist")
 def dense_mnist() -> dict[str, Any]:
-    """The dense 784-2000-256-2 autoencoder for 28 x 28 grey images: 4,166,836 parameters.
+    """The dense 784-2000-256-2 autoencoder for 28 x 28 grey images.
 
     The model of the tutorial with which this library began.
     """
@@ -44,7 +44,7 @@ def dense_mnist() -> dict[str, Any]:
 
 @register("conv-mnist")
 def conv_mnist() -> dict[str, Any]:
-    """A convolutional autoencoder for 28 x 28 grey images with two latent dimensions: 1,700,933 parameters."""
+    """A convolutional autoencoder for 28 x 28 grey images with two latent dimensions."""
     return {
         "input_shape": (1, 28, 28),
         "latent_dim": 2,
@@ -107,7 +107,7 @@ def create_vae(
     given = {"encoder": encoder, "decoder": decoder, "likelihood": likelihood, "prior": prior, "loss": loss}
     specs = {kind: _resolve(kind, given[kind], chosen.get(kind, default)) for kind, default in _DEFAULTS.items()}
 
-    def build(kind: str, context: Mapping[str, Any] = {}) -> Any:  # noqa: B006 (never written)
+    def build(kind: str, context: Mapping[str, Any] = {}) -> Any:
         spec = specs[kind]
         return config.build_part(kind, {**context, **spec}) if isinstance(spec, Mapping) else spec
 
@@ -136,5 +136,3 @@ def _resolve(kind: str, given: Any, default: Any) -> Any:
     if isinstance(given, Mapping) and "name" not in given:
         return {**default, **given}
     return given
-
-

@@ -165,9 +165,7 @@ class Registry(Generic[T]):
                     takes = ", ".join(parameters) or "no options"
                     raise TypeError(f"{self.kind} {name!r} takes no option {option!r}.{hint} It takes: {takes}.")
         missing = [
-            p.name
-            for p in parameters.values()
-            if p.default is p.empty and p.kind is not p.VAR_KEYWORD and p.name not in options
+            p.name for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD and p.name not in options
         ]
         if missing:
             raise TypeError(f"{self.kind} {name!r} needs the option {' and '.join(repr(m) for m in missing)}")
@@ -184,8 +182,7 @@ class Registry(Generic[T]):
             except Exception as error:  # a broken plugin is reported and must not take the library down
                 self._failures[entry.name] = f"{type(error).__name__}: {error}"
                 warnings.warn(
-                    f"the {self.kind} plugin {entry.name!r} ({entry.value}) could not be loaded: "
-                    f"{type(error).__name__}: {error}",
+                    f"the {self.kind} plugin {entry.name!r} ({entry.value}) could not be loaded: {type(error).__name__}: {error}",
                     RuntimeWarning,
                     stacklevel=4,
                 )
@@ -193,7 +190,7 @@ class Registry(Generic[T]):
 
 def recorded_spec(part: object) -> dict[str, Any] | None:
     """The name and options from which `part` was constructed; None if its class is in no registry."""
-    spec: dict[str, Any] | None = getattr(part, "_vaekit_spec", None)
+    spec: dict[str, Any] | None = vars(part).get("_vaekit_spec") if hasattr(part, "__dict__") else None
     return None if spec is None else dict(spec)
 
 
@@ -204,7 +201,7 @@ def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def _record_construction(cls: type, name: str) -> None:
     """Make instances of `cls` remember the arguments they were constructed with."""
-    construct = cls.__init__
+    construct = cls.__init__  # type: ignore[misc]
     signature = inspect.signature(construct)
 
     @functools.wraps(construct)
@@ -215,6 +212,6 @@ def _record_construction(cls: type, name: str) -> None:
             for parameter in signature.parameters.values():
                 if parameter.kind is parameter.VAR_KEYWORD:
                     given.update(given.pop(parameter.name, {}))
-            self._vaekit_spec = {"name": name, **given}
+            vars(self)["_vaekit_spec"] = {"name": name, **given}
 
     cls.__init__ = __init__  # type: ignore[misc]

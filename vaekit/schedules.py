@@ -61,7 +61,9 @@ class Linear(Schedule):
 
 @registry.register("cyclic")
 class Cyclic(Schedule):
-    """`cycles` times: a line from `start` to `end` over the first `ramp` of `period` steps, then `end` for the rest.
+    """A repeated line from `start` to `end`, then `end` for good.
+
+    `cycles` times, the line takes the first `ramp` of `period` steps, and the rest of the period stays at `end`.
 
     Example:
         >>> beta = Cyclic(period=100, cycles=4, ramp=0.5)
@@ -69,9 +71,7 @@ class Cyclic(Schedule):
         (0.0, 0.5, 1.0, 0.0, 1.0)
     """
 
-    def __init__(
-        self, period: int, cycles: int = 4, ramp: float = 0.5, start: float = 0.0, end: float = 1.0
-    ) -> None:
+    def __init__(self, period: int, cycles: int = 4, ramp: float = 0.5, start: float = 0.0, end: float = 1.0) -> None:
         if not 0.0 < ramp <= 1.0:
             raise ValueError(f"ramp, the rising part of a period, has to be in (0, 1], got {ramp}")
         self.period, self.cycles = _at_least_one("period", period), _at_least_one("cycles", cycles)

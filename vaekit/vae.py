@@ -177,7 +177,12 @@ class VAE(nn.Module):
         from vaekit import __version__
 
         parts = {kind: config.spec_of(kind, getattr(self, kind)) for kind in config.REGISTRIES}
-        return {"format": config.FORMAT, "vaekit": __version__, "dtype": str(self._weight().dtype).removeprefix("torch."), **parts}
+        return {
+            "format": config.FORMAT,
+            "vaekit": __version__,
+            "dtype": str(self._weight().dtype).removeprefix("torch."),
+            **parts,
+        }
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write weights and config into `folder` (model.safetensors, and config.json to read); returns the folder.

@@ -2,6 +2,7 @@
 
 from vaekit.data.batches import Batches
 from vaekit.data.datasets import load, names
+from vaekit.data.download import cache_folder
 from vaekit.data.examples import Examples, MappedArray, as_examples
 
-__all__ = ["Batches", "Examples", "MappedArray", "as_examples", "load", "names"]
+__all__ = ["Batches", "Examples", "MappedArray", "as_examples", "cache_folder", "load", "names"]

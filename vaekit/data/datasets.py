@@ -155,7 +155,8 @@ def _load_path(path: Path) -> tuple[Examples, Examples | None]:
         return _images(*train), _images(*test)
     if not path.exists():
         raise UnknownNameError(
-            f"{str(path)!r} is neither a dataset ({', '.join(names())}) nor a folder of IDX files or a .npy or .npz file that exists"
+            f"{str(path)!r} is neither a dataset ({', '.join(names())}) "
+            "nor a folder of IDX files, a .npy or a .npz file that exists"
         )
     if path.suffix == ".npy":
         array = _numpy_load(path, mmap_mode="r")

@@ -66,7 +66,9 @@ def fetch(file: Path, md5: str, mirrors: Sequence[str], *, progress: bool = True
 def _download(address: str, target: Path, progress: bool) -> None:
     with urllib.request.urlopen(address, timeout=_TIMEOUT_SECONDS) as response, open(target, "wb") as stream:
         size = int(response.headers.get("Content-Length") or 0) or None
-        with tqdm(total=size, desc=target.name.strip(".").split(".gz")[0], unit="B", unit_scale=True, disable=not progress) as bar:
+        with tqdm(
+            total=size, desc=target.name.strip(".").split(".gz")[0], unit="B", unit_scale=True, disable=not progress
+        ) as bar:
             while block := response.read(_BLOCK):
                 stream.write(block)
                 bar.update(len(block))

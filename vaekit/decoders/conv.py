@@ -18,7 +18,9 @@ from vaekit.layers import activation_layer, checked_sizes, dense_layers, glorot
 
 @registry.register("conv")
 class ConvDecoder(Decoder):
-    """Every entry of `channels` doubles height and width, through the very sizes that `ConvEncoder` halved.
+    """Dense layers, then upsampling convolutions, for images of any size.
+
+    Every entry of `channels` doubles height and width, through the very sizes that `ConvEncoder` halved.
 
     Args:
         latent_dim: D.

@@ -13,7 +13,7 @@ from vaekit.layers import checked_sizes, dense_layers, glorot
 
 @registry.register("mlp")
 class MLPDecoder(Decoder):
-    """Dense layers, the last one reshaped to the data's shape; works for images, series and tables alike.
+    """Dense layers, reshaped to the data: images, series and tables alike.
 
     Args:
         latent_dim: D.

@@ -17,7 +17,9 @@ from vaekit.posteriors import DiagonalGaussian
 
 @registry.register("conv")
 class ConvEncoder(Encoder):
-    """Every convolution halves height and width, rounding up, so that any size works.
+    """Strided convolutions, then dense layers, for images of any size.
+
+    Every convolution halves height and width, rounding up.
 
     Args:
         input_shape: (channels, height, width).

@@ -14,7 +14,7 @@ from vaekit.posteriors import DiagonalGaussian
 
 @registry.register("mlp")
 class MLPEncoder(Encoder):
-    """Dense layers on the flattened input; works for images, series and tables alike.
+    """Dense layers on the flattened input: images, series and tables alike.
 
     Args:
         input_shape: the shape of one example.

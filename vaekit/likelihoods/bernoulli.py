@@ -12,7 +12,7 @@ from vaekit.ops import philox, reference
 
 @registry.register("bernoulli")
 class Bernoulli(Likelihood):
-    """Independent coins, for values in [0, 1]: black and white pixels, or grey ones read as probabilities.
+    """Independent coins: black and white pixels, or grey ones in [0, 1] read as probabilities.
 
     The natural parameter is the logit, so the gradient never vanishes where a sigmoid would have rounded to 0 or 1. For values
     strictly between 0 and 1 the nll is the customary cross-entropy, which is not the nll of a normalised density: compare it

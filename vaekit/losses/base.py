@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     """
 
     x: Tensor
-    index: Tensor | None = None
+    index: Tensor | None = None  # type: ignore[assignment]  # shadows tuple.index, which nobody calls on a batch
 
 
 class StepContext(NamedTuple):

@@ -15,7 +15,9 @@ from vaekit.schedules import Schedule, as_schedule
 
 @registry.register("elbo")
 class Elbo(Loss):
-    """-log p(x | z) + beta KL(q(z | x) || p(z)), one draw of z for each x: the negative ELBO for beta = 1.
+    """The negative evidence lower bound, with a weight beta on the divergence.
+
+    total = mean of -log p(x | z) + beta KL(q(z | x) || p(z)), with one draw of z for each x.
 
     Args:
         beta: the weight of the divergence: a number, a `vaekit.schedules.Schedule` of the step, or its spec, for example

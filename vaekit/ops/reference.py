@@ -136,10 +136,7 @@ def backward(
     if prior_mu is not None and grad_kl is None:
         grad_prior_mu, grad_prior_logvar = torch.zeros_like(mu), torch.zeros_like(mu)
     # A contiguous tensor of its own, never a view of an incoming gradient: an operator's result may not alias an input.
-    packed = [
-        torch.empty(mu.shape, dtype=mu.dtype, device=mu.device).copy_(g.expand(mu.shape))
-        for g in (grad_mu, grad_logvar)
-    ]
+    packed = [torch.empty(mu.shape, dtype=mu.dtype, device=mu.device).copy_(g.expand(mu.shape)) for g in (grad_mu, grad_logvar)]
     return packed[0], packed[1], grad_prior_mu, grad_prior_logvar
 
 

@@ -20,9 +20,7 @@ _COMMON = (
     "SymInt? num_samples, SymInt row_start, int event_dims, bool reduce_event"
 )
 _LIBRARY.define(f"reparameterize_kl({_COMMON}) -> (Tensor, Tensor)")
-_LIBRARY.define(
-    f"reparameterize_kl_backward(Tensor? grad_z, Tensor? grad_kl, {_COMMON}) -> (Tensor, Tensor, Tensor, Tensor)"
-)
+_LIBRARY.define(f"reparameterize_kl_backward(Tensor? grad_z, Tensor? grad_kl, {_COMMON}) -> (Tensor, Tensor, Tensor, Tensor)")
 _LIBRARY.impl("reparameterize_kl", reference.forward, "CompositeExplicitAutograd")
 _LIBRARY.impl("reparameterize_kl_backward", reference.backward, "CompositeExplicitAutograd")
 
@@ -103,7 +101,7 @@ def reparameterize_kl(
     )  # fmt: skip
     if torch.compiler.is_compiling() and not native.has_native(mu.device.type):
         # Traced into the graph, where Inductor fuses it with its surroundings; an operator would be opaque to it.
-        result: tuple[Tensor, Tensor] = _Inlined.apply(*arguments)
+        result: tuple[Tensor, Tensor] = _Inlined.apply(*arguments)  # type: ignore[no-untyped-call]
     else:
         result = _apply(_forward_op, _Forward, *arguments)
     return result
@@ -169,7 +167,7 @@ def _checked_prior(prior: tuple[Tensor, Tensor], mu: Tensor) -> tuple[Tensor, Te
 # --- what the dispatcher and autograd need to know -----------------------------------------------------------------------
 
 
-@torch.library.register_fake(_NAME)
+@torch.library.register_fake(_NAME)  # type: ignore[untyped-decorator]
 def _fake(
     mu: Tensor,
     logvar: Tensor,
@@ -187,7 +185,7 @@ def _fake(
     return mu.new_empty((*samples, *mu.shape)), mu.new_empty(kl_shape, dtype=reference.compute_dtype(mu.dtype))
 
 
-@torch.library.register_fake(_BACKWARD_NAME)
+@torch.library.register_fake(_BACKWARD_NAME)  # type: ignore[untyped-decorator]
 def _backward_fake(
     grad_z: Tensor | None, grad_kl: Tensor | None, mu: Tensor, logvar: Tensor, key: Any, eps: Any, prior_mu: Any, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -284,7 +282,7 @@ class _Inlined(torch.autograd.Function):
     setup_context = staticmethod(_setup_context)
 
     @staticmethod
-    def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
         return _input_gradients(ctx, reference.backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.options))
 
 
@@ -361,8 +359,8 @@ class _Forward(torch.autograd.Function):
         return _forward_op(*arguments)
 
     setup_context = staticmethod(_setup_context)
-    backward = staticmethod(_backward)  # type: ignore[assignment]
-    vmap = staticmethod(_vmap)  # type: ignore[assignment]
+    backward = staticmethod(_backward)
+    vmap = staticmethod(_vmap)
 
 
 class _Backward(torch.autograd.Function):
@@ -371,8 +369,8 @@ class _Backward(torch.autograd.Function):
         return _backward_op(*arguments)
 
     setup_context = staticmethod(_setup_backward_context)
-    backward = staticmethod(_double_backward)  # type: ignore[assignment]
-    vmap = staticmethod(_backward_vmap)  # type: ignore[assignment]
+    backward = staticmethod(_double_backward)
+    vmap = staticmethod(_backward_vmap)
 
 
 make_key = philox.make_key  # for the docstring's example

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from vaekit.ops import reparameterize_kl
+from vaekit.ops.reparameterize_kl import reparameterize_kl
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal

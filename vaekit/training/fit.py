@@ -59,8 +59,8 @@ def fit(
 
     Args:
         vae: the model. Afterwards it holds the last weights, on `device`.
-        train: `vaekit.data.Examples`, a tensor or array [N, *input_shape], a pair (x, y) of them, or a loader, whose batches are x,
-            (x, ...) or {"x": x}. Whole examples are reshuffled every epoch; an incomplete last batch counts.
+        train: `vaekit.data.Examples`, a tensor or array [N, *input_shape], a pair (x, y) of them, or a loader, whose batches
+            are x, (x, ...) or {"x": x}. Whole examples are reshuffled every epoch; an incomplete last batch counts.
         validation: the same, evaluated after every epoch with the same noise each time.
         epochs: passes over `train`.
         batch_size: for whole examples; a loader has its own.
@@ -75,8 +75,8 @@ def fit(
         progress: show a bar with loss, reconstruction and KL in nats, samples a second and the time left.
 
     Returns:
-        a `History`. ^C ends a run early: everything so far is kept and saved, `history.interrupted` is set, and the epoch that was
-        running is not in the history.
+        a `History`. ^C ends a run early: everything so far is kept and saved, `history.interrupted` is set, and the epoch that
+        was running is not in the history.
 
     Raises:
         NonFiniteLossError: names epoch, step, term and rows; the last finite weights are kept, in `vae` and in `out`.
@@ -235,7 +235,7 @@ class _Run:
             with torch.no_grad():
                 for parameter, kept in zip(self.vae.parameters(), self.finite_weights, strict=True):
                     parameter.copy_(kept)
-        kept = "the weights from before that step" if weights_finite else "the weights from the beginning of the epoch"
+        kept_weights = "the weights from before that step" if weights_finite else "the weights from the beginning of the epoch"
         where = f"epoch {self.state.epoch + 1}"
         for step, batch, terms in pending:
             for name, value in named_terms(terms).items():
@@ -246,11 +246,11 @@ class _Run:
                 raise NonFiniteLossError(
                     f"{where}, step {step}: {name} is not finite{_rows(value, batch.index)}. "
                     f"{'' if weights_finite else 'The weights themselves had become non-finite in the step before. '}"
-                    f"The model holds {kept}. A lower learning_rate, or gradient_clip=1.0, often helps"
+                    f"The model holds {kept_weights}. A lower learning_rate, or gradient_clip=1.0, often helps"
                 )
         raise NonFiniteLossError(
             f"{where}, steps {pending[0][0]} to {pending[-1][0]}: the gradient is not finite, though every loss is. "
-            f"The model holds {kept}. A lower learning_rate often helps"
+            f"The model holds {kept_weights}. A lower learning_rate often helps"
         )
 
     def _step_keys(self) -> Iterator[Tensor]:

