@@ -45,7 +45,7 @@ class Batches:
         self._loader: Iterable[Any] = ()
         self.size: int | None
         self.steps: int | None
-        if isinstance(data, DataLoader) or not (_is_whole(data) or not isinstance(data, Iterable)):
+        if isinstance(data, DataLoader) or (isinstance(data, Iterable) and not _is_whole(data)):
             self._loader = data
             self.size = _length(getattr(data, "dataset", None))
             self.steps = _length(data)
@@ -107,8 +107,9 @@ def check_values(vae: VAE, x: Tensor, name: str, start: int = 0) -> None:
 
 
 def _is_whole(data: Any) -> bool:
+    """Whether `as_examples` is to take the data, or to refuse it, rather than to iterate over it."""
     pair = isinstance(data, tuple) and len(data) == 2
-    return isinstance(data, (Examples, Tensor)) or hasattr(data, "__array__") or pair
+    return isinstance(data, (Examples, Tensor, str)) or hasattr(data, "__array__") or pair
 
 
 def _length(data: Any) -> int | None:

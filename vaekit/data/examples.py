@@ -97,6 +97,7 @@ def as_examples(data: Any) -> Examples:
     if not isinstance(x, Tensor):
         raise TypeError(
             f"data has to be a tensor, an array, a pair (x, y) of them or vaekit.data.Examples, got {type(x).__name__}"
+            + (f"; vaekit.data.load({x!r}) loads by name" if isinstance(x, str) else "")
         )
     if x.is_complex():
         raise TypeError("data has to be real numbers, got a complex tensor")

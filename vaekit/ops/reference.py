@@ -114,7 +114,7 @@ def backward(
     dtype = compute_dtype(mu.dtype)
     wide_mu, wide_logvar = mu.to(dtype), logvar.to(dtype)
     grad_mu = grad_logvar = torch.zeros((), dtype=dtype, device=mu.device)
-    grad_prior_mu = grad_prior_logvar = mu.new_empty(0)
+    grad_prior_mu, grad_prior_logvar = mu.new_empty(0), mu.new_empty(0)
     if grad_z is not None:
         grad_z = grad_z.to(dtype)
         scaled = grad_z * noise(mu, key, eps, num_samples, row_start, event_dims)

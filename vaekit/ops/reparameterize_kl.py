@@ -51,7 +51,7 @@ def reparameterize_kl(
     Args:
         mu: float [..., D], the means; float16, bfloat16, float32 or float64, any strides.
         logvar: the log variances, shape, dtype and device of mu. It is not clamped.
-        key: int64 (or uint64) [2], (seed, offset), on mu's device; see `make_key`.
+        key: int64 (or uint64) [2], (seed, offset), on mu's device; see `vaekit.make_key`.
         generator: where a key is drawn from if none is given; by default torch's global generator of mu's device.
         eps: the noise itself, [..., D], or [num_samples, ..., D], instead of a key; a constant.
         num_samples: K draws for each row; sample k is what a single draw with (seed, offset + k 2^40) gives.
@@ -72,8 +72,9 @@ def reparameterize_kl(
         ValueError: shapes, devices or options that do not fit together.
 
     Example:
+        >>> import vaekit
         >>> mu, logvar = torch.zeros(3, 2), torch.zeros(3, 2)
-        >>> z, kl = reparameterize_kl(mu, logvar, key=make_key(0))
+        >>> z, kl = vaekit.reparameterize_kl(mu, logvar, key=vaekit.make_key(0))
         >>> z.shape, kl
         (torch.Size([3, 2]), tensor([0., 0., 0.]))
     """
@@ -275,9 +276,8 @@ torch.library.register_autograd(_BACKWARD_NAME, _double_backward, setup_context=
 class _Inlined(torch.autograd.Function):
     """The reference with the operator's own backward formula, made of operations that torch.compile can see into."""
 
-    @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-        return reference.forward(*arguments)
+    # Named as they are, not as *arguments: torch.compile counts them to find out whether the first one is a context.
+    forward = staticmethod(reference.forward)
 
     setup_context = staticmethod(_setup_context)
 
@@ -371,6 +371,3 @@ class _Backward(torch.autograd.Function):
     setup_context = staticmethod(_setup_backward_context)
     backward = staticmethod(_double_backward)
     vmap = staticmethod(_backward_vmap)
-
-
-make_key = philox.make_key  # for the docstring's example

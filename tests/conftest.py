@@ -1,0 +1,27 @@
+"""Hypothesis profiles (HYPOTHESIS_PROFILE=ci, the default, or deep), one torch thread, and a clean state for each test."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+_SLOW_OK = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60, print_blob=True, suppress_health_check=_SLOW_OK)
+settings.register_profile("deep", deadline=None, max_examples=3000, print_blob=True, suppress_health_check=_SLOW_OK)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_report_header() -> str:
+    profile = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+    seed = "derandomised: every run draws the same examples" if profile == "ci" else "random: --hypothesis-seed=N repeats a run"
+    return f"hypothesis profile {profile} ({seed}); torch {torch.__version__}"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_a_fixed_seed():
+    """Two workers with two torch threads each would wait for each other's cores."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(1)

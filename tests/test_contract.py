@@ -1,0 +1,88 @@
+"""What every registered part does, whatever its name: forward, backward, save and load, both precisions, small batches."""
+
+import pytest
+import torch
+
+import vaekit
+from vaekit import decoders, encoders, likelihoods, losses, presets, priors
+
+IMAGE = (1, 9, 7)
+PARTS = [
+    *({"encoder": name} for name in encoders.names()),
+    *({"decoder": name} for name in decoders.names()),
+    *({"decoder": {"name": "conv", "upsample": u}} for u in ("transpose", "nearest", "bilinear")),
+    *({"likelihood": name} for name in likelihoods.names()),
+    *({"likelihood": {"name": "gaussian", "variance": v}} for v in ("fixed", "shared", "element")),
+    *({"prior": name} for name in priors.names()),
+    *({"loss": name} for name in losses.names()),
+]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_every_part_keeps_the_contract(part, dtype, batch, tmp_path):
+    vae = vaekit.create_vae(input_shape=IMAGE, latent_dim=2, seed=0, **part).to(dtype)
+    x = torch.rand(batch, *IMAGE, dtype=dtype)
+    terms = vae(x, key=vaekit.make_key(1))
+    assert terms.total.dtype == dtype
+    assert terms.reconstruction.shape == terms.kl.shape == (batch,)
+    assert terms.total.isfinite()
+    terms.total.backward()
+    for name, parameter in vae.named_parameters():
+        assert parameter.grad is not None, f"{name} gets no gradient"
+        assert parameter.grad.isfinite().all()
+        if batch:
+            assert parameter.grad.abs().sum() > 0, f"the gradient of {name} is zero"
+    if not batch:
+        assert terms.total == 0
+    again = vaekit.load(vae.save(tmp_path))
+    assert torch.equal(again(x, key=vaekit.make_key(1)).total, terms.total)
+    assert torch.equal(again.reconstruct(x), vae.reconstruct(x))
+    assert vae.sample(batch, draw=True, key=vaekit.make_key(2)).shape == (batch, *IMAGE)
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_preset_trains_a_step_and_lowers_its_loss(name):
+    vae = presets.create(name, seed=0)
+    x = torch.zeros(16, *vae.input_shape)
+    x[..., ::2] = 1.0
+    before = vae(x, key=vaekit.make_key(0)).total.item()
+    vaekit.fit(vae, x, epochs=8, batch_size=16, progress=False)
+    assert vae(x, key=vaekit.make_key(0)).total.item() < before
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 45, 17), (2, 1, 1), (4, 2, 3)])
+@pytest.mark.parametrize("upsample", ["transpose", "nearest", "bilinear"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_convolutions_come_back_to_exactly_the_shape_they_started_from(shape, upsample, depth):
+    encoder = encoders.create("conv", input_shape=shape, latent_dim=3, channels=(4,) * depth, hidden=(5,))
+    decoder = decoders.create(
+        "conv", latent_dim=3, output_shape=shape, parameters_per_element=2, channels=(4,) * depth, upsample=upsample
+    )
+    assert decoder(encoder(torch.zeros(2, *shape)).mean).shape == (2, 2, *shape)
+
+
+@pytest.mark.parametrize("shape", [(13,), (1, 45, 17), (2, 3, 4, 5)])
+def test_dense_parts_take_any_shape(shape):
+    vae = vaekit.create_vae(input_shape=shape, latent_dim=2)
+    assert vae.reconstruct(torch.rand(2, *shape)).shape == (2, *shape)
+
+
+@pytest.mark.parametrize(
+    ("registry", "options", "message"),
+    [
+        (encoders, {"name": "conv", "input_shape": (13,), "latent_dim": 2}, r"convolutions take images .* got the shape \(13,\)"),
+        (encoders, {"name": "conv", "input_shape": (1, 8, 8), "latent_dim": 2, "channels": ()}, "at least one convolution"),
+        (encoders, {"name": "mlp", "input_shape": (), "latent_dim": 2}, "at least one dimension"),
+        (encoders, {"name": "mlp", "input_shape": (3,), "latent_dim": 0}, "latent_dim has to be a whole number of at least 1"),
+        (encoders, {"name": "mlp", "input_shape": (3,), "latent_dim": 2, "hidden": (0,)}, "every entry of hidden .* got 0"),
+        (encoders, {"name": "mlp", "input_shape": (3,), "latent_dim": 2, "hidden": 64}, "hidden has to be a sequence"),
+        (encoders, {"name": "mlp", "input_shape": (3,), "latent_dim": 2, "activation": "rleu"}, "Did you mean 'relu'"),
+        (decoders, {"name": "conv", "latent_dim": 2, "output_shape": (1, 8, 8), "upsample": "cubic"}, "upsample has to be"),
+    ],
+)
+def test_options_that_make_no_network_are_refused(registry, options, message):
+    options = dict(options)
+    with pytest.raises(ValueError, match=message):
+        registry.create(options.pop("name"), **options)

@@ -1,0 +1,79 @@
+"""The house itself: every example in it runs, imports go one way, and importing it is light."""
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vaekit
+
+ROOT = Path(__file__).parents[1]
+MODULES = ["vaekit", *(m.name for m in pkgutil.walk_packages(vaekit.__path__, "vaekit."))]
+
+# From the bottom up; a room imports from its own floor and those below.
+FLOORS = [
+    {"registry"},
+    {"ops", "layers", "schedules"},
+    {"priors"},
+    {"posteriors"},
+    {"encoders", "decoders", "likelihoods"},
+    {"losses"},
+    {"config"},
+    {"vae"},
+    {"presets"},
+    {"data", "evaluation", "training", "plots"},
+    {"cli"},
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name):
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+def test_python_in_the_readme_runs(tmp_path, monkeypatch):
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.M | re.S)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    program = "\n".join(blocks)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", [m for m in MODULES if m != "vaekit"])
+def test_imports_go_down(name):
+    floor_of = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    file = importlib.import_module(name).__file__
+    here = floor_of[name.split(".")[1]]
+    for node in ast.walk(ast.parse(Path(file).read_text())):
+        rooms = []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vaekit."):
+            rooms = [node.module.split(".")[1]]
+        elif isinstance(node, ast.ImportFrom) and node.module == "vaekit":
+            rooms = [alias.name for alias in node.names if alias.name in floor_of]
+        for room in rooms:
+            assert floor_of[room] <= here, f"{name} imports {room} from a floor above its own"
+
+
+def test_importing_loads_no_plotting_training_or_data_libraries():
+    program = "import sys, vaekit; print([m for m in ('matplotlib', 'lightning_fabric', 'mlxtend', 'typer') if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in vaekit.__all__:
+        assert getattr(vaekit, name).__doc__, f"{name} has no docstring"
+
+
+def test_the_build_says_what_serves_each_device():
+    assert set(vaekit.build_info()) >= {"vaekit", "torch", "cpu kernel", "cuda kernel"}
+    with pytest.raises(ValueError, match="'cpu' or 'cuda'"):
+        vaekit.has_native("tpu")

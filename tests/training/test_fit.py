@@ -1,0 +1,356 @@
+"""Training: that a run is a function of its arguments, equals a loop written by hand, and ends well however it ends."""
+
+import math
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
+
+import vaekit
+from vaekit import Callback, EarlyStopping, Elbo, NonFiniteLossError, fold_in, make_key
+from vaekit.losses import LossTerms
+from vaekit.training import loop
+
+X = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
+
+
+def model(seed=0, **parts):
+    small = {"encoder": {"hidden": (8,)}, "decoder": {"hidden": (8,)}}
+    return vaekit.create_vae(input_shape=(6,), latent_dim=2, seed=seed, **{**small, **parts})
+
+
+def fit(vae, data=X, **options):
+    return vaekit.fit(vae, data, **{"epochs": 2, "batch_size": 16, "progress": False, **options})
+
+
+def weights(vae):
+    return torch.cat([p.detach().flatten() for p in vae.parameters()])
+
+
+def test_two_runs_are_identical_and_another_seed_is_another_run():
+    runs = []
+    for seed in (0, 0, 1):
+        vae = model()
+        torch.rand(3)  # a run does not depend on torch's global generator
+        runs.append((fit(vae, validation=X[:7], seed=seed), weights(vae)))
+    (first, first_weights), (second, second_weights), (other, _) = runs
+    assert dict(first) == dict(second)
+    assert torch.equal(first_weights, second_weights)
+    assert first["loss"] != other["loss"]
+
+
+def test_a_run_is_the_loop_that_its_documentation_describes():
+    vae, by_hand = model(), model()
+    history = fit(vae, seed=3, learning_rate=0.01)
+    adam = torch.optim.Adam(by_hand.parameters(), lr=0.01)
+    noise, order, _ = fold_in(make_key(3), torch.arange(3))
+    step, means = 0, []
+    for epoch in range(2):
+        generator = torch.Generator().manual_seed(int(fold_in(order, epoch)[0]))
+        total = 0.0
+        for rows in torch.randperm(50, generator=generator).split(16):
+            loss = by_hand(X[rows], key=fold_in(noise, step), step=step).total
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            total += loss.item() * len(rows)
+            step += 1
+        means.append(total / 50)
+    torch.testing.assert_close(weights(vae), weights(by_hand), rtol=1e-5, atol=1e-6)
+    assert history["loss"] == pytest.approx(means, rel=1e-5)
+
+
+def test_the_global_generator_is_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fit(model())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_dropout_repeats_too():
+    histories = []
+    for _ in range(2):
+        vae = model()
+        vae.encoder.body.append(torch.nn.Dropout(0.5))
+        histories.append(fit(vae)["loss"])
+    assert histories[0] == histories[1]
+
+
+def test_validation_sees_the_same_noise_every_epoch_and_evaluation_mode():
+    vae = model()
+    vae.encoder.body.append(torch.nn.Dropout(0.5))
+    history = fit(vae, validation=X, epochs=3, learning_rate=1e-30)  # the weights stay as they are
+    assert len(set(history["val_loss"])) == 1
+    assert vae.training
+
+
+def test_the_epochs_mean_counts_every_example_once_however_the_batches_fall():
+    whole = fit(model(), batch_size=50, learning_rate=1e-30, epochs=1)
+    # another batching draws other noise for a row, so compare the part that needs none
+    parts = fit(model(), batch_size=7, learning_rate=1e-30, epochs=1)
+    assert whole["kl"] == pytest.approx(parts["kl"], rel=1e-5)
+
+
+def test_float64_models_train_in_float64():
+    vae = model().double()
+    before = weights(vae)
+    fit(vae, X.double(), validation=X.double())
+    assert weights(vae).dtype == torch.float64
+    assert not torch.equal(weights(vae), before)
+
+
+def test_the_model_learns():
+    pattern = torch.eye(6)[torch.arange(600) % 6]
+    history = fit(model(), pattern, epochs=60, learning_rate=1e-2)
+    # six equally likely patterns cost at least log 6 nats; a model that learned nothing pays the pixels' entropy
+    nothing_learned = -6 * (math.log(1 / 6) / 6 + 5 / 6 * math.log(5 / 6))
+    assert math.log(6) - 0.05 < history["loss"][-1] < 0.9 * nothing_learned
+
+
+@pytest.mark.parametrize("form", ["x", "pair", "mapping"])
+def test_a_loader_is_taken_as_it_is(form):
+    loaders = {
+        "x": DataLoader(X, batch_size=10),
+        "pair": DataLoader(TensorDataset(X, torch.arange(50)), batch_size=10),
+        "mapping": DataLoader([{"x": x, "name": "row"} for x in X], batch_size=10),
+    }
+    vae, expected = model(), model()
+    history = fit(vae, loaders[form], validation=loaders[form])
+    reference = fit(expected, loaders["x"], validation=loaders["x"])
+    assert dict(history) == dict(reference)
+    assert history.epochs == 2
+
+
+def test_an_iterator_that_is_used_up_is_told():
+    with pytest.raises(ValueError, match="the loader gave no batch in this epoch"):
+        fit(model(), iter(DataLoader(X, batch_size=10)))
+
+
+def test_gradient_clipping_bounds_the_norm():
+    norms = []
+
+    class Norm(Elbo):
+        def forward(self, *arguments):
+            terms = super().forward(*arguments)
+            return terms._replace(total=1000 * terms.total)
+
+    class Record(Callback):
+        def on_step_end(self, state):
+            moments = [adam_state["exp_avg"] for adam_state in optimizers[0].state.values()]
+            norms.append(float(torch.cat([m.flatten() for m in moments]).norm()) / 0.1)
+            state.stop = True
+
+    optimizers = []
+    original = torch.optim.Adam
+
+    class Adam(original):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            optimizers.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "Adam", Adam)
+        for clip in (None, 0.5):
+            optimizers.clear()
+            fit(vaekit.VAE(model().encoder, model().decoder, likelihood=model().likelihood, loss=Norm()),
+                gradient_clip=clip, callbacks=[Record()])  # fmt: skip
+    # Adam's first moment after one step is a tenth of the gradient
+    assert norms[0] > 100
+    assert norms[1] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_out_keeps_the_best_and_the_last_weights_and_the_history(tmp_path):
+    kept = []
+
+    class Keep(Callback):
+        def on_epoch_end(self, state):
+            kept.append(weights(state.vae).clone())
+
+    vae = model()
+    history = fit(vae, validation=X[:5], epochs=6, learning_rate=0.3, out=tmp_path / "run", callbacks=[Keep()])
+    assert torch.equal(weights(vaekit.load(tmp_path / "run/last")), weights(vae))
+    assert torch.equal(weights(vaekit.load(tmp_path / "run/best")), kept[history.best_epoch])
+    assert history.best_epoch == min(range(6), key=history["val_loss"].__getitem__)
+    assert dict(vaekit.History.from_csv(tmp_path / "run/history.csv")) == dict(history)
+
+
+class _Spoiled(Elbo):
+    """An ELBO that goes wrong at one step: "rows" 2 and 5 of a term, or only the gradient."""
+
+    def __init__(self, step, how):
+        super().__init__()
+        self.step, self.how = step, how
+
+    def forward(self, model, batch, context):
+        terms = super().forward(model, batch, context)
+        if context.step != self.step:
+            return terms
+        if self.how == "gradient":  # the derivative of a square root at 0
+            weight = next(model.decoder.parameters())
+            return terms._replace(total=terms.total + (0 * weight).abs().sqrt().sum())
+        reconstruction = terms.reconstruction.clone()
+        reconstruction[[2, 5]] = math.nan
+        return LossTerms(reconstruction.mean(), reconstruction, terms.kl, {})
+
+
+def spoiled(step, how):
+    parts = model()
+    return vaekit.VAE(parts.encoder, parts.decoder, likelihood=parts.likelihood, loss=_Spoiled(step, how))
+
+
+class _StopAfter(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, state):
+        state.stop = state.step == self.step
+
+
+@pytest.mark.parametrize("looks", [0.0, 1e9])
+def test_a_non_finite_term_stops_the_run_names_its_rows_and_keeps_the_weights_from_before(looks, monkeypatch):
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_LOOKS", looks)
+    good = model()
+    fit(good, epochs=2, callbacks=[_StopAfter(5)])
+    bad = spoiled(5, "rows")
+    noise, order, _ = fold_in(make_key(0), torch.arange(3))
+    rows = torch.randperm(50, generator=torch.Generator().manual_seed(int(fold_in(order, 1)[0])))[16:32][[2, 5]].tolist()
+    message = rf"epoch 2, step 5: reconstruction is not finite in 2 of 16 rows, in the dataset these: {rows[0]}, {rows[1]}\."
+    with pytest.raises(NonFiniteLossError, match=message):
+        fit(bad, epochs=3)
+    assert torch.equal(weights(bad), weights(good))
+
+
+def test_a_gradient_that_alone_is_not_finite_costs_the_epoch_but_not_the_weights():
+    good, bad = model(), spoiled(5, "gradient")
+    fit(good, epochs=1)
+    with pytest.raises(NonFiniteLossError, match="weights themselves had become non-finite .* from the beginning of the epoch"):
+        fit(bad, epochs=3)
+    assert torch.equal(weights(bad), weights(good))
+
+
+def test_with_clipping_a_gradient_that_is_not_finite_is_not_applied_at_all():
+    good, bad = model(), spoiled(5, "gradient")
+    fit(good, epochs=2, callbacks=[_StopAfter(5)], gradient_clip=10.0)
+    with pytest.raises(NonFiniteLossError, match="the gradient is not finite, though every loss is"):
+        fit(bad, epochs=3, gradient_clip=10.0)
+    assert torch.equal(weights(bad), weights(good))
+
+
+def test_a_failed_run_leaves_its_last_finite_weights_in_out(tmp_path):
+    # a model that can be saved; a learning rate that no model survives
+    with pytest.raises(NonFiniteLossError):
+        fit(model(), epochs=50, learning_rate=1e6, out=tmp_path)
+    assert weights(vaekit.load(tmp_path / "last")).isfinite().all()
+
+
+def test_an_interrupt_ends_the_run_cleanly_with_everything_so_far_saved(tmp_path):
+    class Interrupt(Callback):
+        def on_step_end(self, state):
+            if state.step == 6:  # in the second epoch of four steps
+                raise KeyboardInterrupt
+
+    vae = model()
+    history = fit(vae, epochs=5, out=tmp_path, callbacks=[Interrupt()])
+    assert history.interrupted
+    assert history.epochs == 1
+    assert torch.equal(weights(vaekit.load(tmp_path / "last")), weights(vae))
+    assert (tmp_path / "best/model.safetensors").is_file()
+
+
+def test_callbacks_see_every_step_and_epoch_and_can_stop():
+    class Count(Callback):
+        steps = epochs = 0
+
+        def on_step_end(self, state):
+            self.steps += 1
+            assert state.step == self.steps
+
+        def on_epoch_end(self, state):
+            self.epochs += 1
+            assert state.history.epochs == self.epochs == state.epoch + 1
+            state.stop = self.epochs == 3
+
+    count = Count()
+    history = fit(model(), epochs=9, callbacks=[count])
+    assert (count.steps, count.epochs, history.epochs) == (12, 3, 3)
+
+
+def test_early_stopping_waits_as_long_as_it_says():
+    history = fit(model(), validation=X, epochs=50, learning_rate=1e-30, callbacks=[EarlyStopping(patience=4)])
+    assert history.epochs == 5  # the first, and four that are no better
+
+
+def test_nothing_in_a_step_waits_for_the_device(monkeypatch):
+    """The number of values read from tensors does not grow with the number of steps."""
+
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            Reads.count += function is torch.ops.aten._local_scalar_dense.default
+            return function(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_LOOKS", 1e9)
+    counts = []
+    for batch_size in (25, 2):
+        Reads.count = 0
+        with Reads():
+            fit(model(), epochs=1, batch_size=batch_size)
+        counts.append(Reads.count)
+    assert counts[0] == counts[1] > 0
+
+
+def test_the_bar_shows_terms_speed_and_time_left(capsys, monkeypatch):
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    fit(model(), epochs=200, progress=True)
+    shown = capsys.readouterr().err
+    for part in ("epoch 200/200", "loss ", "reconstruction ", "kl ", "samples/s"):
+        assert part in shown
+
+
+NAN = X.clone()
+NAN[7, 2] = math.nan
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "error", "message"),
+    [
+        (X, {"epochs": 0}, ValueError, "epochs has to be a whole number of at least 1, got 0"),
+        (X, {"batch_size": 0}, ValueError, "batch_size has to be a whole number of at least 1, got 0"),
+        (X, {"learning_rate": 0.0}, ValueError, "learning_rate has to be positive"),
+        (X, {"gradient_clip": -1.0}, ValueError, "gradient_clip has to be positive"),
+        (X, {"device": "gpu7"}, ValueError, "device has to be"),
+        (X, {"device": "meta:3"}, ValueError, "no device 'meta:3' here"),
+        (X, {"callbacks": [print]}, TypeError, "callbacks have to extend vaekit.Callback"),
+        (X[:, :5], {}, ValueError, r"takes examples of shape \(6\), the data has \(5\)"),
+        (X[:0], {}, ValueError, "the dataset is empty"),
+        (NAN, {}, ValueError, "train: sample 7 holds NaN"),
+        (X * 3, {}, ValueError, r"train: Bernoulli models values in \[0, 1\], but the data ranges from"),
+        (X, {"validation": NAN}, ValueError, "validation: sample 7 holds NaN"),
+        (DataLoader(NAN, batch_size=10), {}, ValueError, "train, the batch of step 0: sample 7 holds NaN"),
+        (DataLoader(X * 3, batch_size=10), {}, ValueError, "but the data ranges from"),
+        ("mnist5k", {}, TypeError, "data has to be a tensor"),
+        (X.double(), {}, TypeError, "x is torch.float64, the model's weights are torch.float32"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told(data, options, error, message, monkeypatch):
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    vae = model()
+    before = weights(vae).clone()
+    with pytest.raises(error, match=message):
+        fit(vae, data, **options)
+    if not isinstance(data, DataLoader):
+        assert torch.equal(weights(vae), before)
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="cannot write into the folder"):
+        fit(model(), out=tmp_path / "file" / "run")
+
+
+def test_a_model_that_cannot_be_saved_is_found_before_the_first_step(tmp_path):
+    with pytest.raises(ValueError, match="register"):
+        fit(spoiled(5, "rows"), out=tmp_path)
