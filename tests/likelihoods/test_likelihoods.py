@@ -19,8 +19,8 @@ BERNOULLI, NORMAL = torch.distributions.Bernoulli, torch.distributions.Normal
 @given(st.floats(-1e4, 1e4, width=32), st.floats(0, 1, width=32))
 def test_bernoulli_nll_is_right_for_extreme_logits(logit, x):
     nll = Bernoulli().nll(torch.tensor([[[logit]]], dtype=torch.float64), torch.tensor([[x]], dtype=torch.float64))
-    l = mpmath.mpf(logit)
-    expected = mpmath.log(1 + mpmath.exp(-abs(l))) + max(l, 0) - l * mpmath.mpf(x)
+    logit = mpmath.mpf(logit)
+    expected = mpmath.log(1 + mpmath.exp(-abs(logit))) + max(logit, 0) - logit * mpmath.mpf(x)
     assert math.isclose(float(nll), float(expected), rel_tol=1e-12, abs_tol=1e-12)
 
 

@@ -62,10 +62,10 @@ def test_backward_is_the_formula_for_every_shape_dtype_and_stride(parameters, ke
     for gradient, expected in ((mu.grad, expected_mu), (logvar.grad, expected_logvar)):
         assert gradient.dtype == mu.dtype
         largest = max(1.0, float(expected.abs().max()))
-        torch.testing.assert_close(gradient.double().nan_to_num(posinf=0, neginf=0),
-                                   torch.where(gradient.isinf(), 0, expected), atol=largest * max(rtol, 4e-6), rtol=rtol)  # fmt: skip
+        finite = gradient.isfinite()
+        torch.testing.assert_close(gradient.double()[finite], expected[finite], atol=largest * max(rtol, 4e-6), rtol=rtol)
         # only float16 may overflow, and only where the true gradient does
-        assert (expected.abs()[gradient.isinf().to(expected.device)] > 65000).all()
+        assert (expected[~finite].abs() > 65000).all()
 
 
 @given(gaussians(dtype=torch.float32), keys)
