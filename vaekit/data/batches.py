@@ -56,6 +56,11 @@ class Batches:
         if self.size == 0 or self.steps == 0:
             raise ValueError("the dataset is empty: there is nothing to train on or to evaluate")
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the data could be checked as a whole before it is used."""
+        return self.examples is not None and self.examples.in_memory
+
     def __iter__(self) -> Iterator[Batch]:
         return self.in_order(None)
 

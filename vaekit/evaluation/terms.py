@@ -39,8 +39,9 @@ class TermSums:
         """Each term's mean over the examples so far, in nats; synchronises."""
         if not self._sums:
             return {}
-        values = torch.stack([value.double() for value in self._sums.values()]) / max(self._examples, 1)
-        return dict(zip(self._sums, values.tolist(), strict=True))
+        dtype = next(iter(self._sums.values())).dtype
+        sums = torch.stack([value.to(dtype) for value in self._sums.values()]).tolist()
+        return {name: value / max(self._examples, 1) for name, value in zip(self._sums, sums, strict=True)}
 
 
 def named_terms(terms: LossTerms) -> dict[str, Tensor]:
@@ -51,13 +52,18 @@ def named_terms(terms: LossTerms) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def mean_terms(vae: VAE, batches: Batches, key: Tensor) -> dict[str, float]:
-    """Mean terms over the batches with the noise of `key`, in evaluation mode, with scheduled weights at their final values."""
+    """Mean terms over the batches with the noise of `key`, in evaluation mode, with scheduled weights at their final values.
+
+    Data that is not in memory, which nobody can have checked as a whole, is checked batch by batch.
+    """
     was_training = vae.training
     device = next(vae.parameters()).device
     key, sums = key.to(device), TermSums()
     vae.eval()
     try:
         for number, batch in enumerate(batches):
+            if not batches.in_memory:
+                check_values(vae, batch.x, f"batch {number}")
             x = batch.x.to(device, non_blocking=True)
             index = None if batch.index is None else batch.index.to(device, non_blocking=True)
             sums.add(vae(x, key=philox.fold_in(key, number), index=index))
@@ -91,21 +97,6 @@ def evaluate(vae: VAE, data: Any, *, batch_size: int = 500, seed: int = 0) -> di
     if batch_size < 1:
         raise ValueError(f"batch_size has to be at least 1, got {batch_size}")
     batches = Batches(data, batch_size)
-    if batches.examples is None or not batches.examples.in_memory:
-        batches = _Checked(vae, batches)
     if batches.examples is not None:
         check_examples(vae, batches.examples, "data")
     return mean_terms(vae, batches, philox.make_key(seed))
-
-
-class _Checked(Batches):
-    """Batches that cannot be checked whole, checked one by one."""
-
-    def __init__(self, vae: VAE, batches: Batches) -> None:
-        self.__dict__.update(batches.__dict__)
-        self._vae = vae
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        for number, batch in enumerate(self.in_order(None)):
-            check_values(self._vae, batch.x, f"batch {number}")
-            yield batch

@@ -71,7 +71,7 @@ def fit(
         gradient_clip: scale the gradient down to this norm where it is longer.
         callbacks: see `Callback`.
         out: a folder for the results: `best` (the lowest validation loss, or training loss without validation) and `last`, each
-            to be read by `vaekit.load`, and `history.csv`.
+            to be read by `vaekit.load`, and `history.csv`. An earlier run's files in it are replaced.
         progress: show a bar with loss, reconstruction and KL in nats, samples a second and the time left.
 
     Returns:
@@ -123,7 +123,7 @@ class _Run:
         folder: Path | None,
     ) -> None:
         vae.to(fabric.device)
-        optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate, fused=_can_fuse(vae))
+        optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate, fused=True)
         self.vae, self.fabric, self.adam = vae, fabric, optimizer
         self.model, self.optimizer = fabric.setup(vae, optimizer)
         self.batches, self.validation = batches, validation
@@ -220,10 +220,9 @@ class _Run:
             recent.add(terms)
             sums.add(terms)
         means = recent.means()
-        whole = self.batches.examples is not None and self.batches.examples.in_memory
-        if not whole:
-            _, batch, _ = pending[-1]
-            check_values(self.vae, batch.x, f"train, the batch of step {pending[-1][0]}")
+        if not self.batches.in_memory:
+            step, batch, _ = pending[-1]
+            check_values(self.vae, batch.x, f"train, the batch of step {step}")
         if not all(map(math.isfinite, means.values())) or bool(self.stopped_at_non_finite):
             self._refuse(pending)
         bar.set_postfix_str(" ".join(f"{name} {value:.1f}" for name, value in means.items()), refresh=False)
@@ -289,11 +288,6 @@ def _rows(value: Tensor, index: Tensor | None) -> str:
     numbers = rows if index is None else index.cpu()[rows]
     shown = ", ".join(map(str, numbers[:10].tolist())) + (", ..." if len(numbers) > 10 else "")
     return f" in {len(numbers)} of {len(value)} rows, in the {which} these: {shown}"
-
-
-def _can_fuse(vae: VAE) -> bool:
-    """Whether every weight is of a dtype and on a device that Adam's fused kernel takes."""
-    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in vae.parameters())
 
 
 def _fabric(device: str | torch.device) -> Fabric:
