@@ -35,7 +35,7 @@ def exact_elbo(vae, x):
     squared = (x - q.mu @ w.T - bias).square().sum(1) + (q.logvar.exp() * w.square().sum(0)).sum(1)
     nll = 0.5 * (squared / logvar.exp() + 64 * (logvar + math.log(2 * math.pi)))
     kl = 0.5 * (q.mu.square() + q.logvar.exp() - 1 - q.logvar).sum(1)
-    return float(-(nll + kl).mean())
+    return -(nll + kl).mean().item()
 
 
 def test_at_the_closed_form_optimum_the_elbo_is_the_likelihood_of_ppca(digits):

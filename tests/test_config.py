@@ -1,0 +1,513 @@
+"""Laws of saving and loading: what comes back is what was saved, and anything else is refused by name."""
+
+import itertools
+import json
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import vaekit
+from vaekit import VAE, config, decoders, encoders, likelihoods, losses, priors, schedules
+from vaekit.decoders import MLPDecoder
+from vaekit.encoders import MLPEncoder
+from vaekit.likelihoods import Bernoulli, Gaussian
+
+IMAGE = (1, 8, 8)
+SMALL = {"mlp": {"hidden": (6,)}, "conv": {"channels": (2, 3), "hidden": (5,)}}
+VARIANTS = {"gaussian": [{"variance": v} for v in ("fixed", "shared", "element")] + [{"sigma": 0.1}]}
+COMBINATIONS = [
+    (encoder, decoder, {"name": likelihood, **options})
+    for encoder, decoder, likelihood in itertools.product(encoders.names(), decoders.names(), likelihoods.names())
+    for options in VARIANTS.get(likelihood, [{}])
+]
+
+
+def model(input_shape=IMAGE, latent_dim=2, hidden=(6,), seed=0, **parts) -> VAE:
+    return vaekit.create_vae(
+        **{"encoder": {"hidden": hidden}, "decoder": {"hidden": hidden}, **parts},
+        input_shape=input_shape,
+        latent_dim=latent_dim,
+        seed=seed,
+    )
+
+
+def outputs(vae: VAE) -> dict[str, torch.Tensor]:
+    """Everything a model computes from data, with the noise fixed."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(3, *vae.input_shape, generator=generator, dtype=torch.float64).to(next(vae.parameters()).dtype)
+    key = vaekit.make_key(3)
+    terms = vae(x, key=key, step=1)
+    drawn = {f"sample draw={draw}": vae.sample(4, draw=draw, key=key) for draw in (False, True)}
+    return {**terms._asdict(), "extras": torch.empty(0), "reconstruct": vae.reconstruct(x), **drawn}
+
+
+def assert_same_outputs(one: VAE, other: VAE) -> None:
+    expected, got = outputs(one), outputs(other)
+    for name in expected:
+        assert got[name].dtype == expected[name].dtype, name
+        assert torch.equal(got[name], expected[name]), name
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    """A saved model's model.safetensors."""
+    return model().save(tmp_path / "saved") / "model.safetensors"
+
+
+@pytest.fixture
+def own_registries(monkeypatch):
+    """What a test registers is gone after it."""
+    for registry in config.REGISTRIES.values():
+        monkeypatch.setattr(registry, "_parts", dict(registry._parts))
+
+
+def rewrite(file: Path, *, tensors=None, change=lambda saved_config: None) -> None:
+    """The file again, with other tensors or another config inside."""
+    with safe_open(file, framework="pt") as opened:
+        inside = json.loads(opened.metadata()["vaekit"])
+    change(inside)
+    save_file(load_file(file) if tensors is None else tensors, file, metadata={"vaekit": json.dumps(inside)})
+    file.with_name("config.json").write_text(json.dumps(inside))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("encoder", "decoder", "likelihood"), COMBINATIONS, ids=lambda v: str(v).replace("'", ""))
+def test_a_loaded_model_computes_exactly_what_the_saved_one_did(encoder, decoder, likelihood, dtype, tmp_path):
+    vae = vaekit.create_vae(
+        input_shape=IMAGE,
+        latent_dim=3,
+        encoder={"name": encoder, **SMALL.get(encoder, {})},
+        decoder={"name": decoder, **SMALL.get(decoder, {})},
+        likelihood=likelihood,
+        loss={"beta": 4.0},
+        seed=0,
+    ).to(dtype)
+    again = vaekit.load(vae.save(tmp_path))
+    assert_same_outputs(vae, again)
+    assert again.config() == vae.config()
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float64], ids=str)
+def test_the_default_dtype_at_loading_does_not_matter(default, tmp_path):
+    vae = model(likelihood={"name": "gaussian", "sigma": 0.1})
+    vae.save(tmp_path)
+    torch.set_default_dtype(default)
+    try:
+        again = vaekit.load(tmp_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same_outputs(vae, again)
+
+
+def test_a_model_composed_under_a_float64_default_dtype_comes_back_the_same(tmp_path):
+    torch.set_default_dtype(torch.float64)
+    try:
+        vae = model(likelihood={"name": "gaussian", "sigma": 0.1})
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same_outputs(vae, vaekit.load(vae.save(tmp_path)))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    input_shape=st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple),
+    latent_dim=st.integers(1, 5),
+    hidden=st.lists(st.integers(1, 5), max_size=3).map(tuple),
+)
+def test_any_shape_survives(input_shape, latent_dim, hidden, tmp_path):
+    vae = model(input_shape, latent_dim, hidden)
+    again = vaekit.load(vae.save(tmp_path))
+    assert (again.input_shape, again.latent_shape) == (input_shape, (latent_dim,))
+    assert_same_outputs(vae, again)
+
+
+def test_trained_weights_survive(tmp_path):
+    vae = model()
+    vaekit.fit(vae, torch.rand(16, *IMAGE), epochs=1, batch_size=8, progress=False, device="cpu")
+    assert_same_outputs(vae, vaekit.load(vae.save(tmp_path)))
+
+
+def test_save_returns_the_folder_and_load_takes_it_or_the_file(tmp_path):
+    vae = model()
+    folder = vae.save(str(tmp_path / "deep" / "folder"))
+    assert folder == tmp_path / "deep" / "folder"
+    assert {p.name for p in folder.iterdir()} == {"model.safetensors", "config.json"}
+    assert_same_outputs(vaekit.load(folder), vaekit.load(str(folder / "model.safetensors")))
+
+
+def test_saving_over_a_model_replaces_it(tmp_path):
+    model(seed=0).save(tmp_path)
+    second = model(latent_dim=4, seed=1)
+    assert_same_outputs(second, vaekit.load(second.save(tmp_path)))
+
+
+def test_loading_leaves_the_global_generator_alone(saved):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    vaekit.load(saved)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# The config: the metadata is the authority, the copy is for people.
+
+
+def test_config_json_is_a_copy_of_the_metadata(saved):
+    with safe_open(saved, framework="pt") as opened:
+        inside = json.loads(opened.metadata()["vaekit"])
+    assert json.loads(saved.with_name("config.json").read_text()) == inside == vaekit.load(saved).config()
+
+
+def test_the_config_names_every_part_and_its_options():
+    written = model(hidden=(7, 6), loss={"beta": 2.0}).config()
+    assert written["encoder"] == {"name": "mlp", "input_shape": [1, 8, 8], "latent_dim": 2, "hidden": [7, 6]}
+    assert (written["loss"], written["prior"]) == ({"name": "elbo", "beta": 2.0}, {"name": "standard_normal"})
+    assert (written["format"], written["vaekit"], written["dtype"]) == (1, vaekit.__version__, "float32")
+
+
+def test_an_untouched_or_missing_copy_raises_no_warning(saved):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vaekit.load(saved)
+        saved.with_name("config.json").unlink()
+        vaekit.load(saved)
+
+
+@pytest.mark.parametrize("edit", [lambda text: text.replace("mlp", "conv"), lambda text: text[:20], lambda text: ""])
+def test_editing_the_copy_warns_and_changes_nothing(edit, saved):
+    copy = saved.with_name("config.json")
+    before = vaekit.load(saved)
+    copy.write_text(edit(copy.read_text()))
+    with pytest.warns(UserWarning, match=r"config\.json differs .*composed and saved anew") as caught:
+        after = vaekit.load(saved)
+    assert Path(caught[0].filename).name == Path(__file__).name, "the warning points at the caller's line"
+    assert_same_outputs(before, after)
+
+
+# Composed by objects.
+
+
+def test_positional_arguments_and_schedule_objects_are_written_down(tmp_path):
+    vae = VAE(
+        MLPEncoder(IMAGE, 2, (6,), "tanh"),
+        MLPDecoder(2, IMAGE, 2, [6]),
+        likelihood=Gaussian("element"),
+        loss=vaekit.Elbo(schedules.Linear(10, end=3.0)),
+    )
+    again = vaekit.load(vae.save(tmp_path))
+    assert again.config() == vae.config()
+    assert again.config()["loss"] == {"name": "elbo", "beta": {"name": "linear", "steps": 10, "end": 3.0}}
+    assert [again.loss.beta(step) for step in (0, 5, None)] == [0.0, 1.5, 3.0]
+    assert_same_outputs(vae, again)
+
+
+@pytest.mark.parametrize(
+    "beta",
+    [
+        0.5,
+        schedules.Constant(0.5),
+        schedules.Linear(7, 0.1, 0.9),
+        schedules.Cyclic(8, 2, ramp=0.25),
+        {"name": "linear", "steps": 7},
+    ],
+    ids=repr,
+)
+def test_every_way_to_write_a_schedule_comes_back_as_the_same_function(beta, tmp_path):
+    vae = model(loss=vaekit.Elbo(beta))
+    again = vaekit.load(vae.save(tmp_path))
+    assert [again.loss.beta(s) for s in (*range(20), None)] == [vae.loss.beta(s) for s in (*range(20), None)]
+
+
+def test_changing_a_list_after_it_was_given_does_not_change_what_is_written_down(tmp_path):
+    hidden = [6]
+    vae = VAE(MLPEncoder(IMAGE, 2, hidden), MLPDecoder(2, IMAGE, hidden=hidden), likelihood=Bernoulli())
+    hidden.append(3)
+    assert_same_outputs(vae, vaekit.load(vae.save(tmp_path)))
+
+
+# Classes that are not registered.
+
+
+class OwnEncoder(MLPEncoder):
+    pass
+
+
+class OwnDecoder(MLPDecoder):
+    pass
+
+
+class OwnLikelihood(Bernoulli):
+    pass
+
+
+class OwnPrior(vaekit.StandardNormal):
+    pass
+
+
+class OwnLoss(vaekit.Elbo):
+    pass
+
+
+OWN = {
+    "encoder": lambda: OwnEncoder(IMAGE, 2, (4,)),
+    "decoder": lambda: OwnDecoder(2, IMAGE, 1, (4,)),
+    "likelihood": OwnLikelihood,
+    "prior": OwnPrior,
+    "loss": OwnLoss,
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_an_unregistered_class_trains_but_save_explains_how_to_register_it(kind, tmp_path):
+    vae = model(**{kind: OWN[kind]()})
+    history = vaekit.fit(vae, torch.rand(16, *IMAGE), epochs=1, batch_size=8, progress=False, device="cpu")
+    assert history.epochs == 1
+    room = {"loss": "losses"}.get(kind, f"{kind}s")
+    with pytest.raises(ValueError, match=rf"{kind} .*Own{kind.title()} .*@vaekit\.{room}\.register\("):
+        vae.save(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+def test_a_run_that_could_not_be_saved_is_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match="Register its class"):
+        vaekit.fit(model(encoder=OWN["encoder"]()), torch.rand(16, *IMAGE), progress=False, device="cpu", out=tmp_path)
+
+
+def test_a_registered_subclass_saves_under_its_own_name(own_registries, tmp_path):
+    @encoders.register("test-own")
+    class Registered(MLPEncoder):
+        def __init__(self, input_shape, latent_dim, scale=1.0):
+            super().__init__(input_shape, latent_dim, hidden=(4,))
+            self.scale = scale
+
+        def forward(self, x):
+            return super().forward(self.scale * x)
+
+    vae = model(encoder={"name": "test-own", "scale": 0.5})
+    assert vae.config()["encoder"] == {"name": "test-own", "input_shape": [1, 8, 8], "latent_dim": 2, "scale": 0.5}
+    again = vaekit.load(vae.save(tmp_path))
+    assert type(again.encoder) is Registered
+    assert_same_outputs(vae, again)
+
+
+def test_a_part_that_is_not_registered_here_is_named_when_loading(saved):
+    rewrite(saved, change=lambda c: c["encoder"].update(name="conv-of-a-colleague"))
+    with pytest.raises(vaekit.UnknownNameError, match=r"encoder 'conv-of-a-colleague'.*There are: .*mlp"):
+        vaekit.load(saved)
+
+
+def test_an_option_that_a_config_cannot_hold_is_named(own_registries, tmp_path):
+    @encoders.register("test-module")
+    class WithModule(MLPEncoder):
+        def __init__(self, input_shape, latent_dim, layer):
+            super().__init__(input_shape, latent_dim, hidden=())
+            self.layer = layer
+
+    with pytest.raises(ValueError, match=r"encoder's option 'layer' is a Linear.*numbers, strings, lists"):
+        model(encoder={"name": "test-module", "layer": nn.Linear(2, 2)}).save(tmp_path)
+
+
+def test_tied_weights_survive_and_stay_tied(own_registries, tmp_path):
+    @decoders.register("test-tied")
+    class Tied(vaekit.Decoder):
+        def __init__(self, latent_dim, output_shape, parameters_per_element=1):
+            super().__init__(latent_dim, output_shape, parameters_per_element)
+            self.first, self.second = nn.Linear(latent_dim, 64), nn.Linear(64, 64)
+            self.third = nn.Linear(64, 64)
+            self.third.weight = self.second.weight
+
+        def forward(self, z):
+            return self.third(self.second(self.first(z))).reshape(len(z), 1, *self.output_shape)
+
+    vae = model(decoder="test-tied")
+    vaekit.fit(vae, torch.rand(8, *IMAGE), epochs=1, progress=False, device="cpu")
+    again = vaekit.load(vae.save(tmp_path))
+    assert again.decoder.third.weight is again.decoder.second.weight
+    assert_same_outputs(vae, again)
+
+
+@pytest.mark.parametrize("view", [lambda w: w.t().contiguous().t(), lambda w: torch.cat([w, w])[: len(w)]])
+def test_weights_that_are_views_survive(view, tmp_path):
+    vae = model()
+    vae.encoder.head.weight = nn.Parameter(view(vae.encoder.head.weight.detach()))
+    again = vaekit.load(vae.save(tmp_path))
+    assert torch.equal(again.encoder.head.weight, vae.encoder.head.weight)
+
+
+# Files that are not what they should be.
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kept=st.floats(0.0, 1.0, exclude_max=True))
+def test_a_file_cut_short_anywhere_is_refused(kept, tmp_path):
+    file = model(seed=0).save(tmp_path) / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a complete safetensors file .*copy it again"):
+        vaekit.load(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 100, -1])
+def test_a_file_cut_at_its_seams_is_refused(length, saved):
+    saved.write_bytes(saved.read_bytes()[:length])
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
+        vaekit.load(saved)
+
+
+def test_a_file_of_something_else_is_refused(saved):
+    saved.write_bytes(b"PK\x03\x04 a pickle in a zip archive" * 20)
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
+        vaekit.load(saved)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_a_foreign_safetensors_file_is_refused(metadata, tmp_path):
+    save_file({"weight": torch.zeros(3)}, tmp_path / "model.safetensors", metadata=metadata)
+    with pytest.raises(ValueError, match="was not written by vaekit"):
+        vaekit.load(tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["", "not json", "[]", "3"])
+def test_metadata_that_is_no_config_is_refused_by_file(inside, tmp_path):
+    save_file({"weight": torch.zeros(3)}, tmp_path / "model.safetensors", metadata={"vaekit": inside})
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        vaekit.load(tmp_path)
+
+
+def test_a_newer_format_says_to_upgrade(saved):
+    rewrite(saved, change=lambda c: c.update(format=config.FORMAT + 1, vaekit="9.9.9"))
+    with pytest.raises(
+        ValueError, match=rf"format {config.FORMAT + 1}, written by vaekit 9\.9\.9.*{vaekit.__version__}.*upgrade"
+    ):
+        vaekit.load(saved)
+
+
+@pytest.mark.parametrize("kind", config.REGISTRIES)
+def test_a_part_missing_in_the_config_is_named(kind, saved):
+    rewrite(saved, change=lambda c: c.pop(kind))
+    with pytest.raises(ValueError, match=f"says nothing of: {kind}$"):
+        vaekit.load(saved)
+
+
+def test_a_spec_without_a_name_says_what_a_spec_is(saved):
+    rewrite(saved, change=lambda c: c["decoder"].pop("name"))
+    with pytest.raises(TypeError, match='the spec of a decoder needs a "name"'):
+        vaekit.load(saved)
+
+
+WEIGHTS = sorted(model().state_dict())
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_missing_weight_is_named(name, saved):
+    tensors = load_file(saved)
+    del tensors[name]
+    rewrite(saved, tensors=tensors)
+    with pytest.raises(ValueError, match=f"{name} is missing$"):
+        vaekit.load(saved)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_renamed_weight_is_named_by_both_names(name, saved):
+    tensors = load_file(saved)
+    tensors["old.name"] = tensors.pop(name)
+    rewrite(saved, tensors=tensors)
+    with pytest.raises(ValueError, match=rf"{name} is missing; old\.name is not part of the model$"):
+        vaekit.load(saved)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_reshaped_weight_is_named_with_both_shapes(name, saved):
+    tensors = load_file(saved)
+    shape = tuple(tensors[name].shape)
+    tensors[name] = tensors[name][None].contiguous()
+    rewrite(saved, tensors=tensors)
+    with pytest.raises(ValueError) as caught:
+        vaekit.load(saved)
+    assert f"{name} is {(1, *shape)}, the model has {shape}" in str(caught.value)
+
+
+def test_many_differences_are_counted(saved):
+    rewrite(saved, tensors={"other": torch.zeros(1)}, change=lambda c: c["encoder"].update(hidden=[6, 6, 6]))
+    with pytest.raises(ValueError, match=r"and [0-9]+ more$"):
+        vaekit.load(saved)
+
+
+def test_a_missing_file_says_what_the_folder_holds(tmp_path):
+    (tmp_path / "weights.pt").touch()
+    with pytest.raises(FileNotFoundError, match=r"no model at .*model\.safetensors; .* holds: weights\.pt"):
+        vaekit.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no model at .*other\.safetensors; .* holds: weights\.pt"):
+        vaekit.load(tmp_path / "other.safetensors")
+
+
+def test_an_empty_or_missing_folder_holds_nothing(tmp_path):
+    for folder in (tmp_path, tmp_path / "not" / "there"):
+        with pytest.raises(FileNotFoundError, match="holds: nothing"):
+            vaekit.load(folder)
+
+
+# Writing.
+
+
+@pytest.mark.parametrize("below", ["", "folder", "deep/folder"])
+def test_a_folder_that_cannot_be_made_is_refused_by_name(below, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match=r"cannot write into the folder .*choose another one") as caught:
+        model().save(tmp_path / "file" / below)
+    assert str(tmp_path / "file") in str(caught.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_crash_during_the_write_leaves_the_old_files_whole(call, tmp_path, monkeypatch):
+    old = model(seed=0)
+    old.save(tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def crash(*args):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, crash)
+        with pytest.raises(OSError, match="the disk is full"):
+            model(seed=1).save(tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert_same_outputs(old, vaekit.load(tmp_path))
+
+
+def test_a_crash_between_the_two_files_still_loads_what_the_weights_say(tmp_path, monkeypatch):
+    model(seed=0).save(tmp_path)
+    second, replace = model(latent_dim=5, seed=1), os.replace
+
+    def crash(source, target):
+        if Path(target).name == "config.json":
+            raise OSError("pulled the plug")
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", crash)
+        with pytest.raises(OSError, match="pulled the plug"):
+            second.save(tmp_path)
+    with pytest.warns(UserWarning, match="differs"):
+        assert_same_outputs(second, vaekit.load(tmp_path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@given(content=st.binary(max_size=200))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_write_atomically_writes_exactly_the_bytes(content, tmp_path):
+    config.write_atomically(tmp_path / "file", content)
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("file", content)]
+
+
+def test_every_kind_of_part_has_the_registry_of_its_room():
+    rooms = {"encoder": encoders, "decoder": decoders, "likelihood": likelihoods, "prior": priors, "loss": losses}
+    assert {kind: room.registry for kind, room in rooms.items()} == config.REGISTRIES
