@@ -323,8 +323,8 @@ def test_list_takes_a_pattern(kind, pattern, names, capsys):
 
 
 def test_a_pattern_that_matches_nothing_says_so(capsys):
-    assert command("list", "encoders", "zzz*") == 0
-    assert "none match 'zzz*'" in capsys.readouterr().out
+    assert command("list", "encoders", "zzz*") == 2
+    assert "no encoders that match 'zzz*'" in capsys.readouterr().err
 
 
 def test_list_data_shows_every_dataset(capsys):

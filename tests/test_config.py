@@ -217,7 +217,7 @@ def test_positional_arguments_and_schedule_objects_are_written_down(tmp_path):
         schedules.Cyclic(8, 2, ramp=0.25),
         {"name": "linear", "steps": 7},
     ],
-    ids=repr,
+    ids=lambda beta: type(beta).__name__,
 )
 def test_every_way_to_write_a_schedule_comes_back_as_the_same_function(beta, tmp_path):
     vae = model(loss=vaekit.Elbo(beta))

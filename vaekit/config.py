@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +66,7 @@ def spec_of(kind: str, part: object) -> dict[str, Any]:
         cls = type(part)
         raise ValueError(
             f"the {kind} {cls.__module__}.{cls.__qualname__} has no name by which it could be built again. Register its class: "
-            f'put @vaekit.{kind if kind != "loss" else "losse"}s.register("some-name") above it and make a new instance. '
+            f'put @{REGISTRIES[kind].group}.register("some-name") above it and make a new instance. '
             "torch.save(vae.state_dict(), path) stores the weights alone."
         )
     return {option: _plain(kind, option, value) for option, value in spec.items()}
@@ -131,7 +132,9 @@ def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
         ) from error
     if "vaekit" not in metadata:
         raise ValueError(f"{file} was not written by vaekit: it has weights but no config of a model in its metadata")
-    config: dict[str, Any] = json.loads(metadata["vaekit"])
+    config = _parsed(metadata["vaekit"])
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} has weights, but what its metadata says of the model is damaged: {metadata['vaekit'][:60]!r}")
     if config.get("format", 0) > FORMAT:
         from vaekit import __version__
 
@@ -140,7 +143,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
             f"which reads formats up to {FORMAT}: upgrade vaekit"
         )
     copy = file.with_name(CONFIG_FILE)
-    if copy.is_file() and _json_or_none(copy) != config:
+    if copy.is_file() and _parsed(copy.read_bytes()) != config:
         warnings.warn(
             f"{copy} differs from the config inside {file.name}, which is the one that counts; "
             "a changed model has to be composed and saved anew",
@@ -192,7 +195,7 @@ def writable_folder(folder: str | os.PathLike[str]) -> Path:
 
 def write_atomically(file: Path, content: bytes) -> None:
     """Write a temporary file, force it to the disk and rename it, so that `file` is never half written."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "wb") as stream:
             stream.write(content)
@@ -214,8 +217,9 @@ def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in state.items()}
 
 
-def _json_or_none(file: Path) -> Any:
+def _parsed(text: str | bytes) -> Any:
+    """What the JSON says; None if it is none."""
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):
+        return json.loads(text)
+    except ValueError:
         return None

@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
 import torch
 from torch import Tensor
 
 from vaekit.ops import make_key
-from vaekit.vae import VAE
+from vaekit.vae import VAE, evaluation_mode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,15 +37,11 @@ def _looking(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @functools.wraps(draw)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        vae = args[0] if args else kwargs["vae"]
-        assert isinstance(vae, VAE)
-        was_training = vae.training
-        vae.eval()
-        try:
-            with torch.no_grad():
-                return draw(*args, **kwargs)
-        finally:
-            vae.train(was_training)
+        vae = args[0] if args else kwargs.get("vae")
+        if not isinstance(vae, VAE):
+            raise TypeError(f"{draw.__name__} takes a vaekit.VAE first, got {type(vae).__name__}")
+        with evaluation_mode(vae), torch.no_grad():
+            return draw(*args, **kwargs)
 
     return wrapped
 
@@ -102,11 +98,12 @@ def reconstructions(vae: VAE, x: Tensor) -> Figure:
         raise ValueError("x holds no examples: there is nothing to draw")
     x = _on_device(vae, x)
     rows = {"original": x, "reconstruction": vae.reconstruct(x)}
+    limits = _limits(vae, *rows.values())
     figure = _figure(max(1.5 * len(x), 4.0), 3.6)
     panels = figure.subplots(2, len(x), squeeze=False)
     for row, (name, examples) in zip(panels, rows.items(), strict=True):
         for axes, example in zip(row, examples, strict=True):
-            _show(axes, vae, example)
+            _show(axes, vae, example, limits)
         row[0].set_ylabel(name)
     figure.suptitle(f"reconstructions through {_latents_in_words(vae)}")
     return figure
@@ -131,12 +128,13 @@ def samples(vae: VAE, n: int = 16, *, draw: bool = False, key: Tensor | None = N
         raise ValueError(f"n, the number of samples, has to be at least 1, got {n}")
     key = make_key(0) if key is None else key
     drawn = vae.sample(n, draw=draw, key=key.to(_device(vae)))
+    limits = _limits(vae, drawn)
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     figure = _figure(1.2 * columns + 0.4, 1.2 * rows + 0.8)
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, example in zip(panels, drawn, strict=False):
-        _show(axes, vae, example)
+        _show(axes, vae, example, limits)
     for axes in panels[n:]:
         axes.remove()
     figure.suptitle(f"{'draws' if draw else 'decoded draws'} from the prior")
@@ -164,7 +162,7 @@ def latent_space(vae: VAE, x: Tensor, y: Tensor | None = None) -> Figure:
     _check_two_dimensions(vae, "latent_space")
     if y is not None and len(y) != len(x):
         raise ValueError(f"there are {len(x)} examples but {len(y)} labels")
-    means = torch.cat([vae.encode(_on_device(vae, part)).mean.cpu() for part in x.split(500)]).numpy()
+    means = torch.cat([vae.encode(_on_device(vae, part)).mean.float().cpu() for part in x.split(500)]).numpy()
     figure = _figure(6.4, 5.6)
     axes = figure.subplots()
     if y is None:
@@ -201,7 +199,7 @@ def latent_grid(vae: VAE, side: int = 16) -> Figure:
         1
     """
     _check_two_dimensions(vae, "latent_grid")
-    if not _is_image(vae.input_shape):
+    if not is_image(vae.input_shape):
         raise ValueError(f"latent_grid draws images [C, H, W] with 1 or 3 channels, the model's data is {vae.input_shape}")
     if side < 2:
         raise ValueError(f"side has to be at least 2, got {side}")
@@ -215,7 +213,7 @@ def latent_grid(vae: VAE, side: int = 16) -> Figure:
     )
     figure = _figure(7.0, 7.2)
     axes = figure.subplots()
-    axes.imshow(tiles.squeeze(-1).float().numpy(), **_image_options(vae), aspect="equal")
+    _draw_image(axes, tiles.float(), _limits(vae, images))
     shown = sorted({round(i * (side - 1) / 3) for i in range(4)})
     axes.set_xticks([(i + 0.5) * width - 0.5 for i in shown], [f"{positions[i]:.2f}" for i in shown])
     axes.set_yticks([(i + 0.5) * height - 0.5 for i in shown], [f"{positions[side - 1 - i]:.2f}" for i in shown])
@@ -256,11 +254,12 @@ def traversals(vae: VAE, x: Tensor | None = None, *, steps: int = 9, span: float
     for dimension in range(shown):
         z[dimension, :, dimension] = values
     decoded = vae.decode(z.reshape(-1, dimensions)).reshape(shown, steps, *vae.input_shape)
+    limits = _limits(vae, decoded)
     figure = _figure(max(1.1 * steps, 4.0), 1.15 * shown + 1.0)
     panels = figure.subplots(shown, steps, squeeze=False)
     for dimension, row in enumerate(panels):
         for axes, example in zip(row, decoded[dimension], strict=True):
-            _show(axes, vae, example)
+            _show(axes, vae, example, limits)
         row[0].set_ylabel(f"$z_{{{dimension + 1}}}$", rotation=0, labelpad=14, va="center")
     for axes, value in zip(panels[-1], values, strict=True):
         axes.set_xlabel(f"{value:.1f}")
@@ -275,30 +274,44 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
-def _show(axes: Axes, vae: VAE, example: Tensor) -> None:
+def _show(axes: Axes, vae: VAE, example: Tensor, limits: tuple[float, float]) -> None:
     """One example: an image, or a curve over its elements for each channel."""
     example = example.cpu().float()
-    if _is_image(vae.input_shape):
-        axes.imshow(example.permute(1, 2, 0).squeeze(-1).numpy(), **_image_options(vae))
+    if is_image(vae.input_shape):
+        _draw_image(axes, example.permute(1, 2, 0), limits)
         axes.set_xticks([])
         axes.set_yticks([])
         return
     for channel in example.reshape(-1, example.shape[-1]):
         axes.plot(channel.numpy(), linewidth=1.0, color=BLUE if example.ndim == 1 else None)
     axes.tick_params(labelsize=6)
-    low, high = vae.likelihood.lowest, vae.likelihood.highest
-    if math.isfinite(low) and math.isfinite(high):
-        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    low, high = limits
+    axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
 
-def _is_image(shape: Sequence[int]) -> bool:
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether examples of this shape are shown as images: [C, H, W] with one channel or three."""
     return len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 1
 
 
-def _image_options(vae: VAE) -> dict[str, Any]:
-    bounded = math.isfinite(vae.likelihood.lowest) and math.isfinite(vae.likelihood.highest)
-    limits = {"vmin": vae.likelihood.lowest, "vmax": vae.likelihood.highest} if bounded else {}
-    return {"cmap": "gray", "interpolation": "nearest", **limits}
+def _limits(vae: VAE, *shown: Tensor) -> tuple[float, float]:
+    """The values that are drawn black and white, or at the bottom and the top: the same for all panels of a figure.
+
+    The bounds of the likelihood's support, or else those of what is shown.
+    """
+    low, high = vae.likelihood.lowest, vae.likelihood.highest
+    if math.isfinite(low) and math.isfinite(high):
+        return low, high
+    low, high = min(float(t.min()) for t in shown), max(float(t.max()) for t in shown)
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
+def _draw_image(axes: Axes, image: Tensor, limits: tuple[float, float]) -> None:
+    """An image [H, W, 1 or 3]; matplotlib scales grey levels by itself, but takes colours only in [0, 1]."""
+    low, high = limits
+    if image.shape[-1] == 3 and limits != (0.0, 1.0):
+        image = (image - low) / (high - low)
+    axes.imshow(image.squeeze(-1).numpy(), cmap="gray", vmin=low, vmax=high, interpolation="nearest", aspect="equal")
 
 
 def _check_two_dimensions(vae: VAE, what: str) -> None:

@@ -12,6 +12,7 @@ from vaekit.decoders.base import Decoder
 from vaekit.encoders.base import Encoder
 from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.base import Loss
+from vaekit.ops import make_key
 from vaekit.priors.base import Prior
 from vaekit.registry import Registry
 from vaekit.vae import VAE
@@ -94,6 +95,8 @@ def create_vae(
         >>> create_vae("dense-mnist", latent_dim=10, loss={"beta": 4.0}).latent_shape
         (10,)
     """
+    if preset is not None and not isinstance(preset, str):
+        raise TypeError(f"the preset has to be a name, one of {', '.join(names())}; got {preset!r}")
     chosen = {} if preset is None else dict(registry.create(preset))
     input_shape = chosen.get("input_shape") if input_shape is None else input_shape
     latent_dim = chosen.get("latent_dim") if latent_dim is None else latent_dim
@@ -121,6 +124,7 @@ def create_vae(
 
     if seed is None:
         return compose()
+    make_key(seed)  # refuses what is not a 64-bit integer
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return compose()

@@ -91,7 +91,7 @@ class Registry(Generic[T]):
 
         Raises:
             ValueError: the name is taken, or empty.
-            TypeError: the class does not extend what this registry holds.
+            TypeError: the class does not extend what this registry holds, or has options that cannot be given by name.
         """
         if not isinstance(name, str) or not name:
             raise ValueError(f"a registered {self.kind} needs a non-empty string as its name, not {name!r}")
@@ -107,6 +107,12 @@ class Registry(Generic[T]):
                     f"{self.kind} {name!r} has to be a class that extends {self.base.__module__}.{self.base.__qualname__}, "
                     f"not {part!r}"
                 )
+            for option in inspect.signature(part).parameters.values():
+                if option.name == "name" or option.kind in (option.POSITIONAL_ONLY, option.VAR_POSITIONAL):
+                    raise TypeError(
+                        f"{self.kind} {name!r} has the parameter {str(option)!r}, which a spec cannot hold: options are given by "
+                        "name, and 'name' itself is the part's"
+                    )
             if isinstance(part, type):
                 _record_construction(part, name)
             self._parts[name] = part
@@ -146,7 +152,8 @@ class Registry(Generic[T]):
             self._load_plugins()
         if name in self._parts:
             return self._parts[name]
-        near = difflib.get_close_matches(str(name), self._parts, n=3, cutoff=0.5)
+        lowered = {part.lower(): part for part in self._parts}
+        near = [lowered[n] for n in difflib.get_close_matches(str(name).lower(), lowered, n=3, cutoff=0.5)]
         message = f"unknown {self.kind} {name!r}."
         if near:
             message += f" Did you mean {' or '.join(repr(n) for n in near)}?"
@@ -177,8 +184,8 @@ class Registry(Generic[T]):
         for entry in importlib.metadata.entry_points(group=self.group):
             try:
                 part = entry.load()
-                if entry.name not in self._parts:  # importing it may have run its own @register
-                    self.register(entry.name)(part)
+                if self._parts.get(entry.name) is not part and not inspect.ismodule(part):
+                    self.register(entry.name)(part)  # unless importing it has run its own @register
             except Exception as error:  # a broken plugin is reported and must not take the library down
                 self._failures[entry.name] = f"{type(error).__name__}: {error}"
                 warnings.warn(
@@ -195,23 +202,32 @@ def recorded_spec(part: object) -> dict[str, Any] | None:
 
 
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    parameters = inspect.signature(factory).parameters
-    return {name: p for name, p in parameters.items() if p.kind is not p.VAR_POSITIONAL}
+    return dict(inspect.signature(factory).parameters)
 
 
 def _record_construction(cls: type, name: str) -> None:
     """Make instances of `cls` remember the arguments they were constructed with."""
     construct = cls.__init__  # type: ignore[misc]
-    signature = inspect.signature(construct)
+    signature = inspect.signature(cls)  # without self; empty where the class has no __init__ of its own
 
     @functools.wraps(construct)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         construct(self, *args, **kwargs)
-        if type(self) is cls:  # a subclass is a class of its own, to be registered under its own name
-            given = dict(list(signature.bind(self, *args, **kwargs).arguments.items())[1:])
+        # A subclass is a class of its own, to be registered under its own name; an instance with __slots__ holds no record.
+        if type(self) is cls and hasattr(self, "__dict__"):
+            given = dict(signature.bind(*args, **kwargs).arguments)
             for parameter in signature.parameters.values():
                 if parameter.kind is parameter.VAR_KEYWORD:
                     given.update(given.pop(parameter.name, {}))
-            vars(self)["_vaekit_spec"] = {"name": name, **given}
+            vars(self)["_vaekit_spec"] = {"name": name, **_snapshot(given)}
 
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    vars(__init__)["__signature__"] = signature.replace(parameters=[own, *signature.parameters.values()])
     cls.__init__ = __init__  # type: ignore[misc]
+
+
+def _snapshot(value: Any) -> Any:
+    """The value as it is now: the caller may go on to change the lists and mappings in it."""
+    if isinstance(value, Mapping):
+        return {key: _snapshot(inner) for key, inner in value.items()}
+    return type(value)(map(_snapshot, value)) if type(value) in (list, tuple) else value

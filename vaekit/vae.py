@@ -6,6 +6,8 @@ D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.61
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,7 @@ class VAE(nn.Module):
         if z.shape[1:] != self.latent_shape:
             expected = ", ".join(map(str, self.latent_shape))
             raise ValueError(f"z has to have the shape [batch, {expected}], got {tuple(z.shape)}")
+        self._check_dtype("z", z)
         return self.likelihood.mean(self.decoder(z))
 
     @torch.no_grad()
@@ -204,8 +207,25 @@ class VAE(nn.Module):
             raise ValueError(f"x has to have the shape [batch, {expected}], got {tuple(x.shape)}{hint}")
         if not x.is_floating_point():
             raise TypeError(f"x has to be a floating-point tensor, got {x.dtype}; images: x.float() / 255 for example")
-        if x.dtype != (dtype := self._weight().dtype) and not torch.is_autocast_enabled(x.device.type):
-            raise TypeError(f"x is {x.dtype}, the model's weights are {dtype}; convert one, x.to({dtype}) for example")
+        self._check_dtype("x", x)
+
+    def _check_dtype(self, name: str, value: Tensor) -> None:
+        if value.dtype != (dtype := self._weight().dtype) and not torch.is_autocast_enabled(value.device.type):
+            raise TypeError(
+                f"{name} is {value.dtype}, the model's weights are {dtype}; convert one, {name}.to({dtype}) for example"
+            )
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode for a while; afterwards every module has the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def load(path: str | os.PathLike[str]) -> VAE:
@@ -231,7 +251,8 @@ def load(path: str | os.PathLike[str]) -> VAE:
     missing = [kind for kind in config.REGISTRIES if kind not in saved]
     if missing:
         raise ValueError(f"the config in {path} says nothing of: {', '.join(missing)}")
-    parts = {kind: config.build_part(kind, saved[kind]) for kind in config.REGISTRIES}
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once
+        parts = {kind: config.build_part(kind, saved[kind]) for kind in config.REGISTRIES}
     vae = VAE(**parts).to(getattr(torch, saved.get("dtype", "float32")))
     config.load_weights(vae, tensors, path)
     return vae

@@ -188,8 +188,11 @@ def test_the_same_values_pass_where_the_likelihood_takes_them():
     check_examples(vae, Examples(torch.tensor([[-5.0, 300.0]])), "train")
 
 
-def test_a_file_on_the_disk_is_not_read_but_its_shape_is_checked(vae):
-    check_examples(vae, Examples(MappedArray(np.full((5, 2, 3), np.nan))), "train")
+def test_a_file_on_the_disk_is_checked_as_a_whole(vae):
+    values = np.zeros((5, 2, 3))
+    values[3, 1, 1] = np.nan
+    with pytest.raises(ValueError, match="train: sample 3 holds NaN"):
+        check_examples(vae, Examples(MappedArray(values)), "train")
     with pytest.raises(ValueError, match="validation: the model takes examples of shape"):
         check_examples(vae, Examples(MappedArray(np.zeros((5, 3)))), "validation")
 

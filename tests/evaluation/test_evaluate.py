@@ -60,5 +60,5 @@ def test_mistakes_are_told():
     ):
         with pytest.raises(ValueError, match=message):
             vaekit.evaluate(model(), data)
-    with pytest.raises(ValueError, match="batch_size has to be at least 1"):
+    with pytest.raises(ValueError, match="batch_size has to be a whole number of at least 1"):
         vaekit.evaluate(model(), X, batch_size=0)

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from vaekit.data.examples import Examples, as_examples
+from vaekit.layers import checked_size
 from vaekit.losses.base import Batch
 from vaekit.vae import VAE
 
@@ -31,7 +32,8 @@ class Batches:
         steps: the number of batches, None likewise.
 
     Raises:
-        ValueError: no examples.
+        TypeError: data of another kind.
+        ValueError: no examples; a batch_size below 1.
 
     Example:
         >>> batches = Batches(torch.rand(5, 3), batch_size=2)
@@ -40,12 +42,12 @@ class Batches:
     """
 
     def __init__(self, data: Any, batch_size: int) -> None:
-        self.batch_size = batch_size
+        self.batch_size = checked_size("batch_size", batch_size)
         self.examples: Examples | None = None
         self._loader: Iterable[Any] = ()
         self.size: int | None
         self.steps: int | None
-        if isinstance(data, DataLoader) or (isinstance(data, Iterable) and not _is_whole(data)):
+        if isinstance(data, DataLoader) or (isinstance(data, Iterable) and not isinstance(data, Dataset) and not _is_whole(data)):
             self._loader = data
             self.size = _length(getattr(data, "dataset", None))
             self.steps = _length(data)
@@ -55,11 +57,6 @@ class Batches:
             self.steps = math.ceil(self.size / batch_size)
         if self.size == 0 or self.steps == 0:
             raise ValueError("the dataset is empty: there is nothing to train on or to evaluate")
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether the data could be checked as a whole before it is used."""
-        return self.examples is not None and self.examples.in_memory
 
     def __iter__(self) -> Iterator[Batch]:
         return self.in_order(None)
@@ -80,7 +77,9 @@ class Batches:
 
 
 def check_examples(vae: VAE, examples: Examples, name: str) -> None:
-    """Raise if examples in memory do not fit the model: their shape, NaN or infinity, the likelihood's support.
+    """Raise if examples do not fit the model: their shape, NaN or infinity, the likelihood's support.
+
+    Examples in a file are read once for it.
 
     Raises:
         ValueError: names `name`, the first bad example, or the range that was seen.
@@ -91,7 +90,7 @@ def check_examples(vae: VAE, examples: Examples, name: str) -> None:
             f"{name}: the model takes examples of shape ({expected}), the data has ({', '.join(map(str, examples.x.shape[1:]))})"
         )
     rows = max(1, _CHECKED_AT_ONCE // math.prod(vae.input_shape))
-    for start in range(0, len(examples) if examples.in_memory else 0, rows):
+    for start in range(0, len(examples), rows):
         check_values(vae, examples.x[start : start + rows], name, start)
 
 
@@ -114,7 +113,7 @@ def check_values(vae: VAE, x: Tensor, name: str, start: int = 0) -> None:
 def _is_whole(data: Any) -> bool:
     """Whether `as_examples` is to take the data, or to refuse it, rather than to iterate over it."""
     pair = isinstance(data, tuple) and len(data) == 2
-    return isinstance(data, (Examples, Tensor, str)) or hasattr(data, "__array__") or pair
+    return isinstance(data, (Examples, Tensor, Mapping, str)) or hasattr(data, "__array__") or pair
 
 
 def _length(data: Any) -> int | None:

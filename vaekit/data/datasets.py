@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from vaekit.data.download import cache_folder, fetch
-from vaekit.data.examples import Examples, MappedArray, as_examples, scale_of
+from vaekit.data.examples import Examples, MappedArray, as_examples
 from vaekit.data.idx import read_idx
 from vaekit.registry import UnknownNameError
 
@@ -97,8 +98,8 @@ def load(
         progress: whether a download shows a bar.
 
     Returns:
-        (train, test), each with .x float32 [N, *S] and .y int64 [N] or None. uint8 values are divided by 255, others are taken as
-        they are. Grey images have a channel axis of size 1.
+        (train, test), each with .x [N, *S] and .y int64 [N] or None. x is float32, or a floating-point tensor's own dtype; uint8
+        values are divided by 255, others are taken as they are. Grey images have a channel axis of size 1.
 
     Raises:
         UnknownNameError: neither a known name nor an existing path.
@@ -111,8 +112,11 @@ def load(
         >>> train.x.shape, test.x.shape
         (torch.Size([45, 3]), torch.Size([5, 3]))
     """
+    named = isinstance(source, (str, os.PathLike)) and str(source) in names()
+    if named and (test_fraction is not None or seed is not None):
+        raise ValueError(f"{source} has a test set of its own; leave test_fraction and seed out")
     if isinstance(source, (str, os.PathLike)):
-        train, test = _load_named(str(source), progress) if str(source) in names() else _load_path(Path(source))
+        train, test = _load_named(str(source), progress) if named else _load_path(Path(source))
     else:
         train, test = as_examples(source), None
     if test is None:
@@ -154,20 +158,20 @@ def _load_path(path: Path) -> tuple[Examples, Examples | None]:
         train, test = _find_idx(path, "train"), _find_idx(path, "t10k")
         return _images(*train), _images(*test)
     if not path.exists():
+        near = difflib.get_close_matches(str(path), names(), n=1)
         raise UnknownNameError(
             f"{str(path)!r} is neither a dataset ({', '.join(names())}) "
-            "nor a folder of IDX files, a .npy or a .npz file that exists"
+            f"nor a folder of IDX files, a .npy or a .npz file that exists.{f' Did you mean {near[0]!r}?' if near else ''}"
         )
     if path.suffix == ".npy":
-        array = _numpy_load(path, mmap_mode="r")
-        return Examples(MappedArray(array, scale=scale_of(array.dtype))), None
+        return as_examples(_numpy_load(path, np.memmap, mmap_mode="r")), None
     if path.suffix == ".npz":
         return _load_npz(path)
     raise ValueError(f"{path} is not a file that can be read here: .npy and .npz files and folders of IDX files are")
 
 
 def _load_npz(path: Path) -> tuple[Examples, Examples | None]:
-    with _numpy_load(path) as archive:
+    with _numpy_load(path, np.lib.npyio.NpzFile) as archive:
         arrays = {key: _member(path, archive, key) for key in archive.files}
     if "x_train" in arrays and "x_test" in arrays:
         return (
@@ -179,11 +183,15 @@ def _load_npz(path: Path) -> tuple[Examples, Examples | None]:
     raise ValueError(f"{path} has to hold x_train and x_test, or x; it holds: {', '.join(arrays) or 'nothing'}")
 
 
-def _numpy_load(path: Path, **options: Any) -> Any:
+def _numpy_load(path: Path, expected: type, **options: Any) -> Any:
+    """What NumPy reads from the file, opened here so that it is closed again when NumPy cannot."""
     try:
-        return np.load(path, allow_pickle=False, **options)
-    except (ValueError, EOFError, OSError) as error:
+        loaded = np.load(path, allow_pickle=False, **options)
+    except Exception as error:  # numpy, zipfile and zlib have many ways of saying that a file is damaged
         raise ValueError(f"{path} cannot be read as a NumPy file ({error}); it may have been cut short") from error
+    if not isinstance(loaded, expected):
+        raise ValueError(f"{path} is not what its name says: a {path.suffix} file was expected, this is another kind")
+    return loaded
 
 
 def _member(path: Path, archive: Any, key: str) -> npt.NDArray[Any]:

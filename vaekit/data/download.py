@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,8 +36,8 @@ def fetch(file: Path, md5: str, mirrors: Sequence[str], *, progress: bool = True
         `file`, whose content has the checksum.
 
     Raises:
-        ValueError: a mirror was reached, but no file had the right checksum.
-        ConnectionError: no mirror could be reached; says which file to put where by hand.
+        ValueError: there was a file, on a mirror or here, but none with the right checksum.
+        ConnectionError: no mirror had one; says which file to put where by hand.
         OSError: the folder cannot be written.
     """
     if file.is_file() and _md5(file) == md5:
@@ -44,7 +46,7 @@ def fetch(file: Path, md5: str, mirrors: Sequence[str], *, progress: bool = True
     failures = [f"the file that is there has the checksum {_md5(file)}"] if file.is_file() else []
     reached = bool(failures)
     for mirror in mirrors:
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
+        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")
         try:
             _download(mirror + file.name, temporary, progress)
             reached = True
@@ -52,8 +54,8 @@ def fetch(file: Path, md5: str, mirrors: Sequence[str], *, progress: bool = True
                 os.replace(temporary, file)
                 return file
             failures.append(f"{mirror}{file.name} has the checksum {found}")
-        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
-            failures.append(f"{mirror}{file.name}: {getattr(error, 'reason', error)}")
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            failures.append(f"{mirror}{file.name}: {getattr(error, 'reason', None) or repr(error)}")
         finally:
             temporary.unlink(missing_ok=True)
     message = (
@@ -65,7 +67,8 @@ def fetch(file: Path, md5: str, mirrors: Sequence[str], *, progress: bool = True
 
 def _download(address: str, target: Path, progress: bool) -> None:
     with urllib.request.urlopen(address, timeout=_TIMEOUT_SECONDS) as response, open(target, "wb") as stream:
-        size = int(response.headers.get("Content-Length") or 0) or None
+        length = response.headers.get("Content-Length", "")
+        size = int(length) if length.isdecimal() else None
         with tqdm(
             total=size, desc=target.name.strip(".").split(".gz")[0], unit="B", unit_scale=True, disable=not progress
         ) as bar:

@@ -35,7 +35,8 @@ class MappedArray:
     def __getitem__(self, index: Any) -> Tensor:
         index = index.numpy() if isinstance(index, Tensor) else index
         rows = self.array[index if self.rows is None else self.rows[index]]
-        return torch.as_tensor(np.asarray(rows, dtype=np.float32)) * self.scale
+        values = torch.from_numpy(np.array(rows, dtype=np.float32))  # a copy: the map may be read-only, tensors are not
+        return values if self.scale == 1.0 else values.mul_(self.scale)
 
 
 class Examples(Dataset[Any]):
@@ -61,10 +62,6 @@ class Examples(Dataset[Any]):
             raise ValueError(f"there are {len(x)} examples but {len(y)} labels")
         self.x, self.y = x, y
 
-    @property
-    def in_memory(self) -> bool:
-        return isinstance(self.x, Tensor)
-
     def __len__(self) -> int:
         return len(self.x)
 
@@ -89,7 +86,7 @@ def as_examples(data: Any) -> Examples:
     if isinstance(data, Examples):
         return data
     x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
-    if isinstance(x, np.memmap):
+    if isinstance(x, np.memmap) and x.ndim > 0:
         return Examples(MappedArray(x, scale=scale_of(x.dtype)), _as_labels(y))
     if isinstance(x, np.ndarray):
         scale = scale_of(x.dtype)
@@ -98,6 +95,7 @@ def as_examples(data: Any) -> Examples:
         raise TypeError(
             f"data has to be a tensor, an array, a pair (x, y) of them or vaekit.data.Examples, got {type(x).__name__}"
             + (f"; vaekit.data.load({x!r}) loads by name" if isinstance(x, str) else "")
+            + ("; put it into a torch.utils.data.DataLoader" if isinstance(x, Dataset) else "")
         )
     if x.is_complex():
         raise TypeError("data has to be real numbers, got a complex tensor")
@@ -118,4 +116,14 @@ def scale_of(dtype: np.dtype[Any]) -> float:
 
 
 def _as_labels(y: Any) -> Tensor | None:
-    return None if y is None else torch.as_tensor(np.asarray(y)).long()
+    """Labels as int64 [N], where they are whole numbers."""
+    if y is None:
+        return None
+    labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if labels.dtype.kind not in "fiub" or not np.array_equal(labels, np.trunc(labels.astype(np.float64))):
+        raise ValueError(
+            f"labels have to be whole numbers, got {labels.dtype} such as {labels.flat[0] if labels.size else 'none'!r}"
+        )
+    if labels.ndim != 1:
+        raise ValueError(f"labels have to have the shape [examples], got {labels.shape}; one-hot ones: y.argmax(1)")
+    return torch.from_numpy(labels.astype(np.int64))

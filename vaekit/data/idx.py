@@ -31,7 +31,9 @@ def read_idx(file: Path) -> npt.NDArray[Any]:
             content = gzip.decompress(content)
         except (EOFError, OSError, zlib.error) as error:
             raise ValueError(f"{file} is a damaged or truncated gzip file ({error}); fetch it again") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _DTYPES:
+    if len(content) < 4:
+        raise ValueError(f"{file} is truncated: {len(content)} bytes, where the header alone takes at least 4")
+    if content[:2] != b"\0\0" or content[2] not in _DTYPES:
         raise ValueError(f"{file} is not an IDX file: it begins with the bytes {content[:4].hex(' ')}")
     dtype, ndim = np.dtype(_DTYPES[content[2]]), content[3]
     header = 4 + 4 * ndim
@@ -42,4 +44,8 @@ def read_idx(file: Path) -> npt.NDArray[Any]:
     if len(content) != expected:
         state = "truncated" if len(content) < expected else "longer than it says"
         raise ValueError(f"{file} is {state}: shape {shape} takes {expected} bytes, the file has {len(content)}")
-    return np.frombuffer(content, dtype, offset=header).reshape(shape).astype(dtype.newbyteorder("="))
+    values = np.frombuffer(content, dtype, offset=header).astype(dtype.newbyteorder("="))
+    try:
+        return values.reshape(shape)
+    except ValueError as error:  # a size of 0 beside sizes that overflow, or more dimensions than NumPy has
+        raise ValueError(f"{file} has the shape {shape}, which no array can have ({error})") from error

@@ -10,7 +10,7 @@ from torch import Tensor
 from vaekit.data.batches import Batches, check_examples, check_values
 from vaekit.losses.base import LossTerms
 from vaekit.ops import philox
-from vaekit.vae import VAE
+from vaekit.vae import VAE, evaluation_mode
 
 
 class TermSums:
@@ -54,21 +54,17 @@ def named_terms(terms: LossTerms) -> dict[str, Tensor]:
 def mean_terms(vae: VAE, batches: Batches, key: Tensor) -> dict[str, float]:
     """Mean terms over the batches with the noise of `key`, in evaluation mode, with scheduled weights at their final values.
 
-    Data that is not in memory, which nobody can have checked as a whole, is checked batch by batch.
+    What a loader gives, which nobody can have checked as a whole, is checked batch by batch.
     """
-    was_training = vae.training
     device = next(vae.parameters()).device
     key, sums = key.to(device), TermSums()
-    vae.eval()
-    try:
+    with evaluation_mode(vae):
         for number, batch in enumerate(batches):
-            if not batches.in_memory:
+            if batches.examples is None:
                 check_values(vae, batch.x, f"batch {number}")
             x = batch.x.to(device, non_blocking=True)
             index = None if batch.index is None else batch.index.to(device, non_blocking=True)
             sums.add(vae(x, key=philox.fold_in(key, number), index=index))
-    finally:
-        vae.train(was_training)
     return sums.means()
 
 
@@ -94,8 +90,6 @@ def evaluate(vae: VAE, data: Any, *, batch_size: int = 500, seed: int = 0) -> di
         >>> sorted(evaluate(vae, torch.rand(100, 4)))
         ['kl', 'loss', 'reconstruction']
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size has to be at least 1, got {batch_size}")
     batches = Batches(data, batch_size)
     if batches.examples is not None:
         check_examples(vae, batches.examples, "data")

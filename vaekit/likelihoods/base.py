@@ -25,6 +25,9 @@ class Likelihood(nn.Module, ABC):
     lowest: ClassVar[float] = -float("inf")
     highest: ClassVar[float] = float("inf")
 
+    def __init__(self) -> None:  # torch's own takes any option
+        super().__init__()
+
     @abstractmethod
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         """-log p(x | z) in nats, summed over the elements: parameters [B, P, *S], x [B, *S] -> [B]."""

@@ -21,6 +21,7 @@ class Gaussian(Likelihood):
         sigma: the standard deviation, in the data's units, that "fixed" keeps and "shared" starts from.
 
     Raises:
+        TypeError: a sigma that is not a number.
         ValueError: another word for `variance`, or a sigma that is not positive and finite; a sigma together with
             variance="element", which would ignore it.
 
@@ -39,16 +40,15 @@ class Gaussian(Likelihood):
         if variance == "element" and sigma is not None:
             raise ValueError('with variance="element" the decoder gives every variance; leave sigma out')
         sigma = 1.0 if sigma is None else sigma
+        if isinstance(sigma, bool) or not isinstance(sigma, (int, float)):
+            raise TypeError(f"sigma has to be a number, got {sigma!r}")
         if not 0.0 < sigma < math.inf:
             raise ValueError(f"sigma has to be positive and finite, got {sigma}")
         self.variance = variance
         self.parameters_per_element = 2 if variance == "element" else 1
-        self.logvar: Tensor
-        logvar = torch.tensor(2.0 * math.log(sigma))
+        self._initial_logvar = 2.0 * math.log(sigma)
         if variance == "shared":
-            self.logvar = nn.Parameter(logvar)
-        elif variance == "fixed":
-            self.register_buffer("logvar", logvar, persistent=False)
+            self.logvar = nn.Parameter(torch.tensor(self._initial_logvar))
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         mean, logvar = self._mean_logvar(parameters, x)
@@ -65,5 +65,7 @@ class Gaussian(Likelihood):
 
     def _mean_logvar(self, parameters: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
         dtype = reference.compute_dtype(parameters.dtype)
-        mean, *logvar = self._split(parameters, x)
-        return mean.to(dtype), (logvar[0] if logvar else self.logvar).to(dtype)
+        mean, *logvar = (parameter.to(dtype) for parameter in self._split(parameters, x))
+        if self.variance == "element":
+            return mean, logvar[0]
+        return mean, self.logvar.to(dtype) if self.variance == "shared" else mean.new_full((), self._initial_logvar)

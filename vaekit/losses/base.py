@@ -69,6 +69,9 @@ class LatentVariableModel(Protocol):
 class Loss(nn.Module, ABC):
     """An objective, called as loss(model, batch, context)."""
 
+    def __init__(self) -> None:  # torch's own takes any option
+        super().__init__()
+
     @abstractmethod
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
         """The terms of one batch."""

@@ -36,6 +36,7 @@ def make_key(seed: int, offset: int = 0, *, device: torch.device | str | None = 
         int64 [2].
 
     Raises:
+        TypeError: not an integer.
         ValueError: an integer that 64 bits do not hold.
 
     Example:
@@ -44,6 +45,8 @@ def make_key(seed: int, offset: int = 0, *, device: torch.device | str | None = 
     """
     words = []
     for name, value in (("seed", seed), ("offset", offset)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} has to be a whole number, got {value!r}")
         if not -(1 << 63) <= value < 1 << 64:
             raise ValueError(f"{name} has to fit in 64 bits, got {value}")
         words.append(value - (1 << 64) if value >= 1 << 63 else value)

@@ -14,6 +14,9 @@ from vaekit.registry import Registry
 class Prior(nn.Module, ABC):
     """p(z) over latents of shape [*S]."""
 
+    def __init__(self) -> None:  # torch's own takes any option
+        super().__init__()
+
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z) in nats: z [B, *S] -> [B]."""

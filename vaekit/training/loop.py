@@ -23,6 +23,7 @@ from tqdm import tqdm
 from vaekit.config import writable_folder
 from vaekit.data.batches import Batches, check_examples, check_values
 from vaekit.evaluation.terms import TermSums, mean_terms, named_terms
+from vaekit.layers import checked_size
 from vaekit.losses.base import Batch, LossTerms
 from vaekit.ops import philox
 from vaekit.training.callbacks import Callback, FitState
@@ -90,7 +91,8 @@ def fit(
         >>> len(history["loss"])
         2
     """
-    _check_options(epochs, batch_size, learning_rate, gradient_clip, callbacks)
+    _check_options(epochs, batch_size, learning_rate, gradient_clip, seed, callbacks)
+    fabric = _fabric(device)
     folder = None if out is None else writable_folder(out)
     batches = Batches(train, batch_size)
     validation_batches = None if validation is None else Batches(validation, batch_size)
@@ -100,7 +102,6 @@ def fit(
     if folder is not None:
         vae.config()  # a model that cannot be saved is refused before it is trained, not after
 
-    fabric = _fabric(device)
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         torch.manual_seed(seed)  # for layers that draw from the global generator, such as dropout
         run = _Run(vae, fabric, batches, validation_batches, learning_rate, seed, gradient_clip, callbacks, folder)
@@ -220,7 +221,7 @@ class _Run:
             recent.add(terms)
             sums.add(terms)
         means = recent.means()
-        if not self.batches.in_memory:
+        if self.batches.examples is None:
             step, batch, _ = pending[-1]
             check_values(self.vae, batch.x, f"train, the batch of step {step}")
         if not all(map(math.isfinite, means.values())) or bool(self.stopped_at_non_finite):
@@ -265,15 +266,21 @@ class _Run:
 
 
 def _check_options(
-    epochs: int, batch_size: int, learning_rate: float, gradient_clip: float | None, callbacks: Sequence[Callback]
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    gradient_clip: float | None,
+    seed: int,
+    callbacks: Sequence[Callback],
 ) -> None:
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} has to be a whole number of at least 1, got {value!r}")
-    if not 0.0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate has to be positive and finite, got {learning_rate!r}")
-    if gradient_clip is not None and not 0.0 < gradient_clip < math.inf:
-        raise ValueError(f"gradient_clip has to be positive and finite, or None, got {gradient_clip!r}")
+    checked_size("epochs", epochs)
+    checked_size("batch_size", batch_size)
+    philox.make_key(seed)
+    for name, value in (("learning_rate", learning_rate), ("gradient_clip", gradient_clip)):
+        if name == "gradient_clip" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value < math.inf:
+            raise ValueError(f"{name} has to be positive and finite, got {value!r}")
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise TypeError(f"callbacks have to extend vaekit.Callback, got {callback!r}")
