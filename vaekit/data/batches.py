@@ -73,7 +73,7 @@ class Batches:
                 yield Batch(x[start : start + self.batch_size], index)
             else:
                 index = order[start : start + self.batch_size]
-                yield Batch(x[index], index)
+                yield Batch(x.index_select(0, index) if isinstance(x, Tensor) else x[index], index)
 
 
 def check_examples(vae: VAE, examples: Examples, name: str) -> None:

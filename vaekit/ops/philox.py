@@ -21,6 +21,7 @@ _LOW = 0xFFFFFFFF
 _MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57  # Random123, philox.h
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85  # Random123, philox.h: the key's increment from round to round
 _ROUNDS = 10
+_VALUES_PER_BLOCK = {torch.float32: 4, torch.float64: 2}
 
 SAMPLE_STRIDE = 1 << 40  # offset between the streams of two samples of one call
 
@@ -95,18 +96,17 @@ def words(seed: Tensor, counter: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor
         >>> [hex(int(x)) for x in words(torch.tensor(0), torch.tensor(0))]  # Random123's own test vector
         ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
-    seed, counter = torch.broadcast_tensors(seed, counter) if seed.ndim else (seed, counter)
     rounds = torch.arange(_ROUNDS, dtype=torch.int64, device=seed.device)
-    keys_0 = (((seed & _LOW).unsqueeze(-1) + rounds * _WEYL_0) & _LOW).unbind(-1)
-    keys_1 = (((seed >> 32 & _LOW).unsqueeze(-1) + rounds * _WEYL_1) & _LOW).unbind(-1)
-    x0, x1 = counter & _LOW, counter >> 32 & _LOW
-    x2 = x3 = torch.zeros_like(x0)
+    keys_0 = ((seed & _LOW).unsqueeze(-1) + rounds * _WEYL_0).bitwise_and_(_LOW).unbind(-1)
+    keys_1 = ((seed >> 32 & _LOW).unsqueeze(-1) + rounds * _WEYL_1).bitwise_and_(_LOW).unbind(-1)
+    x0, x2 = counter & _LOW, torch.zeros_like(counter)
+    x1, x3 = counter >> 32, x2  # only the low halves of x1 and x3 matter, until the end
     for key_0, key_1 in zip(keys_0, keys_1, strict=True):
         product_0, product_1 = x0 * _MULTIPLIER_0, x2 * _MULTIPLIER_1
-        x0 = (product_1 >> 32).bitwise_and_(_LOW).bitwise_xor_(x1).bitwise_xor_(key_0)
-        x2 = (product_0 >> 32).bitwise_and_(_LOW).bitwise_xor_(x3).bitwise_xor_(key_1)
-        x1, x3 = product_1.bitwise_and_(_LOW), product_0.bitwise_and_(_LOW)
-    return x0, x1, x2, x3
+        x0 = (product_1 >> 32).bitwise_xor_(x1).bitwise_xor_(key_0).bitwise_and_(_LOW)
+        x2 = (product_0 >> 32).bitwise_xor_(x3).bitwise_xor_(key_1).bitwise_and_(_LOW)
+        x1, x3 = product_1, product_0
+    return x0, x1 & _LOW, x2, x3 & _LOW
 
 
 def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start: int = 0) -> Tensor:
@@ -125,10 +125,13 @@ def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start: int = 0
         >>> normal(make_key(0), (4,), torch.float32)
         tensor([ 0.9911, -0.9247, -0.6176, -0.4821])
     """
-    radius, angle = _uniform_pairs(key, shape, dtype, start)
-    radius = (-2.0 * radius.log()).sqrt_()
-    cos, sin = _cos_sin_turns(angle)
-    return _in_stream_order(torch.stack((radius * cos, radius * sin), dim=-1), key, shape, dtype, start)
+    if key.device.type == "mps":  # the one device without float64
+        return normal(key.cpu(), shape, dtype, start).to(key.device)
+    # In float64, so that a float32 normal is the formula's value to half a unit in the last place, whatever the angle.
+    first, second = _uniform_pairs(key, shape, dtype, start).double().unbind(-1)
+    radius, angle = first.log_().mul_(-2.0).sqrt_(), second.mul_(2.0 * math.pi)
+    pairs = torch.stack((angle.cos().mul_(radius), angle.sin().mul_(radius)), dim=-1)
+    return _in_stream_order(pairs, key, shape, start).to(dtype)
 
 
 def uniform(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start: int = 0) -> Tensor:
@@ -138,47 +141,27 @@ def uniform(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start: int = 
         >>> bool((uniform(make_key(0), (1000,), torch.float32) <= 1).all())
         True
     """
-    pairs = torch.stack(_uniform_pairs(key, shape, dtype, start), dim=-1)
-    return _in_stream_order(pairs, key, shape, dtype, start)
+    return _in_stream_order(_uniform_pairs(key, shape, dtype, start), key, shape, start)
 
 
-def _values_per_block(dtype: torch.dtype) -> int:
+def _uniform_pairs(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start: int) -> Tensor:
+    """The uniforms of every block that the draw touches, `dtype` [*K, blocks, pairs, 2]: two pairs in float32, one in float64."""
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"noise is drawn in float32 or float64, not {dtype}")
-    return 2 if dtype == torch.float64 else 4
-
-
-def _uniform_pairs(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start: int) -> tuple[Tensor, Tensor]:
-    """The uniforms of every block that the draw touches, as first and second of a pair: each [*K, blocks, pairs]."""
-    per_block, count = _values_per_block(dtype), math.prod(shape)
+    per_block, count = _VALUES_PER_BLOCK[dtype], math.prod(shape)
     first, last = start // per_block, (start + count + per_block - 1) // per_block
     blocks = torch.arange(first, last, dtype=torch.int64, device=key.device)
     x0, x1, x2, x3 = words(key[..., :1], key[..., 1:] + blocks)
     if dtype == torch.float64:
-        u0, u1 = ((high << 21 | low >> 11).to(dtype) * 2**-53 + 2**-54 for high, low in ((x0, x1), (x2, x3)))
-        return u0.unsqueeze(-1), u1.unsqueeze(-1)
-    u0, u1, u2, u3 = (x.to(dtype) * 2**-32 + 2**-33 for x in (x0, x1, x2, x3))
-    return torch.stack((u0, u2), dim=-1), torch.stack((u1, u3), dim=-1)
+        high_bits = torch.stack((x0 << 21 | x1 >> 11, x2 << 21 | x3 >> 11), dim=-1)
+        return high_bits.to(dtype).mul_(2**-53).add_(2**-54).unsqueeze(-2)
+    uniforms = torch.stack((x0, x1, x2, x3), dim=-1).to(dtype).mul_(2**-32).add_(2**-33)
+    return uniforms.reshape(*uniforms.shape[:-1], 2, 2)
 
 
-def _in_stream_order(pairs: Tensor, key: Tensor, shape: Sequence[int], dtype: torch.dtype, start: int) -> Tensor:
+def _in_stream_order(pairs: Tensor, key: Tensor, shape: Sequence[int], start: int) -> Tensor:
     """[*K, blocks, pairs, 2] -> [*K, *shape], from the first element that was asked for."""
-    skipped, count = start % _values_per_block(dtype), math.prod(shape)
-    stream = pairs.reshape(*key.shape[:-1], pairs.shape[-3] * pairs.shape[-2] * 2)
+    blocks, pairs_per_block = pairs.shape[-3:-1]
+    skipped, count = start % (2 * pairs_per_block), math.prod(shape)
+    stream = pairs.reshape(*key.shape[:-1], 2 * pairs_per_block * blocks)
     return stream[..., skipped : skipped + count].reshape(*key.shape[:-1], *shape)
-
-
-def _cos_sin_turns(turns: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin of 2 pi `turns`, for turns in (0, 1].
-
-    Reduced exactly to an eighth of a turn either side of a quarter first: 2 pi u rounded to float32 is off by up to 4e-7,
-    which Box-Muller's radius would multiply by up to 6.6.
-    """
-    quarter = (turns * 4.0).round_()
-    angle = (turns - quarter * 0.25) * (2.0 * math.pi)
-    cos, sin = angle.cos(), angle.sin()
-    odd = (quarter == 1.0) | (quarter == 3.0)
-    cos, sin = torch.where(odd, sin, cos), torch.where(odd, cos, sin)
-    cos = torch.where((quarter == 1.0) | (quarter == 2.0), -cos, cos)
-    sin = torch.where((quarter == 2.0) | (quarter == 3.0), -sin, sin)
-    return cos, sin

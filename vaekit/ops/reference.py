@@ -52,12 +52,12 @@ def excess(d: Tensor) -> Tensor:
     # Below 1/2 the Taylor series d^2/2 + d^3/6 + ...; its first left-out term is under half an ulp of the sum.
     terms = 15 if d.dtype == torch.float64 else 8
     inside = d.clamp(-0.5, 0.5)
-    series = torch.full_like(d, 1.0)
+    one = series = torch.ones_like(d)
     for n in range(terms + 1, 2, -1):
-        series = series * inside * (1.0 / n) + 1.0
+        series = torch.addcmul(one, series, inside, value=1.0 / n)
     # exp is already infinite at the clamp's bound: it only keeps inf - inf from turning +inf into NaN.
     direct = torch.expm1(d) - d.clamp(max=1e4)
-    return torch.where(d.abs() < 0.5, series * (inside * inside) * 0.5, direct)
+    return torch.where(d.abs() < 0.5, series * inside * inside * 0.5, direct)
 
 
 def sum_event(elements: Tensor, event_dims: int) -> Tensor:
@@ -135,9 +135,15 @@ def backward(
             grad_prior_logvar = -(0.5 * by_mu * offset + by_logvar).to(prior_logvar.dtype)
     if prior_mu is not None and grad_kl is None:
         grad_prior_mu, grad_prior_logvar = torch.zeros_like(mu), torch.zeros_like(mu)
-    # A contiguous tensor of its own, never a view of an incoming gradient: an operator's result may not alias an input.
-    packed = [torch.empty(mu.shape, dtype=mu.dtype, device=mu.device).copy_(g.expand(mu.shape)) for g in (grad_mu, grad_logvar)]
-    return packed[0], packed[1], grad_prior_mu, grad_prior_logvar
+    return _owned(grad_mu, mu, grad_z), _owned(grad_logvar, mu, grad_z), grad_prior_mu, grad_prior_logvar
+
+
+def _owned(gradient: Tensor, like: Tensor, incoming: Tensor | None) -> Tensor:
+    """The gradient in the shape and dtype of `like`, in memory of its own: an operator's result may not alias an input."""
+    gradient = gradient.to(like.dtype)
+    if gradient.shape == like.shape and gradient is not incoming and gradient.is_contiguous():
+        return gradient
+    return gradient.expand(like.shape).clone(memory_format=torch.contiguous_format)
 
 
 def over_event(grad_kl: Tensor, event_dims: int, reduce_event: bool) -> Tensor:

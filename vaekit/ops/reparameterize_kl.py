@@ -97,6 +97,10 @@ def reparameterize_kl(
         key = _checked_key(key, mu.device)
     prior_mu, prior_logvar = (None, None) if prior is None else _checked_prior(prior, mu)
 
+    transformed = torch._C._are_functorch_transforms_active()
+    if eps is None and not transformed and not native.has_native(mu.device.type):
+        # Making the noise is most of the reference's time: so it is kept for backward and not, as the operator would, made again.
+        eps, key = reference.noise(mu, key, None, num_samples, row_start, event_dims), None
     arguments = (
         mu, logvar, key, eps, prior_mu, prior_logvar, num_samples, row_start, event_dims, reduce == "event"
     )  # fmt: skip

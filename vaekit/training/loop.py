@@ -134,8 +134,8 @@ class _Run:
         self.history = History()
         self.state = FitState(vae, self.history)
         self.pending: list[tuple[int, Batch, LossTerms]] = []
-        # Adam's fused kernel leaves the weights alone while this is 1; it stays 1 once a loss was not finite.
-        self.stopped_at_non_finite = torch.zeros((), device=fabric.device)
+        # NaN from the first loss that is not finite on; Adam's fused kernel then leaves the weights alone.
+        self.non_finite = torch.zeros((), device=fabric.device)
 
     def __call__(self, epochs: int, progress: bool) -> History:
         total = None if self.batches.size is None else epochs * self.batches.size
@@ -197,12 +197,11 @@ class _Run:
         index = None if batch.index is None else batch.index.to(self.fabric.device, non_blocking=True)
         terms: LossTerms = self.model(x, key=key, step=self.state.step, index=index, dataset_size=self.batches.size)
         self.fabric.backward(terms.total)
-        bad = ~terms.total.detach().isfinite()
+        self.non_finite += terms.total.detach() - terms.total.detach()
         if self.gradient_clip is not None:
             norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.gradient_clip)
-            bad = bad | ~norm.isfinite()
-        self.stopped_at_non_finite = torch.maximum(self.stopped_at_non_finite, bad.float())
-        self.adam.found_inf = self.stopped_at_non_finite  # type: ignore[attr-defined]
+            self.non_finite += norm - norm
+        self.adam.found_inf = self.non_finite.isnan().float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         detached = LossTerms(terms.total.detach(), terms.reconstruction.detach(), terms.kl.detach(), {
@@ -224,7 +223,7 @@ class _Run:
         if self.batches.examples is None:
             step, batch, _ = pending[-1]
             check_values(self.vae, batch.x, f"train, the batch of step {step}")
-        if not all(map(math.isfinite, means.values())) or bool(self.stopped_at_non_finite):
+        if not all(map(math.isfinite, means.values())) or bool(self.non_finite.isnan()):
             self._refuse(pending)
         bar.set_postfix_str(" ".join(f"{name} {value:.1f}" for name, value in means.items()), refresh=False)
 
