@@ -147,7 +147,7 @@ def test_without_out_every_run_has_a_new_folder(data, tmp_path, monkeypatch, no_
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         assert command("train", data, *SMALL, *QUICK) == 0
-    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"dense-mnist", "dense-mnist-2"}
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {data.stem, f"{data.stem}-2"}
 
 
 def test_the_numbers_that_train_prints_are_those_of_the_best_epoch(data, tmp_path, capsys, no_pictures):
@@ -253,7 +253,7 @@ def test_evaluate_takes_other_data_and_a_folder_that_save_wrote(run, tmp_path, c
     other = write_data(tmp_path / "other.npy", n=20)
     vaekit.load(run / "best").save(tmp_path / "model")
     assert command("evaluate", tmp_path / "model", "--data", other) == 0
-    assert "means over 2 examples" in capsys.readouterr().out
+    assert "means over 20 examples" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -546,3 +546,33 @@ def test_the_process_prints_what_main_prints(run, capsys):
     assert command("evaluate", run) == 0
     done = in_a_process("evaluate", run)
     assert (done.returncode, done.stdout, done.stderr) == (0, capsys.readouterr().out, "")
+
+
+def test_another_name_by_set_takes_none_of_the_configs_options_along(data, tmp_path, no_pictures):
+    run = {"encoder": {"name": "conv", "channels": [4]}, "epochs": 1}
+    (tmp_path / "config.json").write_text(json.dumps(run))
+    arguments = ["--config", tmp_path / "config.json", "--set", "encoder=mlp", "--out", tmp_path / "run", "--no-progress"]
+    assert command("train", data, *arguments) == 0
+    assert json.loads((tmp_path / "run/run.json").read_text())["encoder"] == "mlp"
+
+
+def test_weights_of_a_folder_that_is_no_run_are_refused(run, mistake):
+    assert "has no 'last' weights" in mistake("evaluate", run / "best", "--weights", "last")
+
+
+def test_a_model_folder_within_a_run_knows_the_runs_data(run, capsys):
+    assert command("evaluate", run / "best") == 0
+    inner = capsys.readouterr().out
+    assert command("evaluate", run) == 0
+    assert capsys.readouterr().out == inner
+
+
+def test_a_module_that_registers_parts_can_be_imported_first(data, tmp_path, monkeypatch, no_pictures):
+    (tmp_path / "my_parts_for_the_command.py").write_text(
+        "import vaekit\nfrom vaekit.encoders import MLPEncoder\n"
+        "@vaekit.encoders.register('only-in-this-module')\nclass Mine(MLPEncoder): ...\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--set", "encoder=only-in-this-module", "--epochs", 1, "--no-progress", "--out", tmp_path / "run"]
+    assert command("--import", "my_parts_for_the_command", "train", data, *arguments) == 0
+    assert command("--import", "my_parts_for_the_command", "evaluate", tmp_path / "run") == 0

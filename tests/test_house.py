@@ -18,7 +18,7 @@ MODULES = ["vaekit", *(m.name for m in pkgutil.walk_packages(vaekit.__path__, "v
 
 # From the bottom up; a room imports from its own floor and those below.
 FLOORS = [
-    {"registry"},
+    {"registry", "sizes"},
     {"ops", "layers", "schedules"},
     {"priors"},
     {"posteriors"},
@@ -28,7 +28,7 @@ FLOORS = [
     {"vae"},
     {"presets"},
     {"data", "evaluation", "training", "plots"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 
 

@@ -238,3 +238,16 @@ def test_an_object_of_another_kind_is_refused(kind):
 def test_objects_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"the encoder's latents have the shape \(3,\), but the decoder takes \(2,\)"):
         create_vae(**{**SMALL, "encoder": MLPEncoder((4,), 3)})
+
+
+def test_a_seed_fixes_the_weights_in_every_thread():
+    from concurrent.futures import ThreadPoolExecutor
+
+    def total(_):
+        return sum(float(p.sum()) for p in create_vae(input_shape=(50,), latent_dim=2, seed=3).parameters())
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(total, range(16)))) == 1
+    assert torch.equal(torch.get_rng_state(), before)

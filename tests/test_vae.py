@@ -321,7 +321,7 @@ def test_draws_from_a_gaussian_are_sigma_away_from_the_mean(sigma):
 
 @pytest.mark.parametrize("n", [-1, -100])
 def test_a_negative_number_of_samples_is_refused(n):
-    with pytest.raises(ValueError, match=f"number of samples, has to be at least 0, got {n}"):
+    with pytest.raises(ValueError, match=f"number of samples, has to be a whole number of at least 0, got {n}"):
         model().sample(n)
 
 
@@ -336,3 +336,33 @@ def test_the_mode_and_autocast_do_not_stop_a_forward_pass():
 def test_convolutional_and_dense_parts_mix():
     vae = compose(ConvEncoder((1, 5, 7), 2, (2,), (4,)), MLPDecoder(2, (1, 5, 7), hidden=()))
     assert vae(torch.rand(3, 1, 5, 7)).total.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("key", "error", "message"),
+    [
+        (torch.tensor([1, 2, 3]), ValueError, r"key has to have the shape \(2,\)"),
+        (torch.tensor([1.0, 2.0]), TypeError, "key has to be an int64 tensor"),
+    ],
+)
+def test_keys_are_checked_wherever_they_are_taken(key, error, message):
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2)
+    for call in (lambda **noise: vae(torch.rand(3, 4), **noise), lambda **noise: vae.sample(2, **noise)):
+        with pytest.raises(error, match=message):
+            call(key=key)
+        with pytest.raises(ValueError, match="a key or a generator, not both"):
+            call(key=vaekit.make_key(0), generator=torch.Generator())
+        call(key=torch.tensor([1, 2], dtype=torch.uint64))  # PyTorch's own keys
+
+
+def test_an_encoder_that_returns_no_posterior_is_told_what_to_return():
+    class Tuple(vaekit.Encoder):
+        def forward(self, x):
+            return x, x
+
+    parts = vaekit.create_vae(input_shape=(4,), latent_dim=4)
+    vae = vaekit.VAE(Tuple((4,), 4), parts.decoder, likelihood=parts.likelihood)
+    with pytest.raises(
+        TypeError, match=r"vaekit.DiagonalGaussian\(mu, logvar\) for example, got tuple"
+    ):
+        vae.encode(torch.rand(2, 4))

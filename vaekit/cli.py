@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib
 import json
+import math
 import os
 import platform
 import sys
@@ -20,6 +22,7 @@ from vaekit import config, data, decoders, encoders, likelihoods, losses, plots,
 from vaekit.data.batches import check_examples
 from vaekit.registry import Registry
 from vaekit.training import History
+from vaekit.training.loop import HISTORY_FILE
 
 app = typer.Typer(
     name="vaekit",
@@ -31,7 +34,8 @@ app = typer.Typer(
 
 DEFAULT_PRESET = "dense-mnist"
 DEFAULT_DATA = "mnist5k"
-RUN_FILE, HISTORY_FILE = "run.json", "history.csv"
+RUN_FILE = "run.json"
+_MOST_POINTS = 5000  # of a scatter plot
 
 _MODEL_KEYS = ("input_shape", "latent_dim", "encoder", "decoder", "likelihood", "prior", "loss")
 _FIT_KEYS = ("epochs", "batch_size", "learning_rate", "seed", "device", "gradient_clip")
@@ -51,9 +55,24 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A folder made 
 DataOption = Annotated[
     str | None, typer.Option("--data", metavar="DATA", help="A dataset's name or path; by default what the run was trained on.")
 ]
-WeightsOption = Annotated[str, typer.Option("--weights", metavar="best|last", help="Which weights of the run to take.")]
+WeightsOption = Annotated[
+    str | None, typer.Option("--weights", metavar="best|last", help="Which weights of the run to take; best by default.")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write the picture; by default in RUN.")]
 SeedOption = Annotated[int, typer.Option(help="Fixes the noise.")]
+
+
+@app.callback()
+def imports(
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--import", metavar="MODULE", help="Import a module of yours first, which registers parts; repeatable."),
+    ] = None,
+) -> None:
+    """Train variational autoencoders and look at what they learned."""
+    sys.path.insert(0, "")  # as `python -m` does: modules in the current folder are found
+    for module in modules or []:
+        importlib.import_module(module)
 
 
 @app.command()
@@ -95,11 +114,11 @@ def train(
     Without anything else, the dense autoencoder 784-2000-256-2 learns 4,500 handwritten digits. Options given here win over
     --set, --set over --config, --config over the preset.
     """
-    run: dict[str, Any] = {}
-    if config_file is not None:
-        run = _read_run(config_file)
+    run = {} if config_file is None else _read_run(config_file)
+    assigned: dict[str, Any] = {}
     for assignment in assignments or []:
-        _assign(run, assignment)
+        _assign(assigned, assignment)
+    run = {**run, **{key: _amended(key, run.get(key), value) for key, value in assigned.items()}}
     flags = {
         "data": source, "preset": preset, "latent_dim": latent_dim, "epochs": epochs, "batch_size": batch_size,
         "learning_rate": learning_rate, "gradient_clip": gradient_clip, "seed": seed, "device": device,
@@ -111,15 +130,17 @@ def train(
     train_data, test_data = data.load(run["data"], progress=progress)
     run.setdefault("input_shape", list(train_data.x.shape[1:]))  # the data decides, unless the user did
     vae = vaekit.create_vae(run["preset"], seed=run["seed"], **{key: run[key] for key in _MODEL_KEYS if key in run})
-    # Mistakes in the data are found before a folder is made for the run.
-    for name, examples in (("train", train_data), ("test", test_data)):
-        check_examples(vae, examples, name)
-    folder = _new_folder(out, run["preset"])
-    run["data"] = str(Path(run["data"]).resolve()) if run["data"] not in data.names() else run["data"]
+    path = None if run["data"] in data.names() else Path(run["data"]).resolve()
+    folder = _new_folder(out, run["preset"] if path is None else path.stem)
+    run["data"] = run["data"] if path is None else str(path)
     config.write_atomically(folder / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
 
     parameters = sum(p.numel() for p in vae.parameters())
-    typer.echo(f"training {run['preset']}: {parameters:,} parameters")
+    names = {kind: config.spec_of(kind, getattr(vae, kind))["name"] for kind in ("encoder", "decoder", "likelihood")}
+    typer.echo(
+        f"training {names['encoder']} encoder, {names['decoder']} decoder, {names['likelihood']} likelihood: "
+        f"{parameters:,} parameters, {math.prod(vae.latent_shape)} latent dimensions"
+    )
     typer.echo(f"on {run['data']}: {len(train_data):,} examples, and {len(test_data):,} held out")
     try:
         history = vaekit.fit(
@@ -136,7 +157,7 @@ def train(
             with suppress(OSError):
                 folder.rmdir()
     if history.interrupted:
-        typer.echo(f"interrupted after {history.epochs} whole epochs; everything so far is kept", err=True)
+        typer.echo(f"interrupted in epoch {history.epochs + 1}; the weights of this moment are in {folder / 'last'}", err=True)
     if history.epochs:
         best = history.best_epoch
         typer.echo(_table([("", "train", "test")] + [
@@ -144,7 +165,7 @@ def train(
             for term in history if not term.startswith("val_")
         ]))  # fmt: skip
         typer.echo(f"nats per example, epoch {best + 1} of {history.epochs}, the best one; {sum(history.seconds):.0f} s")
-        for picture in _draw(folder, config_model(folder, "best"), history, test_data):
+        for picture in _draw(folder, _saved_model(folder, "best"), history, test_data):
             typer.echo(f"  {picture}")
     typer.echo(f"everything is in {folder}")
     if history.interrupted:
@@ -155,13 +176,13 @@ def train(
 def evaluate(
     run: RunArgument,
     source: DataOption = None,
-    weights: WeightsOption = "best",
+    weights: WeightsOption = None,
     batch_size: Annotated[int, typer.Option(help="Examples at a time.")] = 500,
     seed: SeedOption = 0,
 ) -> None:
     """Print loss, reconstruction and KL on held-out data."""
-    vae = config_model(run, weights)
-    _, test = _load_data(run, source)
+    vae = _saved_model(run, weights)
+    test = _held_out(run, source)
     terms = vaekit.evaluate(vae, test, batch_size=batch_size, seed=seed)
     typer.echo(_table([(name, f"{value:.4f}") for name, value in terms.items()]))
     typer.echo(f"nats per example, means over {len(test)} examples")
@@ -172,12 +193,12 @@ def reconstruct(
     run: RunArgument,
     source: DataOption = None,
     count: Annotated[int, typer.Option(help="How many held-out examples.", min=1)] = 5,
-    weights: WeightsOption = "best",
+    weights: WeightsOption = None,
     out: OutOption = None,
 ) -> None:
     """Picture held-out examples and their reconstructions."""
-    vae = config_model(run, weights)
-    _, test = _load_data(run, source)
+    vae = _saved_model(run, weights)
+    test = _held_out(run, source)
     check_examples(vae, test, "test")
     _write(plots.reconstructions(vae, test.x[_spread(test, count)]), out or run / "reconstructions.png")
 
@@ -187,20 +208,20 @@ def sample(
     run: RunArgument,
     count: Annotated[int, typer.Option(help="How many.", min=1)] = 16,
     draw: Annotated[bool, typer.Option("--draw", help="Draw from the likelihood as well, instead of taking its mean.")] = False,
-    weights: WeightsOption = "best",
+    weights: WeightsOption = None,
     seed: SeedOption = 0,
     out: OutOption = None,
 ) -> None:
     """Picture new examples that the model makes up."""
-    vae = config_model(run, weights)
+    vae = _saved_model(run, weights)
     _write(plots.samples(vae, count, draw=draw, key=vaekit.make_key(seed)), out or run / "samples.png")
 
 
 @app.command()
-def plot(run: RunArgument, source: DataOption = None, weights: WeightsOption = "best") -> None:
+def plot(run: RunArgument, source: DataOption = None, weights: WeightsOption = None) -> None:
     """Draw all pictures of a run again."""
-    vae = config_model(run, weights)
-    _, test = _load_data(run, source)
+    vae = _saved_model(run, weights)
+    test = _held_out(run, source)
     check_examples(vae, test, "test")
     history = History.from_csv(run / HISTORY_FILE) if (run / HISTORY_FILE).is_file() else None
     for picture in _draw(run, vae, history, test):
@@ -276,10 +297,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"{error.format_message()}{hint}", 2)
     except vaekit.NonFiniteLossError as error:
         _fail(str(error), 1)
-    except (ValueError, TypeError, KeyError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError, MemoryError, OverflowError) as error:
         if os.environ.get("VAEKIT_TRACEBACK"):
             raise
-        _fail(str(error), 2)
+        _fail(str(error) or type(error).__name__, 2)
 
 
 # Some versions of typer carry a copy of click and others depend on click: the class has no one place to be imported from.
@@ -291,12 +312,16 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def config_model(run: Path, weights: str) -> vaekit.VAE:
+def _saved_model(run: Path, weights: str | None) -> vaekit.VAE:
     """The model in a run's folder, or in a folder that `VAE.save` wrote."""
-    if weights not in ("best", "last"):
+    if weights not in (None, "best", "last"):
         raise ValueError(f"--weights takes best or last, got {weights!r}")
-    inner = run / weights
-    return vaekit.load(inner if (inner / config.WEIGHTS_FILE).is_file() else run)
+    for inner in ("best", "last") if weights is None else (weights,):
+        if (run / inner / config.WEIGHTS_FILE).is_file():
+            return vaekit.load(run / inner)
+    if weights is not None:
+        raise ValueError(f"{run} has no {weights!r} weights: it is not the folder of a run that has come so far")
+    return vaekit.load(run)
 
 
 def _read_run(file: Path) -> dict[str, Any]:
@@ -333,14 +358,24 @@ def _assign(run: dict[str, Any], assignment: str) -> None:
         return
     if key in ("data", "preset", "input_shape", "latent_dim", *_FIT_KEYS):
         raise ValueError(f"--set {assignment}: {key!r} is a single value, not a part with options")
-    part = run.get(key) or {}
+    part = run.get(key, {})
     if not isinstance(part, (str, dict)):
-        raise ValueError(f"--set {assignment}: the config has {part!r} as {key!r}, which is neither a name nor an object")
+        raise ValueError(f"--set {assignment}: {key!r} was set to {part!r} before, which is neither a name nor an object")
     part = run[key] = {"name": part} if isinstance(part, str) else dict(part)
     for option in options[:-1]:
         part[option] = dict(part[option]) if isinstance(part.get(option), dict) else {}
         part = part[option]
     part[options[-1]] = value
+
+
+def _amended(key: str, before: Any, assigned: Any) -> Any:
+    """A part of the config with what --set says of it; another name takes none of the config's options along."""
+    if not isinstance(assigned, dict) or before is None:
+        return assigned
+    if not isinstance(before, (str, dict)):
+        raise ValueError(f"the config has {before!r} as {key!r}, which is neither a name nor an object")
+    before = {"name": before} if isinstance(before, str) else before
+    return {**before, **assigned} if assigned.get("name") in (None, before.get("name")) else assigned
 
 
 def _new_folder(out: Path | None, preset: str) -> Path:
@@ -352,13 +387,14 @@ def _new_folder(out: Path | None, preset: str) -> Path:
     return config.writable_folder(out)
 
 
-def _load_data(run: Path, source: str | None) -> tuple[data.Examples, data.Examples]:
-    if source is None:
-        file = run / RUN_FILE
-        if not file.is_file():
-            raise ValueError(f"{run} has no {RUN_FILE} that says what it was trained on; name the data with --data")
-        source = _read_run(file)["data"]
-    return data.load(source)
+def _held_out(run: Path, source: str | None) -> data.Examples:
+    """The test set that the run was validated on; or of other data its test set, and all of it where it has none."""
+    if source is not None:
+        return data.load_test(source)
+    for file in (run / RUN_FILE, run.parent / RUN_FILE):  # a model folder may be one within a run
+        if file.is_file() and (named := _read_run(file).get("data")) is not None:
+            return data.load(named)[1]
+    raise ValueError(f"{run} has no {RUN_FILE} that says what it was trained on; name the data with --data")
 
 
 def _spread(examples: data.Examples, count: int) -> torch.Tensor:
@@ -370,7 +406,7 @@ def _spread(examples: data.Examples, count: int) -> torch.Tensor:
 
 def _draw(folder: Path, vae: vaekit.VAE, history: Mapping[str, Sequence[float]] | None, test: data.Examples) -> list[Path]:
     """All pictures that fit the model, written into the folder."""
-    rows = torch.arange(min(len(test), 2000))
+    rows = _spread(test, min(len(test), _MOST_POINTS))
     two_dimensional = vae.latent_shape == (2,)
     figures: dict[str, Callable[[], Any]] = {
         "reconstructions": lambda: plots.reconstructions(vae, test.x[_spread(test, min(5, len(test)))]),
@@ -394,6 +430,7 @@ def _draw(folder: Path, vae: vaekit.VAE, history: Mapping[str, Sequence[float]] 
 
 
 def _write(figure: Any, file: Path) -> None:
+    file = file if file.suffix else file.with_suffix(".png")
     config.writable_folder(file.parent)
     figure.savefig(file)
     typer.echo(file)

@@ -121,7 +121,8 @@ def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
     if not file.is_file():
         where = path if path.is_dir() else path.parent
         inside = sorted(p.name for p in where.iterdir())[:10] if where.is_dir() else []
-        raise FileNotFoundError(f"there is no model at {file}; {where} holds: {', '.join(inside) or 'nothing'}")
+        hint = f"; did you mean {where / 'best'}?" if (where / "best" / WEIGHTS_FILE).is_file() else ""
+        raise FileNotFoundError(f"there is no model at {file}; {where} holds: {', '.join(inside) or 'nothing'}{hint}")
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -167,6 +168,11 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: object
         for name in own
         if name in tensors and own[name].shape != tensors[name].shape
     ]
+    problems += [
+        f"{name} is {tensors[name].dtype}, the model has {own[name].dtype}"
+        for name in own
+        if name in tensors and own[name].dtype != tensors[name].dtype
+    ]
     if problems:
         more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise ValueError(f"the weights in {source} do not fit the model: {'; '.join(problems[:8])}{more}")
@@ -180,8 +186,10 @@ def writable_folder(folder: str | os.PathLike[str]) -> Path:
     Raises:
         OSError: it cannot; said before a run rather than after it.
     """
+    if not str(folder):
+        raise ValueError("the folder's name is empty; '.' is the current one")
     path = Path(folder)
-    probe = path / f".write-test-{os.getpid()}"
+    probe = path / f".write-test-{uuid.uuid4().hex}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -202,6 +210,9 @@ def write_atomically(file: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)
+    except OSError as error:
+        earlier = "; the earlier file is still there" if file.exists() else ""
+        raise type(error)(error.errno, f"could not be written ({error.strerror or error}){earlier}", str(file)) from error
     finally:
         temporary.unlink(missing_ok=True)
     if hasattr(os, "O_DIRECTORY"):  # the rename itself reaches the disk with the folder's entry; Windows has no such call

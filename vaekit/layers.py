@@ -41,9 +41,9 @@ L = TypeVar("L", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
 def glorot(layer: L) -> L:
-    """The layer with weights drawn as in X. Glorot, Y. Bengio, AISTATS 2010, equation 16, and a bias of 0.
+    """The layer with weights drawn as in X. Glorot, Y. Bengio, AISTATS 2010, equation 16, and a bias of 0, as Keras does.
 
-    PyTorch's own default draws weights about half as large, with which deep decoders start slowly.
+    PyTorch's own default depends on a layer's inputs alone: behind two latent dimensions its weights are five times as large.
     """
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:
@@ -51,15 +51,24 @@ def glorot(layer: L) -> L:
     return layer
 
 
-def checked_size(name: str, value: int) -> int:
-    """`value` as a positive whole number, or an error that names the option."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} has to be a whole number of at least 1, got {value!r}")
-    return value
+def halved_resolutions(image_shape: Sequence[int], halvings: int) -> list[tuple[int, int]]:
+    """(height, width) of an image (channels, height, width) before and after each halving, which rounds up.
 
+    Raises:
+        ValueError: not an image, or no halvings.
 
-def checked_sizes(name: str, values: Sequence[int]) -> tuple[int, ...]:
-    """`values` as a tuple of positive whole numbers, or an error that names the option."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
-        raise ValueError(f"{name} has to be a sequence of whole numbers, (256, 64) for example, got {values!r}")
-    return tuple(checked_size(f"every entry of {name}", value) for value in values)
+    Example:
+        >>> halved_resolutions((1, 45, 17), 2)
+        [(45, 17), (23, 9), (12, 5)]
+    """
+    if len(image_shape) != 3:
+        raise ValueError(
+            f"convolutions take images (channels, height, width), got the shape {tuple(image_shape)}; 'mlp' takes any shape"
+        )
+    if halvings < 1:
+        raise ValueError("channels has to name at least one convolution, (32, 64) for example")
+    resolutions = [(image_shape[1], image_shape[2])]
+    for _ in range(halvings):
+        height, width = resolutions[-1]
+        resolutions.append((-(-height // 2), -(-width // 2)))
+    return resolutions

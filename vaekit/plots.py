@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ BLUE, ORANGE = "#0072B2", "#D55E00"
 CLASS_COLOURS = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999", "#5B3A1A",
 )  # fmt: skip
+_MOST_COLUMNS = 30
 CLASS_MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "*")
 
 
@@ -72,6 +73,8 @@ def loss_curves(history: Mapping[str, Sequence[float]]) -> Figure:
             axes.plot(epochs, history[f"val_{term}"], color=ORANGE, linestyle="--", label="validation", marker=marker)
         axes.set(title=term, xlabel="epoch", ylabel="nats per example")
         axes.xaxis.get_major_locator().set_params(integer=True)
+        if len(epochs) == 1:
+            axes.set_xticks([1])
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
     return figure
@@ -83,10 +86,11 @@ def reconstructions(vae: VAE, x: Tensor) -> Figure:
 
     Args:
         vae: the model.
-        x: [N, *input_shape]; images [N, C, H, W] with one channel or three are shown as images, anything else as curves.
+        x: [N, *input_shape], N from 1 to 30; images [N, C, H, W] with one channel or three are shown as images, anything else
+            as curves.
 
     Raises:
-        ValueError: no examples.
+        ValueError: no examples, or too many for one picture.
 
     Example:
         >>> import vaekit
@@ -94,8 +98,8 @@ def reconstructions(vae: VAE, x: Tensor) -> Figure:
         >>> len(reconstructions(vae, torch.rand(5, 1, 8, 8)).axes)
         10
     """
-    if len(x) == 0:
-        raise ValueError("x holds no examples: there is nothing to draw")
+    if not 1 <= len(x) <= _MOST_COLUMNS:
+        raise ValueError(f"reconstructions draws 1 to {_MOST_COLUMNS} examples side by side, got {len(x)}; x[:5] for example")
     x = _on_device(vae, x)
     rows = {"original": x, "reconstruction": vae.reconstruct(x)}
     limits = _limits(vae, *rows.values())
@@ -106,6 +110,7 @@ def reconstructions(vae: VAE, x: Tensor) -> Figure:
             _show(axes, vae, example, limits)
         row[0].set_ylabel(name)
     figure.suptitle(f"reconstructions through {_latents_in_words(vae)}")
+    _label_elements(figure, vae)
     return figure
 
 
@@ -115,7 +120,7 @@ def samples(vae: VAE, n: int = 16, *, draw: bool = False, key: Tensor | None = N
 
     Args:
         vae: the model.
-        n: how many, at least 1.
+        n: how many, 1 to 900.
         draw: draw from the likelihood as well, instead of taking its mean.
         key: the noise, int64 [2]; `make_key(0)` by default, so that the picture is the same each time.
 
@@ -124,8 +129,8 @@ def samples(vae: VAE, n: int = 16, *, draw: bool = False, key: Tensor | None = N
         >>> len(samples(vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2), 4).axes)
         4
     """
-    if n < 1:
-        raise ValueError(f"n, the number of samples, has to be at least 1, got {n}")
+    if not 1 <= n <= _MOST_COLUMNS**2:
+        raise ValueError(f"n, the number of samples, has to be between 1 and {_MOST_COLUMNS**2}, got {n}")
     key = make_key(0) if key is None else key
     drawn = vae.sample(n, draw=draw, key=key.to(_device(vae)))
     limits = _limits(vae, drawn)
@@ -138,6 +143,7 @@ def samples(vae: VAE, n: int = 16, *, draw: bool = False, key: Tensor | None = N
     for axes in panels[n:]:
         axes.remove()
     figure.suptitle(f"{'draws' if draw else 'decoded draws'} from the prior")
+    _label_elements(figure, vae)
     return figure
 
 
@@ -162,7 +168,8 @@ def latent_space(vae: VAE, x: Tensor, y: Tensor | None = None) -> Figure:
     _check_two_dimensions(vae, "latent_space")
     if y is not None and len(y) != len(x):
         raise ValueError(f"there are {len(x)} examples but {len(y)} labels")
-    means = torch.cat([vae.encode(_on_device(vae, part)).mean.float().cpu() for part in x.split(500)]).numpy()
+    parts = [_on_device(vae, x[start : start + 500]) for start in range(0, len(x), 500)]
+    means = torch.cat([vae.encode(part).mean.float().cpu() for part in parts]).numpy()
     figure = _figure(6.4, 5.6)
     axes = figure.subplots()
     if y is None:
@@ -265,6 +272,7 @@ def traversals(vae: VAE, x: Tensor | None = None, *, steps: int = 9, span: float
         axes.set_xlabel(f"{value:.1f}")
     left_out = "" if shown == dimensions else f", the first {shown} of {dimensions}"
     figure.suptitle(f"latent traversals{left_out}")
+    figure.supxlabel("value of the latent dimension")
     return figure
 
 
@@ -283,10 +291,18 @@ def _show(axes: Axes, vae: VAE, example: Tensor, limits: tuple[float, float]) ->
         axes.set_yticks([])
         return
     for channel in example.reshape(-1, example.shape[-1]):
-        axes.plot(channel.numpy(), linewidth=1.0, color=BLUE if example.ndim == 1 else None)
+        if example.ndim == 1:  # a table's row: the columns are no sequence, the thin line only leads the eye
+            axes.plot(channel.numpy(), linewidth=0.5, marker="o", markersize=3, color=BLUE)
+        else:
+            axes.plot(channel.numpy(), linewidth=1.0)
     axes.tick_params(labelsize=6)
     low, high = limits
     axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+
+
+def _label_elements(figure: Figure, vae: VAE) -> None:
+    if not is_image(vae.input_shape):
+        figure.supxlabel("column" if len(vae.input_shape) == 1 else "position")
 
 
 def is_image(shape: Sequence[int]) -> bool:
@@ -325,8 +341,8 @@ def _device(vae: VAE) -> torch.device:
     return next(vae.parameters()).device
 
 
-def _on_device(vae: VAE, x: Tensor) -> Tensor:
-    return x.to(_device(vae))
+def _on_device(vae: VAE, x: Any) -> Tensor:
+    return torch.as_tensor(x).to(_device(vae))
 
 
 def _latents_in_words(vae: VAE) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from vaekit.vae import VAE
 registry: Registry[dict[str, Any]] = Registry("preset", "vaekit.presets")
 register, names, describe = registry.register, registry.names, registry.describe
 
+_seeding = threading.Lock()  # torch's generator is one for all threads
 _DEFAULTS: dict[str, Any] = {
     "encoder": "mlp",
     "decoder": "mlp",
@@ -125,8 +127,8 @@ def create_vae(
     if seed is None:
         return compose()
     make_key(seed)  # refuses what is not a 64-bit integer
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _seeding, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every accelerator as well
         return compose()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vaekit.registry import Registry
+from vaekit.sizes import checked_size
 
 
 class Schedule(ABC):
@@ -53,7 +54,7 @@ class Linear(Schedule):
     """
 
     def __init__(self, steps: int, start: float = 0.0, end: float = 1.0) -> None:
-        self.steps, self.start, self.end = _at_least_one("steps", steps), _finite("start", start), _finite("end", end)
+        self.steps, self.start, self.end = checked_size("steps", steps), _finite("start", start), _finite("end", end)
 
     def __call__(self, step: int | None) -> float:
         return _between(self.start, self.end, 1.0 if step is None else step / self.steps)
@@ -74,7 +75,7 @@ class Cyclic(Schedule):
     def __init__(self, period: int, cycles: int = 4, ramp: float = 0.5, start: float = 0.0, end: float = 1.0) -> None:
         if not 0.0 < ramp <= 1.0:
             raise ValueError(f"ramp, the rising part of a period, has to be in (0, 1], got {ramp}")
-        self.period, self.cycles = _at_least_one("period", period), _at_least_one("cycles", cycles)
+        self.period, self.cycles = checked_size("period", period), checked_size("cycles", cycles)
         self.ramp, self.start, self.end = ramp, _finite("start", start), _finite("end", end)
 
     def __call__(self, step: int | None) -> float:
@@ -114,9 +115,3 @@ def _finite(name: str, value: float) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{name} has to be a finite number, got {value}")
     return float(value)
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} has to be a whole number of at least 1, got {value!r}")
-    return value

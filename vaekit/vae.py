@@ -24,6 +24,7 @@ from vaekit.ops import philox
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal
+from vaekit.registry import UnknownNameError
 
 
 class VAE(nn.Module):
@@ -109,13 +110,14 @@ class VAE(nn.Module):
         step: int | None = None,
         index: Tensor | None = None,
         dataset_size: int | None = None,
+        row_start: int = 0,
     ) -> LossTerms:
         """The objective on one batch, in nats.
 
         Args:
             x: [B, *input_shape], in the weights' dtype.
             key: the noise, int64 [2]; without one it is drawn from `generator` or torch's global generator.
-            step, index, dataset_size: for objectives that look at them; see `StepContext` and `Batch`.
+            step, index, dataset_size, row_start: for objectives that look at them; see `StepContext` and `Batch`.
 
         Returns:
             LossTerms(total [], reconstruction [B], kl [B], extras).
@@ -123,14 +125,19 @@ class VAE(nn.Module):
         Raises:
             TypeError, ValueError: an x of another dtype or shape.
         """
-        if key is None:
-            key = philox.draw_key(generator, x.device)
-        return self.loss(self, Batch(x, index), StepContext(key, step, dataset_size))  # type: ignore[no-any-return]
+        key = philox.resolve_key(key, generator, x.device)
+        return self.loss(self, Batch(x, index), StepContext(key, step, dataset_size, row_start))  # type: ignore[no-any-return]
 
     def encode(self, x: Tensor) -> Posterior:
         """q(z | x) for x [B, *input_shape]."""
         self._check_input(x)
-        return self.encoder(x)  # type: ignore[no-any-return]
+        posterior = self.encoder(x)
+        if not isinstance(posterior, Posterior):
+            raise TypeError(
+                f"{type(self.encoder).__name__}.forward has to return a vaekit.Posterior, "
+                f"vaekit.DiagonalGaussian(mu, logvar) for example, got {type(posterior).__name__}"
+            )
+        return posterior
 
     def decode(self, z: Tensor) -> Tensor:
         """The likelihood's mean, what a person would look at: z [B, *latent_shape] -> [B, *input_shape]."""
@@ -162,22 +169,28 @@ class VAE(nn.Module):
         Raises:
             ValueError: n below 0.
         """
-        if n < 0:
-            raise ValueError(f"n, the number of samples, has to be at least 0, got {n}")
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise ValueError(f"n, the number of samples, has to be a whole number of at least 0, got {n!r}")
         weight = self._weight()
-        key = philox.draw_key(generator, weight.device) if key is None else key
+        key = philox.resolve_key(key, generator, weight.device)
         z = self.prior.sample((n, *self.latent_shape), key=key, dtype=weight.dtype)
         if draw:
             return self.likelihood.sample(self.decoder(z), key=philox.fold_in(key, 1))
         return self.decode(z)
 
     def config(self) -> dict[str, Any]:
-        """Plain data from which `vaekit.load` composes this model again.
+        """Plain data from which `vaekit.load` composes this model again: the options that its parts were constructed with.
 
         Raises:
-            ValueError: a part whose class is not registered; the message says how to register it.
+            ValueError: a part whose class is not registered; the message says how to register it. Weights of several dtypes.
         """
         from vaekit import __version__
+
+        dtypes = {str(p.dtype).removeprefix("torch.") for p in self.parameters() if p.is_floating_point()}
+        if len(dtypes) > 1:
+            raise ValueError(
+                f"the model's weights are of several dtypes, {', '.join(sorted(dtypes))}; vae.float() makes them one"
+            )
 
         parts = {kind: config.spec_of(kind, getattr(self, kind)) for kind in config.REGISTRIES}
         return {
@@ -201,6 +214,8 @@ class VAE(nn.Module):
         return next(self.parameters())
 
     def _check_input(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x has to be a tensor, got {type(x).__name__}; torch.as_tensor(x) makes one")
         if x.shape[1:] != self.encoder.input_shape:
             expected = ", ".join(map(str, self.input_shape))
             hint = "; add the batch dimension, x[None]" if tuple(x.shape) == self.input_shape else ""
@@ -251,8 +266,11 @@ def load(path: str | os.PathLike[str]) -> VAE:
     missing = [kind for kind in config.REGISTRIES if kind not in saved]
     if missing:
         raise ValueError(f"the config in {path} says nothing of: {', '.join(missing)}")
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once
-        parts = {kind: config.build_part(kind, saved[kind]) for kind in config.REGISTRIES}
+    try:
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once
+            parts = {kind: config.build_part(kind, saved[kind]) for kind in config.REGISTRIES}
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error} If a module of yours registers it, import that before loading {path}.") from error
     vae = VAE(**parts).to(getattr(torch, saved.get("dtype", "float32")))
     config.load_weights(vae, tensors, path)
     return vae

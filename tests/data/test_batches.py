@@ -40,7 +40,7 @@ def test_all_batches_are_full_but_the_last(size):
     batches = Batches(whole(count), batch_size)
     lengths = [len(b.x) for b in batches]
     assert lengths == [min(batch_size, count - start) for start in range(0, count, batch_size)]
-    assert (batches.size, batches.steps) == (count, len(lengths)) == (count, math.ceil(count / batch_size))
+    assert (batches.size, len(lengths)) == (count, math.ceil(count / batch_size))
 
 
 def test_batches_can_be_gone_through_again():
@@ -75,13 +75,13 @@ def test_a_loader_is_taken_as_it_is(item):
     found = list(batches)
     assert all(b.x is x for b, x in zip(found, xs, strict=True))
     assert all(b.index is None for b in found)
-    assert (batches.examples, batches.size, batches.steps) == (None, None, 3)
+    assert (batches.examples, batches.size) == (None, None)
 
 
 def test_a_loader_of_torch_keeps_its_batch_size_and_says_how_many_examples_it_has():
     batches = Batches(DataLoader(TensorDataset(torch.arange(5.0)[:, None], torch.zeros(5)), batch_size=2), 64)
     assert [b.x.flatten().tolist() for b in batches] == [[0.0, 1.0], [2.0, 3.0], [4.0]]
-    assert (batches.size, batches.steps) == (5, 3)
+    assert batches.size == 5
 
 
 class Stream(IterableDataset):
@@ -91,7 +91,7 @@ class Stream(IterableDataset):
 
 def test_a_stream_has_no_size_and_still_gives_its_batches():
     batches = Batches(DataLoader(Stream(), batch_size=2), 64)
-    assert (batches.size, batches.steps) == (None, None)
+    assert batches.size is None
     assert [len(b.x) for b in batches] == [2, 2, 1]
     assert [len(b.x) for b in Batches((torch.zeros(n, 1) for n in (3, 1)), 64)] == [3, 1]
 
@@ -200,4 +200,4 @@ def test_a_file_on_the_disk_is_checked_as_a_whole(vae):
 def test_values_of_a_batch_are_numbered_from_where_it_starts(vae):
     x = torch.full((3, 2, 3), math.inf)
     with pytest.raises(ValueError, match=r"step 7: sample 100 holds infinity \(3 such"):
-        check_values(vae, x, "step 7", start=100)
+        check_values(vae, x, "step 7", torch.arange(100, 103))

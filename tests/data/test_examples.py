@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from torch.utils.data import DataLoader
 
+from vaekit import data
 from vaekit.data import Examples, MappedArray, as_examples
 
 DTYPES = ["u1", "i1", "u2", "i2", "i4", "i8", "?", "f2", "f4", "f8", ">i2", ">f4", ">f8"]
@@ -194,7 +195,7 @@ def test_rows_of_a_memory_map_are_indexed_like_those_rows(mapped, array_and_inde
 
 
 def test_some_rows_of_a_memory_map_have_their_own_length(mapped):
-    part = MappedArray(mapped(np.arange(12.0).reshape(6, 2)), np.array([4, 1]), scale=0.5)
+    part = MappedArray(mapped(np.arange(12.0).reshape(6, 2)), np.array([4, 1]), divisor=2.0)
     assert part.shape == (2, 2)
     assert part[:].tolist() == [[4.0, 4.5], [1.0, 1.5]]
 
@@ -217,3 +218,17 @@ def test_a_batch_of_a_read_only_map_can_be_changed_and_the_file_stays_and_nothin
 def test_a_memory_map_of_anything_but_real_numbers_is_refused(mapped, dtype):
     with pytest.raises(TypeError, match="data has to be real numbers"):
         as_examples(mapped(np.zeros((2, 2), dtype)))
+
+
+@pytest.mark.parametrize(("shape", "advice"), [((5, 8, 8), r"x\[:, None\]"), ((5, 8, 8, 3), "moveaxis")])
+def test_bytes_that_look_like_images_with_other_axes_are_pointed_out(shape, advice):
+    for x in (np.zeros(shape, dtype=np.uint8), torch.zeros(shape, dtype=torch.uint8)):
+        with pytest.warns(UserWarning, match=advice):
+            as_examples(x)
+
+
+def test_a_test_set_is_all_of_what_has_none_of_its_own(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((20, 3)))
+    np.savez(tmp_path / "x.npz", x_train=np.zeros((20, 3)), x_test=np.zeros((4, 3)))
+    assert len(data.load_test(tmp_path / "x.npy")) == 20
+    assert len(data.load_test(tmp_path / "x.npz")) == 4

@@ -324,7 +324,7 @@ X = torch.zeros(2, 3)
     ("arguments", "options", "error", "message"),
     [
         ((X, [0.0]), {}, TypeError, "have to be tensors, got Tensor and list"),
-        ((X.int(), X.int()), {}, TypeError, r"floating-point tensor, got torch.int32; convert it"),
+        ((X.int(), X.int()), {}, TypeError, r"floating-point tensor of float16, .* got torch.int32; convert it"),
         ((X, X.double()), {}, TypeError, "share a dtype, got torch.float32 and torch.float64"),
         ((X, X[:1]), {}, ValueError, r"same shape, got \(2, 3\) and \(1, 3\)"),
         ((X, X), {"event_dims": 3}, ValueError, "between 1 and the 2 dimensions"),

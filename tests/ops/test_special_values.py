@@ -118,3 +118,13 @@ def test_exponentials_overflow_where_float32_does_and_not_before():
 def test_excess_is_exact_zero_only_at_zero():
     values = torch.tensor([0.0, 1e-18, -1e-18])
     assert (excess(values) == 0).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("prior_logvar", [-80.0, -90.0, -100.0, -120.0])
+def test_a_narrow_prior_gives_finite_gradients_where_the_divergence_is_finite(prior_logvar):
+    values = [torch.tensor([v], requires_grad=True) for v in (0.0, prior_logvar, 0.0, prior_logvar)]
+    mu, logvar, *prior = values
+    _, kl = reparameterize_kl(mu, logvar, key=make_key(0), prior=tuple(prior))
+    gradients = torch.autograd.grad(kl.sum(), values, create_graph=True)
+    assert kl == 0
+    assert all(float(g) == 0 for g in gradients)

@@ -46,6 +46,31 @@ def test_a_prior_without_a_closed_form_is_estimated_and_right_on_average():
     assert ((estimates.mean(0) - exact).abs() < 4 * estimates.std(0) / math.sqrt(20_000)).all()
 
 
+class Flat(Prior):
+    """log p(z) = 0: what is left of the divergence is log q(z)."""
+
+    def log_prob(self, z):
+        return torch.zeros(len(z))
+
+    def sample(self, shape, *, key, dtype):
+        raise NotImplementedError
+
+
+def test_the_estimate_keeps_its_digits_where_sigma_is_far_below_the_mean():
+    mu, logvar = torch.full((20_000, 1), 1e4), torch.full((20_000, 1), -20.0)
+    _, log_posterior = DiagonalGaussian(mu, logvar).rsample_kl(Flat(), key=make_key(0))
+    entropy = 0.5 * (1 + math.log(2 * math.pi) - 20)
+    assert abs(-log_posterior.mean() - entropy) < 4 * log_posterior.std() / math.sqrt(20_000)
+
+
+def test_rows_from_row_start_draw_what_the_whole_batch_draws():
+    posterior = DiagonalGaussian(torch.randn(7, 3), torch.randn(7, 3))
+    rest = DiagonalGaussian(posterior.mu[4:], posterior.logvar[4:])
+    for prior in (StandardNormal(), Unregistered()):
+        whole, part = (q.rsample_kl(prior, key=make_key(2), row_start=r) for q, r in ((posterior, 0), (rest, 4)))
+        assert all(torch.equal(p, w[4:]) for p, w in zip(part, whole, strict=True))
+
+
 @pytest.mark.parametrize("shapes", [((2, 3), (2, 4)), ((3,), (3,))])
 def test_shapes_that_are_no_batch_of_gaussians_are_refused(shapes):
     with pytest.raises(ValueError, match=r"one shape \[batch, latent dimensions...\], got"):

@@ -222,12 +222,82 @@ def test_a_non_finite_term_stops_the_run_names_its_rows_and_keeps_the_weights_fr
     assert torch.equal(weights(bad), weights(good))
 
 
-def test_a_gradient_that_alone_is_not_finite_costs_the_epoch_but_not_the_weights():
-    good, bad = model(), spoiled(5, "gradient")
+@pytest.mark.parametrize("step", [4, 5, 7])
+def test_a_gradient_that_alone_is_not_finite_costs_the_epoch_but_not_the_weights(step):
+    """Steps 4 to 7 are the second epoch: its first, one in the middle, its last, after which no loss would tell."""
+    good, bad = model(), spoiled(step, "gradient")
     fit(good, epochs=1)
-    with pytest.raises(NonFiniteLossError, match="weights themselves had become non-finite .* from the beginning of the epoch"):
+    with pytest.raises(NonFiniteLossError, match="epoch 2, .*The model holds the weights from the beginning of the epoch"):
         fit(bad, epochs=3)
     assert torch.equal(weights(bad), weights(good))
+
+
+def test_a_validation_loss_that_is_not_finite_is_told():
+    class Broken(Elbo):
+        def forward(self, model, batch, context):
+            terms = super().forward(model, batch, context)
+            return terms if context.step is not None else terms._replace(total=terms.total * math.nan)
+
+    vae = vaekit.VAE(model().encoder, model().decoder, likelihood=model().likelihood, loss=Broken())
+    with pytest.raises(NonFiniteLossError, match="epoch 1: loss is not finite on the validation data"):
+        fit(vae, validation=X)
+
+
+def test_statistics_that_a_bad_batch_ruined_are_put_back(tmp_path):
+    vae = model(likelihood="gaussian")
+    vae.encoder.body.insert(0, torch.nn.BatchNorm1d(6))
+    x = X.clone()
+    x[3] = 3e38
+    with pytest.raises(NonFiniteLossError):
+        fit(vae, x)
+    assert all(t.isfinite().all() for t in vae.state_dict().values())
+
+
+def test_a_folder_with_an_earlier_run_is_refused(tmp_path):
+    fit(model(), out=tmp_path)
+    before = (tmp_path / "last/model.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match="of an earlier run; choose another folder"):
+        fit(model(seed=1), out=tmp_path)
+    assert (tmp_path / "last/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["to_csv", "_save"])
+def test_an_interrupt_while_an_epoch_is_saved_saves_it_all_the_same(what, tmp_path, monkeypatch):
+    owner = vaekit.History if what == "to_csv" else loop._Run
+    original, calls = getattr(owner, what), []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, what, interrupted)
+    history = fit(model(), out=tmp_path)
+    assert history.interrupted
+    assert history.epochs == 1
+    assert dict(vaekit.History.from_csv(tmp_path / "history.csv")) == dict(history)
+    assert vaekit.load(tmp_path / "best")
+    assert vaekit.load(tmp_path / "last")
+
+
+def test_training_works_where_gradients_are_switched_off():
+    expected = fit(model())
+    for mode in (torch.no_grad, torch.inference_mode):
+        vae = model()
+        with mode():
+            assert dict(fit(vae)) == dict(expected)
+
+
+def test_bad_rows_are_named_by_their_numbers_in_the_file(tmp_path):
+    import numpy as np
+
+    x = X.numpy().copy()
+    x[41, 0] = math.nan
+    np.save(tmp_path / "x.npy", x)
+    train, test = vaekit.data.load(tmp_path / "x.npy")
+    with pytest.raises(ValueError, match="sample 41 holds NaN"):
+        fit(model(), train, validation=test)
 
 
 def test_with_clipping_a_gradient_that_is_not_finite_is_not_applied_at_all():
@@ -323,7 +393,7 @@ NAN[7, 2] = math.nan
         (X, {"gradient_clip": -1.0}, ValueError, "gradient_clip has to be positive"),
         (X, {"device": "gpu7"}, ValueError, "device has to be"),
         (X, {"device": "meta:3"}, ValueError, "no device 'meta:3' here"),
-        (X, {"callbacks": [print]}, TypeError, "callbacks have to extend vaekit.Callback"),
+        (X, {"callbacks": [print]}, TypeError, "callbacks takes a sequence of objects that extend vaekit.Callback"),
         (X[:, :5], {}, ValueError, r"takes examples of shape \(6\), the data has \(5\)"),
         (X[:0], {}, ValueError, "the dataset is empty"),
         (NAN, {}, ValueError, "train: sample 7 holds NaN"),

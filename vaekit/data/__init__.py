@@ -1,8 +1,8 @@
 """Data: by name, from files, or as it is; and batches of it."""
 
 from vaekit.data.batches import Batches
-from vaekit.data.datasets import load, names
+from vaekit.data.datasets import load, load_test, names
 from vaekit.data.download import cache_folder
 from vaekit.data.examples import Examples, MappedArray, as_examples
 
-__all__ = ["Batches", "Examples", "MappedArray", "as_examples", "cache_folder", "load", "names"]
+__all__ = ["Batches", "Examples", "MappedArray", "as_examples", "cache_folder", "load", "load_test", "names"]

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vaekit.data.examples import Examples, as_examples
-from vaekit.layers import checked_size
 from vaekit.losses.base import Batch
+from vaekit.sizes import checked_size
 from vaekit.vae import VAE
 
 _CHECKED_AT_ONCE = 1 << 24  # elements; a check makes temporaries
@@ -29,7 +29,6 @@ class Batches:
     Attributes:
         examples: the whole examples; None for a loader.
         size: the number of examples, None where a loader does not know it.
-        steps: the number of batches, None likewise.
 
     Raises:
         TypeError: data of another kind.
@@ -46,16 +45,13 @@ class Batches:
         self.examples: Examples | None = None
         self._loader: Iterable[Any] = ()
         self.size: int | None
-        self.steps: int | None
         if isinstance(data, DataLoader) or (isinstance(data, Iterable) and not isinstance(data, Dataset) and not _is_whole(data)):
             self._loader = data
             self.size = _length(getattr(data, "dataset", None))
-            self.steps = _length(data)
         else:
             self.examples = as_examples(data)
             self.size = len(self.examples)
-            self.steps = math.ceil(self.size / batch_size)
-        if self.size == 0 or self.steps == 0:
+        if 0 in (self.size, _length(data)):
             raise ValueError("the dataset is empty: there is nothing to train on or to evaluate")
 
     def __iter__(self) -> Iterator[Batch]:
@@ -73,7 +69,7 @@ class Batches:
                 yield Batch(x[start : start + self.batch_size], index)
             else:
                 index = order[start : start + self.batch_size]
-                yield Batch(x.index_select(0, index) if isinstance(x, Tensor) else x[index], index)
+                yield Batch(x.index_select(0, index.to(x.device)) if isinstance(x, Tensor) else x[index], index)
 
 
 def check_examples(vae: VAE, examples: Examples, name: str) -> None:
@@ -82,6 +78,7 @@ def check_examples(vae: VAE, examples: Examples, name: str) -> None:
     Examples in a file are read once for it.
 
     Raises:
+        TypeError: another dtype than the weights have.
         ValueError: names `name`, the first bad example, or the range that was seen.
     """
     if tuple(examples.x.shape[1:]) != vae.input_shape:
@@ -89,19 +86,29 @@ def check_examples(vae: VAE, examples: Examples, name: str) -> None:
         raise ValueError(
             f"{name}: the model takes examples of shape ({expected}), the data has ({', '.join(map(str, examples.x.shape[1:]))})"
         )
+    if examples.x.dtype != (dtype := next(vae.parameters()).dtype):
+        raise TypeError(
+            f"{name}: x is {examples.x.dtype}, the model's weights are {dtype}; convert one, x.to({dtype}) for example"
+        )
     rows = max(1, _CHECKED_AT_ONCE // math.prod(vae.input_shape))
     for start in range(0, len(examples), rows):
-        check_values(vae, examples.x[start : start + rows], name, start)
+        x = examples.x[start : start + rows]
+        check_values(vae, x, name, examples.numbers(torch.arange(start, start + len(x))))
 
 
-def check_values(vae: VAE, x: Tensor, name: str, start: int = 0) -> None:
-    """Raise if a value of x [B, *S] is NaN, infinite or outside the likelihood's support; `start` is the first row's number."""
+def check_values(vae: VAE, x: Tensor, name: str, numbers: Tensor | None = None) -> None:
+    """Raise if a value of x [B, *S] is NaN, infinite or outside the likelihood's support.
+
+    Args:
+        numbers: int64 [B], by which a person knows the examples; 0 to B - 1 by default.
+    """
     finite = torch.isfinite(x).flatten(1).all(1)
     if not finite.all():
         bad = (~finite).nonzero().flatten()
         first = int(bad[0])
         raise ValueError(
-            f"{name}: sample {start + first} holds {'NaN' if x[first].isnan().any() else 'infinity'} "
+            f"{name}: sample {first if numbers is None else int(numbers[first])} holds "
+            f"{'NaN' if x[first].isnan().any() else 'infinity'} "
             f"({len(bad)} such sample(s) of {len(x)} looked at); remove or fill them first"
         )
     try:
@@ -112,8 +119,7 @@ def check_values(vae: VAE, x: Tensor, name: str, start: int = 0) -> None:
 
 def _is_whole(data: Any) -> bool:
     """Whether `as_examples` is to take the data, or to refuse it, rather than to iterate over it."""
-    pair = isinstance(data, tuple) and len(data) == 2
-    return isinstance(data, (Examples, Tensor, Mapping, str)) or hasattr(data, "__array__") or pair
+    return isinstance(data, (Examples, Tensor, tuple, Mapping, str)) or hasattr(data, "__array__")
 
 
 def _length(data: Any) -> int | None:

@@ -116,7 +116,7 @@ def load(
     if named and (test_fraction is not None or seed is not None):
         raise ValueError(f"{source} has a test set of its own; leave test_fraction and seed out")
     if isinstance(source, (str, os.PathLike)):
-        train, test = _load_named(str(source), progress) if named else _load_path(Path(source))
+        train, test = _load_source(str(source), progress)
     else:
         train, test = as_examples(source), None
     if test is None:
@@ -126,15 +126,35 @@ def load(
     return train, test
 
 
+def load_test(source: Any, *, progress: bool = True) -> Examples:
+    """The test set of a source that has one, and otherwise all of it: for data that a model has not been trained on.
+
+    Args, Raises: as `load`.
+
+    Example:
+        >>> len(load_test(torch.rand(50, 3)))
+        50
+    """
+    named = isinstance(source, (str, os.PathLike))
+    train, test = _load_source(str(source), progress) if named else (as_examples(source), None)
+    return train if test is None else test
+
+
+def _load_source(source: str, progress: bool) -> tuple[Examples, Examples | None]:
+    return _load_named(source, progress) if source in names() else _load_path(Path(source))
+
+
 def _load_named(name: str, progress: bool) -> tuple[Examples, Examples | None]:
     if name == "mnist5k":
         return _mnist5k()
     download = DOWNLOADS[name]
     folder = cache_folder() / name
-    files = [
-        fetch(folder / f"{part}.gz", md5, download.mirrors, progress=progress)
-        for part, md5 in zip(_PARTS, download.md5, strict=True)
-    ]
+    wanted = {folder / f"{part}.gz": md5 for part, md5 in zip(_PARTS, download.md5, strict=True)}
+    try:
+        files = [fetch(file, md5, download.mirrors, progress=progress) for file, md5 in wanted.items()]
+    except (ConnectionError, ValueError) as error:
+        needed = ", ".join(f"{file.name} (md5 {md5})" for file, md5 in wanted.items())
+        raise type(error)(f"{error} {name} consists of {needed}.") from error
     return _images(files[0], files[1]), _images(files[2], files[3])
 
 
@@ -237,7 +257,7 @@ def _split(examples: Examples, test_fraction: float, seed: int) -> tuple[Example
 def _rows(examples: Examples, rows: torch.Tensor) -> Examples:
     x = examples.x
     if isinstance(x, MappedArray):
-        taken: Any = MappedArray(x.array, rows.numpy() if x.rows is None else x.rows[rows.numpy()], x.scale)
+        taken: Any = MappedArray(x.array, rows.numpy() if x.rows is None else x.rows[rows.numpy()], x.divisor)
     else:
         taken = x[rows]
-    return Examples(taken, None if examples.y is None else examples.y[rows])
+    return Examples(taken, None if examples.y is None else examples.y[rows], examples.numbers(rows))

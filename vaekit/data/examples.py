@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,13 @@ class MappedArray:
     Args:
         array: the memory map.
         rows: int64 [M], which of its rows, in which order; None is all of them.
-        scale: what values are multiplied by.
+        divisor: what values are divided by.
     """
 
     dtype = torch.float32
 
-    def __init__(self, array: npt.NDArray[Any], rows: npt.NDArray[np.int64] | None = None, scale: float = 1.0) -> None:
-        self.array, self.rows, self.scale = array, rows, scale
+    def __init__(self, array: npt.NDArray[Any], rows: npt.NDArray[np.int64] | None = None, divisor: float = 1.0) -> None:
+        self.array, self.rows, self.divisor = array, rows, divisor
 
     @property
     def shape(self) -> torch.Size:
@@ -36,7 +37,7 @@ class MappedArray:
         index = index.numpy() if isinstance(index, Tensor) else index
         rows = self.array[index if self.rows is None else self.rows[index]]
         values = torch.from_numpy(np.array(rows, dtype=np.float32))  # a copy: the map may be read-only, tensors are not
-        return values if self.scale == 1.0 else values.mul_(self.scale)
+        return values if self.divisor == 1.0 else values.div_(self.divisor)
 
 
 class Examples(Dataset[Any]):
@@ -45,6 +46,7 @@ class Examples(Dataset[Any]):
     Attributes:
         x: float [N, *S]: a tensor, or a `MappedArray`, which is indexed like one.
         y: int64 [N], or None.
+        rows: int64 [N], the examples' numbers in the file or array that they were split from; None where they are 0 to N - 1.
 
     Raises:
         ValueError: no feature dimension, or another number of labels than of examples.
@@ -55,12 +57,16 @@ class Examples(Dataset[Any]):
         (10, torch.Size([5, 1, 8, 8]))
     """
 
-    def __init__(self, x: Tensor | MappedArray, y: Tensor | None = None) -> None:
+    def __init__(self, x: Tensor | MappedArray, y: Tensor | None = None, rows: Tensor | None = None) -> None:
         if len(x.shape) < 2:
             raise ValueError(f"data has to have the shape [examples, ...], got {tuple(x.shape)}; a single column is x[:, None]")
         if y is not None and len(y) != len(x):
             raise ValueError(f"there are {len(x)} examples but {len(y)} labels")
-        self.x, self.y = x, y
+        self.x, self.y, self.rows = x, y, rows
+
+    def numbers(self, index: Tensor) -> Tensor:
+        """The numbers by which a person knows the examples at `index` int64 [B]."""
+        return index if self.rows is None else self.rows[index]
 
     def __len__(self) -> int:
         return len(self.x)
@@ -86,11 +92,12 @@ def as_examples(data: Any) -> Examples:
     if isinstance(data, Examples):
         return data
     x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    _hint_at_axes(x)
     if isinstance(x, np.memmap) and x.ndim > 0:
-        return Examples(MappedArray(x, scale=scale_of(x.dtype)), _as_labels(y))
+        return Examples(MappedArray(x, divisor=_divisor(x.dtype)), _as_labels(y))
     if isinstance(x, np.ndarray):
-        scale = scale_of(x.dtype)
-        x = torch.from_numpy(np.array(x, dtype=np.float32, order="C")) * scale
+        divisor = _divisor(x.dtype)
+        x = torch.from_numpy(np.array(x, dtype=np.float32, order="C")) / divisor
     if not isinstance(x, Tensor):
         raise TypeError(
             f"data has to be a tensor, an array, a pair (x, y) of them or vaekit.data.Examples, got {type(x).__name__}"
@@ -100,19 +107,30 @@ def as_examples(data: Any) -> Examples:
     if x.is_complex():
         raise TypeError("data has to be real numbers, got a complex tensor")
     if not x.is_floating_point():
-        x = x.float() * (1 / 255 if x.dtype == torch.uint8 else 1.0)
+        x = x.float() / (255.0 if x.dtype == torch.uint8 else 1.0)
     return Examples(x, _as_labels(y))
 
 
-def scale_of(dtype: np.dtype[Any]) -> float:
-    """What values of an array's dtype are multiplied by: 1/255 for uint8, grey levels, and 1 otherwise.
+def _hint_at_axes(x: Any) -> None:
+    """Warn where bytes look like images whose channel axis is missing or last: they would be read as something else."""
+    if str(getattr(x, "dtype", "")).rpartition(".")[2] != "uint8":
+        return
+    shape = tuple(x.shape)
+    grey, last = len(shape) == 3, len(shape) == 4 and shape[-1] in (1, 3, 4) and shape[1] > 4
+    if grey or last:
+        advice = "x[:, None] adds the channel axis" if grey else "move the channels, np.moveaxis(x, -1, 1)"
+        warnings.warn(
+            f"bytes of shape {shape} look like images, but those are [examples, channels, height, width] here: {advice}",
+            UserWarning,
+            stacklevel=3,
+        )
 
-    Raises:
-        TypeError: not a dtype of real numbers.
-    """
+
+def _divisor(dtype: np.dtype[Any]) -> float:
+    """255 for uint8, grey levels, and 1 otherwise; TypeError for what is not real numbers."""
     if dtype.kind not in "fiub":
         raise TypeError(f"data has to be real numbers, got an array of {dtype}")
-    return 1 / 255 if dtype == np.uint8 else 1.0
+    return 255.0 if dtype == np.uint8 else 1.0
 
 
 def _as_labels(y: Any) -> Tensor | None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from vaekit.layers import checked_size, checked_sizes
 from vaekit.registry import Registry
+from vaekit.sizes import checked_size, checked_sizes
 
 
 class Decoder(nn.Module, ABC):

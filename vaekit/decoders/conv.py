@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vaekit.decoders.base import Decoder, registry
-from vaekit.encoders.conv import halved_resolutions
-from vaekit.layers import activation_layer, checked_sizes, dense_layers, glorot
+from vaekit.layers import activation_layer, dense_layers, glorot, halved_resolutions
+from vaekit.sizes import checked_sizes
 
 
 @registry.register("conv")

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vaekit.decoders.base import Decoder, registry
-from vaekit.layers import checked_sizes, dense_layers, glorot
+from vaekit.layers import dense_layers, glorot
+from vaekit.sizes import checked_sizes
 
 
 @registry.register("mlp")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from vaekit.layers import checked_size, checked_sizes
 from vaekit.posteriors.base import Posterior
 from vaekit.registry import Registry
+from vaekit.sizes import checked_size, checked_sizes
 
 
 class Encoder(nn.Module, ABC):

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vaekit.encoders.base import Encoder, registry
-from vaekit.layers import activation_layer, checked_sizes, dense_layers, glorot
+from vaekit.layers import activation_layer, dense_layers, glorot, halved_resolutions
 from vaekit.posteriors import DiagonalGaussian
+from vaekit.sizes import checked_sizes
 
 
 @registry.register("conv")
@@ -62,26 +63,3 @@ class ConvEncoder(Encoder):
     def forward(self, x: Tensor) -> DiagonalGaussian:
         features = self.body(self.convolutions(x).flatten(1))
         return DiagonalGaussian(*self.head(features).chunk(2, dim=-1))
-
-
-def halved_resolutions(image_shape: Sequence[int], halvings: int) -> list[tuple[int, int]]:
-    """(height, width) of an image (channels, height, width) before and after each halving, which rounds up.
-
-    Raises:
-        ValueError: not an image, or no halvings.
-
-    Example:
-        >>> halved_resolutions((1, 45, 17), 2)
-        [(45, 17), (23, 9), (12, 5)]
-    """
-    if len(image_shape) != 3:
-        raise ValueError(
-            f"convolutions take images (channels, height, width), got the shape {tuple(image_shape)}; 'mlp' takes any shape"
-        )
-    if halvings < 1:
-        raise ValueError("channels has to name at least one convolution, (32, 64) for example")
-    resolutions = [(image_shape[1], image_shape[2])]
-    for _ in range(halvings):
-        height, width = resolutions[-1]
-        resolutions.append((-(-height // 2), -(-width // 2)))
-    return resolutions

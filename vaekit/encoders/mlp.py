@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vaekit.encoders.base import Encoder, registry
-from vaekit.layers import checked_sizes, dense_layers, glorot
+from vaekit.layers import dense_layers, glorot
 from vaekit.posteriors import DiagonalGaussian
+from vaekit.sizes import checked_sizes
 
 
 @registry.register("mlp")

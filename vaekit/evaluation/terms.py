@@ -25,23 +25,28 @@ class TermSums:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._examples = 0
+        self._examples: dict[str, int] = {}
 
     def add(self, terms: LossTerms) -> None:
         """Add one batch; a scalar term counts for each of its examples."""
         examples = len(terms.reconstruction)
-        self._examples += examples
         for name, value in named_terms(terms).items():
-            total = value.sum() if value.ndim else value * examples
+            wide = value.dtype if value.device.type == "mps" else torch.float64  # that device has no float64
+            total = value.sum(dtype=wide) if value.ndim else value.to(wide) * examples
             self._sums[name] = self._sums[name] + total if name in self._sums else total
+            self._examples[name] = self._examples.get(name, 0) + examples
 
     def means(self) -> dict[str, float]:
-        """Each term's mean over the examples so far, in nats; synchronises."""
+        """Each term's mean over the examples that had it, in nats; synchronises."""
         if not self._sums:
             return {}
-        dtype = next(iter(self._sums.values())).dtype
-        sums = torch.stack([value.to(dtype) for value in self._sums.values()]).tolist()
-        return {name: value / max(self._examples, 1) for name, value in zip(self._sums, sums, strict=True)}
+        sums = torch.stack(list(self._sums.values())).tolist()
+        return {name: value / max(self._examples[name], 1) for name, value in zip(self._sums, sums, strict=True)}
+
+
+def evaluation_key(seed: int) -> Tensor:
+    """The key of the noise with which `evaluate` and the validation in `fit` see every example: the same for the same seed."""
+    return philox.fold_in(philox.make_key(seed), 2)
 
 
 def named_terms(terms: LossTerms) -> dict[str, Tensor]:
@@ -57,14 +62,15 @@ def mean_terms(vae: VAE, batches: Batches, key: Tensor) -> dict[str, float]:
     What a loader gives, which nobody can have checked as a whole, is checked batch by batch.
     """
     device = next(vae.parameters()).device
-    key, sums = key.to(device), TermSums()
+    key, sums, row_start = key.to(device), TermSums(), 0
     with evaluation_mode(vae):
         for number, batch in enumerate(batches):
             if batches.examples is None:
                 check_values(vae, batch.x, f"batch {number}")
             x = batch.x.to(device, non_blocking=True)
             index = None if batch.index is None else batch.index.to(device, non_blocking=True)
-            sums.add(vae(x, key=philox.fold_in(key, number), index=index))
+            sums.add(vae(x, key=key, index=index, row_start=row_start))
+            row_start += len(x)
     return sums.means()
 
 
@@ -74,8 +80,8 @@ def evaluate(vae: VAE, data: Any, *, batch_size: int = 500, seed: int = 0) -> di
     Args:
         vae: the model; it stays on its device.
         data: what `vaekit.fit` takes: `Examples`, a tensor or array [N, *input_shape], a pair (x, y), or a loader.
-        batch_size: examples at a time.
-        seed: fixes the noise.
+        batch_size: examples at a time; the result does not depend on it.
+        seed: fixes the noise. With the seed of `fit` it is the noise of its validation.
 
     Returns:
         means over the examples, in nats: "loss", "reconstruction", "kl", and the objective's extras. They are estimates from one
@@ -93,4 +99,4 @@ def evaluate(vae: VAE, data: Any, *, batch_size: int = 500, seed: int = 0) -> di
     batches = Batches(data, batch_size)
     if batches.examples is not None:
         check_examples(vae, batches.examples, "data")
-    return mean_terms(vae, batches, philox.make_key(seed))
+    return mean_terms(vae, batches, evaluation_key(seed))

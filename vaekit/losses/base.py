@@ -33,11 +33,14 @@ class StepContext(NamedTuple):
         key: int64 [2], the noise of this step; see `vaekit.fold_in` for a second draw.
         step: the optimizer's step, 0, 1, ...; None outside training, where scheduled weights take their final values.
         dataset_size: the number of training examples, where it is known.
+        row_start: the number of the batch's first row in what the key draws noise for: so evaluation does not depend on the
+            size of its batches.
     """
 
     key: Tensor
     step: int | None = None
     dataset_size: int | None = None
+    row_start: int = 0
 
 
 class LossTerms(NamedTuple):

@@ -23,6 +23,10 @@ class Elbo(Loss):
         beta: the weight of the divergence: a number, a `vaekit.schedules.Schedule` of the step, or its spec, for example
             {"name": "linear", "steps": 1000}. Outside training a schedule's final weight counts.
 
+    Raises:
+        TypeError: a beta that is no weight.
+        ValueError: a negative one.
+
     Example:
         >>> import torch, vaekit
         >>> vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, loss={"name": "elbo", "beta": 4.0})
@@ -34,9 +38,11 @@ class Elbo(Loss):
     def __init__(self, beta: float | Schedule | Mapping[str, Any] = 1.0) -> None:
         super().__init__()
         self.beta = as_schedule(beta)
+        if min(self.beta(0), self.beta(None)) < 0.0:
+            raise ValueError(f"beta has to be at least 0, got {beta!r}: a negative one rewards distance from the prior")
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
-        z, kl = model.encode(batch.x).rsample_kl(model.prior, key=context.key)
+        z, kl = model.encode(batch.x).rsample_kl(model.prior, key=context.key, row_start=context.row_start)
         reconstruction = model.likelihood.nll(model.decoder(z), batch.x)
         total = (reconstruction + self.beta(context.step) * kl).sum() / max(len(batch.x), 1)
         return LossTerms(total, reconstruction, kl, {})

@@ -62,13 +62,39 @@ def draw_key(generator: torch.Generator | None, device: torch.device) -> Tensor:
     return torch.randint(low, high, (2,), dtype=torch.int64, device=device, generator=generator)
 
 
+def resolve_key(key: Tensor | None, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """The key that was given, checked and as int64 [2], or a fresh one.
+
+    Raises:
+        TypeError: a key that is not an int64 or uint64 tensor.
+        ValueError: a key of another shape or on another device; a key together with a generator.
+    """
+    if key is None:
+        return draw_key(generator, device)
+    if generator is not None:
+        raise ValueError("give a key or a generator, not both: a key already fixes the noise")
+    if not isinstance(key, Tensor) or key.dtype not in (torch.int64, torch.uint64):
+        given = key.dtype if isinstance(key, Tensor) else type(key).__name__
+        raise TypeError(f"key has to be an int64 tensor (seed, offset), got {given}; vaekit.make_key(seed) makes one")
+    if tuple(key.shape) != (2,):
+        raise ValueError(f"key has to have the shape (2,), (seed, offset), got {tuple(key.shape)}")
+    if key.device != device:
+        raise ValueError(f"key has to be on the device {device}, got {key.device}; use key.to({str(device)!r})")
+    return _signed(key)
+
+
+def _signed(key: Tensor) -> Tensor:
+    """A key of PyTorch's own, uint64, by its bits."""
+    return key.view(torch.int64) if key.dtype == torch.uint64 else key
+
+
 def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
     """The key derived from `key` for the number `data`, as PyTorch's `fold_in` and in the spirit of JAX's.
 
     With x0..x3 the Philox words at (seed, offset + data) the new key is (x0 | x1 << 32, x2 | x3 << 32).
 
     Args:
-        key: int64 [..., 2].
+        key: int64 (or uint64) [..., 2].
         data: an integer, or an int64 tensor [*S], which gives one key for each number.
 
     Returns:
@@ -78,6 +104,7 @@ def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
         >>> fold_in(make_key(42), torch.arange(3)).shape
         torch.Size([3, 2])
     """
+    key = _signed(key)
     x0, x1, x2, x3 = words(key[..., 0], key[..., 1] + data)
     return torch.stack((x0 | x1 << 32, x2 | x3 << 32), dim=-1)
 

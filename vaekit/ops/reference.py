@@ -128,7 +128,8 @@ def backward(
             grad_logvar = grad_logvar + 0.5 * grad_kl * torch.expm1(wide_logvar)
         else:
             offset, shift = wide_mu - prior_mu.to(dtype), wide_logvar - prior_logvar.to(dtype)
-            by_mu = grad_kl * offset * torch.exp(-prior_logvar.to(dtype))
+            half = torch.exp(-0.5 * prior_logvar.to(dtype))  # twice, as in forward: its square overflows earlier
+            by_mu = grad_kl * (offset * half * half)
             by_logvar = 0.5 * grad_kl * torch.expm1(shift)
             grad_mu, grad_logvar = grad_mu + by_mu, grad_logvar + by_logvar
             grad_prior_mu = -by_mu.to(prior_mu.dtype)

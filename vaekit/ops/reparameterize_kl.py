@@ -1,7 +1,8 @@
 """The operator `vaekit::reparameterize_kl`: schema, fake kernel, autograd, vmap rule and the public wrapper.
 
-Forward and backward are operators of the dispatcher; the pure-PyTorch reference is their default kernel. Backward makes the
-noise again from the key and is itself differentiable, in closed form, to any order.
+Forward and backward are operators of the dispatcher; the pure-PyTorch reference is their default kernel. Backward is itself
+differentiable, in closed form, to any order. Given a key it makes the noise again; where no compiled kernel serves a device, the
+wrapper makes the noise once and gives it to the operator as eps.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _LIBRARY.define(f"reparameterize_kl_backward(Tensor? grad_z, Tensor? grad_kl, {_
 _LIBRARY.impl("reparameterize_kl", reference.forward, "CompositeExplicitAutograd")
 _LIBRARY.impl("reparameterize_kl_backward", reference.backward, "CompositeExplicitAutograd")
 
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NAME, _BACKWARD_NAME = "vaekit::reparameterize_kl", "vaekit::reparameterize_kl_backward"
 _forward_op = torch.ops.vaekit.reparameterize_kl.default
 _backward_op = torch.ops.vaekit.reparameterize_kl_backward.default
@@ -64,8 +66,9 @@ def reparameterize_kl(
     Returns:
         z: [..., D], or [K, ..., D] with num_samples, in mu's dtype.
         kl: nats, [...] (or [..., D] with reduce="none"); float64 for float64, otherwise float32. Does not depend on the draw.
-        A row with a non-finite parameter keeps it to itself: logvar = +inf gives kl = +inf and z = +-inf, logvar = -inf
-        gives kl = +inf and z = mu, mu = +-inf gives kl = +inf and z = mu, NaN gives NaN.
+        An element that is not finite stays in its row: logvar = +inf gives kl = +inf and z = +-inf, logvar = -inf
+        gives kl = +inf and z = mu, mu = +-inf gives kl = +inf and z = mu, NaN gives NaN; two infinities that meet in one element
+        combine as in IEEE arithmetic.
 
     Raises:
         TypeError: an argument that is not a tensor, or whose dtype is not supported.
@@ -85,16 +88,12 @@ def reparameterize_kl(
         raise ValueError(f"num_samples has to be at least 1, got {num_samples}")
     if row_start < 0:
         raise ValueError(f"row_start has to be at least 0, got {row_start}")
-    if eps is not None:
-        if key is not None or generator is not None:
-            raise ValueError("eps is the noise itself; give it without a key and without a generator")
-        _check_eps(eps, mu, num_samples)
-    elif key is None:
-        key = philox.draw_key(generator, mu.device)
-    elif generator is not None:
-        raise ValueError("give a key or a generator, not both: a key already fixes the noise")
+    if eps is None:
+        key = philox.resolve_key(key, generator, mu.device)
+    elif key is not None or generator is not None:
+        raise ValueError("eps is the noise itself; give it without a key and without a generator")
     else:
-        key = _checked_key(key, mu.device)
+        _check_eps(eps, mu, num_samples)
     prior_mu, prior_logvar = (None, None) if prior is None else _checked_prior(prior, mu)
 
     transformed = torch._C._are_functorch_transforms_active()
@@ -115,8 +114,11 @@ def reparameterize_kl(
 def _check_parameters(mu: Tensor, logvar: Tensor, event_dims: int) -> None:
     if not isinstance(mu, Tensor) or not isinstance(logvar, Tensor):
         raise TypeError(f"mu and logvar have to be tensors, got {type(mu).__name__} and {type(logvar).__name__}")
-    if not mu.is_floating_point():
-        raise TypeError(f"mu has to be a floating-point tensor, got {mu.dtype}; convert it, mu.float() for example")
+    if mu.dtype not in _DTYPES:
+        raise TypeError(
+            "mu has to be a floating-point tensor of float16, bfloat16, float32 or float64, "
+            f"got {mu.dtype}; convert it, mu.float() for example"
+        )
     if mu.dtype != logvar.dtype:
         raise TypeError(f"mu and logvar have to share a dtype, got {mu.dtype} and {logvar.dtype}")
     if mu.shape != logvar.shape:
@@ -142,17 +144,6 @@ def _check_eps(eps: Tensor, mu: Tensor, num_samples: int | None) -> None:
         raise TypeError(f"eps has to be {mu.dtype} or {reference.compute_dtype(mu.dtype)}, got {eps.dtype}")
     if eps.device != mu.device:
         raise ValueError(f"eps has to be on mu's device {mu.device}, got {eps.device}")
-
-
-def _checked_key(key: Tensor, device: torch.device) -> Tensor:
-    if not isinstance(key, Tensor) or key.dtype not in (torch.int64, torch.uint64):
-        given = key.dtype if isinstance(key, Tensor) else type(key).__name__
-        raise TypeError(f"key has to be an int64 tensor (seed, offset), got {given}; vaekit.make_key(seed) makes one")
-    if tuple(key.shape) != (2,):
-        raise ValueError(f"key has to have the shape (2,), (seed, offset), got {tuple(key.shape)}")
-    if key.device != device:
-        raise ValueError(f"key has to be on mu's device {device}, got {key.device}; use key.to(mu.device)")
-    return key.view(torch.int64) if key.dtype == torch.uint64 else key
 
 
 def _checked_prior(prior: tuple[Tensor, Tensor], mu: Tensor) -> tuple[Tensor, Tensor]:
@@ -243,9 +234,10 @@ def _double_backward(
     )
     wide_mu, wide_logvar = mu.to(dtype), logvar.to(dtype)
     if prior_mu is None:
-        center, precision, shift = wide_mu, zero + 1.0, wide_logvar
+        center, precision, half, shift = wide_mu, zero + 1.0, zero + 1.0, wide_logvar
     else:
-        center, precision = wide_mu - prior_mu.to(dtype), torch.exp(-prior_logvar.to(dtype))
+        half = torch.exp(-0.5 * prior_logvar.to(dtype))
+        center, precision = wide_mu - prior_mu.to(dtype), half * half
         shift = wide_logvar - prior_logvar.to(dtype)
 
     to_grad_z = to_grad_kl = None
@@ -258,7 +250,7 @@ def _double_backward(
         to_logvar = 0.5 * half_sigma * by_logvar * (scaled if num_samples is None else scaled.sum(0))
     if grad_kl is not None:
         through_mu, through_logvar = by_mu - by_prior_mu, by_logvar - by_prior_logvar
-        scale = center * precision
+        scale = center * half * half
         elements = through_mu * scale + 0.5 * (through_logvar * torch.expm1(shift) - by_prior_logvar * center * scale)
         elements = elements.expand(mu.shape)
         to_grad_kl = reference.sum_event(elements, event_dims) if reduce_event else elements

@@ -30,6 +30,7 @@ class Posterior(ABC):
         key: Tensor | None = None,
         generator: torch.Generator | None = None,
         num_samples: int | None = None,
+        row_start: int = 0,
     ) -> tuple[Tensor, Tensor]:
         """A reparameterized draw and the divergence from `prior`.
 
@@ -37,6 +38,7 @@ class Posterior(ABC):
             prior: p(z).
             key: int64 [2], the noise; without one it is drawn from `generator` or torch's global generator.
             num_samples: K draws for each input.
+            row_start: the first input's number in a larger batch, whose noise for its rows this call then draws.
 
         Returns:
             z: [B, *S], or [K, B, *S].

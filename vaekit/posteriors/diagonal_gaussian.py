@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from vaekit.ops import philox, reference
 from vaekit.ops.reparameterize_kl import reparameterize_kl
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
@@ -53,16 +54,22 @@ class DiagonalGaussian(Posterior):
         key: Tensor | None = None,
         generator: torch.Generator | None = None,
         num_samples: int | None = None,
+        row_start: int = 0,
     ) -> tuple[Tensor, Tensor]:
         """As `Posterior.rsample_kl`; exact for a standard normal prior, otherwise log q(z) - log p(z) of the draw."""
-        z, kl = reparameterize_kl(
-            self.mu, self.logvar, key=key, generator=generator, num_samples=num_samples, event_dims=self.mu.ndim - 1
-        )
-        if not isinstance(prior, StandardNormal):
-            log_prior = prior.log_prob(z.reshape(-1, *self.mu.shape[1:]))  # a prior sees one batch of latents
-            log_posterior = self.log_prob(z)
-            kl = log_posterior - log_prior.reshape(log_posterior.shape)
-        return z, kl
+        key = philox.resolve_key(key, generator, self.mu.device)
+        event_dims = self.mu.ndim - 1
+        if isinstance(prior, StandardNormal):
+            return reparameterize_kl(
+                self.mu, self.logvar, key=key, num_samples=num_samples, row_start=row_start, event_dims=event_dims
+            )
+        eps = reference.noise(self.mu, key, None, num_samples, row_start, event_dims)
+        z, _ = reparameterize_kl(self.mu, self.logvar, eps=eps, num_samples=num_samples, event_dims=event_dims)
+        # log q(z) from the noise itself: (z - mu) / sigma has lost it where sigma is far below |mu|.
+        elements = -0.5 * (eps * eps + self.logvar.to(eps.dtype) + math.log(2.0 * math.pi))
+        log_posterior = reference.sum_event(elements, event_dims)
+        log_prior = prior.log_prob(z.reshape(-1, *self.mu.shape[1:]))  # a prior sees one batch of latents
+        return z, log_posterior - log_prior.reshape(log_posterior.shape)
 
     def log_prob(self, z: Tensor) -> Tensor:
         standardized = (z - self.mu) * torch.exp(-0.5 * self.logvar)

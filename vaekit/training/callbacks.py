@@ -48,7 +48,7 @@ class EarlyStopping(Callback):
 
     Args:
         patience: how many epochs without improvement end the run.
-        monitor: the term.
+        monitor: the term. Training losses under a scheduled weight do not compare from epoch to epoch; validation losses do.
         min_delta: how much lower than the best so far counts as an improvement, in nats.
 
     Raises:
@@ -65,6 +65,11 @@ class EarlyStopping(Callback):
         self.patience, self.monitor, self.min_delta = patience, monitor, min_delta
 
     def on_epoch_end(self, state: FitState) -> None:
+        if self.monitor not in state.history:
+            raise ValueError(
+                f"EarlyStopping watches {self.monitor!r}, but the history has {', '.join(state.history)}; "
+                "give `fit` validation data, or another monitor"
+            )
         values = state.history[self.monitor]
         best, waited = values[0], 0
         for value in values[1:]:

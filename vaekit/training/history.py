@@ -52,7 +52,7 @@ class History(Mapping[str, list[float]]):
 
     @property
     def epochs(self) -> int:
-        """The number of whole epochs."""
+        """The number of epochs, one that a callback cut short included."""
         return max((len(column) for column in self._columns.values()), default=0)
 
     @property

@@ -12,9 +12,8 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,10 +21,10 @@ from tqdm import tqdm
 
 from vaekit.config import writable_folder
 from vaekit.data.batches import Batches, check_examples, check_values
-from vaekit.evaluation.terms import TermSums, mean_terms, named_terms
-from vaekit.layers import checked_size
+from vaekit.evaluation.terms import TermSums, evaluation_key, mean_terms, named_terms
 from vaekit.losses.base import Batch, LossTerms
 from vaekit.ops import philox
+from vaekit.sizes import checked_size
 from vaekit.training.callbacks import Callback, FitState
 from vaekit.training.history import History
 from vaekit.vae import VAE
@@ -33,6 +32,7 @@ from vaekit.vae import VAE
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+HISTORY_FILE = "history.csv"
 _SECONDS_BETWEEN_LOOKS = 0.25
 _STEP_KEYS_AT_ONCE = 256
 
@@ -66,13 +66,15 @@ def fit(
         epochs: passes over `train`.
         batch_size: for whole examples; a loader has its own.
         learning_rate: Adam's.
-        seed: fixes the order of the examples and all noise. The weights that training starts from are the model's own:
+        seed: fixes the order of the examples and all noise (dropout too, unless other threads draw from torch's global
+            generator meanwhile). The weights that training starts from are the model's own:
             `create_vae(..., seed=0)` fixes those.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         gradient_clip: scale the gradient down to this norm where it is longer.
         callbacks: see `Callback`.
         out: a folder for the results: `best` (the lowest validation loss, or training loss without validation) and `last`, each
-            to be read by `vaekit.load`, and `history.csv`. An earlier run's files in it are replaced.
+            to be read by `vaekit.load`, and `history.csv`. Under a scheduled weight only validation losses compare from epoch to
+            epoch, because they are taken with its final value.
         progress: show a bar with loss, reconstruction and KL in nats, samples a second and the time left.
 
     Returns:
@@ -82,7 +84,7 @@ def fit(
     Raises:
         NonFiniteLossError: names epoch, step, term and rows; the last finite weights are kept, in `vae` and in `out`.
         ValueError, TypeError: options or data that do not fit, before the first step where the data is whole.
-        OSError: `out` cannot be written; before the first step.
+        OSError: `out` cannot be written, or holds an earlier run; before the first step.
 
     Example:
         >>> import vaekit
@@ -101,11 +103,28 @@ def fit(
             check_examples(vae, whole.examples, name)
     if folder is not None:
         vae.config()  # a model that cannot be saved is refused before it is trained, not after
+        for name in ("best", "last", HISTORY_FILE):
+            if (folder / name).exists():
+                raise FileExistsError(f"{folder} holds the {name} of an earlier run; choose another folder, or remove it")
 
-    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
-        torch.manual_seed(seed)  # for layers that draw from the global generator, such as dropout
+    gpus = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus), torch.inference_mode(False), torch.enable_grad():
+        # For layers that draw from a global generator, such as dropout; torch.manual_seed would reseed every device.
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
         run = _Run(vae, fabric, batches, validation_batches, learning_rate, seed, gradient_clip, callbacks, folder)
         return run(epochs, progress)
+
+
+class _Step(NamedTuple):
+    """What is kept of a step until it is looked at."""
+
+    number: int
+    rows: Tensor | None
+    unchecked: Tensor | None  # x, where nobody has checked it yet
+    terms: LossTerms
 
 
 class _Run:
@@ -130,10 +149,13 @@ class _Run:
         self.batches, self.validation = batches, validation
         self.gradient_clip, self.callbacks, self.folder = gradient_clip, callbacks, folder
         root = philox.make_key(seed)
-        self.noise_key, self.order_key, self.validation_key = philox.fold_in(root, torch.arange(3)).unbind(0)
+        self.noise_key, self.order_key = philox.fold_in(root, torch.arange(2)).unbind(0)
+        self.validation_key = evaluation_key(seed)
         self.history = History()
         self.state = FitState(vae, self.history)
-        self.pending: list[tuple[int, Batch, LossTerms]] = []
+        self.pending: list[_Step] = []
+        self.kept_state: dict[str, Tensor] = {}
+        self.epochs_saved = 0
         # NaN from the first loss that is not finite on; Adam's fused kernel then leaves the weights alone.
         self.non_finite = torch.zeros((), device=fabric.device)
 
@@ -156,12 +178,14 @@ class _Run:
                 self._look(bar, TermSums())
             finally:
                 self.model.zero_grad(set_to_none=True)
-                self._save("last")
+                self._save_epoch()
+                if self.state.step:
+                    self._save("last")
         return self.history
 
     def _epoch(self, keys: Iterator[Tensor], bar: Any) -> None:
         started = looked = time.perf_counter()
-        self.finite_weights = [p.detach().clone() for p in self.vae.parameters()]
+        self._keep_state()
         sums = TermSums()
         order = None
         if self.batches.examples is not None:
@@ -177,18 +201,21 @@ class _Run:
                 looked = now
             if self.state.stop:
                 break
-        self._look(bar, sums)
+        self._look(bar, sums, epoch_ends=True)
         terms = sums.means()
         if not terms:
             raise ValueError("the loader gave no batch in this epoch; an iterator that is used up cannot be trained on twice")
         if self.validation is not None:
             validated = mean_terms(self.vae, self.validation, self.validation_key)
+            for name, value in validated.items():
+                if not math.isfinite(value):
+                    raise NonFiniteLossError(
+                        f"epoch {self.state.epoch + 1}: {name} is not finite on the validation data, {value}. "
+                        "The model holds the weights of this epoch"
+                    )
             terms |= {f"val_{name}": value for name, value in validated.items()}
         self.history.append(terms, time.perf_counter() - started)
-        if self.folder is not None:
-            self.history.to_csv(self.folder / "history.csv")
-            if self.history.best_epoch == self.state.epoch:
-                self._save("best")
+        self._save_epoch()
         for callback in self.callbacks:
             callback.on_epoch_end(self.state)
 
@@ -204,53 +231,89 @@ class _Run:
         self.adam.found_inf = self.non_finite.isnan().float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        detached = LossTerms(terms.total.detach(), terms.reconstruction.detach(), terms.kl.detach(), {
-            name: value.detach() for name, value in terms.extras.items()
-        })  # fmt: skip
-        self.pending.append((self.state.step, batch, detached))
+        unchecked = batch.x if self.batches.examples is None else None
+        extras = {name: value.detach() for name, value in terms.extras.items()}
+        detached = LossTerms(terms.total.detach(), terms.reconstruction.detach(), terms.kl.detach(), extras)
+        self.pending.append(_Step(self.state.step, batch.index, unchecked, detached))
         self.state.step += 1
 
-    def _look(self, bar: Any, sums: TermSums) -> None:
-        """Read the losses of the steps since the last look: refuse what is not finite, add up the rest, show the mean."""
+    def _look(self, bar: Any, sums: TermSums, epoch_ends: bool = False) -> None:
+        """Read the losses of the steps since the last look: refuse what is not finite, add up the rest, show the mean.
+
+        At the end of an epoch the weights are looked at as well: a gradient can ruin them where every loss was finite.
+        """
         pending, self.pending = self.pending, []
         if not pending:
             return
         recent = TermSums()
-        for _, _, terms in pending:
-            recent.add(terms)
-            sums.add(terms)
+        for step in pending:
+            recent.add(step.terms)
+            sums.add(step.terms)
         means = recent.means()
-        if self.batches.examples is None:
-            step, batch, _ = pending[-1]
-            check_values(self.vae, batch.x, f"train, the batch of step {step}")
         if not all(map(math.isfinite, means.values())) or bool(self.non_finite.isnan()):
             self._refuse(pending)
+        if epoch_ends and not math.isfinite(sum(float(p.detach().sum(dtype=torch.float32)) for p in self.vae.parameters())):
+            self._refuse(pending)
+        for step in pending:
+            self._check(step)
         bar.set_postfix_str(" ".join(f"{name} {value:.1f}" for name, value in means.items()), refresh=False)
 
-    def _refuse(self, pending: Sequence[tuple[int, Batch, LossTerms]]) -> None:
+    def _check(self, step: _Step) -> None:
+        """Raise if a loader's batch holds what no model should see."""
+        if step.unchecked is not None:
+            check_values(self.vae, step.unchecked, f"train, the batch of step {step.number}")
+
+    def _refuse(self, pending: Sequence[_Step]) -> None:
         """Raise for the first step whose terms were not finite, with finite weights in the model."""
-        weights_finite = all(bool(p.isfinite().all()) for p in self.vae.parameters())
-        if not weights_finite:
-            with torch.no_grad():
-                for parameter, kept in zip(self.vae.parameters(), self.finite_weights, strict=True):
-                    parameter.copy_(kept)
-        kept_weights = "the weights from before that step" if weights_finite else "the weights from the beginning of the epoch"
+        held, because = self._make_finite()
         where = f"epoch {self.state.epoch + 1}"
-        for step, batch, terms in pending:
-            for name, value in named_terms(terms).items():
-                if value.isfinite().all():
-                    continue
-                if name == "loss" and not all(v.isfinite().all() for n, v in named_terms(terms).items() if n != "loss"):
-                    continue  # name the term from which the loss has it
+        for step in pending:
+            bad = [name for name, value in named_terms(step.terms).items() if not value.isfinite().all()]
+            if bad:
+                self._check(step)
+                name = next((n for n in bad if n != "loss"), "loss")  # the term from which the loss has it
+                rows = self._rows(named_terms(step.terms)[name], step.rows)
                 raise NonFiniteLossError(
-                    f"{where}, step {step}: {name} is not finite{_rows(value, batch.index)}. "
-                    f"{'' if weights_finite else 'The weights themselves had become non-finite in the step before. '}"
-                    f"The model holds {kept_weights}. A lower learning_rate, or gradient_clip=1.0, often helps"
+                    f"{where}, step {step.number}: {name} is not finite{rows}. {because}The model holds {held}. "
+                    "A lower learning_rate, or gradient_clip=1.0, often helps"
                 )
         raise NonFiniteLossError(
-            f"{where}, steps {pending[0][0]} to {pending[-1][0]}: the gradient is not finite, though every loss is. "
-            f"The model holds {kept_weights}. A lower learning_rate often helps"
+            f"{where}, steps {pending[0].number} to {pending[-1].number}: the gradient is not finite, though every loss is. "
+            f"The model holds {held}. A lower learning_rate often helps"
         )
+
+    def _keep_state(self) -> None:
+        """Remember weights and buffers as they are at the beginning of an epoch."""
+        state = self.vae.state_dict()
+        if not self.kept_state:
+            self.kept_state = {name: tensor.clone() for name, tensor in state.items()}
+        else:
+            for name, tensor in state.items():
+                self.kept_state[name].copy_(tensor)
+
+    def _make_finite(self) -> tuple[str, str]:
+        """Put back what was kept, where what is there is not finite; says which weights the model holds, and why."""
+        weights = {name for name, _ in self.vae.named_parameters()}
+        state = self.vae.state_dict()
+        ruined = {name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()}
+        if not ruined:
+            return "the weights from before that step", ""
+        for name in state if ruined & weights else ruined:
+            state[name].copy_(self.kept_state[name])
+        if not ruined & weights:
+            return f"the weights from before that step, and {', '.join(sorted(ruined))} from the beginning of the epoch", ""
+        return "the weights from the beginning of the epoch", "The weights themselves had become non-finite in the step before. "
+
+    def _rows(self, value: Tensor, index: Tensor | None) -> str:
+        """Where a term [B] is not finite, in words: rows of the dataset, or of the batch where those are not known."""
+        if value.ndim == 0:
+            return ""
+        numbers = (~value.isfinite()).nonzero().flatten().cpu()
+        which = "batch"
+        if index is not None and self.batches.examples is not None:
+            numbers, which = self.batches.examples.numbers(index.cpu()[numbers]), "dataset"
+        shown = ", ".join(map(str, numbers[:10].tolist())) + (", ..." if len(numbers) > 10 else "")
+        return f" in {len(numbers)} of {len(value)} rows, in the {which} these: {shown}"
 
     def _step_keys(self) -> Iterator[Tensor]:
         """The key of step n is fold_in(noise key, n): made many at a time, on the device."""
@@ -258,6 +321,15 @@ class _Run:
         for first in itertools.count(step=_STEP_KEYS_AT_ONCE):
             numbers = torch.arange(first, first + _STEP_KEYS_AT_ONCE, device=key.device)
             yield from philox.fold_in(key, numbers).unbind(0)
+
+    def _save_epoch(self) -> None:
+        """Write the history, and the weights if the epoch that has ended is the best; once for each epoch."""
+        if self.folder is None or self.epochs_saved == self.history.epochs:
+            return
+        self.history.to_csv(self.folder / HISTORY_FILE)
+        if self.history.best_epoch == self.history.epochs - 1:
+            self._save("best")
+        self.epochs_saved = self.history.epochs
 
     def _save(self, name: str) -> None:
         if self.folder is not None:
@@ -280,20 +352,8 @@ def _check_options(
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value < math.inf:
             raise ValueError(f"{name} has to be positive and finite, got {value!r}")
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            raise TypeError(f"callbacks have to extend vaekit.Callback, got {callback!r}")
-
-
-def _rows(value: Tensor, index: Tensor | None) -> str:
-    """Where a term [B] is not finite, in words: rows of the dataset, or of the batch where those are not known."""
-    if value.ndim == 0:
-        return ""
-    rows = (~value.isfinite()).nonzero().flatten().cpu()
-    which = "batch" if index is None else "dataset"
-    numbers = rows if index is None else index.cpu()[rows]
-    shown = ", ".join(map(str, numbers[:10].tolist())) + (", ..." if len(numbers) > 10 else "")
-    return f" in {len(numbers)} of {len(value)} rows, in the {which} these: {shown}"
+    if isinstance(callbacks, Callback) or not all(isinstance(callback, Callback) for callback in callbacks):
+        raise TypeError(f"callbacks takes a sequence of objects that extend vaekit.Callback, got {callbacks!r}")
 
 
 def _fabric(device: str | torch.device) -> Fabric:
@@ -309,7 +369,8 @@ def _fabric(device: str | torch.device) -> Fabric:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f'device has to be "auto", "cpu", "cuda", "cuda:1" or "mps" for example, got {device!r}') from error
-    with suppress(Exception):
+    try:
         torch.empty(0, device=chosen)
         return Fabric(accelerator=chosen.type, devices=1 if chosen.type == "cpu" else [chosen.index or 0])
-    raise ValueError(f"there is no device {str(chosen)!r} here; `vaekit doctor` lists what there is")
+    except Exception as error:  # every kind of device has its own way of not being there
+        raise ValueError(f"there is no device {str(chosen)!r} here ({error}); `vaekit doctor` lists what there is") from error
