@@ -362,7 +362,5 @@ def test_an_encoder_that_returns_no_posterior_is_told_what_to_return():
 
     parts = vaekit.create_vae(input_shape=(4,), latent_dim=4)
     vae = vaekit.VAE(Tuple((4,), 4), parts.decoder, likelihood=parts.likelihood)
-    with pytest.raises(
-        TypeError, match=r"vaekit.DiagonalGaussian\(mu, logvar\) for example, got tuple"
-    ):
+    with pytest.raises(TypeError, match=r"vaekit.DiagonalGaussian\(mu, logvar\) for example, got tuple"):
         vae.encode(torch.rand(2, 4))
