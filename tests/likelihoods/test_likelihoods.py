@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from vaekit import make_key
 from vaekit.likelihoods import Bernoulli, Gaussian
 
-mpmath.mp.dps = 60
 BERNOULLI, NORMAL = torch.distributions.Bernoulli, torch.distributions.Normal
 
 
 @given(st.floats(-1e4, 1e4, width=32), st.floats(0, 1, width=32))
 def test_bernoulli_nll_is_right_for_extreme_logits(logit, x):
     nll = Bernoulli().nll(torch.tensor([[[logit]]], dtype=torch.float64), torch.tensor([[x]], dtype=torch.float64))
-    logit = mpmath.mpf(logit)
-    expected = mpmath.log(1 + mpmath.exp(-abs(logit))) + max(logit, 0) - logit * mpmath.mpf(x)
+    with mpmath.workdps(60):
+        logit = mpmath.mpf(logit)
+        expected = mpmath.log(1 + mpmath.exp(-abs(logit))) + max(logit, 0) - logit * mpmath.mpf(x)
     assert math.isclose(float(nll), float(expected), rel_tol=1e-12, abs_tol=1e-12)
 
 
