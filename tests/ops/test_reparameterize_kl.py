@@ -1,6 +1,8 @@
 """The operator's laws, in both directions, against formulas in float64, torch.distributions and numerical derivatives."""
 
 import math
+import os
+import shutil
 
 import pytest
 import torch
@@ -228,13 +230,21 @@ def test_torch_func_nests_to_second_derivatives():
     torch.testing.assert_close(hessian, torch.diag(0.5 * torch.exp(logvar)))
 
 
+COMPILER = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("g++", "clang++", "cl"))), None)
+BACKENDS = [
+    "aot_eager",
+    pytest.param("inductor", marks=pytest.mark.skipif(COMPILER is None, reason="torch.compile's inductor needs a C++ compiler")),
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiled_in_one_graph_it_is_the_eager_operator(dynamic):
+def test_compiled_in_one_graph_it_is_the_eager_operator(dynamic, backend):
     def loss(mu, logvar, key):
         z, kl = reparameterize_kl(mu, logvar, key=key)
         return (z.sin().sum(-1) + kl).mean()
 
-    compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic)
+    compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend=backend)
     for rows in (4, 7):
         mu, logvar = torch.randn(rows, 3, requires_grad=True), torch.randn(rows, 3, requires_grad=True)
         results = []
@@ -244,8 +254,9 @@ def test_compiled_in_one_graph_it_is_the_eager_operator(dynamic):
         torch.testing.assert_close(results[0], results[1], rtol=2e-6, atol=2e-6)
 
 
-def test_compiled_without_a_key_it_draws_afresh():
-    compiled = torch.compile(lambda mu: reparameterize_kl(mu, mu)[0], fullgraph=True)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiled_without_a_key_it_draws_afresh(backend):
+    compiled = torch.compile(lambda mu: reparameterize_kl(mu, mu)[0], fullgraph=True, backend=backend)
     first, second = compiled(torch.zeros(4, 3)), compiled(torch.zeros(4, 3))
     assert not torch.equal(first, second)
 
