@@ -10,7 +10,6 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -152,10 +151,9 @@ def train(
             **{key: run[key] for key in _FIT_KEYS if key in run},
         )
     finally:
-        if not (folder / "last").exists():  # refused before its first step: nothing of it is worth keeping
-            (folder / RUN_FILE).unlink(missing_ok=True)
-            with suppress(OSError):
-                folder.rmdir()
+        if [file.name for file in folder.iterdir()] == [RUN_FILE]:  # refused before its first step: nothing worth keeping
+            (folder / RUN_FILE).unlink()
+            folder.rmdir()
     if history.interrupted:
         typer.echo(f"interrupted in epoch {history.epochs + 1}; the weights of this moment are in {folder / 'last'}", err=True)
     if history.epochs:
