@@ -1,0 +1,147 @@
+// The loops of loops.h, compiled for every instruction set that the compiler and the platform can choose between at run time, and
+// the choice. All of them give the same bits.
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+
+#include "../gaussian.h"
+#include "../half.h"
+#include "../philox.h"
+
+#if defined(_MSC_VER)
+#define VAEKIT_RESTRICT __restrict
+#else
+#define VAEKIT_RESTRICT __restrict__
+#endif
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define VAEKIT_X86 1
+#include <immintrin.h>
+#else
+#define VAEKIT_X86 0
+#endif
+
+namespace vaekit {
+
+constexpr int kTile = 512;       // elements that are worked on at a time; all of it stays in the first-level cache
+constexpr int kBlockStep = 16;   // Philox blocks are made in multiples of this number
+constexpr int kBlocks = kTile / 2 + kBlockStep;  // enough for a tile of doubles that begins inside a block
+constexpr int kNoise = 4 * (kTile / 4 + kBlockStep);  // normals that a tile may make: more than it uses, at both ends
+
+template <class T>
+struct Loops {
+  void (*normals)(T* out, uint64_t seed, uint64_t first, int blocks);
+  void (*divergence)(const T* mu, const T* logvar, int n, T limit, T* sigma, T* kl);
+  void (*divergence_from)(const T* mu, const T* logvar, const T* prior_mu, const T* prior_logvar, int n, T limit, T* sigma,
+                          T* kl);
+  void (*sample)(const T* mu, const T* sigma, const T* eps, int n, T* z);
+  T (*sum)(const T* values, int n);
+  void (*multiply)(const T* a, const T* b, int n, T* out);
+  void (*add_sample)(const T* grad_z, const T* eps, int n, T* drawn, T* scaled);
+  void (*gradients)(const T* mu, const T* logvar, const T* drawn, const T* scaled, const T* grad_kl, int n, T limit,
+                    T* grad_mu, T* grad_logvar);
+  void (*draw_gradient)(const T* logvar, const T* scaled, int n, T limit, T* grad_logvar);
+  void (*add_divergence)(const T* mu, const T* logvar, const T* grad_kl, int n, T limit, T* grad_mu, T* grad_logvar);
+  void (*add_divergence_from)(const T* mu, const T* logvar, const T* prior_mu, const T* prior_logvar, const T* grad_kl, int n,
+                              T limit, T* grad_mu, T* grad_logvar, T* grad_prior_mu, T* grad_prior_logvar);
+};
+
+struct Conversions {
+  void (*widen_bfloat16)(const BFloat16* in, int n, float* out);
+  void (*widen_half)(const Half* in, int n, float* out);
+  void (*narrow_bfloat16)(const float* in, int n, BFloat16* out);
+  void (*narrow_half)(const float* in, int n, Half* out);
+};
+
+}  // namespace vaekit
+
+#define VAEKIT_ISA baseline
+#define VAEKIT_TARGET
+#define VAEKIT_LANES (VAEKIT_X86 ? 2 : 0)
+#include "loops.h"
+#undef VAEKIT_ISA
+#undef VAEKIT_TARGET
+#undef VAEKIT_LANES
+
+// Where the compiler takes a target for a single function and can ask the processor.
+#if VAEKIT_X86 && defined(__GNUC__) && (!defined(__clang__) || __clang_major__ >= 17)
+#define VAEKIT_DISPATCH 1
+
+#define VAEKIT_ISA x86_64_v3
+#define VAEKIT_TARGET __attribute__((target("arch=x86-64-v3")))
+#define VAEKIT_LANES 4
+#include "loops.h"
+#undef VAEKIT_ISA
+#undef VAEKIT_TARGET
+#undef VAEKIT_LANES
+
+#define VAEKIT_ISA x86_64_v4
+#if defined(__clang__)
+#define VAEKIT_TARGET __attribute__((target("arch=x86-64-v4"), min_vector_width(512)))
+#else
+#define VAEKIT_TARGET __attribute__((target("arch=x86-64-v4,prefer-vector-width=512")))
+#endif
+#define VAEKIT_LANES 8
+#include "loops.h"
+#undef VAEKIT_ISA
+#undef VAEKIT_TARGET
+#undef VAEKIT_LANES
+#else
+#define VAEKIT_DISPATCH 0
+#endif
+
+namespace vaekit {
+
+struct InstructionSet {
+  const char* name;
+  const Loops<float>& float_loops;
+  const Loops<double>& double_loops;
+  const Conversions& conversions;
+  bool (*supported)();
+};
+
+// From the widest to the narrowest; the last one runs everywhere.
+inline const InstructionSet kInstructionSets[] = {
+#if VAEKIT_DISPATCH
+    {"x86-64-v4", x86_64_v4::kLoops<float>, x86_64_v4::kLoops<double>, x86_64_v4::kConversions,
+     [] { return __builtin_cpu_supports("x86-64-v4") != 0; }},
+    {"x86-64-v3", x86_64_v3::kLoops<float>, x86_64_v3::kLoops<double>, x86_64_v3::kConversions,
+     [] { return __builtin_cpu_supports("x86-64-v3") != 0; }},
+#endif
+    {VAEKIT_X86 ? "x86-64" : "baseline", baseline::kLoops<float>, baseline::kLoops<double>, baseline::kConversions,
+     [] { return true; }},
+};
+
+// The widest that the processor has, but not wider than what VAEKIT_CPU_CAPABILITY names.
+inline const InstructionSet& choose_instruction_set() {
+#if VAEKIT_DISPATCH
+  __builtin_cpu_init();
+#endif
+  const char* wanted = std::getenv("VAEKIT_CPU_CAPABILITY");
+  const int count = sizeof(kInstructionSets) / sizeof(kInstructionSets[0]);
+  int first = 0;
+  for (int i = 0; wanted && i < count; ++i) {
+    if (std::strcmp(wanted, kInstructionSets[i].name) == 0) first = i;
+  }
+  while (!kInstructionSets[first].supported()) ++first;
+  return kInstructionSets[first];
+}
+
+inline const InstructionSet& instruction_set() {
+  static const InstructionSet& chosen = choose_instruction_set();
+  return chosen;
+}
+
+template <class T>
+const Loops<T>& loops();
+template <>
+inline const Loops<float>& loops<float>() {
+  return instruction_set().float_loops;
+}
+template <>
+inline const Loops<double>& loops<double>() {
+  return instruction_set().double_loops;
+}
+
+}  // namespace vaekit

@@ -1,0 +1,240 @@
+// Loops over elements for one instruction set. Included once for each, by instruction_sets.h, which defines
+//   VAEKIT_ISA     the namespace,
+//   VAEKIT_TARGET  the attribute that makes the compiler use the instruction set,
+//   VAEKIT_LANES   how many 64-bit lanes an integer vector has: 2, 4 or 8; 0 where there are no x86 intrinsics.
+// The compiler vectorises the loops. Only Philox's words use intrinsics: no compiler finds the one instruction that multiplies the
+// low halves of 64-bit lanes in plain code, and it makes the words two to three times faster.
+
+namespace vaekit {
+namespace VAEKIT_ISA {
+
+#if VAEKIT_LANES == 2
+using Lanes = __m128i;
+VAEKIT_TARGET VAEKIT_INLINE Lanes splat(uint64_t x) { return _mm_set1_epi64x(static_cast<long long>(x)); }
+VAEKIT_TARGET VAEKIT_INLINE Lanes counters(uint64_t first) { return _mm_add_epi64(splat(first), _mm_set_epi64x(1, 0)); }
+VAEKIT_TARGET VAEKIT_INLINE Lanes product(Lanes a, Lanes b) { return _mm_mul_epu32(a, b); }
+VAEKIT_TARGET VAEKIT_INLINE Lanes high_half(Lanes a) { return _mm_srli_epi64(a, 32); }
+VAEKIT_TARGET VAEKIT_INLINE Lanes exclusive_or(Lanes a, Lanes b, Lanes c) { return _mm_xor_si128(_mm_xor_si128(a, b), c); }
+VAEKIT_TARGET VAEKIT_INLINE void store_low_halves(uint32_t* out, Lanes a, Lanes b) {
+  const __m128 packed = _mm_shuffle_ps(_mm_castsi128_ps(a), _mm_castsi128_ps(b), 0x88);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_castps_si128(packed));
+}
+#elif VAEKIT_LANES == 4
+using Lanes = __m256i;
+VAEKIT_TARGET VAEKIT_INLINE Lanes splat(uint64_t x) { return _mm256_set1_epi64x(static_cast<long long>(x)); }
+VAEKIT_TARGET VAEKIT_INLINE Lanes counters(uint64_t first) {
+  return _mm256_add_epi64(splat(first), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+VAEKIT_TARGET VAEKIT_INLINE Lanes product(Lanes a, Lanes b) { return _mm256_mul_epu32(a, b); }
+VAEKIT_TARGET VAEKIT_INLINE Lanes high_half(Lanes a) { return _mm256_srli_epi64(a, 32); }
+VAEKIT_TARGET VAEKIT_INLINE Lanes exclusive_or(Lanes a, Lanes b, Lanes c) {
+  return _mm256_xor_si256(_mm256_xor_si256(a, b), c);
+}
+VAEKIT_TARGET VAEKIT_INLINE void store_low_halves(uint32_t* out, Lanes a, Lanes b) {
+  const __m256 packed = _mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0x88);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permute4x64_epi64(_mm256_castps_si256(packed), 0xD8));
+}
+#elif VAEKIT_LANES == 8
+using Lanes = __m512i;
+VAEKIT_TARGET VAEKIT_INLINE Lanes splat(uint64_t x) { return _mm512_set1_epi64(static_cast<long long>(x)); }
+VAEKIT_TARGET VAEKIT_INLINE Lanes counters(uint64_t first) {
+  return _mm512_add_epi64(splat(first), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
+}
+VAEKIT_TARGET VAEKIT_INLINE Lanes product(Lanes a, Lanes b) { return _mm512_mul_epu32(a, b); }
+VAEKIT_TARGET VAEKIT_INLINE Lanes high_half(Lanes a) { return _mm512_srli_epi64(a, 32); }
+VAEKIT_TARGET VAEKIT_INLINE Lanes exclusive_or(Lanes a, Lanes b, Lanes c) { return _mm512_ternarylogic_epi64(a, b, c, 0x96); }
+VAEKIT_TARGET VAEKIT_INLINE void store_low_halves(uint32_t* out, Lanes a, Lanes b) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtepi64_epi32(a));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 8), _mm512_cvtepi64_epi32(b));
+}
+#endif
+
+// Word j of block `first` + i goes to words[j][i], for i below `blocks`, a multiple of kBlockStep.
+VAEKIT_TARGET inline void philox_words(uint32_t (*words)[kBlocks], uint64_t seed, uint64_t first, int blocks) {
+#if VAEKIT_LANES > 0
+  const Lanes multiplier_0 = splat(kMultiplier0), multiplier_1 = splat(kMultiplier1);
+  for (int i = 0; i < blocks; i += 2 * VAEKIT_LANES) {
+    // A word is the low half of its lane; `product` and `store_low_halves` do not look at the high one.
+    Lanes a0 = counters(first + i), a1 = high_half(a0), a2 = splat(0), a3 = a2;
+    Lanes b0 = counters(first + i + VAEKIT_LANES), b1 = high_half(b0), b2 = a2, b3 = a2;
+    uint32_t key_0 = static_cast<uint32_t>(seed), key_1 = static_cast<uint32_t>(seed >> 32);
+    VAEKIT_UNROLL(10)
+    for (int round = 0; round < 10; ++round) {
+      const Lanes k0 = splat(key_0), k1 = splat(key_1);
+      const Lanes product_a0 = product(a0, multiplier_0), product_a1 = product(a2, multiplier_1);
+      const Lanes product_b0 = product(b0, multiplier_0), product_b1 = product(b2, multiplier_1);
+      a0 = exclusive_or(high_half(product_a1), a1, k0), a1 = product_a1;
+      a2 = exclusive_or(high_half(product_a0), a3, k1), a3 = product_a0;
+      b0 = exclusive_or(high_half(product_b1), b1, k0), b1 = product_b1;
+      b2 = exclusive_or(high_half(product_b0), b3, k1), b3 = product_b0;
+      key_0 += kWeyl0;
+      key_1 += kWeyl1;
+    }
+    store_low_halves(words[0] + i, a0, b0);
+    store_low_halves(words[1] + i, a1, b1);
+    store_low_halves(words[2] + i, a2, b2);
+    store_low_halves(words[3] + i, a3, b3);
+  }
+#else
+  for (int i = 0; i < blocks; ++i) {
+    const uint64_t counter = first + i;
+    const Words x = philox(seed, static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32));
+    words[0][i] = x.x0, words[1][i] = x.x1, words[2][i] = x.x2, words[3][i] = x.x3;
+  }
+#endif
+}
+
+VAEKIT_TARGET VAEKIT_INLINE void normals_of(const uint32_t (*words)[kBlocks], int blocks, float* VAEKIT_RESTRICT out) {
+  for (int i = 0; i < blocks; ++i) {
+    const Pair<float> a = box_muller(uniform(words[0][i]), uniform(words[1][i]));
+    const Pair<float> b = box_muller(uniform(words[2][i]), uniform(words[3][i]));
+    out[4 * i] = a.first, out[4 * i + 1] = a.second, out[4 * i + 2] = b.first, out[4 * i + 3] = b.second;
+  }
+}
+
+VAEKIT_TARGET VAEKIT_INLINE void normals_of(const uint32_t (*words)[kBlocks], int blocks, double* VAEKIT_RESTRICT out) {
+  for (int i = 0; i < blocks; ++i) {
+    const Pair<double> a = box_muller(uniform(words[0][i], words[1][i]), uniform(words[2][i], words[3][i]));
+    out[2 * i] = a.first, out[2 * i + 1] = a.second;
+  }
+}
+
+// The normals of the blocks `first`, `first` + 1, ...; `blocks` is a multiple of kBlockStep and at most kBlocks.
+template <class T>
+VAEKIT_TARGET void normals(T* out, uint64_t seed, uint64_t first, int blocks) {
+  alignas(64) uint32_t words[4][kBlocks];
+  philox_words(words, seed, first, blocks);
+  normals_of(words, blocks, out);
+}
+
+// sigma = e^(logvar / 2), and each element's divergence from N(0, 1).
+template <class T>
+VAEKIT_TARGET void divergence(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRICT logvar, int n, T limit,
+                              T* VAEKIT_RESTRICT sigma, T* VAEKIT_RESTRICT kl) {
+  for (int i = 0; i < n; ++i) {
+    const Exponential<T> e = exponential(T(0.5) * logvar[i], limit);
+    sigma[i] = e.value;
+    kl[i] = T(0.5) * (mu[i] * mu[i] + e.excess);
+  }
+}
+
+// The same from N(prior_mu, e^prior_logvar).
+template <class T>
+VAEKIT_TARGET void divergence_from(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRICT logvar,
+                                   const T* VAEKIT_RESTRICT prior_mu, const T* VAEKIT_RESTRICT prior_logvar, int n, T limit,
+                                   T* VAEKIT_RESTRICT sigma, T* VAEKIT_RESTRICT kl) {
+  for (int i = 0; i < n; ++i) {
+    const T standardized = (mu[i] - prior_mu[i]) * exponential(T(-0.5) * prior_logvar[i], limit).value;
+    sigma[i] = exponential(T(0.5) * logvar[i], limit).value;
+    kl[i] = T(0.5) * (standardized * standardized + exponential(T(0.5) * (logvar[i] - prior_logvar[i]), limit).excess);
+  }
+}
+
+template <class T>
+VAEKIT_TARGET void sample(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRICT sigma, const T* VAEKIT_RESTRICT eps, int n,
+                          T* VAEKIT_RESTRICT z) {
+  for (int i = 0; i < n; ++i) z[i] = mu[i] + sigma[i] * eps[i];
+}
+
+// The sum of a piece of a row: element i goes to lane i % 32, and the lanes are added in halves. The order is the same for every
+// instruction set, and zeros at the end would not change it.
+template <class T>
+VAEKIT_TARGET T sum(const T* values, int n) {
+  T lanes[32] = {};
+  int i = 0;
+  for (; i + 32 <= n; i += 32) {
+    for (int lane = 0; lane < 32; ++lane) lanes[lane] += values[i + lane];
+  }
+  for (int lane = 0; i + lane < n; ++lane) lanes[lane] += values[i + lane];
+  for (int width = 16; width > 0; width /= 2) {
+    for (int lane = 0; lane < width && lane + width < n; ++lane) lanes[lane] += lanes[lane + width];
+  }
+  return lanes[0];
+}
+
+template <class T>
+VAEKIT_TARGET void multiply(const T* VAEKIT_RESTRICT a, const T* VAEKIT_RESTRICT b, int n, T* VAEKIT_RESTRICT out) {
+  for (int i = 0; i < n; ++i) out[i] = a[i] * b[i];
+}
+
+// Adds one of several samples' grad_z and grad_z eps to their sums.
+template <class T>
+VAEKIT_TARGET void add_sample(const T* VAEKIT_RESTRICT grad_z, const T* VAEKIT_RESTRICT eps, int n, T* VAEKIT_RESTRICT drawn,
+                              T* VAEKIT_RESTRICT scaled) {
+  for (int i = 0; i < n; ++i) {
+    drawn[i] += grad_z[i];
+    scaled[i] += grad_z[i] * eps[i];
+  }
+}
+
+// The gradients of a draw and of its divergence from N(0, 1) at once. `drawn` is the sum of grad_z over the samples and
+// `scaled` that of grad_z eps.
+template <class T>
+VAEKIT_TARGET void gradients(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRICT logvar, const T* VAEKIT_RESTRICT drawn,
+                             const T* VAEKIT_RESTRICT scaled, const T* VAEKIT_RESTRICT grad_kl, int n, T limit,
+                             T* VAEKIT_RESTRICT grad_mu, T* VAEKIT_RESTRICT grad_logvar) {
+  for (int i = 0; i < n; ++i) {
+    const Exponential<T> e = exponential(T(0.5) * logvar[i], limit);
+    grad_mu[i] = drawn[i] + grad_kl[i] * mu[i];
+    grad_logvar[i] = (T(0.5) * e.value) * scaled[i] + (T(0.5) * grad_kl[i]) * e.minus_one;
+  }
+}
+
+// grad_logvar of a draw alone.
+template <class T>
+VAEKIT_TARGET void draw_gradient(const T* VAEKIT_RESTRICT logvar, const T* VAEKIT_RESTRICT scaled, int n, T limit,
+                                 T* VAEKIT_RESTRICT grad_logvar) {
+  for (int i = 0; i < n; ++i) grad_logvar[i] = (T(0.5) * exponential(T(0.5) * logvar[i], limit).value) * scaled[i];
+}
+
+// Adds the gradients of a divergence from N(0, 1).
+template <class T>
+VAEKIT_TARGET void add_divergence(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRICT logvar,
+                                  const T* VAEKIT_RESTRICT grad_kl, int n, T limit, T* VAEKIT_RESTRICT grad_mu,
+                                  T* VAEKIT_RESTRICT grad_logvar) {
+  for (int i = 0; i < n; ++i) {
+    grad_mu[i] += grad_kl[i] * mu[i];
+    grad_logvar[i] += (T(0.5) * grad_kl[i]) * exponential(T(0.5) * logvar[i], limit).minus_one;
+  }
+}
+
+// Adds the gradients of a divergence from N(prior_mu, e^prior_logvar), and writes the prior's own.
+template <class T>
+VAEKIT_TARGET void add_divergence_from(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRICT logvar,
+                                       const T* VAEKIT_RESTRICT prior_mu, const T* VAEKIT_RESTRICT prior_logvar,
+                                       const T* VAEKIT_RESTRICT grad_kl, int n, T limit, T* VAEKIT_RESTRICT grad_mu,
+                                       T* VAEKIT_RESTRICT grad_logvar, T* VAEKIT_RESTRICT grad_prior_mu,
+                                       T* VAEKIT_RESTRICT grad_prior_logvar) {
+  for (int i = 0; i < n; ++i) {
+    const T offset = mu[i] - prior_mu[i];
+    const T half_precision = exponential(T(-0.5) * prior_logvar[i], limit).value;  // twice: its square overflows earlier
+    const T by_mu = grad_kl[i] * (offset * half_precision * half_precision);
+    const T by_logvar = (T(0.5) * grad_kl[i]) * exponential(T(0.5) * (logvar[i] - prior_logvar[i]), limit).minus_one;
+    grad_mu[i] += by_mu;
+    grad_logvar[i] += by_logvar;
+    grad_prior_mu[i] = -by_mu;
+    grad_prior_logvar[i] = -(T(0.5) * by_mu * offset + by_logvar);
+  }
+}
+
+VAEKIT_TARGET inline void widen(const BFloat16* VAEKIT_RESTRICT in, int n, float* VAEKIT_RESTRICT out) {
+  for (int i = 0; i < n; ++i) out[i] = to_float(in[i]);
+}
+VAEKIT_TARGET inline void widen(const Half* VAEKIT_RESTRICT in, int n, float* VAEKIT_RESTRICT out) {
+  for (int i = 0; i < n; ++i) out[i] = to_float(in[i]);
+}
+VAEKIT_TARGET inline void narrow(const float* VAEKIT_RESTRICT in, int n, BFloat16* VAEKIT_RESTRICT out) {
+  for (int i = 0; i < n; ++i) out[i] = to_bfloat16(in[i]);
+}
+VAEKIT_TARGET inline void narrow(const float* VAEKIT_RESTRICT in, int n, Half* VAEKIT_RESTRICT out) {
+  for (int i = 0; i < n; ++i) out[i] = to_half(in[i]);
+}
+
+template <class T>
+constexpr Loops<T> kLoops = {
+    &normals<T>,    &divergence<T>, &divergence_from<T>, &sample<T>,         &sum<T>,                &multiply<T>,
+    &add_sample<T>, &gradients<T>,  &draw_gradient<T>,   &add_divergence<T>, &add_divergence_from<T>};
+constexpr Conversions kConversions = {&widen, &widen, &narrow, &narrow};
+
+}  // namespace VAEKIT_ISA
+}  // namespace vaekit

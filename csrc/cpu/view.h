@@ -1,0 +1,125 @@
+// A strided array read in row-major order of its logical elements, wherever they lie.
+#pragma once
+
+#include <cstdint>
+
+#include "instruction_sets.h"
+
+namespace vaekit {
+
+enum class Storage { kFloat, kDouble, kBFloat16, kHalf };
+
+template <class T>
+VAEKIT_INLINE T load(const T* p) { return *p; }
+VAEKIT_INLINE float load(const BFloat16* p) { return to_float(*p); }
+VAEKIT_INLINE float load(const Half* p) { return to_float(*p); }
+
+inline void widen(const BFloat16* in, int n, float* out) { instruction_set().conversions.widen_bfloat16(in, n, out); }
+inline void widen(const Half* in, int n, float* out) { instruction_set().conversions.widen_half(in, n, out); }
+inline void narrow(const float* in, int n, BFloat16* out) { instruction_set().conversions.narrow_bfloat16(in, n, out); }
+inline void narrow(const float* in, int n, Half* out) { instruction_set().conversions.narrow_half(in, n, out); }
+template <class T>
+inline void widen(const T* in, int n, T* out) { std::memcpy(out, in, sizeof(T) * n); }
+
+// Dimensions that lie one behind the other in memory are merged, so that almost every tensor has one or two.
+class View {
+ public:
+  static constexpr int kMaxDims = 64;
+
+  View() = default;
+  View(const void* data, Storage storage, int dims, const int64_t* sizes, const int64_t* strides) : data_(data), storage_(storage) {
+    for (int i = 0; i < dims; ++i) {
+      if (sizes[i] == 1) continue;
+      if (dims_ > 0 && strides_[dims_ - 1] == strides[i] * sizes[i]) {
+        sizes_[dims_ - 1] *= sizes[i];
+        strides_[dims_ - 1] = strides[i];
+      } else {
+        sizes_[dims_] = sizes[i];
+        strides_[dims_++] = strides[i];
+      }
+    }
+    if (dims_ == 0) {
+      sizes_[0] = 1, strides_[0] = 1, dims_ = 1;
+    }
+  }
+
+  explicit operator bool() const { return data_ != nullptr; }
+
+  // Elements start .. start + n as T: where they lie if they can be used so, otherwise copied to `buffer`.
+  template <class T>
+  const T* read(int64_t start, int n, T* buffer) const {
+    constexpr Storage own = sizeof(T) == 8 ? Storage::kDouble : Storage::kFloat;
+    if (storage_ == own) return read_as<T, T>(start, n, buffer);
+    if constexpr (sizeof(T) == 4) {
+      return storage_ == Storage::kHalf ? read_as<Half, T>(start, n, buffer) : read_as<BFloat16, T>(start, n, buffer);
+    }
+    return nullptr;  // the caller has checked the dtypes
+  }
+
+ private:
+  template <class S, class T>
+  const T* read_as(int64_t start, int n, T* buffer) const {
+    int64_t index[kMaxDims], offset = 0;
+    for (int d = dims_ - 1; d > 0; --d) {
+      index[d] = start % sizes_[d];
+      start /= sizes_[d];
+      offset += index[d] * strides_[d];
+    }
+    index[0] = start;
+    offset += start * strides_[0];
+    const int inner = dims_ - 1;
+    const S* data = static_cast<const S*>(data_) + offset;
+    if constexpr (sizeof(S) == sizeof(T)) {
+      if (strides_[inner] == 1 && n <= sizes_[inner] - index[inner]) return data;
+    }
+    for (int done = 0;;) {
+      const int64_t left = sizes_[inner] - index[inner];
+      const int run = left < n - done ? static_cast<int>(left) : n - done;
+      if (strides_[inner] == 1) {
+        widen(data, run, buffer + done);
+      } else {
+        for (int i = 0; i < run; ++i) buffer[done + i] = load(data + i * strides_[inner]);
+      }
+      done += run;
+      if (done >= n) return buffer;
+      data += run * strides_[inner];
+      index[inner] += run;
+      for (int d = inner; d > 0 && index[d] == sizes_[d]; --d) {  // carry
+        data += strides_[d - 1] - sizes_[d] * strides_[d];
+        index[d] = 0;
+        ++index[d - 1];
+      }
+    }
+  }
+
+  const void* data_ = nullptr;
+  Storage storage_ = Storage::kFloat;
+  int dims_ = 0;
+  int64_t sizes_[kMaxDims], strides_[kMaxDims];
+};
+
+// A new contiguous array that is written tile by tile.
+class Output {
+ public:
+  Output() = default;
+  Output(void* data, Storage storage) : data_(data), storage_(storage) {}
+
+  // Where to write elements start, ...: in place, or into `buffer`, from which `flush` converts them.
+  template <class T>
+  T* at(int64_t start, T* buffer) const {
+    const bool own = storage_ == (sizeof(T) == 8 ? Storage::kDouble : Storage::kFloat);
+    return own ? static_cast<T*>(data_) + start : buffer;
+  }
+
+  void flush(int64_t start, int n, const double*) const { (void)start, (void)n; }
+  void flush(int64_t start, int n, const float* values) const {
+    if (storage_ == Storage::kHalf) narrow(values, n, static_cast<Half*>(data_) + start);
+    if (storage_ == Storage::kBFloat16) narrow(values, n, static_cast<BFloat16*>(data_) + start);
+  }
+
+ private:
+  void* data_ = nullptr;
+  Storage storage_ = Storage::kFloat;
+};
+
+}  // namespace vaekit

@@ -1,0 +1,59 @@
+// Philox4x32-10: J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+// No torch header; compiles for host and device. The same stream as vaekit/ops/philox.py, which describes it.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define VAEKIT_INLINE __host__ __device__ __forceinline__
+#elif defined(_MSC_VER)
+#define VAEKIT_INLINE __forceinline
+#else
+// Always inlined, so that a caller compiled for a wider instruction set takes its callees along.
+#define VAEKIT_INLINE inline __attribute__((always_inline))
+#endif
+
+#if defined(__CUDACC__)
+#define VAEKIT_PRAGMA(text) _Pragma(#text)
+#define VAEKIT_UNROLL(n) VAEKIT_PRAGMA(unroll n)
+#elif defined(__clang__)
+#define VAEKIT_PRAGMA(text) _Pragma(#text)
+#define VAEKIT_UNROLL(n) VAEKIT_PRAGMA(clang loop unroll_count(n))
+#elif defined(__GNUC__)
+#define VAEKIT_PRAGMA(text) _Pragma(#text)
+#define VAEKIT_UNROLL(n) VAEKIT_PRAGMA(GCC unroll n)
+#else
+#define VAEKIT_UNROLL(n)
+#endif
+
+namespace vaekit {
+
+// Offset between the streams of two samples of one call.
+constexpr uint64_t kSampleStride = uint64_t{1} << 40;
+
+// Random123, philox.h: the multipliers, and the key's increments from round to round.
+constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
+constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
+
+struct Words {
+  uint32_t x0, x1, x2, x3;
+};
+
+VAEKIT_INLINE uint32_t high_half(uint32_t a, uint32_t b) { return static_cast<uint32_t>((uint64_t{a} * b) >> 32); }
+
+// The four words for key `seed` and counter (low, high, 0, 0).
+VAEKIT_INLINE Words philox(uint64_t seed, uint32_t counter_low, uint32_t counter_high) {
+  uint32_t key_0 = static_cast<uint32_t>(seed), key_1 = static_cast<uint32_t>(seed >> 32);
+  Words x{counter_low, counter_high, 0, 0};
+  VAEKIT_UNROLL(10)
+  for (int round = 0; round < 10; ++round) {
+    const uint32_t high_0 = high_half(kMultiplier0, x.x0), low_0 = kMultiplier0 * x.x0;
+    const uint32_t high_1 = high_half(kMultiplier1, x.x2), low_1 = kMultiplier1 * x.x2;
+    x = Words{high_1 ^ x.x1 ^ key_0, low_1, high_0 ^ x.x3 ^ key_1, low_0};
+    key_0 += kWeyl0;
+    key_1 += kWeyl1;
+  }
+  return x;
+}
+
+}  // namespace vaekit
