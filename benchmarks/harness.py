@@ -21,17 +21,18 @@ import torch
 import vaekit
 
 
-def header() -> str:
-    """The machine and the versions, for the head of a table."""
+def header(device: str = "cpu") -> str:
+    """The machine, the versions and the operator's kernel on `device`, for the head of a table."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
         names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = names[0] if names else cpu
+    gpu = f"; {torch.cuda.get_device_name()}" if device == "cuda" else ""
     return (
-        f"{cpu}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}; {torch.get_num_threads()} torch threads; "
-        f"python {platform.python_version()}, torch {torch.__version__}, vaekit {vaekit.__version__} "
-        f"({'compiled' if vaekit.has_native('cpu') else 'reference'} kernel)"
+        f"{cpu}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}; {torch.get_num_threads()} torch threads{gpu}"
+        f"; python {platform.python_version()}, torch {torch.__version__}, vaekit {vaekit.__version__}\n"
+        f"{device} kernel: {vaekit.build_info()[f'{device} kernel']}"
     )
 
 
@@ -48,13 +49,31 @@ def interleaved(contenders: Mapping[str, Callable[[], float]], rounds: int, seed
     return seconds
 
 
-def timed(work: Callable[[], object]) -> Callable[[], float]:
-    """The work as a contender that times itself."""
+def timed(work: Callable[[], object], device: str = "cpu", at_least: float = 0.0) -> Callable[[], float]:
+    """The work as a contender that times itself: the seconds of one call, from enough calls to take `at_least` seconds.
+
+    How many are enough is found when it runs for the first time, its warm-up. On cuda the clock stops when the device is done.
+    """
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    calls = 0
+
+    def seconds_of(calls: int) -> float:
+        synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            work()
+        synchronize()
+        return time.perf_counter() - start
 
     def run() -> float:
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
+        nonlocal calls
+        if calls == 0:
+            calls = 1
+            if at_least:
+                seconds_of(3)
+                while (seconds := seconds_of(calls)) < at_least:
+                    calls = max(calls + 1, min(10 * calls, round(1.1 * calls * at_least / seconds)))
+        return seconds_of(calls) / calls
 
     return run
 
@@ -64,10 +83,44 @@ def ratios(seconds: Sequence[float], baseline: Sequence[float]) -> list[float]:
     return [s / b for s, b in zip(seconds, baseline, strict=True)]
 
 
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """First quartile, median, third quartile."""
+    if len(values) < 3:
+        return min(values), statistics.median(values), max(values)
+    low, middle, high = statistics.quantiles(values, n=4)
+    return low, middle, high
+
+
 def spread(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
     """median (first quartile to third)."""
-    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
-    return f"{scale * statistics.median(values):.{digits}f} ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
+    low, middle, high = (scale * value for value in quartiles(values))
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def peak_memory(work: Callable[[], object], device: str = "cpu") -> float | None:
+    """MiB by which the work raises the memory in use at its peak; None where that cannot be measured.
+
+    On cuda what PyTorch's allocator handed out. Otherwise resident memory, whoever asked for it, which only Linux tells: to be
+    measured in a process of its own, because what a process freed and has not given back hides as much of what the work takes.
+    """
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+
+    def kilobytes(field: str) -> int:
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
+
+    reset.write_text("5")  # the peak starts again from here
+    resident = kilobytes("VmRSS")
+    work()
+    return (kilobytes("VmHWM") - resident) / 1024
 
 
 def table(rows: Sequence[Sequence[object]]) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from harness import header, interleaved, ratios, spread, table, timed, write_csv
+from harness import header, interleaved, peak_memory, ratios, spread, table, timed, write_csv
 from torch import nn
 from torch.nn import functional as F
 
@@ -109,27 +109,10 @@ def pythae(x: torch.Tensor) -> Callable[[], object]:
 CONTENDERS = {"bare loop": bare, "vaekit.fit": fit, "pythae": pythae}
 
 
-def peak_memory(name: str) -> str:
+def added_memory(name: str) -> str:
     """MiB that a contender's training adds to a process that holds the data already, in a process of its own."""
     done = subprocess.run([sys.executable, __file__, "--memory-of", name], capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-def added_memory(name: str, x: torch.Tensor) -> str:
-    """What `peak_memory` asks the other process for; Linux only, which can reset a process' peak."""
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return "unknown"
-
-    def kilobytes(field: str) -> int:
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
-
-    import lightning_fabric  # noqa: F401 (importing it is not training)
-
-    reset.write_text("5")
-    before = kilobytes("VmRSS")
-    CONTENDERS[name](x)()
-    return f"{(kilobytes('VmHWM') - before) / 1024:.0f}"
 
 
 def main() -> None:
@@ -141,7 +124,10 @@ def main() -> None:
     x = vaekit.data.load("mnist5k")[0].x
     steps = EPOCHS * -(-len(x) // BATCH)
     if args.memory_of:
-        print(added_memory(args.memory_of, x))
+        import lightning_fabric  # noqa: F401 (importing it is not training)
+
+        added = peak_memory(lambda: CONTENDERS[args.memory_of](x)())
+        print("unknown" if added is None else f"{added:.0f}")
         return
     names = [name for name in CONTENDERS if name != "pythae" or importlib.util.find_spec("pythae")]
     print(header())
@@ -150,7 +136,7 @@ def main() -> None:
     rows: list[tuple[str, ...]] = [("", "ms a step", "times the bare loop", "peak memory, MiB")]
     for name in names:
         relative = ratios(seconds[name], seconds["bare loop"])
-        rows.append((name, spread(seconds[name], 1000 / steps), spread(relative, digits=3), peak_memory(name)))
+        rows.append((name, spread(seconds[name], 1000 / steps), spread(relative, digits=3), added_memory(name)))
     print(table(rows))
     if "pythae" not in names:
         print("\npythae is not installed: pip install pythae==0.1.2 adds its line")

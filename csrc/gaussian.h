@@ -148,8 +148,8 @@ template <class T>
 VAEKIT_INLINE Exponential<T> exponential(T x, T limit) {
   using R = Real<T>;
   using Bits = typename R::Bits;
-  T bounded = -limit > x ? -limit : x;  // a comparison with NaN is false: NaN stays
-  bounded = limit < bounded ? limit : bounded;
+  const T below = limit < x ? limit : x;  // a comparison with NaN is false: NaN stays
+  const T bounded = -limit > below ? -limit : below;
   // x = 2 m ln 2 + r with |r| <= ln 2. Where m = 0, r is x itself, and nothing cancels in e^(2x) - 1 and e^(2x) - 1 - 2x.
   const T shifted = bounded * T(0.72134752044448170368) + (R::kRound + T(R::kBias));
   const T m = shifted - (R::kRound + T(R::kBias));
@@ -161,7 +161,7 @@ VAEKIT_INLINE Exponential<T> exponential(T x, T limit) {
   const T square_minus_one = value * value - T(1);
   const bool near = m == T(0);
   return {value, near ? minus_one * (minus_one + T(2)) : square_minus_one,
-          near ? minus_one * minus_one + T(2) * tail : square_minus_one - T(2) * x};
+          near ? minus_one * minus_one + T(2) * tail : square_minus_one - T(2) * below};
 }
 
 // -2 log x for positive normal x.

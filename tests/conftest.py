@@ -6,16 +6,21 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+import vaekit
+
 _SLOW_OK = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60, print_blob=True, suppress_health_check=_SLOW_OK)
 settings.register_profile("deep", deadline=None, max_examples=3000, print_blob=True, suppress_health_check=_SLOW_OK)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-def pytest_report_header() -> str:
+def pytest_report_header() -> list[str]:
     profile = os.environ.get("HYPOTHESIS_PROFILE", "ci")
     seed = "derandomised: every run draws the same examples" if profile == "ci" else "random: --hypothesis-seed=N repeats a run"
-    return f"hypothesis profile {profile} ({seed}); torch {torch.__version__}"
+    return [
+        f"hypothesis profile {profile} ({seed}); torch {torch.__version__}",
+        f"vaekit from {vaekit.__path__[0]}; cpu kernel: {vaekit.build_info()['cpu kernel']}",
+    ]
 
 
 @pytest.fixture(autouse=True)

@@ -532,7 +532,9 @@ def test_a_traceback_is_there_for_who_asks(data, tmp_path, monkeypatch):
 
 
 def in_a_process(*arguments):
-    return subprocess.run([sys.executable, "-m", "vaekit.cli", *map(str, arguments)], capture_output=True, text=True)
+    program = [sys.executable, "-W", "ignore:vaekit has no compiled", "-m", "vaekit.cli", *map(str, arguments)]
+    tested = Path(vaekit.__file__).parents[1]  # not the current folder, whose vaekit may be another one
+    return subprocess.run(program, cwd=tested, capture_output=True, text=True)
 
 
 def test_the_process_ends_with_the_code_and_the_line_of_a_mistake(data, tmp_path):

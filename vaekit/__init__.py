@@ -7,6 +7,7 @@ from vaekit.evaluation import evaluate
 from vaekit.likelihoods import Likelihood
 from vaekit.losses import Batch, Elbo, Loss, LossTerms, StepContext
 from vaekit.ops import build_info, fold_in, has_native, make_key, reparameterize_kl
+from vaekit.ops.native import warn_when_missing
 from vaekit.posteriors import DiagonalGaussian, Posterior
 from vaekit.presets import create_vae
 from vaekit.priors import Prior, StandardNormal
@@ -57,3 +58,5 @@ __all__ = [
     "reparameterize_kl",
     "schedules",
 ]
+
+warn_when_missing()

@@ -96,18 +96,27 @@ def reparameterize_kl(
         _check_eps(eps, mu, num_samples)
     prior_mu, prior_logvar = (None, None) if prior is None else _checked_prior(prior, mu)
 
-    transformed = torch._C._are_functorch_transforms_active()
-    if eps is None and not transformed and not native.has_native(mu.device.type):
+    options = (num_samples, row_start, event_dims, reduce == "event")
+    if mu.device.type not in native.LOADED:
+        return _without_kernel(mu, logvar, key, eps, prior_mu, prior_logvar, *options)
+    result: tuple[Tensor, Tensor] = _call(_forward_op, _Forward, mu, logvar, key, eps, prior_mu, prior_logvar, *options)
+    return result
+
+
+def _without_kernel(
+    mu: Tensor, logvar: Tensor, key: Tensor | None, eps: Tensor | None, prior_mu: Tensor | None, prior_logvar: Tensor | None,
+    num_samples: int | None, row_start: int, event_dims: int, reduce_event: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The operator where only the reference serves the device."""
+    if eps is None and not torch._C._are_functorch_transforms_active():
         # Making the noise is most of the reference's time: so it is kept for backward and not, as the operator would, made again.
         eps, key = reference.noise(mu, key, None, num_samples, row_start, event_dims), None
-    arguments = (
-        mu, logvar, key, eps, prior_mu, prior_logvar, num_samples, row_start, event_dims, reduce == "event"
-    )  # fmt: skip
-    if torch.compiler.is_compiling() and not native.has_native(mu.device.type):
+    arguments = (mu, logvar, key, eps, prior_mu, prior_logvar, num_samples, row_start, event_dims, reduce_event)
+    if torch.compiler.is_compiling():
         # Traced into the graph, where Inductor fuses it with its surroundings; an operator would be opaque to it.
         result: tuple[Tensor, Tensor] = _Inlined.apply(*arguments)  # type: ignore[no-untyped-call]
     else:
-        result = _apply(_forward_op, _Forward, *arguments)
+        result = _call(_forward_op, _Forward, *arguments)
     return result
 
 
@@ -196,7 +205,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _input_gradients(ctx, _apply(_backward_op, _Backward, grad_z, grad_kl, *ctx.saved_tensors, *ctx.options))
+    return _input_gradients(ctx, _call(_backward_op, _Backward, grad_z, grad_kl, *ctx.saved_tensors, *ctx.options))
 
 
 def _input_gradients(ctx: Any, gradients: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor | None, ...]:
@@ -207,6 +216,17 @@ def _input_gradients(ctx: Any, gradients: tuple[Tensor, Tensor, Tensor, Tensor])
 
 
 torch.library.register_autograd(_NAME, _backward, setup_context=_setup_context, lib=_LIBRARY)
+
+
+def _noise(
+    like: Tensor, key: Tensor | None, eps: Tensor | None, num_samples: int | None, row_start: int, event_dims: int
+) -> Tensor:
+    """eps [K?, *like.shape] in the compute dtype, with the bits that the operator's kernel gives it: a draw from N(0, 1)."""
+    if eps is not None or like.device.type not in native.LOADED:
+        return reference.noise(like, key, eps, num_samples, row_start, event_dims)
+    zeros = torch.zeros(like.shape, dtype=reference.compute_dtype(like.dtype), device=like.device)
+    drawn: Tensor = _forward_op(zeros, zeros, key, None, None, None, num_samples, row_start, event_dims, False)[0]
+    return drawn
 
 
 def _setup_backward_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -243,7 +263,7 @@ def _double_backward(
     to_grad_z = to_grad_kl = None
     to_mu = to_logvar = to_prior_logvar = zero
     if grad_z is not None:
-        noise = reference.noise(mu, key, eps, num_samples, row_start, event_dims)
+        noise = _noise(mu, key, eps, num_samples, row_start, event_dims)
         half_sigma = 0.5 * torch.exp(0.5 * wide_logvar)
         to_grad_z = (by_mu + half_sigma * by_logvar * noise).expand(grad_z.shape).to(grad_z.dtype)
         scaled = grad_z.to(dtype) * noise
@@ -303,9 +323,9 @@ def _batched(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tensor 
     slice_ = mu[0] if mapped(0) else mu
     if eps is None:
         assert key is not None
-        eps = reference.noise(slice_, key, None, num_samples, row_start, event_dims) if not mapped(2) else (
-            torch.stack([reference.noise(slice_, k, None, num_samples, row_start, event_dims) for k in key.unbind(0)])
-        )  # fmt: skip
+        keys = key.unbind(0) if mapped(2) else [key]
+        drawn = [_noise(slice_, k, None, num_samples, row_start, event_dims) for k in keys]
+        eps = torch.stack(drawn) if mapped(2) else drawn[0]
     eps_mapped = mapped(3) or mapped(2)
     eps = eps if eps_mapped else eps.expand(info.batch_size, *eps.shape)
     if num_samples is not None:
@@ -320,7 +340,7 @@ def _batched(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tensor 
 def _vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, tuple[int, int]]:
     options = arguments[6:]
     tensors = _batched(info, in_dims[:6], arguments[:6], options)
-    return _apply(_forward_op, _Forward, *tensors, *options), (0 if options[0] is None else 1, 0)
+    return _call(_forward_op, _Forward, *tensors, *options), (0 if options[0] is None else 1, 0)
 
 
 def _backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, tuple[int | None, ...]]:
@@ -333,26 +353,23 @@ def _backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tupl
             gradient = gradient.movedim(0, front)
         grads.append(gradient)
     prior_dim = None if tensors[4] is None else 0
-    return _apply(_backward_op, _Backward, *grads, *tensors, *options), (0, 0, prior_dim, prior_dim)
+    return _call(_backward_op, _Backward, *grads, *tensors, *options), (0, 0, prior_dim, prior_dim)
 
 
 torch.library.register_vmap(_NAME, _vmap, lib=_LIBRARY)
 torch.library.register_vmap(_BACKWARD_NAME, _backward_vmap, lib=_LIBRARY)
 
 
-# --- torch.func ----------------------------------------------------------------------------------------------------------
-# torch.func.grad does not see an autograd formula registered on an operator, only that of an autograd.Function. So inside
-# torch.func's transforms the same formulas and rules are reached through these two.
-
-
-def _apply(operator: Any, function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    return function.apply(*arguments) if torch._C._are_functorch_transforms_active() else operator(*arguments)
+# --- the ways in ---------------------------------------------------------------------------------------------------------
+# The same formulas, registered on the operator above, once more as autograd.Functions: torch.func's transforms see no others,
+# and applied directly they cost a quarter of what the dispatcher's autograd costs, which is most of a small call.
 
 
 class _Forward(torch.autograd.Function):
     @staticmethod
     def forward(*arguments: Any) -> Any:
-        return _forward_op(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return _forward_op(*arguments)
 
     setup_context = staticmethod(_setup_context)
     backward = staticmethod(_backward)
@@ -362,8 +379,18 @@ class _Forward(torch.autograd.Function):
 class _Backward(torch.autograd.Function):
     @staticmethod
     def forward(*arguments: Any) -> Any:
-        return _backward_op(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return _backward_op(*arguments)
 
     setup_context = staticmethod(_setup_backward_context)
     backward = staticmethod(_double_backward)
     vmap = staticmethod(_backward_vmap)
+
+
+def _call(operator: Any, function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    if torch.compiler.is_compiling():
+        return operator(*arguments)
+    if torch._C._are_functorch_transforms_active():
+        return function.apply(*arguments)
+    # What Function.apply does outside of transforms, less the binding of default arguments, which takes 20 microseconds.
+    return super(torch.autograd.Function, function).apply(*arguments)
