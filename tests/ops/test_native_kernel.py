@@ -1,0 +1,255 @@
+"""The compiled CPU kernel against the pure-PyTorch reference, and what only a kernel can get wrong."""
+
+import multiprocessing
+import threading
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import DTYPES, gaussians, keys
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from vaekit import fold_in, make_key, reparameterize_kl
+from vaekit.ops import native, reference
+
+pytestmark = pytest.mark.skipif("cpu" not in native.LOADED, reason="no compiled CPU kernel is loaded")
+
+forward = torch.ops.vaekit.reparameterize_kl.default
+backward = torch.ops.vaekit.reparameterize_kl_backward.default
+
+# In units of the result, or of 1 if that is larger; half precision rounds results that differ by a last bit before.
+TOLERANCE = {torch.float32: 4e-6, torch.float64: 4e-14, torch.bfloat16: 1.0e-2, torch.float16: 1.3e-3}
+
+
+def assert_like_the_reference(got, expected):
+    assert len(got) == len(expected)
+    for have, want in zip(got, expected, strict=True):
+        assert have.dtype == want.dtype
+        assert have.shape == want.shape
+        scale = max(1.0, float(want.double().abs().max())) if want.numel() else 1.0
+        torch.testing.assert_close(have, want, rtol=TOLERANCE[have.dtype], atol=TOLERANCE[have.dtype] * scale)
+
+
+@st.composite
+def calls(draw):
+    """Arguments of the operator, with every option."""
+    mu, logvar = draw(gaussians())
+    num_samples = draw(st.sampled_from([None, 1, 3]))
+    row_start = draw(st.sampled_from([0, 1, 7, 2**33 + 1]))
+    event_dims = draw(st.integers(1, mu.ndim))
+    key = make_key(*draw(keys))
+    eps = None
+    if draw(st.booleans()):
+        dtype = draw(st.sampled_from([mu.dtype, reference.compute_dtype(mu.dtype)]))
+        eps = reference.noise(mu, key, None, num_samples, row_start, event_dims).to(dtype)
+        key = None
+    prior_mu = prior_logvar = None
+    if draw(st.booleans()):
+        prior_mu, prior_logvar = torch.randn(mu.shape).to(mu.dtype), torch.randn(mu.shape[-1:]).to(mu.dtype).expand(mu.shape)
+    return mu, logvar, key, eps, prior_mu, prior_logvar, num_samples, row_start, event_dims, draw(st.booleans())
+
+
+@given(calls())
+def test_forward_is_the_reference(arguments):
+    assert_like_the_reference(forward(*arguments), reference.forward(*arguments))
+
+
+@given(calls(), st.sampled_from(["both", "z", "kl"]), st.booleans())
+def test_backward_is_the_reference(arguments, which, broadcast):
+    z, kl = forward(*arguments)
+    grad_z, grad_kl = torch.randn(z.shape).to(z.dtype), torch.randn(kl.shape).to(kl.dtype)
+    if broadcast:  # what the gradient of a sum looks like
+        grad_z, grad_kl = torch.ones((), dtype=z.dtype).expand(z.shape), torch.ones((), dtype=kl.dtype).expand(kl.shape)
+    gradients = (grad_z if which != "kl" else None, grad_kl if which != "z" else None)
+    assert_like_the_reference(backward(*gradients, *arguments), reference.backward(*gradients, *arguments))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(3, 511), (3, 512), (3, 513), (2, 1025), (70, 700), (1, 600_000), (1_000_000, 2), (300, 3)])
+def test_large_and_awkward_shapes_are_the_reference(shape, dtype):
+    mu, logvar = torch.randn(*shape[:-1], 2 * shape[-1]).to(dtype).chunk(2, dim=-1)
+    arguments = (mu, logvar, make_key(5, 2**64 - 3), None, None, None, None, 3, 1, True)
+    (z, kl), (expected_z, expected_kl) = forward(*arguments), reference.forward(*arguments)
+    assert_like_the_reference((z,), (expected_z,))
+    torch.testing.assert_close(kl, expected_kl, rtol=2e-6, atol=0)
+
+
+@given(gaussians(min_ndim=2), keys, st.data())
+def test_a_row_has_the_same_bits_alone_and_in_any_batch(parameters, key, data):
+    mu, logvar = parameters
+    rows_mu, rows_logvar = mu.flatten(0, -2), logvar.flatten(0, -2)
+    row = data.draw(st.integers(0, len(rows_mu) - 1))
+    z, kl = reparameterize_kl(rows_mu, rows_logvar, key=make_key(*key))
+    alone_z, alone_kl = reparameterize_kl(rows_mu[row : row + 1], rows_logvar[row : row + 1], key=make_key(*key), row_start=row)
+    assert torch.equal(z[row], alone_z[0])
+    assert torch.equal(kl[row], alone_kl[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 700_000), (63, 9000), (64, 9000), (5000, 130), (100_000, 3)])
+def test_threads_change_no_bit_forward_or_backward(shape):
+    arguments = (torch.randn(shape), torch.randn(shape), make_key(1), None, None, None, None, 0, 1, True)
+    gradients = torch.randn(shape), torch.randn(shape[0])
+    results = []
+    for threads in (1, 2, 3, 7):
+        torch.set_num_threads(threads)
+        results.append((*forward(*arguments), *backward(*gradients, *arguments)[:2]))
+    for result in results[1:]:
+        assert all(map(torch.equal, result, results[0]))
+
+
+def test_only_mu_logvar_and_the_key_are_saved_for_backward():
+    mu, logvar, key = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True), make_key(1)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t), t)[1], lambda t: t):
+        reparameterize_kl(mu, logvar, key=key)
+    assert [t.data_ptr() for t in saved] == [mu.data_ptr(), logvar.data_ptr(), key.data_ptr()]
+    saved.clear()
+    with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t), t)[1], lambda t: t):
+        z, kl = reparameterize_kl(mu, logvar, key=key)
+    assert saved == []
+    assert not z.requires_grad
+    assert not kl.requires_grad
+
+
+def test_results_are_contiguous_and_own_their_memory():
+    parameters = torch.randn(6, 10)
+    mu, logvar = parameters.chunk(2, dim=-1)
+    arguments = (mu, logvar, make_key(1), None, None, None, None, 0, 1, True)
+    z, kl = forward(*arguments)
+    gradients = backward(torch.ones(()).expand(6, 5), torch.ones(()).expand(6), *arguments)
+    for result in (z, kl, *gradients[:2]):
+        assert result.is_contiguous()
+        assert result.untyped_storage().data_ptr() != parameters.untyped_storage().data_ptr()
+
+
+def test_python_threads_at_once_get_what_one_gets():
+    mu, logvar = torch.randn(300, 200), torch.randn(300, 200)
+    expected = [reparameterize_kl(mu, logvar, key=make_key(i)) for i in range(8)]
+    results = [None] * 8
+
+    def work(i):
+        for _ in range(5):
+            results[i] = reparameterize_kl(mu, logvar, key=make_key(i))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for got, want in zip(results, expected, strict=True):
+        assert all(map(torch.equal, got, want))
+
+
+def _in_child(queue):
+    z, kl = reparameterize_kl(torch.zeros(300, 200), torch.zeros(300, 200), key=make_key(2))
+    queue.put((float(z.double().sum()), float(kl.sum())))
+
+
+def _in_parent_of_a_fork(queue):
+    """A fresh process, which has not run torch in parallel, forks."""
+    torch.set_num_threads(2)
+    context = multiprocessing.get_context("fork")
+    inner = context.Queue()
+    child = context.Process(target=_in_child, args=(inner,))
+    child.start()
+    result = inner.get(timeout=60)
+    child.join()
+    queue.put(result)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this platform does not fork")
+def test_a_forked_child_gets_what_its_parent_gets():
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    parent = context.Process(target=_in_parent_of_a_fork, args=(queue,))
+    parent.start()
+    z_sum, kl_sum = queue.get(timeout=120)
+    parent.join()
+    z, _ = reparameterize_kl(torch.zeros(300, 200), torch.zeros(300, 200), key=make_key(2))
+    assert z_sum == float(z.double().sum())
+    assert kl_sum == 0.0
+
+
+def test_inference_mode_and_deterministic_mode_change_nothing():
+    mu, logvar, key = torch.randn(5, 3), torch.randn(5, 3), make_key(1)
+    expected = reparameterize_kl(mu, logvar, key=key)
+    with torch.inference_mode():
+        inferred = reparameterize_kl(mu, logvar, key=key)
+    torch.use_deterministic_algorithms(True)
+    try:
+        deterministic = reparameterize_kl(mu, logvar, key=key)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for got in (inferred, deterministic):
+        assert all(map(torch.equal, got, expected))
+
+
+def test_fake_tensors_have_the_shapes_of_real_ones():
+    with FakeTensorMode() as mode:
+        mu = torch.randn(4, 6, dtype=torch.bfloat16)
+        z, kl = reparameterize_kl(mu, mu, key=torch.zeros(2, dtype=torch.int64), num_samples=3)
+    assert mode is not None
+    assert z.shape == (3, 4, 6)
+    assert z.dtype == torch.bfloat16
+    assert kl.shape == (4,)
+    assert kl.dtype == torch.float32
+
+
+def test_it_can_be_exported_with_a_dynamic_batch():
+    class Draw(torch.nn.Module):
+        def forward(self, mu, logvar, key):
+            return reparameterize_kl(mu, logvar, key=key)
+
+    example = torch.randn(4, 3), torch.randn(4, 3), make_key(1)
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(Draw(), example, dynamic_shapes=({0: batch}, {0: batch}, None))
+    assert any("reparameterize_kl" in str(node.target) for node in program.graph.nodes)
+    mu, logvar, key = torch.randn(9, 3), torch.randn(9, 3), make_key(2)
+    assert all(map(torch.equal, program.module()(mu, logvar, key), reparameterize_kl(mu, logvar, key=key)))
+
+
+def test_the_operator_called_directly_refuses_what_does_not_fit():
+    mu, key = torch.randn(4, 3), make_key(1)
+    options = (None, None, None, None, 0, 1, True)
+    good = forward(mu, mu, key, *options)
+    gradients = torch.randn(4, 3), torch.randn(4)
+    assert len(good) == 2
+    wrong = [
+        ("shape", lambda: forward(mu, mu[:2], key, *options)),
+        ("dtype", lambda: forward(mu, mu.double(), key, *options)),
+        ("takes float", lambda: forward(mu.int(), mu.int(), key, *options)),
+        ("event_dims", lambda: forward(mu, mu, key, None, None, None, None, 0, 3, True)),
+        ("num_samples", lambda: forward(mu, mu, key, None, None, None, 0, 0, 1, True)),
+        ("row_start", lambda: forward(mu, mu, key, None, None, None, None, -1, 1, True)),
+        ("row_start", lambda: forward(mu, mu, key, None, None, None, None, 2**62, 1, True)),
+        ("key", lambda: forward(mu, mu, key[:1], *options)),
+        ("key", lambda: forward(mu, mu, key.int(), *options)),
+        ("key or eps", lambda: forward(mu, mu, None, *options)),
+        ("eps", lambda: forward(mu, mu, None, mu[:2], *options[1:])),
+        ("prior", lambda: forward(mu, mu, key, None, mu, None, None, 0, 1, True)),
+        ("prior", lambda: forward(mu, mu, key, None, mu[:2], mu, None, 0, 1, True)),
+        ("grad_z", lambda: backward(gradients[0][:2], None, mu, mu, key, *options)),
+        ("grad_kl", lambda: backward(None, gradients[1][:2], mu, mu, key, *options)),
+        ("grad_kl", lambda: backward(None, gradients[1].double(), mu, mu, key, *options)),
+    ]
+    for message, call in wrong:
+        with pytest.raises(RuntimeError, match=message):
+            call()
+
+
+def test_forward_mode_is_refused_and_not_dropped():
+    mu, logvar = torch.randn(3, 2), torch.randn(3, 2)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(mu, torch.ones_like(mu))
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            reparameterize_kl(dual, logvar, key=make_key(0))
+
+
+def test_a_key_may_be_a_slice_of_many():
+    keys_ = fold_in(make_key(3), torch.arange(4))
+    spaced = torch.stack([keys_, keys_], dim=-1)[..., 0]  # not contiguous
+    mu = torch.zeros(2, 3)
+    for i in range(4):
+        expected = reparameterize_kl(mu, mu, key=keys_[i].clone())
+        assert all(map(torch.equal, reparameterize_kl(mu, mu, key=spaced[i]), expected))
