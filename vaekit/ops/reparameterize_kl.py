@@ -393,4 +393,4 @@ def _call(operator: Any, function: type[torch.autograd.Function], *arguments: An
     if torch._C._are_functorch_transforms_active():
         return function.apply(*arguments)
     # What Function.apply does outside of transforms, less the binding of default arguments, which takes 20 microseconds.
-    return super(torch.autograd.Function, function).apply(*arguments)
+    return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
