@@ -51,6 +51,7 @@ CPU = Extension(
         if WINDOWS
         else [
             *("-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+            "-fno-wrapv",  # Python's own flags have -fwrapv, with which GCC does not see that a[i + j] follows a[i]
             *shlex.split(os.environ.get("CXXFLAGS", "")),  # once more, after ours: the user's win
         ]
     ),

@@ -1,5 +1,5 @@
 // The loops of loops.h, compiled for every instruction set that the compiler and the platform can choose between at run time, and
-// the choice. All of them give the same bits.
+// the choice. x86-64-v3 and v4 give the same bits: see gaussian.h.
 #pragma once
 
 #include <cstdlib>
@@ -28,6 +28,17 @@ constexpr int kTile = 512;       // elements that are worked on at a time; all o
 constexpr int kBlockStep = 16;   // Philox blocks are made in multiples of this number
 constexpr int kBlocks = kTile / 2 + kBlockStep;  // enough for a tile of doubles that begins inside a block
 constexpr int kNoise = 4 * (kTile / 4 + kBlockStep);  // normals that a tile may make: more than it uses, at both ends
+
+// 32 times all bits, then 32 times none: from kMask + 32 - n, a mask of n lanes.
+template <class Bits>
+struct Mask {
+  Bits bits[64];
+  constexpr Mask() : bits{} {
+    for (int i = 0; i < 32; ++i) bits[i] = ~Bits{0};
+  }
+};
+template <class Bits>
+inline constexpr Mask<Bits> kMask;
 
 template <class T>
 struct Loops {
@@ -58,10 +69,16 @@ struct Conversions {
 
 #define VAEKIT_ISA baseline
 #define VAEKIT_TARGET
+#if defined(__aarch64__)
+#define VAEKIT_FUSED true
+#else
+#define VAEKIT_FUSED false
+#endif
 #define VAEKIT_LANES (VAEKIT_X86 ? 2 : 0)
 #include "loops.h"
 #undef VAEKIT_ISA
 #undef VAEKIT_TARGET
+#undef VAEKIT_FUSED
 #undef VAEKIT_LANES
 
 // Where the compiler takes a target for a single function and can ask the processor.
@@ -70,10 +87,12 @@ struct Conversions {
 
 #define VAEKIT_ISA x86_64_v3
 #define VAEKIT_TARGET __attribute__((target("arch=x86-64-v3")))
+#define VAEKIT_FUSED true
 #define VAEKIT_LANES 4
 #include "loops.h"
 #undef VAEKIT_ISA
 #undef VAEKIT_TARGET
+#undef VAEKIT_FUSED
 #undef VAEKIT_LANES
 
 #define VAEKIT_ISA x86_64_v4
@@ -82,10 +101,12 @@ struct Conversions {
 #else
 #define VAEKIT_TARGET __attribute__((target("arch=x86-64-v4,prefer-vector-width=512")))
 #endif
+#define VAEKIT_FUSED true
 #define VAEKIT_LANES 8
 #include "loops.h"
 #undef VAEKIT_ISA
 #undef VAEKIT_TARGET
+#undef VAEKIT_FUSED
 #undef VAEKIT_LANES
 #else
 #define VAEKIT_DISPATCH 0

@@ -1,12 +1,15 @@
 // Loops over elements for one instruction set. Included once for each, by instruction_sets.h, which defines
 //   VAEKIT_ISA     the namespace,
 //   VAEKIT_TARGET  the attribute that makes the compiler use the instruction set,
+//   VAEKIT_FUSED   whether it has fused multiply-adds,
 //   VAEKIT_LANES   how many 64-bit lanes an integer vector has: 2, 4 or 8; 0 where there are no x86 intrinsics.
 // The compiler vectorises the loops. Only Philox's words use intrinsics: no compiler finds the one instruction that multiplies the
 // low halves of 64-bit lanes in plain code, and it makes the words two to three times faster.
 
 namespace vaekit {
 namespace VAEKIT_ISA {
+
+constexpr bool kFused = VAEKIT_FUSED;
 
 #if VAEKIT_LANES == 2
 using Lanes = __m128i;
@@ -86,15 +89,15 @@ VAEKIT_TARGET inline void philox_words(uint32_t (*words)[kBlocks], uint64_t seed
 
 VAEKIT_TARGET VAEKIT_INLINE void normals_of(const uint32_t (*words)[kBlocks], int blocks, float* VAEKIT_RESTRICT out) {
   for (int i = 0; i < blocks; ++i) {
-    const Pair<float> a = box_muller(uniform(words[0][i]), uniform(words[1][i]));
-    const Pair<float> b = box_muller(uniform(words[2][i]), uniform(words[3][i]));
+    const Pair<float> a = box_muller<kFused>(uniform(words[0][i]), uniform(words[1][i]));
+    const Pair<float> b = box_muller<kFused>(uniform(words[2][i]), uniform(words[3][i]));
     out[4 * i] = a.first, out[4 * i + 1] = a.second, out[4 * i + 2] = b.first, out[4 * i + 3] = b.second;
   }
 }
 
 VAEKIT_TARGET VAEKIT_INLINE void normals_of(const uint32_t (*words)[kBlocks], int blocks, double* VAEKIT_RESTRICT out) {
   for (int i = 0; i < blocks; ++i) {
-    const Pair<double> a = box_muller(uniform(words[0][i], words[1][i]), uniform(words[2][i], words[3][i]));
+    const Pair<double> a = box_muller<kFused>(uniform(words[0][i], words[1][i]), uniform(words[2][i], words[3][i]));
     out[2 * i] = a.first, out[2 * i + 1] = a.second;
   }
 }
@@ -112,9 +115,9 @@ template <class T>
 VAEKIT_TARGET void divergence(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRICT logvar, int n, T limit,
                               T* VAEKIT_RESTRICT sigma, T* VAEKIT_RESTRICT kl) {
   for (int i = 0; i < n; ++i) {
-    const Exponential<T> e = exponential(T(0.5) * logvar[i], limit);
+    const Exponential<T> e = exponential<kFused>(T(0.5) * logvar[i], limit);
     sigma[i] = e.value;
-    kl[i] = T(0.5) * (mu[i] * mu[i] + e.excess);
+    kl[i] = T(0.5) * multiply_add<kFused>(mu[i], mu[i], e.excess);
   }
 }
 
@@ -124,32 +127,41 @@ VAEKIT_TARGET void divergence_from(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_
                                    const T* VAEKIT_RESTRICT prior_mu, const T* VAEKIT_RESTRICT prior_logvar, int n, T limit,
                                    T* VAEKIT_RESTRICT sigma, T* VAEKIT_RESTRICT kl) {
   for (int i = 0; i < n; ++i) {
-    const T standardized = (mu[i] - prior_mu[i]) * exponential(T(-0.5) * prior_logvar[i], limit).value;
-    sigma[i] = exponential(T(0.5) * logvar[i], limit).value;
-    kl[i] = T(0.5) * (standardized * standardized + exponential(T(0.5) * (logvar[i] - prior_logvar[i]), limit).excess);
+    const T standardized = (mu[i] - prior_mu[i]) * exponential<kFused>(T(-0.5) * prior_logvar[i], limit).value;
+    sigma[i] = exponential<kFused>(T(0.5) * logvar[i], limit).value;
+    const T excess = exponential<kFused>(T(0.5) * (logvar[i] - prior_logvar[i]), limit).excess;
+    kl[i] = T(0.5) * multiply_add<kFused>(standardized, standardized, excess);
   }
 }
 
 template <class T>
 VAEKIT_TARGET void sample(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRICT sigma, const T* VAEKIT_RESTRICT eps, int n,
                           T* VAEKIT_RESTRICT z) {
-  for (int i = 0; i < n; ++i) z[i] = mu[i] + sigma[i] * eps[i];
+  for (int i = 0; i < n; ++i) z[i] = multiply_add<kFused>(sigma[i], eps[i], mu[i]);
 }
 
 // The sum of a piece of a row: element i goes to lane i % 32, and the lanes are added in halves. The order is the same for every
-// instruction set, and zeros at the end would not change it.
+// instruction set. `values` can be read up to the next multiple of 32.
 template <class T>
-VAEKIT_TARGET T sum(const T* values, int n) {
-  T lanes[32] = {};
+VAEKIT_TARGET T sum(const T* VAEKIT_RESTRICT values, int n) {
+  if (n <= 4) {  // the same order without the zeros
+    const T even = n > 2 ? values[0] + values[2] : values[0], odd = n > 3 ? values[1] + values[3] : values[1];
+    return n > 1 ? even + odd : even;
+  }
+  T x[32] = {}, halves[16], quarters[8], eighths[4];
   int i = 0;
   for (; i + 32 <= n; i += 32) {
-    for (int lane = 0; lane < 32; ++lane) lanes[lane] += values[i + lane];
+    for (int lane = 0; lane < 32; ++lane) x[lane] += values[i + lane];
   }
-  for (int lane = 0; i + lane < n; ++lane) lanes[lane] += values[i + lane];
-  for (int width = 16; width > 0; width /= 2) {
-    for (int lane = 0; lane < width && lane + width < n; ++lane) lanes[lane] += lanes[lane + width];
+  if (i < n) {
+    using Bits = typename Real<T>::Bits;
+    const Bits* mask = kMask<Bits>.bits + 32 - (n - i);
+    for (int lane = 0; lane < 32; ++lane) x[lane] += bit_cast<T>(bit_cast<Bits>(values[i + lane]) & mask[lane]);
   }
-  return lanes[0];
+  for (int lane = 0; lane < 16; ++lane) halves[lane] = x[lane] + x[lane + 16];
+  for (int lane = 0; lane < 8; ++lane) quarters[lane] = halves[lane] + halves[lane + 8];
+  for (int lane = 0; lane < 4; ++lane) eighths[lane] = quarters[lane] + quarters[lane + 4];
+  return (eighths[0] + eighths[2]) + (eighths[1] + eighths[3]);
 }
 
 template <class T>
@@ -163,7 +175,7 @@ VAEKIT_TARGET void add_sample(const T* VAEKIT_RESTRICT grad_z, const T* VAEKIT_R
                               T* VAEKIT_RESTRICT scaled) {
   for (int i = 0; i < n; ++i) {
     drawn[i] += grad_z[i];
-    scaled[i] += grad_z[i] * eps[i];
+    scaled[i] = multiply_add<kFused>(grad_z[i], eps[i], scaled[i]);
   }
 }
 
@@ -174,9 +186,9 @@ VAEKIT_TARGET void gradients(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRI
                              const T* VAEKIT_RESTRICT scaled, const T* VAEKIT_RESTRICT grad_kl, int n, T limit,
                              T* VAEKIT_RESTRICT grad_mu, T* VAEKIT_RESTRICT grad_logvar) {
   for (int i = 0; i < n; ++i) {
-    const Exponential<T> e = exponential(T(0.5) * logvar[i], limit);
-    grad_mu[i] = drawn[i] + grad_kl[i] * mu[i];
-    grad_logvar[i] = (T(0.5) * e.value) * scaled[i] + (T(0.5) * grad_kl[i]) * e.minus_one;
+    const Exponential<T> e = exponential<kFused>(T(0.5) * logvar[i], limit);
+    grad_mu[i] = multiply_add<kFused>(grad_kl[i], mu[i], drawn[i]);
+    grad_logvar[i] = T(0.5) * multiply_add<kFused>(e.value, scaled[i], grad_kl[i] * e.minus_one);
   }
 }
 
@@ -184,7 +196,9 @@ VAEKIT_TARGET void gradients(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRI
 template <class T>
 VAEKIT_TARGET void draw_gradient(const T* VAEKIT_RESTRICT logvar, const T* VAEKIT_RESTRICT scaled, int n, T limit,
                                  T* VAEKIT_RESTRICT grad_logvar) {
-  for (int i = 0; i < n; ++i) grad_logvar[i] = (T(0.5) * exponential(T(0.5) * logvar[i], limit).value) * scaled[i];
+  for (int i = 0; i < n; ++i) {
+    grad_logvar[i] = T(0.5) * (exponential<kFused>(T(0.5) * logvar[i], limit).value * scaled[i]);
+  }
 }
 
 // Adds the gradients of a divergence from N(0, 1).
@@ -193,8 +207,9 @@ VAEKIT_TARGET void add_divergence(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_R
                                   const T* VAEKIT_RESTRICT grad_kl, int n, T limit, T* VAEKIT_RESTRICT grad_mu,
                                   T* VAEKIT_RESTRICT grad_logvar) {
   for (int i = 0; i < n; ++i) {
-    grad_mu[i] += grad_kl[i] * mu[i];
-    grad_logvar[i] += (T(0.5) * grad_kl[i]) * exponential(T(0.5) * logvar[i], limit).minus_one;
+    grad_mu[i] = multiply_add<kFused>(grad_kl[i], mu[i], grad_mu[i]);
+    const T slope = exponential<kFused>(T(0.5) * logvar[i], limit).minus_one;
+    grad_logvar[i] = multiply_add<kFused>(T(0.5) * grad_kl[i], slope, grad_logvar[i]);
   }
 }
 
@@ -207,9 +222,9 @@ VAEKIT_TARGET void add_divergence_from(const T* VAEKIT_RESTRICT mu, const T* VAE
                                        T* VAEKIT_RESTRICT grad_prior_logvar) {
   for (int i = 0; i < n; ++i) {
     const T offset = mu[i] - prior_mu[i];
-    const T half_precision = exponential(T(-0.5) * prior_logvar[i], limit).value;  // twice: its square overflows earlier
+    const T half_precision = exponential<kFused>(T(-0.5) * prior_logvar[i], limit).value;  // twice: its square overflows earlier
     const T by_mu = grad_kl[i] * (offset * half_precision * half_precision);
-    const T by_logvar = (T(0.5) * grad_kl[i]) * exponential(T(0.5) * (logvar[i] - prior_logvar[i]), limit).minus_one;
+    const T by_logvar = (T(0.5) * grad_kl[i]) * exponential<kFused>(T(0.5) * (logvar[i] - prior_logvar[i]), limit).minus_one;
     grad_mu[i] += by_mu;
     grad_logvar[i] += by_logvar;
     grad_prior_mu[i] = -by_mu;

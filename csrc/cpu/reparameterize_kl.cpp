@@ -220,7 +220,7 @@ void forward_elements(const Problem& p, const Output& z, T* kl) {
 template <class T>
 void forward_short_rows(const Problem& p, const Output& z, T* kl) {
   for_each_tile(p, 0, p.tiles(), [&](int64_t index) {
-    alignas(64) T elements[kTile];
+    alignas(64) T elements[kTile + 32];
     const Tile tile = tile_of(p, index);
     forward_tile<T>(p, tile, z, elements);
     const int event = static_cast<int>(p.event);
@@ -235,7 +235,7 @@ void forward_long_rows(const Problem& p, const Output& z, T* kl) {
   const int64_t pieces = p.pieces(), per_chunk = (pieces + kMaxChunks - 1) / kMaxChunks;
   const int64_t chunks = (pieces + per_chunk - 1) / per_chunk;
   const auto sum_chunk = [&](int64_t row, int64_t chunk) {
-    alignas(64) T elements[kTile];
+    alignas(64) T elements[kTile + 32];
     double total = 0;
     for (int64_t i = chunk * per_chunk; i < std::min(pieces, (chunk + 1) * per_chunk); ++i) {
       const Tile tile = tile_of(p, row * pieces + i);

@@ -44,37 +44,41 @@ template <>
 const Loops<double>& loops_of<double>(const std::string& name) { return named(name).double_loops; }
 
 template <class T>
-py::tuple exponentials(const Array<T>& x) {
+py::tuple exponentials(const Array<T>& x, bool fused) {
   Array<T> value = like(x), minus_one = like(x), excess = like(x);
   for (py::ssize_t i = 0; i < x.size(); ++i) {
-    const Exponential<T> e = exponential(x.data()[i], Real<T>::kExpLimit);
+    const T limit = Real<T>::kExpLimit;
+    const Exponential<T> e = fused ? exponential<true>(x.data()[i], limit) : exponential<false>(x.data()[i], limit);
     value.mutable_data()[i] = e.value, minus_one.mutable_data()[i] = e.minus_one, excess.mutable_data()[i] = e.excess;
   }
   return py::make_tuple(value, minus_one, excess);
 }
 
 template <class T>
-Array<T> logarithms(const Array<T>& x) {
+Array<T> logarithms(const Array<T>& x, bool fused) {
   Array<T> out = like(x);
-  for (py::ssize_t i = 0; i < x.size(); ++i) out.mutable_data()[i] = minus_two_log(x.data()[i]);
+  for (py::ssize_t i = 0; i < x.size(); ++i) {
+    out.mutable_data()[i] = fused ? minus_two_log<true>(x.data()[i]) : minus_two_log<false>(x.data()[i]);
+  }
   return out;
 }
 
 template <class T>
-py::tuple turns(const Array<T>& u) {
+py::tuple turns(const Array<T>& u, bool fused) {
   Array<T> cosine = like(u), sine = like(u);
   for (py::ssize_t i = 0; i < u.size(); ++i) {
-    const Pair<T> pair = cos_sin_turns(u.data()[i]);
+    const Pair<T> pair = fused ? cos_sin_turns<true>(u.data()[i]) : cos_sin_turns<false>(u.data()[i]);
     cosine.mutable_data()[i] = pair.first, sine.mutable_data()[i] = pair.second;
   }
   return py::make_tuple(cosine, sine);
 }
 
 template <class T>
-py::tuple normal_pairs(const Array<T>& u0, const Array<T>& u1) {
+py::tuple normal_pairs(const Array<T>& u0, const Array<T>& u1, bool fused) {
   Array<T> first = like(u0), second = like(u0);
   for (py::ssize_t i = 0; i < u0.size(); ++i) {
-    const Pair<T> pair = box_muller(u0.data()[i], u1.data()[i]);
+    const T a = u0.data()[i], b = u1.data()[i];
+    const Pair<T> pair = fused ? box_muller<true>(a, b) : box_muller<false>(a, b);
     first.mutable_data()[i] = pair.first, second.mutable_data()[i] = pair.second;
   }
   return py::make_tuple(first, second);

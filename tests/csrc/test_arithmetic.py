@@ -28,26 +28,28 @@ def ulp_errors(result, exact, precision):
     return np.abs(result.astype(WIDE[precision]) - exact) / spacing
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_exp_is_within_two_ulp_everywhere(internals, precision):
+def test_exp_is_within_two_ulp_everywhere(internals, precision, fused):
     largest = {"float": 88.722, "double": 709.78}[precision]
     smallest = {"float": 103.97, "double": 745.13}[precision]
     tiny = np.finfo(NARROW[precision]).smallest_subnormal
     x = np.concatenate([spread(precision, tiny, largest), -spread(precision, tiny, smallest)])
     x = np.concatenate([x, np.linspace(-3, 3, 400_001).astype(NARROW[precision])])
-    value = getattr(internals, f"exponentials_{precision}")(x)[0]
+    value = getattr(internals, f"exponentials_{precision}")(x, fused)[0]
     errors = ulp_errors(value, np.exp(x.astype(WIDE[precision])), precision)
     assert errors.max() <= 2
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_what_follows_from_exp_does_not_cancel(internals, precision):
+def test_what_follows_from_exp_does_not_cancel(internals, precision, fused):
     limit = {"float": 44.3, "double": 354.8}[precision]
     smallest = {"float": 1e-18, "double": 1e-150}[precision]
     half = np.concatenate([spread(precision, smallest, limit), -spread(precision, smallest, limit)])
     half = np.concatenate([half, np.linspace(-3, 3, 400_001).astype(NARROW[precision])])
     half = half[half != 0]
-    _, minus_one, excess = getattr(internals, f"exponentials_{precision}")(half)
+    _, minus_one, excess = getattr(internals, f"exponentials_{precision}")(half, fused)
     x = 2 * half.astype(WIDE[precision])
     exact = np.expm1(x) - x
     near = np.abs(x) < 0.03  # where this too cancels: the series
@@ -61,24 +63,28 @@ def test_what_follows_from_exp_does_not_cancel(internals, precision):
         assert relative.max() <= allowed
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_log_is_within_two_ulp_for_every_normal_number(internals, precision):
+def test_log_is_within_two_ulp_for_every_normal_number(internals, precision, fused):
     info = np.finfo(NARROW[precision])
     x = np.concatenate([spread(precision, info.tiny, info.max), spread(precision, 0.5, 2.0)])
     x = np.concatenate([x, np.linspace(0.9, 1.1, 400_001).astype(NARROW[precision])])
-    errors = ulp_errors(getattr(internals, f"minus_two_log_{precision}")(x), -2 * np.log(x.astype(WIDE[precision])), precision)
+    errors = ulp_errors(
+        getattr(internals, f"minus_two_log_{precision}")(x, fused), -2 * np.log(x.astype(WIDE[precision])), precision
+    )
     assert errors.max() <= 2
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_cos_and_sin_keep_their_relative_accuracy_next_to_their_zeros(internals, precision):
+def test_cos_and_sin_keep_their_relative_accuracy_next_to_their_zeros(internals, precision, fused):
     smallest = {"float": 2.0**-33, "double": 2.0**-54}[precision]
     u = spread(precision, smallest, 1.0)
     near = np.concatenate(
         [q + np.concatenate([-spread(precision, 2.0**-20, 0.01), spread(precision, 2.0**-20, 0.01)]) for q in (0.25, 0.5, 0.75)]
     )
     u = np.concatenate([u, near.astype(NARROW[precision])])
-    cosine, sine = getattr(internals, f"cos_sin_turns_{precision}")(u)
+    cosine, sine = getattr(internals, f"cos_sin_turns_{precision}")(u, fused)
     # reduced exactly to an eighth of a turn before pi, which is not exact, comes in
     wide = u.astype(WIDE[precision])
     quarter = np.rint(4 * wide)
@@ -97,8 +103,9 @@ def exact_normals(u0, u1):
     return radius * np.cos(angle), radius * np.sin(angle)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_normals_are_the_formula_and_reach_the_tails(internals, precision):
+def test_normals_are_the_formula_and_reach_the_tails(internals, precision, fused):
     random = np.random.default_rng(0)
     smallest = {"float": 2.0**-33, "double": 2.0**-54}[precision]
     count = 200_000
@@ -108,12 +115,11 @@ def test_normals_are_the_formula_and_reach_the_tails(internals, precision):
     u1[: len(u1) // 2 : 3] = random.choice([0.25, 0.5, 0.75, 1.0], len(u1[: len(u1) // 2 : 3]))
     u1 = u1.astype(NARROW[precision])
     allowed = {"float": 4e-7, "double": 1e-15}[precision]
-    for got, want in zip(getattr(internals, f"box_muller_{precision}")(u0, u1), exact_normals(u0, u1), strict=True):
+    for got, want in zip(getattr(internals, f"box_muller_{precision}")(u0, u1, fused), exact_normals(u0, u1), strict=True):
         error = np.abs(got - want) / np.maximum(1, np.abs(want))
         assert error.max() <= allowed
-    largest = getattr(internals, f"box_muller_{precision}")(
-        np.array([smallest], NARROW[precision]), np.array([1.0], NARROW[precision])
-    )
+    ends = np.array([smallest], NARROW[precision]), np.array([1.0], NARROW[precision])
+    largest = getattr(internals, f"box_muller_{precision}")(*ends, fused)
     assert float(largest[0][0]) == pytest.approx({"float": 6.7637, "double": 8.6523}[precision], abs=1e-3)
 
 
@@ -155,24 +161,37 @@ def test_uniforms_and_normals_come_from_the_words_as_the_reference_says(internal
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_every_instruction_set_gives_the_same_bits(internals, precision):
+def test_instruction_sets_with_fused_multiply_adds_give_the_same_bits_and_others_almost(internals, precision):
     random = np.random.default_rng(1)
     sets = internals.instruction_sets()
     if len(sets) < 2:
         pytest.skip(f"this machine runs only {sets}")
+    first, *others = sets
+    near = {"float": 1e-6, "double": 4e-15}[precision]
+
+    def compare(name, got, want, what):
+        if "-v" in name:
+            np.testing.assert_array_equal(got, want, err_msg=what)
+        else:
+            np.testing.assert_allclose(
+                got, want, rtol=near, atol=near * np.abs(want[np.isfinite(want)]).max(initial=0), err_msg=what
+            )
+
+    normals, every_loop = getattr(internals, f"normals_{precision}"), getattr(internals, f"every_loop_{precision}")
     for seed in range(40):
-        results = [getattr(internals, f"normals_{precision}")(name, seed, 2**64 - 100 + seed, internals.BLOCKS) for name in sets]
-        assert len({r.tobytes() for r in results}) == 1
+        want = normals(first, seed, 2**64 - 100 + seed, internals.BLOCKS)
+        for name in others:
+            compare(name, normals(name, seed, 2**64 - 100 + seed, internals.BLOCKS), want, name)
     for length in [*range(1, 70), 127, 256, 511, 512]:
-        scale = 10.0 ** random.uniform(-6, 2)
+        scale = 10.0 ** random.uniform(-6, 1)
         arrays = [(random.standard_normal(length) * scale).astype(NARROW[precision]) for _ in range(5)]
         if length % 3 == 0:
             arrays[1][::7] = random.choice([np.inf, -np.inf, np.nan, 0.0, -0.0, 1e30, -1e30], len(arrays[1][::7]))
         with np.errstate(all="ignore"):
-            results = [getattr(internals, f"every_loop_{precision}")(name, *arrays) for name in sets]
-        for key, first in results[0].items():
-            for name, result in zip(sets[1:], results[1:], strict=True):
-                np.testing.assert_array_equal(np.asarray(first), np.asarray(result[key]), err_msg=f"{key} {name} {length}")
+            results = {name: every_loop(name, *arrays) for name in sets}
+        for key, want in results[first].items():
+            for name in others:
+                compare(name, np.asarray(results[name][key]), np.asarray(want), f"{key} {name} {length}")
 
 
 def test_sum_is_the_exact_sum_to_a_few_ulp_whatever_the_length(internals):
