@@ -28,7 +28,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-constexpr int64_t kGrain = 8192;     // elements for which it pays to use another thread
+constexpr int64_t kGrain = 4096;      // elements for which it pays to use another thread
 constexpr int64_t kMaxChunks = 1024;  // a long row is summed in at most this many chunks
 
 // --- tensors ---------------------------------------------------------------------------------------------------------------
@@ -402,17 +402,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const OptionalTensor& grad_z
                         grad_kl->is_cpu() && grad_kl->scalar_type() == compute_type(dtype),
                     "reparameterize_kl: grad_kl is not like kl");
   }
-  const int64_t none = 0;
   const bool prior = prior_mu.has_value();
   const size_t bytes = p.elements() * (dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2);
   Tensor grad_mu = empty(sizes.data(), dims, dtype), grad_logvar = empty(sizes.data(), dims, dtype);
   const auto prior_gradient = [&] {
-    if (!prior) return empty(&none, 1, dtype);
+    if (!prior) return Tensor();  // undefined: None in Python
     return grad_kl ? empty(sizes.data(), dims, dtype) : zeros(sizes.data(), dims, dtype, bytes);
   };
   Tensor grad_prior_mu = prior_gradient(), grad_prior_logvar = prior_gradient();
-  const Gradients g = {view_of(grad_z),      view_of(grad_kl),          output_of(grad_mu),
-                       output_of(grad_logvar), output_of(grad_prior_mu), output_of(grad_prior_logvar)};
+  Gradients g = {view_of(grad_z), view_of(grad_kl), output_of(grad_mu), output_of(grad_logvar), Output(), Output()};
+  if (prior) g.prior_mu = output_of(grad_prior_mu), g.prior_logvar = output_of(grad_prior_logvar);
   if (p.elements() > 0) {
     for_each_tile(p, 0, p.tiles(), [&](int64_t index) {
       const Tile tile = tile_of(p, index);

@@ -107,6 +107,11 @@ def has_native(device_type: str) -> bool:
     return device_type in LOADED
 
 
+def serves(tensor: torch.Tensor) -> bool:
+    """Whether a compiled kernel serves the tensor's device; called in every step."""
+    return (_CPU and tensor.is_cpu) or (_CUDA and tensor.is_cuda)
+
+
 def build_info() -> dict[str, str]:
     """Versions, and for each device type which kernel is in use: what it was built with, or why there is none and what to do.
 
@@ -133,3 +138,5 @@ except _NotLoaded as reason:
     if _is_set("VAEKIT_REQUIRE_NATIVE"):
         raise ImportError(f"VAEKIT_REQUIRE_NATIVE is set, and vaekit has no compiled CPU kernel: {reason}") from reason
     _cpu_kernel, _missing, LOADED = f"reference ({reason})", reason, frozenset()
+
+_CPU, _CUDA = "cpu" in LOADED, "cuda" in LOADED

@@ -111,12 +111,13 @@ def backward(
     row_start: int,
     event_dims: int,
     reduce_event: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of mu, logvar, prior_mu, prior_logvar, each in its dtype; the last two are empty without a prior."""
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients of mu, logvar, prior_mu, prior_logvar, each in its dtype; the last two are None without a prior."""
     dtype = compute_dtype(mu.dtype)
     wide_mu, wide_logvar = mu.to(dtype), logvar.to(dtype)
     grad_mu = grad_logvar = torch.zeros((), dtype=dtype, device=mu.device)
-    grad_prior_mu, grad_prior_logvar = mu.new_empty(0), mu.new_empty(0)
+    grad_prior_mu: Tensor | None = None
+    grad_prior_logvar: Tensor | None = None
     if grad_z is not None:
         grad_z = grad_z.to(dtype)
         scaled = grad_z * noise(mu, key, eps, num_samples, row_start, event_dims)

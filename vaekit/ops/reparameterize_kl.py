@@ -97,9 +97,9 @@ def reparameterize_kl(
     prior_mu, prior_logvar = (None, None) if prior is None else _checked_prior(prior, mu)
 
     options = (num_samples, row_start, event_dims, reduce == "event")
-    if mu.device.type not in native.LOADED:
+    if not native.serves(mu):
         return _without_kernel(mu, logvar, key, eps, prior_mu, prior_logvar, *options)
-    result: tuple[Tensor, Tensor] = _call(_forward_op, _Forward, mu, logvar, key, eps, prior_mu, prior_logvar, *options)
+    result: tuple[Tensor, Tensor] = _call_forward(mu, logvar, key, eps, prior_mu, prior_logvar, *options)
     return result
 
 
@@ -116,7 +116,7 @@ def _without_kernel(
         # Traced into the graph, where Inductor fuses it with its surroundings; an operator would be opaque to it.
         result: tuple[Tensor, Tensor] = _Inlined.apply(*arguments)  # type: ignore[no-untyped-call]
     else:
-        result = _call(_forward_op, _Forward, *arguments)
+        result = _call_forward(*arguments)
     return result
 
 
@@ -193,9 +193,9 @@ def _fake(
 @torch.library.register_fake(_BACKWARD_NAME)  # type: ignore[untyped-decorator]
 def _backward_fake(
     grad_z: Tensor | None, grad_kl: Tensor | None, mu: Tensor, logvar: Tensor, key: Any, eps: Any, prior_mu: Any, *_: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    prior_shape = (0,) if prior_mu is None else mu.shape
-    return mu.new_empty(mu.shape), mu.new_empty(mu.shape), mu.new_empty(prior_shape), mu.new_empty(prior_shape)
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    prior = (None, None) if prior_mu is None else (mu.new_empty(mu.shape), mu.new_empty(mu.shape))
+    return mu.new_empty(mu.shape), mu.new_empty(mu.shape), *prior
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -205,14 +205,15 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _input_gradients(ctx, _call(_backward_op, _Backward, grad_z, grad_kl, *ctx.saved_tensors, *ctx.options))
+    gradients = _call_backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.options)
+    return _input_gradients(*gradients)
 
 
-def _input_gradients(ctx: Any, gradients: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor | None, ...]:
+def _input_gradients(
+    of_mu: Tensor, of_logvar: Tensor, of_prior_mu: Tensor | None, of_prior_logvar: Tensor | None
+) -> tuple[Tensor | None, ...]:
     """In the order of the operator's inputs: mu, logvar, key, eps, prior_mu, prior_logvar, four options."""
-    has_prior = ctx.saved_tensors[4] is not None
-    prior_gradients = gradients[2:] if has_prior else (None, None)
-    return (*gradients[:2], None, None, *prior_gradients, None, None, None, None)
+    return of_mu, of_logvar, None, None, of_prior_mu, of_prior_logvar, None, None, None, None
 
 
 torch.library.register_autograd(_NAME, _backward, setup_context=_setup_context, lib=_LIBRARY)
@@ -222,7 +223,7 @@ def _noise(
     like: Tensor, key: Tensor | None, eps: Tensor | None, num_samples: int | None, row_start: int, event_dims: int
 ) -> Tensor:
     """eps [K?, *like.shape] in the compute dtype, with the bits that the operator's kernel gives it: a draw from N(0, 1)."""
-    if eps is not None or like.device.type not in native.LOADED:
+    if eps is not None or not native.serves(like):
         return reference.noise(like, key, eps, num_samples, row_start, event_dims)
     zeros = torch.zeros(like.shape, dtype=reference.compute_dtype(like.dtype), device=like.device)
     drawn: Tensor = _forward_op(zeros, zeros, key, None, None, None, num_samples, row_start, event_dims, False)[0]
@@ -299,7 +300,7 @@ class _Inlined(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _input_gradients(ctx, reference.backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.options))
+        return _input_gradients(*reference.backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.options))
 
 
 # --- vmap ----------------------------------------------------------------------------------------------------------------
@@ -340,7 +341,7 @@ def _batched(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tensor 
 def _vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, tuple[int, int]]:
     options = arguments[6:]
     tensors = _batched(info, in_dims[:6], arguments[:6], options)
-    return _call(_forward_op, _Forward, *tensors, *options), (0 if options[0] is None else 1, 0)
+    return _call_forward(*tensors, *options), (0 if options[0] is None else 1, 0)
 
 
 def _backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, tuple[int | None, ...]]:
@@ -353,7 +354,7 @@ def _backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tupl
             gradient = gradient.movedim(0, front)
         grads.append(gradient)
     prior_dim = None if tensors[4] is None else 0
-    return _call(_backward_op, _Backward, *grads, *tensors, *options), (0, 0, prior_dim, prior_dim)
+    return _call_backward(*grads, *tensors, *options), (0, 0, prior_dim, prior_dim)
 
 
 torch.library.register_vmap(_NAME, _vmap, lib=_LIBRARY)
@@ -361,15 +362,14 @@ torch.library.register_vmap(_BACKWARD_NAME, _backward_vmap, lib=_LIBRARY)
 
 
 # --- the ways in ---------------------------------------------------------------------------------------------------------
-# The same formulas, registered on the operator above, once more as autograd.Functions: torch.func's transforms see no others,
-# and applied directly they cost a quarter of what the dispatcher's autograd costs, which is most of a small call.
+# The formulas registered on the operator above are here once more as autograd.Functions: torch.func's transforms see no others,
+# and in eager mode they cost a quarter of what the dispatcher's autograd costs, which is most of a small call.
 
 
 class _Forward(torch.autograd.Function):
     @staticmethod
     def forward(*arguments: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return _forward_op(*arguments)
+        return _forward_op(*arguments)
 
     setup_context = staticmethod(_setup_context)
     backward = staticmethod(_backward)
@@ -379,18 +379,53 @@ class _Forward(torch.autograd.Function):
 class _Backward(torch.autograd.Function):
     @staticmethod
     def forward(*arguments: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return _backward_op(*arguments)
+        return _backward_op(*arguments)
 
     setup_context = staticmethod(_setup_backward_context)
     backward = staticmethod(_double_backward)
     vmap = staticmethod(_backward_vmap)
 
 
-def _call(operator: Any, function: type[torch.autograd.Function], *arguments: Any) -> Any:
+class _EagerForward(torch.autograd.Function):
+    """_Forward without a setup_context of its own, for which torch would bind the arguments anew: 25 microseconds."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        _setup_context(ctx, arguments, None)
+        with torch._C._AutoDispatchBelowAutograd():
+            return _forward_op(*arguments)
+
+    backward = staticmethod(_backward)
+
+
+class _EagerBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        _setup_backward_context(ctx, arguments, None)
+        with torch._C._AutoDispatchBelowAutograd():
+            return _backward_op(*arguments)
+
+    backward = staticmethod(_double_backward)
+
+
+# Function.apply as it is outside of transforms, without its look at every argument.
+_apply_eagerly: Any = super(torch.autograd.Function, _EagerForward).apply
+
+
+def _call_forward(*arguments: Any) -> Any:
     if torch.compiler.is_compiling():
-        return operator(*arguments)
+        return _forward_op(*arguments)
     if torch._C._are_functorch_transforms_active():
-        return function.apply(*arguments)
-    # What Function.apply does outside of transforms, less the binding of default arguments, which takes 20 microseconds.
-    return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
+        return _Forward.apply(*arguments)  # type: ignore[no-untyped-call]
+    return _apply_eagerly(*arguments)
+
+
+def _call_backward(*arguments: Any) -> Any:
+    if torch.compiler.is_compiling():
+        return _backward_op(*arguments)
+    if torch._C._are_functorch_transforms_active():
+        return _Backward.apply(*arguments)  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0:
+        return _EagerBackward.apply(*arguments)  # type: ignore[no-untyped-call]
+    with torch._C._AutoDispatchBelowAutograd():
+        return _backward_op(*arguments)
