@@ -24,7 +24,7 @@
 
 namespace vaekit {
 
-constexpr int kTile = 512;       // elements that are worked on at a time; all of it stays in the first-level cache
+constexpr int kTile = 256;       // elements that are worked on at a time; all of it stays in the first-level cache
 constexpr int kBlockStep = 16;   // Philox blocks are made in multiples of this number
 constexpr int kBlocks = kTile / 2 + kBlockStep;  // enough for a tile of doubles that begins inside a block
 constexpr int kNoise = 4 * (kTile / 4 + kBlockStep);  // normals that a tile may make: more than it uses, at both ends
@@ -43,14 +43,14 @@ inline constexpr Mask<Bits> kMask;
 template <class T>
 struct Loops {
   void (*normals)(T* out, uint64_t seed, uint64_t first, int blocks);
+  void (*draw_and_diverge)(const T* mu, const T* logvar, const T* eps, int n, T limit, T* z, T* kl);
   void (*divergence)(const T* mu, const T* logvar, int n, T limit, T* sigma, T* kl);
   void (*divergence_from)(const T* mu, const T* logvar, const T* prior_mu, const T* prior_logvar, int n, T limit, T* sigma,
                           T* kl);
   void (*sample)(const T* mu, const T* sigma, const T* eps, int n, T* z);
   T (*sum)(const T* values, int n);
-  void (*multiply)(const T* a, const T* b, int n, T* out);
   void (*add_sample)(const T* grad_z, const T* eps, int n, T* drawn, T* scaled);
-  void (*gradients)(const T* mu, const T* logvar, const T* drawn, const T* scaled, const T* grad_kl, int n, T limit,
+  void (*gradients)(const T* mu, const T* logvar, const T* eps, const T* grad_z, const T* grad_kl, int n, T limit,
                     T* grad_mu, T* grad_logvar);
   void (*draw_gradient)(const T* logvar, const T* scaled, int n, T limit, T* grad_logvar);
   void (*add_divergence)(const T* mu, const T* logvar, const T* grad_kl, int n, T limit, T* grad_mu, T* grad_logvar);

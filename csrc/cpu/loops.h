@@ -58,11 +58,16 @@ VAEKIT_TARGET inline void philox_words(uint32_t (*words)[kBlocks], uint64_t seed
   const Lanes multiplier_0 = splat(kMultiplier0), multiplier_1 = splat(kMultiplier1);
   for (int i = 0; i < blocks; i += 2 * VAEKIT_LANES) {
     // A word is the low half of its lane; `product` and `store_low_halves` do not look at the high one.
-    Lanes a0 = counters(first + i), a1 = high_half(a0), a2 = splat(0), a3 = a2;
-    Lanes b0 = counters(first + i + VAEKIT_LANES), b1 = high_half(b0), b2 = a2, b3 = a2;
     uint32_t key_0 = static_cast<uint32_t>(seed), key_1 = static_cast<uint32_t>(seed >> 32);
-    VAEKIT_UNROLL(10)
-    for (int round = 0; round < 10; ++round) {
+    const Lanes zero = splat(0), counter_a = counters(first + i), counter_b = counters(first + i + VAEKIT_LANES);
+    // The first round, in which words 2 and 3 are 0 and so is one of the products.
+    Lanes a3 = product(counter_a, multiplier_0), b3 = product(counter_b, multiplier_0), a1 = zero, b1 = zero;
+    Lanes a0 = exclusive_or(high_half(counter_a), splat(key_0), zero), a2 = exclusive_or(high_half(a3), splat(key_1), zero);
+    Lanes b0 = exclusive_or(high_half(counter_b), splat(key_0), zero), b2 = exclusive_or(high_half(b3), splat(key_1), zero);
+    VAEKIT_UNROLL(9)
+    for (int round = 1; round < 10; ++round) {
+      key_0 += kWeyl0;
+      key_1 += kWeyl1;
       const Lanes k0 = splat(key_0), k1 = splat(key_1);
       const Lanes product_a0 = product(a0, multiplier_0), product_a1 = product(a2, multiplier_1);
       const Lanes product_b0 = product(b0, multiplier_0), product_b1 = product(b2, multiplier_1);
@@ -70,8 +75,6 @@ VAEKIT_TARGET inline void philox_words(uint32_t (*words)[kBlocks], uint64_t seed
       a2 = exclusive_or(high_half(product_a0), a3, k1), a3 = product_a0;
       b0 = exclusive_or(high_half(product_b1), b1, k0), b1 = product_b1;
       b2 = exclusive_or(high_half(product_b0), b3, k1), b3 = product_b0;
-      key_0 += kWeyl0;
-      key_1 += kWeyl1;
     }
     store_low_halves(words[0] + i, a0, b0);
     store_low_halves(words[1] + i, a1, b1);
@@ -110,7 +113,18 @@ VAEKIT_TARGET void normals(T* out, uint64_t seed, uint64_t first, int blocks) {
   normals_of(words, blocks, out);
 }
 
-// sigma = e^(logvar / 2), and each element's divergence from N(0, 1).
+// One draw z and each element's divergence from N(0, 1).
+template <class T>
+VAEKIT_TARGET void draw_and_diverge(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRICT logvar, const T* VAEKIT_RESTRICT eps,
+                                    int n, T limit, T* VAEKIT_RESTRICT z, T* VAEKIT_RESTRICT kl) {
+  for (int i = 0; i < n; ++i) {
+    const Exponential<T> e = exponential<kFused>(T(0.5) * logvar[i], limit);
+    z[i] = multiply_add<kFused>(e.value, eps[i], mu[i]);
+    kl[i] = T(0.5) * multiply_add<kFused>(mu[i], mu[i], e.excess);
+  }
+}
+
+// The same for several draws: sigma = e^(logvar / 2), with which `sample` makes each of them, and the divergence.
 template <class T>
 VAEKIT_TARGET void divergence(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRICT logvar, int n, T limit,
                               T* VAEKIT_RESTRICT sigma, T* VAEKIT_RESTRICT kl) {
@@ -164,11 +178,6 @@ VAEKIT_TARGET T sum(const T* VAEKIT_RESTRICT values, int n) {
   return (eighths[0] + eighths[2]) + (eighths[1] + eighths[3]);
 }
 
-template <class T>
-VAEKIT_TARGET void multiply(const T* VAEKIT_RESTRICT a, const T* VAEKIT_RESTRICT b, int n, T* VAEKIT_RESTRICT out) {
-  for (int i = 0; i < n; ++i) out[i] = a[i] * b[i];
-}
-
 // Adds one of several samples' grad_z and grad_z eps to their sums.
 template <class T>
 VAEKIT_TARGET void add_sample(const T* VAEKIT_RESTRICT grad_z, const T* VAEKIT_RESTRICT eps, int n, T* VAEKIT_RESTRICT drawn,
@@ -179,20 +188,19 @@ VAEKIT_TARGET void add_sample(const T* VAEKIT_RESTRICT grad_z, const T* VAEKIT_R
   }
 }
 
-// The gradients of a draw and of its divergence from N(0, 1) at once. `drawn` is the sum of grad_z over the samples and
-// `scaled` that of grad_z eps.
+// The gradients of one draw and of its divergence from N(0, 1).
 template <class T>
-VAEKIT_TARGET void gradients(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRICT logvar, const T* VAEKIT_RESTRICT drawn,
-                             const T* VAEKIT_RESTRICT scaled, const T* VAEKIT_RESTRICT grad_kl, int n, T limit,
+VAEKIT_TARGET void gradients(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRICT logvar, const T* VAEKIT_RESTRICT eps,
+                             const T* VAEKIT_RESTRICT grad_z, const T* VAEKIT_RESTRICT grad_kl, int n, T limit,
                              T* VAEKIT_RESTRICT grad_mu, T* VAEKIT_RESTRICT grad_logvar) {
   for (int i = 0; i < n; ++i) {
     const Exponential<T> e = exponential<kFused>(T(0.5) * logvar[i], limit);
-    grad_mu[i] = multiply_add<kFused>(grad_kl[i], mu[i], drawn[i]);
-    grad_logvar[i] = T(0.5) * multiply_add<kFused>(e.value, scaled[i], grad_kl[i] * e.minus_one);
+    grad_mu[i] = multiply_add<kFused>(grad_kl[i], mu[i], grad_z[i]);
+    grad_logvar[i] = T(0.5) * multiply_add<kFused>(e.value, grad_z[i] * eps[i], grad_kl[i] * e.minus_one);
   }
 }
 
-// grad_logvar of a draw alone.
+// grad_logvar of draws alone; `scaled` is the sum of grad_z eps.
 template <class T>
 VAEKIT_TARGET void draw_gradient(const T* VAEKIT_RESTRICT logvar, const T* VAEKIT_RESTRICT scaled, int n, T limit,
                                  T* VAEKIT_RESTRICT grad_logvar) {
@@ -246,9 +254,9 @@ VAEKIT_TARGET inline void narrow(const float* VAEKIT_RESTRICT in, int n, Half* V
 }
 
 template <class T>
-constexpr Loops<T> kLoops = {
-    &normals<T>,    &divergence<T>, &divergence_from<T>, &sample<T>,         &sum<T>,                &multiply<T>,
-    &add_sample<T>, &gradients<T>,  &draw_gradient<T>,   &add_divergence<T>, &add_divergence_from<T>};
+constexpr Loops<T> kLoops = {&normals<T>,    &draw_and_diverge<T>, &divergence<T>,    &divergence_from<T>, &sample<T>,
+                             &sum<T>,        &add_sample<T>,       &gradients<T>,     &draw_gradient<T>,   &add_divergence<T>,
+                             &add_divergence_from<T>};
 constexpr Conversions kConversions = {&widen, &widen, &narrow, &narrow};
 
 }  // namespace VAEKIT_ISA

@@ -192,20 +192,32 @@ void for_each_tile(const Problem& p, int64_t begin, int64_t end, const F& f) {
 template <class T>
 void forward_tile(const Problem& p, const Tile& tile, const Output& z, T* kl) {
   alignas(64) T mu_buffer[kTile], logvar_buffer[kTile], sigma[kTile], eps_buffer[kNoise], z_buffer[kTile];
-  const T* mu = p.mu.read<T>(tile.start, tile.n, mu_buffer);
-  const T* logvar = p.logvar.read<T>(tile.start, tile.n, logvar_buffer);
+  const int n = tile.n;
+  const T limit = exp_limit<T>();
+  const Loops<T>& loop = loops<T>();
+  const T* mu = p.mu.read<T>(tile.start, n, mu_buffer);
+  const T* logvar = p.logvar.read<T>(tile.start, n, logvar_buffer);
+  p.mu.prefetch(tile.start + n, n);  // the next tile's, while this one's noise is made
+  p.logvar.prefetch(tile.start + n, n);
+  if (p.samples == 1 && !p.prior_mu) {
+    z.prefetch<T>(tile.start, n);
+    T* out = z.at(tile.start, z_buffer);
+    loop.draw_and_diverge(mu, logvar, noise(p, tile, 0, eps_buffer), n, limit, out, kl);
+    z.flush(tile.start, n, out);
+    return;
+  }
   if (p.prior_mu) {
-    const T* prior_mu = p.prior_mu.read<T>(tile.start, tile.n, z_buffer);
-    const T* prior_logvar = p.prior_logvar.read<T>(tile.start, tile.n, eps_buffer);
-    loops<T>().divergence_from(mu, logvar, prior_mu, prior_logvar, tile.n, exp_limit<T>(), sigma, kl);
+    const T* prior_mu = p.prior_mu.read<T>(tile.start, n, z_buffer);
+    const T* prior_logvar = p.prior_logvar.read<T>(tile.start, n, eps_buffer);
+    loop.divergence_from(mu, logvar, prior_mu, prior_logvar, n, limit, sigma, kl);
   } else {
-    loops<T>().divergence(mu, logvar, tile.n, exp_limit<T>(), sigma, kl);
+    loop.divergence(mu, logvar, n, limit, sigma, kl);
   }
   for (int64_t k = 0; k < p.samples; ++k) {
     const int64_t start = k * p.elements() + tile.start;
     T* out = z.at(start, z_buffer);
-    loops<T>().sample(mu, sigma, noise(p, tile, k, eps_buffer), tile.n, out);
-    z.flush(start, tile.n, out);
+    loop.sample(mu, sigma, noise(p, tile, k, eps_buffer), n, out);
+    z.flush(start, n, out);
   }
 }
 
@@ -324,44 +336,42 @@ const T* divergence_gradient(const Problem& p, const Tile& tile, const View& kl,
 template <class T>
 void backward_tile(const Problem& p, const Tile& tile, const Gradients& g) {
   alignas(64) T mu_buffer[kTile], logvar_buffer[kTile], grad_mu_buffer[kTile], grad_logvar_buffer[kTile];
-  alignas(64) T eps_buffer[kNoise], grad_z_buffer[kTile], drawn_buffer[kTile], scaled[kTile], grad_kl_buffer[kTile];
+  alignas(64) T eps_buffer[kNoise], grad_z_buffer[kTile], grad_kl_buffer[kTile], drawn[kTile], scaled[kTile];
   const int n = tile.n;
   const T limit = exp_limit<T>();
   const Loops<T>& loop = loops<T>();
   const T* mu = p.mu.read<T>(tile.start, n, mu_buffer);
   const T* logvar = p.logvar.read<T>(tile.start, n, logvar_buffer);
+  const T* grad_kl = g.kl ? divergence_gradient(p, tile, g.kl, grad_kl_buffer) : nullptr;
   T* grad_mu = g.mu.at(tile.start, grad_mu_buffer);
   T* grad_logvar = g.logvar.at(tile.start, grad_logvar_buffer);
+  g.mu.prefetch<T>(tile.start, n);
+  g.logvar.prefetch<T>(tile.start, n);
 
-  const T* drawn = nullptr;  // the sum of grad_z over the samples, and in `scaled` that of grad_z eps
-  if (g.z && p.samples == 1) {
-    drawn = g.z.read<T>(tile.start, n, grad_z_buffer);
-    loop.multiply(drawn, noise(p, tile, 0, eps_buffer), n, scaled);
-  } else if (g.z) {
-    std::fill(drawn_buffer, drawn_buffer + n, T(0));
-    std::fill(scaled, scaled + n, T(0));
-    for (int64_t k = 0; k < p.samples; ++k) {
-      const T* grad_z = g.z.read<T>(k * p.elements() + tile.start, n, grad_z_buffer);
-      loop.add_sample(grad_z, noise(p, tile, k, eps_buffer), n, drawn_buffer, scaled);
-    }
-    drawn = drawn_buffer;
-  }
-
-  const T* grad_kl = g.kl ? divergence_gradient(p, tile, g.kl, grad_kl_buffer) : nullptr;
-  if (drawn && grad_kl && !p.prior_mu) {
-    loop.gradients(mu, logvar, drawn, scaled, grad_kl, n, limit, grad_mu, grad_logvar);
+  if (g.z && grad_kl && p.samples == 1 && !p.prior_mu) {
+    g.z.prefetch(tile.start, n);
+    const T* eps = noise(p, tile, 0, eps_buffer);
+    const T* grad_z = g.z.read<T>(tile.start, n, grad_z_buffer);
+    p.mu.prefetch(tile.start + n, n);  // the next tile's
+    p.logvar.prefetch(tile.start + n, n);
+    loop.gradients(mu, logvar, eps, grad_z, grad_kl, n, limit, grad_mu, grad_logvar);
   } else {
-    if (drawn) {
+    std::fill(grad_mu, grad_mu + n, T(0));
+    std::fill(grad_logvar, grad_logvar + n, T(0));
+    if (g.z) {
+      std::fill(drawn, drawn + n, T(0));
+      std::fill(scaled, scaled + n, T(0));
+      for (int64_t k = 0; k < p.samples; ++k) {
+        const T* grad_z = g.z.read<T>(k * p.elements() + tile.start, n, grad_z_buffer);
+        loop.add_sample(grad_z, noise(p, tile, k, eps_buffer), n, drawn, scaled);
+      }
       std::copy(drawn, drawn + n, grad_mu);
       loop.draw_gradient(logvar, scaled, n, limit, grad_logvar);
-    } else {
-      std::fill(grad_mu, grad_mu + n, T(0));
-      std::fill(grad_logvar, grad_logvar + n, T(0));
     }
     if (grad_kl && p.prior_mu) {
       const T* prior_mu = p.prior_mu.read<T>(tile.start, n, eps_buffer);
       const T* prior_logvar = p.prior_logvar.read<T>(tile.start, n, scaled);
-      T* grad_prior_mu = g.prior_mu.at(tile.start, drawn_buffer);
+      T* grad_prior_mu = g.prior_mu.at(tile.start, drawn);
       T* grad_prior_logvar = g.prior_logvar.at(tile.start, grad_z_buffer);
       loop.add_divergence_from(mu, logvar, prior_mu, prior_logvar, grad_kl, n, limit, grad_mu, grad_logvar, grad_prior_mu,
                                grad_prior_logvar);

@@ -145,7 +145,7 @@ py::dict every_loop(const std::string& name, const Array<T>& mu, const Array<T>&
   loop.divergence(mu.data(), logvar.data(), n, limit, fresh("sigma"), fresh("kl"));
   loop.divergence_from(mu.data(), logvar.data(), a.data(), b.data(), n, limit, fresh("sigma_prior"), fresh("kl_prior"));
   loop.sample(mu.data(), a.data(), b.data(), n, fresh("z"));
-  loop.multiply(a.data(), b.data(), n, fresh("product"));
+  loop.draw_and_diverge(mu.data(), logvar.data(), a.data(), n, limit, fresh("one_z"), fresh("one_kl"));
   loop.add_sample(a.data(), b.data(), n, fresh("drawn"), fresh("scaled"));
   loop.gradients(mu.data(), logvar.data(), a.data(), b.data(), c.data(), n, limit, fresh("grad_mu"), fresh("grad_logvar"));
   loop.draw_gradient(logvar.data(), a.data(), n, limit, fresh("draw_gradient"));
