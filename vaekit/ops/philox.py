@@ -21,6 +21,7 @@ _LOW = 0xFFFFFFFF
 _MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57  # Random123, philox.h
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85  # Random123, philox.h: the key's increment from round to round
 _ROUNDS = 10
+_PIECE = 1 << 17  # values
 _VALUES_PER_BLOCK = {torch.float32: 4, torch.float64: 2}
 
 SAMPLE_STRIDE = 1 << 40  # offset between the streams of two samples of one call
@@ -126,9 +127,12 @@ def words(seed: Tensor, counter: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor
     rounds = torch.arange(_ROUNDS, dtype=torch.int64, device=seed.device)
     keys_0 = ((seed & _LOW).unsqueeze(-1) + rounds * _WEYL_0).bitwise_and_(_LOW).unbind(-1)
     keys_1 = ((seed >> 32 & _LOW).unsqueeze(-1) + rounds * _WEYL_1).bitwise_and_(_LOW).unbind(-1)
-    x0, x2 = counter & _LOW, torch.zeros_like(counter)
-    x1, x3 = counter >> 32, x2  # only the low halves of x1 and x3 matter, until the end
-    for key_0, key_1 in zip(keys_0, keys_1, strict=True):
+    # Of x1 and x3 only the low halves matter, until the end. In the first round x2 and x3 are 0, and so is a product and then x1.
+    x3 = (counter & _LOW) * _MULTIPLIER_0
+    x0 = (counter >> 32).bitwise_xor_(keys_0[0]).bitwise_and_(_LOW)
+    x2 = (x3 >> 32).bitwise_xor_(keys_1[0]).bitwise_and_(_LOW)
+    x1 = torch.zeros_like(x3)
+    for key_0, key_1 in zip(keys_0[1:], keys_1[1:], strict=True):
         product_0, product_1 = x0 * _MULTIPLIER_0, x2 * _MULTIPLIER_1
         x0 = (product_1 >> 32).bitwise_xor_(x1).bitwise_xor_(key_0).bitwise_and_(_LOW)
         x2 = (product_0 >> 32).bitwise_xor_(x3).bitwise_xor_(key_1).bitwise_and_(_LOW)
@@ -154,11 +158,22 @@ def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start: int = 0
     """
     if key.device.type == "mps":  # the one device without float64
         return normal(key.cpu(), shape, dtype, start).to(key.device)
-    # In float64, so that a float32 normal is the formula's value to half a unit in the last place, whatever the angle.
-    first, second = _uniform_pairs(key, shape, dtype, start).double().unbind(-1)
-    radius, angle = first.log_().mul_(-2.0).sqrt_(), second.mul_(2.0 * math.pi)
-    pairs = torch.stack((angle.cos().mul_(radius), angle.sin().mul_(radius)), dim=-1)
-    return _in_stream_order(pairs, key, shape, start).to(dtype)
+    count = math.prod(shape)
+    if key.device.type == "cpu" and not torch.compiler.is_compiling():
+        # The hundred passes over the words stay in the cache. As many pieces for each thread: PyTorch splits from 2^15 words on.
+        piece = _PIECE * torch.get_num_threads()
+        if count > piece:
+            pieces = [_normal(key, (min(piece, count - i),), dtype, start + i) for i in range(0, count, piece)]
+            return torch.cat(pieces, dim=-1).reshape(*key.shape[:-1], *shape)
+    return _normal(key, shape, dtype, start)
+
+
+def _normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start: int) -> Tensor:
+    first, second = _uniform_pairs(key, shape, dtype, start)
+    radius = first.log_().mul_(-2.0).sqrt_().double()
+    angle = second.double().mul_(2.0 * math.pi)  # in float64: rounded to float32 it would be wrong next to the zeros of cos and sin
+    pairs = angle.cos().mul_(radius).to(dtype), angle.sin_().mul_(radius).to(dtype)
+    return _in_stream_order(*pairs, key, shape, start)
 
 
 def uniform(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start: int = 0) -> Tensor:
@@ -168,11 +183,14 @@ def uniform(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start: int = 
         >>> bool((uniform(make_key(0), (1000,), torch.float32) <= 1).all())
         True
     """
-    return _in_stream_order(_uniform_pairs(key, shape, dtype, start), key, shape, start)
+    return _in_stream_order(*_uniform_pairs(key, shape, dtype, start), key, shape, start)
 
 
-def _uniform_pairs(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start: int) -> Tensor:
-    """The uniforms of every block that the draw touches, `dtype` [*K, blocks, pairs, 2]: two pairs in float32, one in float64."""
+def _uniform_pairs(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start: int) -> tuple[Tensor, Tensor]:
+    """The first and the second uniform of every pair in every block that the draw touches.
+
+    Each is `dtype` [*K, pairs, blocks], with two pairs to a block in float32 and one in float64.
+    """
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"noise is drawn in float32 or float64, not {dtype}")
     per_block, count = _VALUES_PER_BLOCK[dtype], math.prod(shape)
@@ -180,15 +198,15 @@ def _uniform_pairs(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start:
     blocks = torch.arange(first, last, dtype=torch.int64, device=key.device)
     x0, x1, x2, x3 = words(key[..., :1], key[..., 1:] + blocks)
     if dtype == torch.float64:
-        high_bits = torch.stack((x0 << 21 | x1 >> 11, x2 << 21 | x3 >> 11), dim=-1)
-        return high_bits.to(dtype).mul_(2**-53).add_(2**-54).unsqueeze(-2)
-    uniforms = torch.stack((x0, x1, x2, x3), dim=-1).to(dtype).mul_(2**-32).add_(2**-33)
-    return uniforms.reshape(*uniforms.shape[:-1], 2, 2)
+        wide = (x0 << 21 | x1 >> 11, x2 << 21 | x3 >> 11)
+        return tuple(bits.unsqueeze(-2).to(dtype).mul_(2**-53).add_(2**-54) for bits in wide)  # type: ignore[return-value]
+    planes = (torch.stack((x0, x2), dim=-2), torch.stack((x1, x3), dim=-2))
+    return tuple(bits.to(dtype).mul_(2**-32).add_(2**-33) for bits in planes)  # type: ignore[return-value]
 
 
-def _in_stream_order(pairs: Tensor, key: Tensor, shape: Sequence[int], start: int) -> Tensor:
-    """[*K, blocks, pairs, 2] -> [*K, *shape], from the first element that was asked for."""
-    blocks, pairs_per_block = pairs.shape[-3:-1]
-    skipped, count = start % (2 * pairs_per_block), math.prod(shape)
-    stream = pairs.reshape(*key.shape[:-1], 2 * pairs_per_block * blocks)
+def _in_stream_order(first: Tensor, second: Tensor, key: Tensor, shape: Sequence[int], start: int) -> Tensor:
+    """Twice [*K, pairs, blocks] -> [*K, *shape], from the first element that was asked for."""
+    pairs, blocks = first.shape[-2:]
+    skipped, count = start % (2 * pairs), math.prod(shape)
+    stream = torch.stack((first, second), dim=-1).transpose(-3, -2).reshape(*key.shape[:-1], 2 * pairs * blocks)
     return stream[..., skipped : skipped + count].reshape(*key.shape[:-1], *shape)
