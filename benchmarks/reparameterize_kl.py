@@ -13,7 +13,10 @@ Contenders, interleaved in one process; each makes fresh noise in each call:
     fallback-compiled  torch.compile of it; these two only with --fallback or where --only names them
 
 Passes: "forward" under no_grad; "both" is forward, then backward from fixed gradients of z and kl to mu and logvar, whose .grad
-is None each time. What torch.compile takes to compile, anew for each size and number of threads, is not in the times.
+is None each time. "both/8" is the same for eight independent calls under one backward, as time for each: starting torch's
+backward engine takes some 30 microseconds, which a training step pays once for all that it does. It is left out above 2^20
+elements, where it does not matter. What torch.compile takes to compile, anew for each size and number of threads, is not in the
+times.
 
 Columns: microseconds a call and times eager (median and quartiles over the rounds; a ratio is taken within a round, below 1 is
 faster), nanoseconds an element of z, bytes that have to move and the share of the machine's copy bandwidth at which they did,
@@ -119,7 +122,7 @@ class Task(NamedTuple):
     device: str
 
     def call(self, name: str, which: str) -> Callable[[], object]:
-        """A contender's call in the pass `which`; gradients have to be enabled for "both" and only for it."""
+        """A contender's work in the pass `which`: CALLS[which] calls. Gradients have to be enabled unless it is "forward"."""
         operator, generator = CONTENDERS[name], torch.Generator().manual_seed(0)
         if name.endswith("-compiled"):
             operator = torch.compile(operator, dynamic=False)
@@ -128,14 +131,18 @@ class Task(NamedTuple):
         def fixed(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
             return torch.randn(shape, generator=generator).to(self.device, dtype)
 
-        mu, logvar = (fixed((self.rows, self.columns), DTYPES[self.dtype]).requires_grad_(which == "both") for _ in range(2))
+        shape, dtype = (self.rows, self.columns), DTYPES[self.dtype]
+        pairs = [
+            tuple(fixed(shape, dtype).requires_grad_(which != "forward") for _ in range(2)) for _ in range(CALLS[which])
+        ]  # fmt: skip
         if which == "forward":
-            return lambda: operator(mu, logvar, **options)
-        gradients = [fixed(result.shape, result.dtype) for result in operator(mu, logvar, **options)]
+            return lambda: operator(*pairs[0], **options)
+        gradients = [fixed(result.shape, result.dtype) for pair in pairs for result in operator(*pair, **options)]
 
         def both() -> None:
-            torch.autograd.backward(operator(mu, logvar, **options), gradients)
-            mu.grad = logvar.grad = None
+            torch.autograd.backward([result for pair in pairs for result in operator(*pair, **options)], gradients)
+            for mu, logvar in pairs:
+                mu.grad = logvar.grad = None
 
         return both
 
@@ -150,6 +157,10 @@ class Task(NamedTuple):
 
 def passes(name: str) -> tuple[str, ...]:
     return ("forward",) if name == "randn" else ("forward", "both")
+
+
+CALLS = {"forward": 1, "both": 1, "both/8": 8}
+LARGEST_SHARED = 1 << 20  # elements
 
 
 # --- measuring -----------------------------------------------------------------------------------------------------------
@@ -195,7 +206,7 @@ def extra_memory_here(task: Task, name: str, threads: int) -> dict[str, float | 
     extra: dict[str, float | None] = {}
     for which in passes(name):
         set_threads(threads)
-        with torch.set_grad_enabled(which == "both"):
+        with torch.set_grad_enabled(which != "forward"):
             work = task.call(name, which)
             for _ in range(3):
                 work()
@@ -253,7 +264,7 @@ CSV_HEAD = (
 def measure(
     sizes: Sequence[str], names: Sequence[str], threads: Sequence[int], dtype: str, device: str, rounds: int, memory: bool
 ) -> list[Measured]:
-    found: list[Measured] = []
+    measured: list[Measured] = []
     for count in threads:
         set_threads(count)
         bandwidth = copy_bandwidth(device)
@@ -262,20 +273,23 @@ def measure(
             rows, columns = map(int, size.split("x"))
             task = Task(rows, columns, dtype, device)
             extra = {name: extra_memory(task, name, count) for name in names if memory and count == max(threads)}
-            for which in ("forward", "both"):
+            for which, shared in CALLS.items():
+                if shared > 1 and rows * columns > LARGEST_SHARED:
+                    continue
                 set_threads(count)
-                with torch.set_grad_enabled(which == "both"):
-                    calls = {name: timed(task.call(name, which), device, LOOP_SECONDS) for name in names if which in passes(name)}
-                    seconds = interleaved(calls, rounds)
+                with torch.set_grad_enabled(which != "forward"):
+                    here = [name for name in names if which == "forward" or name != "randn"]
+                    calls = {name: timed(task.call(name, which), device, LOOP_SECONDS) for name in here}
+                    seconds = {name: [s / shared for s in found] for name, found in interleaved(calls, rounds).items()}
                 for name in calls:
-                    found.append(
+                    measured.append(
                         Measured(
                             count, size, which, name, seconds[name], seconds["eager"], rows * columns,
                             task.bytes(name, which)[0], bandwidth, extra.get(name, {}).get(which),
                         )
                     )  # fmt: skip
             print(f"{size} on {count} thread{'s' * (count > 1)}: done", file=sys.stderr)
-    return found
+    return measured
 
 
 # --- the figure ----------------------------------------------------------------------------------------------------------
