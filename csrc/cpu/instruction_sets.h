@@ -49,7 +49,7 @@ struct Loops {
                           T* kl);
   void (*sample)(const T* mu, const T* sigma, const T* eps, int n, T* z);
   T (*sum)(const T* values, int n);
-  void (*add_sample)(const T* grad_z, const T* eps, int n, T* drawn, T* scaled);
+  void (*add_sample)(const T* grad_z, const T* eps, int n, T* grad_mu, T* scaled);
   void (*gradients)(const T* mu, const T* logvar, const T* eps, const T* grad_z, const T* grad_kl, int n, T limit,
                     T* grad_mu, T* grad_logvar);
   void (*draw_gradient)(const T* logvar, const T* scaled, int n, T limit, T* grad_logvar);

@@ -180,10 +180,10 @@ VAEKIT_TARGET T sum(const T* VAEKIT_RESTRICT values, int n) {
 
 // Adds one of several samples' grad_z and grad_z eps to their sums.
 template <class T>
-VAEKIT_TARGET void add_sample(const T* VAEKIT_RESTRICT grad_z, const T* VAEKIT_RESTRICT eps, int n, T* VAEKIT_RESTRICT drawn,
+VAEKIT_TARGET void add_sample(const T* VAEKIT_RESTRICT grad_z, const T* VAEKIT_RESTRICT eps, int n, T* VAEKIT_RESTRICT grad_mu,
                               T* VAEKIT_RESTRICT scaled) {
   for (int i = 0; i < n; ++i) {
-    drawn[i] += grad_z[i];
+    grad_mu[i] += grad_z[i];
     scaled[i] = multiply_add<kFused>(grad_z[i], eps[i], scaled[i]);
   }
 }

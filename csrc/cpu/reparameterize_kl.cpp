@@ -126,12 +126,14 @@ Problem problem_of(const Arguments& a) {
   STD_TORCH_CHECK(a.row_start >= 0, "reparameterize_kl: row_start is negative");
   STD_TORCH_CHECK(a.key.has_value() != a.eps.has_value(), "reparameterize_kl: give a key or eps");
   STD_TORCH_CHECK(a.prior_mu.has_value() == a.prior_logvar.has_value(), "reparameterize_kl: a prior has a mean and a logvar");
+  check_like(a.mu, a.mu, false, 1, "mu");
   check_like(a.logvar, a.mu, false, 1, "logvar");
   STD_TORCH_CHECK(a.logvar.scalar_type() == dtype, "reparameterize_kl: mu and logvar differ in dtype");
   for (const OptionalTensor* prior : {&a.prior_mu, &a.prior_logvar}) {
-    if (!*prior) continue;
-    check_like(**prior, a.mu, false, 1, "the prior");
-    STD_TORCH_CHECK((*prior)->scalar_type() == dtype, "reparameterize_kl: mu and the prior differ in dtype");
+    if (*prior) {
+      check_like(**prior, a.mu, false, 1, "the prior");
+      STD_TORCH_CHECK((*prior)->scalar_type() == dtype, "reparameterize_kl: mu and the prior differ in dtype");
+    }
   }
 
   Problem p;
@@ -179,10 +181,10 @@ const T* noise(const Problem& p, const Tile& tile, int64_t k, T* buffer) {
 }
 
 template <class F>
-void for_each_tile(const Problem& p, int64_t begin, int64_t end, const F& f) {
-  const int64_t per_tile = std::max<int64_t>(1, std::min<int64_t>(kTile, p.rows_per_tile() * p.event) * p.samples);
-  torch::stable::parallel_for(begin, end, std::max<int64_t>(1, kGrain / per_tile), [&](int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; ++i) f(i);
+void for_each_tile(const Problem& p, const F& f) {
+  const int64_t per_tile = std::min<int64_t>(kTile, p.rows_per_tile() * p.event) * p.samples;
+  torch::stable::parallel_for(0, p.tiles(), std::max<int64_t>(1, kGrain / per_tile), [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; ++i) f(tile_of(p, i));
   });
 }
 
@@ -223,17 +225,13 @@ void forward_tile(const Problem& p, const Tile& tile, const Output& z, T* kl) {
 
 template <class T>
 void forward_elements(const Problem& p, const Output& z, T* kl) {
-  for_each_tile(p, 0, p.tiles(), [&](int64_t index) {
-    const Tile tile = tile_of(p, index);
-    forward_tile<T>(p, tile, z, kl + tile.start);
-  });
+  for_each_tile(p, [&](const Tile& tile) { forward_tile<T>(p, tile, z, kl + tile.start); });
 }
 
 template <class T>
 void forward_short_rows(const Problem& p, const Output& z, T* kl) {
-  for_each_tile(p, 0, p.tiles(), [&](int64_t index) {
-    alignas(64) T elements[kTile + 32];
-    const Tile tile = tile_of(p, index);
+  for_each_tile(p, [&](const Tile& tile) {
+    alignas(64) T elements[kTile + 32];  // `sum` may look beyond the last one
     forward_tile<T>(p, tile, z, elements);
     const int event = static_cast<int>(p.event);
     for (int i = 0; i < tile.rows; ++i) kl[tile.row + i] = loops<T>().sum(elements + i * event, event);
@@ -336,7 +334,7 @@ const T* divergence_gradient(const Problem& p, const Tile& tile, const View& kl,
 template <class T>
 void backward_tile(const Problem& p, const Tile& tile, const Gradients& g) {
   alignas(64) T mu_buffer[kTile], logvar_buffer[kTile], grad_mu_buffer[kTile], grad_logvar_buffer[kTile];
-  alignas(64) T eps_buffer[kNoise], grad_z_buffer[kTile], grad_kl_buffer[kTile], drawn[kTile], scaled[kTile];
+  alignas(64) T eps_buffer[kNoise], grad_z_buffer[kTile], grad_kl_buffer[kTile], scaled[kTile], prior_buffer[kTile];
   const int n = tile.n;
   const T limit = exp_limit<T>();
   const Loops<T>& loop = loops<T>();
@@ -359,19 +357,17 @@ void backward_tile(const Problem& p, const Tile& tile, const Gradients& g) {
     std::fill(grad_mu, grad_mu + n, T(0));
     std::fill(grad_logvar, grad_logvar + n, T(0));
     if (g.z) {
-      std::fill(drawn, drawn + n, T(0));
       std::fill(scaled, scaled + n, T(0));
       for (int64_t k = 0; k < p.samples; ++k) {
         const T* grad_z = g.z.read<T>(k * p.elements() + tile.start, n, grad_z_buffer);
-        loop.add_sample(grad_z, noise(p, tile, k, eps_buffer), n, drawn, scaled);
+        loop.add_sample(grad_z, noise(p, tile, k, eps_buffer), n, grad_mu, scaled);
       }
-      std::copy(drawn, drawn + n, grad_mu);
       loop.draw_gradient(logvar, scaled, n, limit, grad_logvar);
     }
     if (grad_kl && p.prior_mu) {
       const T* prior_mu = p.prior_mu.read<T>(tile.start, n, eps_buffer);
       const T* prior_logvar = p.prior_logvar.read<T>(tile.start, n, scaled);
-      T* grad_prior_mu = g.prior_mu.at(tile.start, drawn);
+      T* grad_prior_mu = g.prior_mu.at(tile.start, prior_buffer);
       T* grad_prior_logvar = g.prior_logvar.at(tile.start, grad_z_buffer);
       loop.add_divergence_from(mu, logvar, prior_mu, prior_logvar, grad_kl, n, limit, grad_mu, grad_logvar, grad_prior_mu,
                                grad_prior_logvar);
@@ -423,8 +419,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const OptionalTensor& grad_z
   Gradients g = {view_of(grad_z), view_of(grad_kl), output_of(grad_mu), output_of(grad_logvar), Output(), Output()};
   if (prior) g.prior_mu = output_of(grad_prior_mu), g.prior_logvar = output_of(grad_prior_logvar);
   if (p.elements() > 0) {
-    for_each_tile(p, 0, p.tiles(), [&](int64_t index) {
-      const Tile tile = tile_of(p, index);
+    for_each_tile(p, [&](const Tile& tile) {
       if (dtype == ScalarType::Double) {
         backward_tile<double>(p, tile, g);
       } else {

@@ -1,6 +1,9 @@
 """The compiled CPU kernel against the pure-PyTorch reference, and what only a kernel can get wrong."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -256,3 +259,15 @@ def test_a_key_may_be_a_slice_of_many():
     for i in range(4):
         expected = reparameterize_kl(mu, mu, key=keys_[i].clone())
         assert all(map(torch.equal, reparameterize_kl(mu, mu, key=spaced[i]), expected))
+
+
+IN_USE = "import vaekit; print(vaekit.build_info()['cpu kernel'])"
+
+
+def test_the_instruction_set_can_be_limited_and_a_wrong_name_is_told():
+    def run(capability):
+        environment = {**os.environ, "VAEKIT_CPU_CAPABILITY": capability}
+        return subprocess.run([sys.executable, "-c", IN_USE], env=environment, capture_output=True, text=True, check=False)
+
+    assert "native (x86-64;" in run("x86-64").stdout
+    assert "has to be one of x86-64, x86-64-v3, x86-64-v4, got 'avx512'" in run("avx512").stderr

@@ -4,8 +4,9 @@
 a library registers its kernels for the operator `vaekit::reparameterize_kl`; where none is loaded the dispatcher runs the
 pure-PyTorch reference (`vaekit/ops/reference.py`), which gives the same numbers, slower.
 
-Two environment variables are read when vaekit is imported: VAEKIT_NO_NATIVE=1 loads no library, VAEKIT_REQUIRE_NATIVE=1 turns a
-missing one into an ImportError.
+Environment variables that are read when vaekit is imported: VAEKIT_NO_NATIVE=1 loads no library, VAEKIT_REQUIRE_NATIVE=1 turns a
+missing one into an ImportError, and VAEKIT_CPU_CAPABILITY names the instruction set that the CPU kernel may use at most; without
+it, it uses the widest that the processor has.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _SCHEMA = 1  # of the record and of the operator that the libraries serve: raise
 _PACKAGE = Path(__file__).parents[1]
 _RECORD = _PACKAGE / "_build.json"
 _SUFFIX = ".dll" if sys.platform == "win32" else ".so"
+_CAPABILITIES = ("x86-64", "x86-64-v3", "x86-64-v4")  # as in csrc/cpu/instruction_sets.h
 _AGAIN = "install vaekit again (pip's --force-reinstall --no-deps --no-cache-dir)"
 _NO_CUDA = "reference (this version of vaekit has no CUDA kernel)"
 
@@ -45,6 +47,9 @@ def _load(device_type: str) -> str:
     """Loads the library of a device type, and says what it is."""
     if _is_set("VAEKIT_NO_NATIVE"):
         raise _NotLoaded("VAEKIT_NO_NATIVE is set; unset it to use the compiled kernel", deliberate=True)
+    capability_limit = os.environ.get("VAEKIT_CPU_CAPABILITY")
+    if capability_limit and capability_limit not in _CAPABILITIES:
+        raise ValueError(f"VAEKIT_CPU_CAPABILITY has to be one of {', '.join(_CAPABILITIES)}, got {capability_limit!r}")
     built = _built(device_type)
     library = _PACKAGE / f"_C_{device_type}{_SUFFIX}"
     if not library.is_file():
