@@ -28,7 +28,12 @@ VAEKIT_INLINE To bit_cast(From from) {
 template <bool fused, class T>
 VAEKIT_INLINE T multiply_add(T a, T b, T c) {
   if constexpr (fused) {
+#if defined(__GNUC__) && !defined(__CUDACC__)
+    if constexpr (sizeof(T) == 4) return __builtin_fmaf(a, b, c);  // no call, even unoptimised
+    return __builtin_fma(a, b, c);
+#else
     return std::fma(a, b, c);
+#endif
   } else {
     return a * b + c;
   }

@@ -23,9 +23,11 @@ VAEKIT_INLINE BFloat16 to_bfloat16(float x) {
 
 VAEKIT_INLINE float to_float(Half x) {
   const uint32_t sign = (uint32_t{x.bits} & 0x8000u) << 16, magnitude = uint32_t{x.bits} & 0x7FFFu;
-  // The exponent is 112 too small; a multiplication puts it right, subnormal numbers included.
-  const uint32_t finite = bit_cast<uint32_t>(bit_cast<float>(magnitude << 13) * 0x1p112f);
+  // No operand is subnormal, so that a processor told to flush such numbers to zero gives the same.
+  const uint32_t normal = (magnitude << 13) + (112u << 23);
+  const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>((magnitude << 13) + (113u << 23)) - 0x1p-14f);
   const uint32_t infinite = 0x7F800000u | (magnitude << 13);
+  const uint32_t finite = magnitude < 0x400u ? subnormal : normal;
   return bit_cast<float>((magnitude < 0x7C00u ? finite : infinite) | sign);
 }
 

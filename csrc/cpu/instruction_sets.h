@@ -25,7 +25,7 @@
 namespace vaekit {
 
 constexpr int kTile = 256;       // elements that are worked on at a time; all of it stays in the first-level cache
-constexpr int kBlockStep = 16;   // Philox blocks are made in multiples of this number
+constexpr int kBlockStep = 16;   // no instruction set makes more Philox blocks at a time
 constexpr int kBlocks = kTile / 2 + kBlockStep;  // enough for a tile of doubles that begins inside a block
 constexpr int kNoise = 4 * (kTile / 4 + kBlockStep);  // normals that a tile may make: more than it uses, at both ends
 
@@ -42,6 +42,7 @@ inline constexpr Mask<Bits> kMask;
 
 template <class T>
 struct Loops {
+  int block_step;  // `normals` makes blocks in multiples of this number
   void (*normals)(T* out, uint64_t seed, uint64_t first, int blocks);
   void (*draw_and_diverge)(const T* mu, const T* logvar, const T* eps, int n, T limit, T* z, T* kl);
   void (*divergence)(const T* mu, const T* logvar, int n, T limit, T* sigma, T* kl);
@@ -69,7 +70,7 @@ struct Conversions {
 
 #define VAEKIT_ISA baseline
 #define VAEKIT_TARGET
-#if defined(__aarch64__)
+#if defined(__aarch64__) || defined(_M_ARM64)
 #define VAEKIT_FUSED true
 #else
 #define VAEKIT_FUSED false
@@ -81,12 +82,13 @@ struct Conversions {
 #undef VAEKIT_FUSED
 #undef VAEKIT_LANES
 
-// Where the compiler takes a target for a single function and can ask the processor.
-#if VAEKIT_X86 && defined(__GNUC__) && (!defined(__clang__) || __clang_major__ >= 17)
+// Where the compiler takes a target for a single function and can ask the processor. Features and no architecture: they add to
+// what a -march on the command line allows, where an architecture would replace it.
+#if VAEKIT_X86 && defined(__GNUC__)
 #define VAEKIT_DISPATCH 1
 
 #define VAEKIT_ISA x86_64_v3
-#define VAEKIT_TARGET __attribute__((target("arch=x86-64-v3")))
+#define VAEKIT_TARGET __attribute__((target("avx2,fma,bmi,bmi2,f16c,popcnt")))
 #define VAEKIT_FUSED true
 #define VAEKIT_LANES 4
 #include "loops.h"
@@ -96,10 +98,11 @@ struct Conversions {
 #undef VAEKIT_LANES
 
 #define VAEKIT_ISA x86_64_v4
+#define VAEKIT_AVX512 "avx2,fma,bmi,bmi2,f16c,popcnt,avx512f,avx512bw,avx512cd,avx512dq,avx512vl"
 #if defined(__clang__)
-#define VAEKIT_TARGET __attribute__((target("arch=x86-64-v4"), min_vector_width(512)))
+#define VAEKIT_TARGET __attribute__((target(VAEKIT_AVX512), min_vector_width(512)))
 #else
-#define VAEKIT_TARGET __attribute__((target("arch=x86-64-v4,prefer-vector-width=512")))
+#define VAEKIT_TARGET __attribute__((target(VAEKIT_AVX512 ",prefer-vector-width=512")))
 #endif
 #define VAEKIT_FUSED true
 #define VAEKIT_LANES 8
@@ -126,9 +129,15 @@ struct InstructionSet {
 inline const InstructionSet kInstructionSets[] = {
 #if VAEKIT_DISPATCH
     {"x86-64-v4", x86_64_v4::kLoops<float>, x86_64_v4::kLoops<double>, x86_64_v4::kConversions,
-     [] { return __builtin_cpu_supports("x86-64-v4") != 0; }},
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+     }},
     {"x86-64-v3", x86_64_v3::kLoops<float>, x86_64_v3::kLoops<double>, x86_64_v3::kConversions,
-     [] { return __builtin_cpu_supports("x86-64-v3") != 0; }},
+     [] {
+       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+              __builtin_cpu_supports("bmi2");
+     }},
 #endif
     {VAEKIT_X86 ? "x86-64" : "baseline", baseline::kLoops<float>, baseline::kLoops<double>, baseline::kConversions,
      [] { return true; }},

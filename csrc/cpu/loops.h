@@ -10,6 +10,7 @@ namespace vaekit {
 namespace VAEKIT_ISA {
 
 constexpr bool kFused = VAEKIT_FUSED;
+constexpr int kStep = VAEKIT_LANES > 0 ? 2 * VAEKIT_LANES : 4;  // blocks made at a time
 
 #if VAEKIT_LANES == 2
 using Lanes = __m128i;
@@ -52,11 +53,11 @@ VAEKIT_TARGET VAEKIT_INLINE void store_low_halves(uint32_t* out, Lanes a, Lanes 
 }
 #endif
 
-// Word j of block `first` + i goes to words[j][i], for i below `blocks`, a multiple of kBlockStep.
+// Word j of block `first` + i goes to words[j][i], for i below `blocks`, a multiple of kStep.
 VAEKIT_TARGET inline void philox_words(uint32_t (*words)[kBlocks], uint64_t seed, uint64_t first, int blocks) {
 #if VAEKIT_LANES > 0
   const Lanes multiplier_0 = splat(kMultiplier0), multiplier_1 = splat(kMultiplier1);
-  for (int i = 0; i < blocks; i += 2 * VAEKIT_LANES) {
+  for (int i = 0; i < blocks; i += kStep) {
     // A word is the low half of its lane; `product` and `store_low_halves` do not look at the high one.
     uint32_t key_0 = static_cast<uint32_t>(seed), key_1 = static_cast<uint32_t>(seed >> 32);
     const Lanes zero = splat(0), counter_a = counters(first + i), counter_b = counters(first + i + VAEKIT_LANES);
@@ -105,7 +106,7 @@ VAEKIT_TARGET VAEKIT_INLINE void normals_of(const uint32_t (*words)[kBlocks], in
   }
 }
 
-// The normals of the blocks `first`, `first` + 1, ...; `blocks` is a multiple of kBlockStep and at most kBlocks.
+// The normals of the blocks `first`, `first` + 1, ...; `blocks` is a multiple of kStep and at most kBlocks.
 template <class T>
 VAEKIT_TARGET void normals(T* out, uint64_t seed, uint64_t first, int blocks) {
   alignas(64) uint32_t words[4][kBlocks];
@@ -254,7 +255,7 @@ VAEKIT_TARGET inline void narrow(const float* VAEKIT_RESTRICT in, int n, Half* V
 }
 
 template <class T>
-constexpr Loops<T> kLoops = {&normals<T>,    &draw_and_diverge<T>, &divergence<T>,    &divergence_from<T>, &sample<T>,
+constexpr Loops<T> kLoops = {kStep,&normals<T>,    &draw_and_diverge<T>, &divergence<T>,    &divergence_from<T>, &sample<T>,
                              &sum<T>,        &add_sample<T>,       &gradients<T>,     &draw_gradient<T>,   &add_divergence<T>,
                              &add_divergence_from<T>};
 constexpr Conversions kConversions = {&widen, &widen, &narrow, &narrow};

@@ -175,7 +175,7 @@ const T* noise(const Problem& p, const Tile& tile, int64_t k, T* buffer) {
   const uint64_t first = p.start + static_cast<uint64_t>(tile.start);
   const int skipped = static_cast<int>(first % kPerBlock<T>);
   const int blocks = (skipped + tile.n + kPerBlock<T> - 1) / kPerBlock<T>;
-  const int rounded = (blocks + kBlockStep - 1) / kBlockStep * kBlockStep;
+  const int step = loops<T>().block_step, rounded = (blocks + step - 1) / step * step;
   loops<T>().normals(buffer, p.seed, p.offset + static_cast<uint64_t>(k) * kSampleStride + first / kPerBlock<T>, rounded);
   return buffer + skipped;
 }
@@ -254,26 +254,20 @@ void forward_long_rows(const Problem& p, const Output& z, T* kl) {
     }
     return total;
   };
-  const int64_t chunk_elements = per_chunk * kTile * p.samples;
-  if (p.rows >= 64) {  // enough rows to share
-    const int64_t grain = std::max<int64_t>(1, kGrain / (chunks * chunk_elements));
-    torch::stable::parallel_for(0, p.rows, grain, [&](int64_t from, int64_t to) {
-      for (int64_t row = from; row < to; ++row) {
-        double total = 0;
-        for (int64_t chunk = 0; chunk < chunks; ++chunk) total += sum_chunk(row, chunk);
-        kl[row] = static_cast<T>(total);
-      }
+  // As many rows at a time as have room for their chunks' sums.
+  const int64_t group = std::max<int64_t>(1, kMaxChunks / chunks);
+  const int64_t grain = std::max<int64_t>(1, kGrain / (per_chunk * kTile * p.samples));
+  for (int64_t first = 0; first < p.rows; first += group) {
+    double sums[kMaxChunks];
+    const int64_t rows = std::min(group, p.rows - first);
+    torch::stable::parallel_for(0, rows * chunks, grain, [&](int64_t from, int64_t to) {
+      for (int64_t i = from; i < to; ++i) sums[i] = sum_chunk(first + i / chunks, i % chunks);
     });
-    return;
-  }
-  const int64_t grain = std::max<int64_t>(1, kGrain / chunk_elements);
-  for (int64_t row = 0; row < p.rows; ++row) {
-    double sums[kMaxChunks], total = 0;
-    torch::stable::parallel_for(0, chunks, grain, [&](int64_t from, int64_t to) {
-      for (int64_t chunk = from; chunk < to; ++chunk) sums[chunk] = sum_chunk(row, chunk);
-    });
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) total += sums[chunk];
-    kl[row] = static_cast<T>(total);
+    for (int64_t row = 0; row < rows; ++row) {
+      double total = 0;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) total += sums[row * chunks + chunk];
+      kl[first + row] = static_cast<T>(total);
+    }
   }
 }
 

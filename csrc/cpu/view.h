@@ -98,7 +98,7 @@ class View {
     for (int done = 0;;) {
       const int64_t left = sizes_[inner] - index[inner];
       const int run = left < n - done ? static_cast<int>(left) : n - done;
-      if (strides_[inner] == 1) {
+      if (strides_[inner] == 1 && run >= 16) {
         widen(data, run, buffer + done);
       } else {
         for (int i = 0; i < run; ++i) buffer[done + i] = load(data + i * strides_[inner]);

@@ -26,7 +26,7 @@ _SCHEMA = 1  # of the record and of the operator that the libraries serve: raise
 _PACKAGE = Path(__file__).parents[1]
 _RECORD = _PACKAGE / "_build.json"
 _SUFFIX = ".dll" if sys.platform == "win32" else ".so"
-_CAPABILITIES = ("x86-64", "x86-64-v3", "x86-64-v4")  # as in csrc/cpu/instruction_sets.h
+_CAPABILITIES = ("x86-64", "x86-64-v3", "x86-64-v4", "baseline")  # as in csrc/cpu/instruction_sets.h
 _AGAIN = "install vaekit again (pip's --force-reinstall --no-deps --no-cache-dir)"
 _NO_CUDA = "reference (this version of vaekit has no CUDA kernel)"
 

@@ -171,7 +171,9 @@ def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start: int = 0
 def _normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start: int) -> Tensor:
     first, second = _uniform_pairs(key, shape, dtype, start)
     radius = first.log_().mul_(-2.0).sqrt_().double()
-    angle = second.double().mul_(2.0 * math.pi)  # in float64: rounded to float32 it would be wrong next to the zeros of cos and sin
+    angle = second.double().mul_(
+        2.0 * math.pi
+    )  # in float64: rounded to float32 it would be wrong next to the zeros of cos and sin
     pairs = angle.cos().mul_(radius).to(dtype), angle.sin_().mul_(radius).to(dtype)
     return _in_stream_order(*pairs, key, shape, start)
 

@@ -97,7 +97,7 @@ def forward(
         prior_mu, prior_logvar = prior_mu.to(dtype), prior_logvar.to(dtype)
         standardized = (mu - prior_mu) * torch.exp(-0.5 * prior_logvar)
         kl = excess(logvar - prior_logvar).add_(standardized.mul_(standardized)).mul_(0.5)
-    return z.to(result_dtype), sum_event(kl, event_dims) if reduce_event else kl
+    return z.to(result_dtype).contiguous(), sum_event(kl, event_dims) if reduce_event else kl.contiguous()
 
 
 def backward(

@@ -66,9 +66,9 @@ def reparameterize_kl(
     Returns:
         z: [..., D], or [K, ..., D] with num_samples, in mu's dtype.
         kl: nats, [...] (or [..., D] with reduce="none"); float64 for float64, otherwise float32. Does not depend on the draw.
-        An element that is not finite stays in its row: logvar = +inf gives kl = +inf and z = +-inf, logvar = -inf
-        gives kl = +inf and z = mu, mu = +-inf gives kl = +inf and z = mu, NaN gives NaN; two infinities that meet in one element
-        combine as in IEEE arithmetic.
+        An element that is not finite stays in its row: logvar = +inf gives kl = +inf and z = +-inf (NaN where the noise is
+        exactly 0, as some draws in ten million are), logvar = -inf gives kl = +inf and z = mu, mu = +-inf gives kl = +inf and
+        z = mu, NaN gives NaN; two infinities that meet in one element combine as in IEEE arithmetic.
 
     Raises:
         TypeError: an argument that is not a tensor, or whose dtype is not supported.
@@ -321,7 +321,7 @@ def _batched(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tensor 
     def mapped(position: int) -> bool:
         return in_dims[position] is not None
 
-    slice_ = mu[0] if mapped(0) else mu
+    slice_ = mu.new_empty(mu.shape[1:]) if mapped(0) else mu
     if eps is None:
         assert key is not None
         keys = key.unbind(0) if mapped(2) else [key]
