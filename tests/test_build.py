@@ -6,6 +6,7 @@ compiles in a moment, except in the one wheel that is meant to work.
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -126,6 +127,14 @@ def test_a_library_is_built_and_used(native_wheel, tmp_path):
     assert seen["warnings"] == []
     assert seen["kernel"].startswith("native (")
     assert seen["kernel"].endswith(f"; {entry['compiler']}, torch {torch.__version__} headers)")
+
+
+@needs_compiler
+@needs_posix
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are those of x86-64 compilers")
+def test_a_processor_that_the_users_flags_name_does_not_break_the_wider_instructions(tmp_path):
+    folder = copy_repository(tmp_path / "repository")
+    assert entry_of(build_wheel(folder, CXXFLAGS="-O2 -march=nocona -mtune=haswell"))["built"]
 
 
 @pytest.mark.parametrize("variables", [{"CXX": "/nowhere/c++"}, {"PATH": "", "CXX": "c++"}], ids=["no such file", "empty PATH"])
