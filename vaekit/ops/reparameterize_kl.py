@@ -219,7 +219,7 @@ def _input_gradients(
 torch.library.register_autograd(_NAME, _backward, setup_context=_setup_context, lib=_LIBRARY)
 
 
-def _noise(
+def noise(
     like: Tensor, key: Tensor | None, eps: Tensor | None, num_samples: int | None, row_start: int, event_dims: int
 ) -> Tensor:
     """eps [K?, *like.shape] in the compute dtype, with the bits that the operator's kernel gives it: a draw from N(0, 1)."""
@@ -264,10 +264,10 @@ def _double_backward(
     to_grad_z = to_grad_kl = None
     to_mu = to_logvar = to_prior_logvar = zero
     if grad_z is not None:
-        noise = _noise(mu, key, eps, num_samples, row_start, event_dims)
+        eps = noise(mu, key, eps, num_samples, row_start, event_dims)
         half_sigma = 0.5 * torch.exp(0.5 * wide_logvar)
-        to_grad_z = (by_mu + half_sigma * by_logvar * noise).expand(grad_z.shape).to(grad_z.dtype)
-        scaled = grad_z.to(dtype) * noise
+        to_grad_z = (by_mu + half_sigma * by_logvar * eps).expand(grad_z.shape).to(grad_z.dtype)
+        scaled = grad_z.to(dtype) * eps
         to_logvar = 0.5 * half_sigma * by_logvar * (scaled if num_samples is None else scaled.sum(0))
     if grad_kl is not None:
         through_mu, through_logvar = by_mu - by_prior_mu, by_logvar - by_prior_logvar
@@ -325,7 +325,7 @@ def _batched(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tensor 
     if eps is None:
         assert key is not None
         keys = key.unbind(0) if mapped(2) else [key]
-        drawn = [_noise(slice_, k, None, num_samples, row_start, event_dims) for k in keys]
+        drawn = [noise(slice_, k, None, num_samples, row_start, event_dims) for k in keys]
         eps = torch.stack(drawn) if mapped(2) else drawn[0]
     eps_mapped = mapped(3) or mapped(2)
     eps = eps if eps_mapped else eps.expand(info.batch_size, *eps.shape)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vaekit.ops import philox, reference
-from vaekit.ops.reparameterize_kl import reparameterize_kl
+from vaekit.ops.reparameterize_kl import noise, reparameterize_kl
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal
@@ -63,7 +63,7 @@ class DiagonalGaussian(Posterior):
             return reparameterize_kl(
                 self.mu, self.logvar, key=key, num_samples=num_samples, row_start=row_start, event_dims=event_dims
             )
-        eps = reference.noise(self.mu, key, None, num_samples, row_start, event_dims)
+        eps = noise(self.mu, key, None, num_samples, row_start, event_dims)
         z, _ = reparameterize_kl(self.mu, self.logvar, eps=eps, num_samples=num_samples, event_dims=event_dims)
         # log q(z) from the noise itself: (z - mu) / sigma has lost it where sigma is far below |mu|.
         elements = -0.5 * (eps * eps + self.logvar.to(eps.dtype) + math.log(2.0 * math.pi))
