@@ -63,9 +63,9 @@ def test_imports_go_down(name):
             assert floor_of[room] <= here, f"{name} imports {room} from a floor above its own"
 
 
-def test_importing_loads_no_plotting_training_or_data_libraries():
+def test_importing_loads_no_plotting_training_or_data_libraries(tmp_path):
     program = "import sys, vaekit; print([m for m in ('matplotlib', 'lightning_fabric', 'mlxtend', 'typer') if m in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"
 
 

@@ -217,8 +217,8 @@ child.join()
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this platform does not fork")
-def test_a_forked_child_gets_what_its_parent_gets():
-    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=120)
+def test_a_forked_child_gets_what_its_parent_gets(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FORKS], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     z, _ = reparameterize_kl(torch.zeros(300, 200), torch.zeros(300, 200), key=make_key(2))
     assert ast.literal_eval(done.stdout) == (float(z.double().sum()), 0.0)
@@ -312,10 +312,12 @@ IN_USE = "import vaekit; print(vaekit.build_info()['cpu kernel'])"
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="there is one instruction set on this machine")
-def test_the_instruction_set_can_be_limited_and_a_wrong_name_is_told():
+def test_the_instruction_set_can_be_limited_and_a_wrong_name_is_told(tmp_path):
     def run(capability):
         environment = {**os.environ, "VAEKIT_CPU_CAPABILITY": capability}
-        return subprocess.run([sys.executable, "-c", IN_USE], env=environment, capture_output=True, text=True, check=False)
+        # Not in this folder, whose vaekit would be imported instead of the tested one.
+        program = [sys.executable, "-c", IN_USE]
+        return subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     assert "native (x86-64;" in run("x86-64").stdout
     assert "has to be one of x86-64, x86-64-v3, x86-64-v4, baseline, got 'avx512'" in run("avx512").stderr
