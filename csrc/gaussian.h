@@ -1,5 +1,5 @@
-// The arithmetic of one element: exp, log, sincos, normals from Philox words, and the divergence. No torch header; compiles for
-// host and device. Written without branches and without calls, so that a loop over elements becomes vector code.
+// The arithmetic of one element: exp, log, sincos, normals from Philox words, the draw, the divergence and their gradients. No
+// torch header; compiles for host and device. Written without branches and without calls, so that a loop over elements becomes vector code.
 //
 // Only + - * / sqrt and, where `fused`, fused multiply-adds written out, each rounded once and none contracted by the compiler
 // (-ffp-contract=off, -fmad=false): so every instruction set with fused multiply-adds (x86-64-v3 and v4, arm64, CUDA) gives the same
@@ -241,6 +241,76 @@ VAEKIT_INLINE float uniform(uint32_t x) { return static_cast<float>(x) * 0x1p-32
 // From 53 bits of two words; the two halves are exact in double.
 VAEKIT_INLINE double uniform(uint32_t a, uint32_t b) {
   return (static_cast<double>(a) * 2097152.0 + static_cast<double>(b >> 11)) * 0x1p-53 + 0x1p-54;
+}
+
+template <class T>
+constexpr int kPerBlock = sizeof(T) == 8 ? 2 : 4;  // normals from one Philox block
+
+// --- one element of the operator; `limit` is Real<T>::kExpLimit ------------------------------------------------------------
+
+template <class T>
+struct Divergence {
+  T sigma;  // e^(logvar / 2), with which `draw` makes z
+  T kl;     // nats
+};
+
+template <bool fused, class T>
+VAEKIT_INLINE T draw(T mu, T sigma, T eps) { return multiply_add<fused>(sigma, eps, mu); }
+
+// From N(0, 1).
+template <bool fused, class T>
+VAEKIT_INLINE Divergence<T> divergence(T mu, T logvar, T limit) {
+  const Exponential<T> e = exponential<fused>(T(0.5) * logvar, limit);
+  return {e.value, T(0.5) * multiply_add<fused>(mu, mu, e.excess)};
+}
+
+// From N(prior_mu, e^prior_logvar).
+template <bool fused, class T>
+VAEKIT_INLINE Divergence<T> divergence_from(T mu, T logvar, T prior_mu, T prior_logvar, T limit) {
+  const T standardized = (mu - prior_mu) * exponential<fused>(T(-0.5) * prior_logvar, limit).value;
+  const T sigma = exponential<fused>(T(0.5) * logvar, limit).value;
+  const T excess = exponential<fused>(T(0.5) * (logvar - prior_logvar), limit).excess;
+  return {sigma, T(0.5) * multiply_add<fused>(standardized, standardized, excess)};
+}
+
+template <class T>
+struct Gradient {
+  T mu, logvar;
+};
+
+// Of one draw and of its divergence from N(0, 1).
+template <bool fused, class T>
+VAEKIT_INLINE Gradient<T> gradient(T mu, T logvar, T eps, T grad_z, T grad_kl, T limit) {
+  const Exponential<T> e = exponential<fused>(T(0.5) * logvar, limit);
+  return {multiply_add<fused>(grad_kl, mu, grad_z), T(0.5) * multiply_add<fused>(e.value, grad_z * eps, grad_kl * e.minus_one)};
+}
+
+// Of draws alone, in logvar; `scaled` is the sum of grad_z eps.
+template <bool fused, class T>
+VAEKIT_INLINE T draw_gradient(T logvar, T scaled, T limit) {
+  return T(0.5) * (exponential<fused>(T(0.5) * logvar, limit).value * scaled);
+}
+
+// `sum`, the gradient of the draws, and that of the divergence from N(0, 1).
+template <bool fused, class T>
+VAEKIT_INLINE Gradient<T> add_divergence(Gradient<T> sum, T mu, T logvar, T grad_kl, T limit) {
+  const T slope = exponential<fused>(T(0.5) * logvar, limit).minus_one;
+  return {multiply_add<fused>(grad_kl, mu, sum.mu), multiply_add<fused>(T(0.5) * grad_kl, slope, sum.logvar)};
+}
+
+// The same from N(prior_mu, e^prior_logvar): what it adds, and the prior's own gradient.
+template <class T>
+struct GradientFrom {
+  Gradient<T> posterior, prior;
+};
+
+template <bool fused, class T>
+VAEKIT_INLINE GradientFrom<T> divergence_gradient_from(T mu, T logvar, T prior_mu, T prior_logvar, T grad_kl, T limit) {
+  const T offset = mu - prior_mu;
+  const T half_precision = exponential<fused>(T(-0.5) * prior_logvar, limit).value;  // twice: its square overflows earlier
+  const T by_mu = grad_kl * (offset * half_precision * half_precision);
+  const T by_logvar = (T(0.5) * grad_kl) * exponential<fused>(T(0.5) * (logvar - prior_logvar), limit).minus_one;
+  return {{by_mu, by_logvar}, {-by_mu, -(T(0.5) * by_mu * offset + by_logvar)}};
 }
 
 }  // namespace vaekit

@@ -1,12 +1,14 @@
 """Laws of the build and of loading what it built: a library where there can be one, and otherwise a reason that helps.
 
 Each build runs in a copy of the repository, each import in a process of its own. A stand-in takes the place of the kernels, which
-compiles in a moment, except in the one wheel that is meant to work.
+compiles in a moment, except in the two wheels that are meant to work; a script that of nvcc, and a few files that of a torch with
+CUDA.
 """
 
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from vaekit.ops import native
 ROOT = Path(__file__).parents[1]
 SOURCE = "csrc/cpu/reparameterize_kl.cpp"
 LIBRARY = f"vaekit/_C_cpu{native._SUFFIX}"
+CUDA_LIBRARY = f"vaekit/_C_cuda{native._SUFFIX}"
 RECORD = "vaekit/_build.json"
 STAND_IN = 'extern "C" __attribute__((visibility("default"))) const char* vaekit_cpu_capability() { return "stand-in"; }\n'
 
@@ -35,8 +38,8 @@ needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="a shell script
 
 def environment(**changes):
     """This one, without what decides about libraries."""
-    decides = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "PYTHONPATH", "PYTHONWARNINGS")
-    kept = {k: v for k, v in os.environ.items() if k not in decides and not k.startswith("VAEKIT_")}
+    decides = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CUDA_HOME", "TORCH_CUDA_ARCH_LIST", "PYTHONPATH", "PYTHONWARNINGS")
+    kept = {k: v for k, v in os.environ.items() if k not in decides and not k.startswith(("VAEKIT_", "NVCC_"))}
     return {**kept, **({"CXX": os.environ["CXX"]} if "CXX" in os.environ else {}), **{k: str(v) for k, v in changes.items()}}
 
 
@@ -60,7 +63,8 @@ def repository(tmp_path) -> Path:
 
 
 def hook(folder: Path, name: str, *arguments: str, python: Path | str = sys.executable, isolated=False, **variables):
-    """Calls a hook of the build backend as pip does; gives the process and what the hook returned."""
+    """Calls a hook of the build backend as pip does, without CUDA if not told; gives the process and what the hook returned."""
+    variables = {"VAEKIT_CUDA": 0, **variables}
     program = (
         "import json, sys\n"
         + ("sys.path = [p for p in sys.path if not p.endswith('site-packages')]\n" if isolated else "")
@@ -81,18 +85,21 @@ def build_wheel(folder: Path, **variables) -> Path:
     return folder / "dist" / name
 
 
-def entry_of(wheel: Path) -> dict:
-    """What the wheel's record says of the CPU library, having seen that the wheel is what it says."""
+def entry_of(wheel: Path, device="cpu") -> dict:
+    """What the wheel's record says of a library, having seen that the wheel is what it says."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        entry = json.loads(archive.read(RECORD))["kernels"]["cpu"]
-        about = next(archive.read(name).decode() for name in names if name.endswith(".dist-info/WHEEL"))
-    assert entry["built"] == (LIBRARY in names)
+        entries = json.loads(archive.read(RECORD))["kernels"]
+        about, listed = (
+            next(archive.read(n).decode() for n in names if n.endswith(f".dist-info/{m}")) for m in ("WHEEL", "RECORD")
+        )
+    libraries = {f"vaekit/_C_{name}{native._SUFFIX}" for name, entry in entries.items() if entry["built"]}
+    assert {name for name in names if not name.endswith((".py", ".json", "py.typed")) and "dist-info" not in name} == libraries
+    assert all(f"{library},sha256=" in listed for library in libraries)
     assert wheel.name.startswith(f"vaekit-{vaekit.__version__}-py3-none-")
-    assert wheel.name.endswith("-any.whl") == (not entry["built"])
-    assert ("Root-Is-Purelib: true" in about) == (not entry["built"])
-    assert not [name for name in names if name.startswith("csrc")]
-    return entry
+    assert wheel.name.endswith("-any.whl") == (not libraries)
+    assert ("Root-Is-Purelib: true" in about) == (not libraries)
+    return entries[device]
 
 
 def script(file: Path, text: str) -> Path:
@@ -219,11 +226,11 @@ def test_the_sources_travel_without_what_was_built(repository):
 # --- which torch ---------------------------------------------------------------------------------------------------------
 
 
-def fake_torch(folder: Path, version: str) -> Path:
+def fake_torch(folder: Path, version: str, cuda: str | None = None) -> Path:
     """What the build looks at in a torch, with this one's library to link with."""
     (folder / "include/torch/csrc/stable").mkdir(parents=True)
     (folder / "include/torch/csrc/stable/library.h").touch()
-    (folder / "version.py").write_text(f"__version__ = '{version}'\n")
+    (folder / "version.py").write_text(f"__version__ = '{version}'\ncuda: Optional[str] = {cuda!r}\n")
     (folder / "lib").symlink_to(Path(torch.__file__).parent / "lib", target_is_directory=True)
     return folder
 
@@ -288,18 +295,262 @@ def test_a_torch_that_is_too_old_is_named(repository, tmp_path):
     assert f"{old} is older than 2.10" in entry["reason"]
 
 
+# --- CUDA ----------------------------------------------------------------------------------------------------------------
+
+NVCC = """
+case "$1" in
+    --version) echo "Cuda compilation tools, release 13.0, V13.0.88" ;;
+    --list-gpu-code) printf "sm_%s\\n" 70 75 87 90 100 121 ;;
+    --help) echo "--threads <number>" ;;
+    *)
+        echo "$@" >> "$0.called"
+        while [ "$1" != -o ]; do shift; done
+        echo library > "$2" ;;
+esac"""
+
+
+def fake_nvcc(folder: Path, text: str = NVCC) -> Path:
+    """A CUDA toolkit with nothing but an nvcc that writes what it is called with into a file."""
+    (folder / "bin").mkdir(parents=True)
+    script(folder / "bin/nvcc", text)
+    return folder
+
+
+@pytest.fixture
+def toolkit(tmp_path) -> Path:
+    return fake_nvcc(tmp_path / "toolkit")
+
+
+@pytest.fixture
+def with_cuda(tmp_path, toolkit) -> dict:
+    """The variables of a build for which there are a torch with CUDA and an nvcc."""
+    torch_with_cuda = fake_torch(tmp_path / "torch-with-cuda", "2.99.0+cu130", "13.0")
+    return {"VAEKIT_CUDA": "", "VAEKIT_TORCH_DIR": torch_with_cuda, "CUDA_HOME": toolkit}
+
+
+def calls(toolkit: Path) -> list[str]:
+    file = toolkit / "bin/nvcc.called"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+@needs_posix
+@needs_compiler
+def test_the_cuda_library_is_built_where_torch_has_cuda_and_there_is_an_nvcc(repository, with_cuda, toolkit):
+    wheel = build_wheel(repository, VAEKIT_REQUIRE_NATIVE=1, **with_cuda)
+    assert entry_of(wheel)["built"]
+    architectures = [
+        "sm_75",
+        "sm_90",
+        "sm_100",
+        "compute_100",
+    ]  # of those by default what this nvcc has, and the last for later GPUs
+    about = {"torch": "2.99.0+cu130", "compiler": "nvcc 13.0.88", "architectures": architectures, "bytes": len("library\n")}
+    assert entry_of(wheel, "cuda") == {"built": True, "deliberate": False, **about}
+    call = calls(toolkit)[-1]
+    for number in ("75", "90", "100"):
+        assert f" -gencode=arch=compute_{number},code=sm_{number} " in call
+    assert " -gencode=arch=compute_100,code=compute_100 " in call
+    assert call.count("-gencode") == 4
+    assert ' -DVAEKIT_CUDA_ARCHITECTURES="sm_75 sm_90 sm_100 compute_100" ' in call
+    for flag in ("-shared", "-std=c++17", "-fmad=false", "--threads 0", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-Icsrc"):
+        assert f" {flag} " in f" {call} "
+    assert "-ccbin" not in call
+
+
+@needs_posix
+def test_nothing_but_the_cuda_library_fails_without_a_cxx_compiler(repository, with_cuda, toolkit):
+    wheel = build_wheel(repository, **{**with_cuda, "CXX": "ccache /nowhere/c++ -m64"})
+    assert not entry_of(wheel)["built"]
+    assert entry_of(wheel, "cuda")["built"]
+    assert all(" -ccbin /nowhere/c++ " in call for call in calls(toolkit))
+
+
+@needs_posix
+@needs_compiler
+def test_without_cuda_in_torch_the_cuda_library_is_built_only_if_told(repository, with_cuda, toolkit, tmp_path):
+    with_cuda["VAEKIT_TORCH_DIR"] = fake_torch(tmp_path / "torch", "2.99.0")
+    wheel = build_wheel(repository, VAEKIT_REQUIRE_NATIVE=1, **with_cuda)
+    assert entry_of(wheel)["built"]
+    entry = entry_of(wheel, "cuda")
+    assert not entry["built"]
+    assert not entry["deliberate"], "whoever gets a torch with CUDA later wants to know"
+    assert entry["reason"].startswith("the torch 2.99.0 that vaekit was built with has no CUDA; ")
+    assert "VAEKIT_CUDA=1" in entry["reason"]
+    assert calls(toolkit) == []
+    assert entry_of(build_wheel(repository, **{**with_cuda, "VAEKIT_CUDA": 1}), "cuda")["built"]
+
+
+@needs_posix
+@pytest.mark.parametrize("variable", ["VAEKIT_CUDA=0", "VAEKIT_NO_NATIVE"])
+def test_no_cuda_library_is_built_where_none_is_wanted(repository, with_cuda, toolkit, variable):
+    name, _, value = variable.partition("=")
+    wheel = build_wheel(repository, **{**with_cuda, name: value or 1})
+    entry = entry_of(wheel, "cuda")
+    assert (entry["built"], entry["deliberate"]) == (False, True)
+    assert entry["reason"].startswith(f"{variable} was set when vaekit was built; ")
+    assert entry_of(wheel)["deliberate"] == (variable == "VAEKIT_NO_NATIVE")
+    assert calls(toolkit) == []
+
+
+@needs_posix
+@pytest.mark.parametrize("place", ["PATH", "the usual folder"])
+def test_nvcc_is_found_and_otherwise_named(repository, with_cuda, toolkit, tmp_path, place):
+    (repository / "setup.py").write_text(
+        (repository / "setup.py").read_text().replace("/usr/local/cuda", str(tmp_path / "usual"))
+    )
+    compiler = shutil.which(COMPILER.split()[0])
+    with_cuda |= {"CUDA_HOME": "", "PATH": tmp_path / "path/bin", **({"CXX": compiler} if compiler else {})}
+    entry = entry_of(build_wheel(repository, **with_cuda), "cuda")
+    assert not entry["deliberate"]
+    assert entry["reason"].startswith("no CUDA compiler (nvcc) was found when vaekit was built")
+    assert f"{tmp_path}/usual" in entry["reason"]
+    assert "install" in entry["reason"]
+    # A script in place of nvcc, from whose place nothing follows.
+    found = script(fake_nvcc(tmp_path / ("path" if place == "PATH" else "usual")) / "bin/nvcc", f'exec {toolkit}/bin/nvcc "$@"')
+    found.write_text(found.read_text().replace("exec", "PATH=/usr/bin:/bin exec"))
+    assert entry_of(build_wheel(repository, **with_cuda), "cuda")["built"]
+    assert calls(toolkit)
+
+
+@needs_posix
+def test_a_cuda_home_without_nvcc_is_named_and_an_nvcc_elsewhere_is_not_taken(repository, with_cuda, toolkit, tmp_path):
+    with_cuda |= {"CUDA_HOME": tmp_path, "PATH": f"{toolkit}/bin:{os.environ['PATH']}"}
+    reason = entry_of(build_wheel(repository, VAEKIT_REQUIRE_NATIVE=1, **with_cuda), "cuda")["reason"]
+    assert reason.startswith(f"CUDA_HOME named {tmp_path}, which has no bin/nvcc; ")
+    assert calls(toolkit) == []
+
+
+@needs_posix
+@pytest.mark.parametrize("variable", ["VAEKIT_CUDA", "VAEKIT_REQUIRE_NATIVE"])
+def test_a_cuda_library_can_be_required(repository, with_cuda, toolkit, variable):
+    if variable == "VAEKIT_CUDA":
+        (toolkit / "bin/nvcc").unlink()
+        expected = f"vaekit: VAEKIT_CUDA=1 is set, and the cuda library was not built: CUDA_HOME named {toolkit}"
+    else:
+        script(toolkit / "bin/nvcc", "exit 1")
+        expected = f"vaekit: VAEKIT_REQUIRE_NATIVE is set, and the cuda library was not built: {toolkit}/bin/nvcc did not say"
+    done, _ = hook(repository, "build_wheel", "dist", **{**with_cuda, variable: 1})
+    assert done.returncode != 0
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((repository / "dist").glob("*.whl"))
+
+
+@pytest.mark.parametrize("value", ["2", "yes"])
+def test_the_variable_for_cuda_is_0_or_1(repository, value):
+    done, _ = hook(repository, "build_wheel", "dist", VAEKIT_CUDA=value)
+    assert done.returncode != 0
+    assert "vaekit: VAEKIT_CUDA has to be 0 (" in done.stderr
+    assert "or 1 (" in done.stderr
+    assert f"got {value!r}" in done.stderr
+
+
+def test_no_library_and_the_cuda_library_contradict_each_other(repository):
+    done, _ = hook(repository, "build_wheel", "dist", VAEKIT_NO_NATIVE=1, VAEKIT_CUDA=1)
+    assert done.returncode != 0
+    assert "VAEKIT_NO_NATIVE and VAEKIT_CUDA=1 are both set" in done.stderr
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    ("told", "built"),
+    [
+        ("9.0", ["sm_90"]),
+        ("7.5;8.7 9.0+PTX", ["sm_75", "sm_87", "sm_90", "compute_90"]),
+        (" 10.0+PTX,7.5, 7.5", ["sm_100", "sm_75", "compute_100"]),
+        ("9.0a 12.1", ["sm_90a", "sm_121"]),
+    ],
+)
+def test_the_architectures_can_be_told(repository, with_cuda, told, built):
+    wheel = build_wheel(repository, CXX="/nowhere/c++", TORCH_CUDA_ARCH_LIST=told, **with_cuda)
+    assert entry_of(wheel, "cuda")["architectures"] == built
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    ("told", "wrong"), [("7.5 Ampere", "Ampere"), ("7.0", "7.0"), ("9.0;11.0+PTX", "11.0+PTX"), ("90", "90")]
+)
+def test_an_architecture_that_cannot_be_is_named(repository, with_cuda, toolkit, told, wrong):
+    reason = entry_of(build_wheel(repository, TORCH_CUDA_ARCH_LIST=told, CXX="/nowhere/c++", **with_cuda), "cuda")["reason"]
+    assert reason.startswith(f"TORCH_CUDA_ARCH_LIST has {wrong!r}, ")
+    assert "with nvcc 13.0.88 is 7.5 8.7 9.0 10.0 12.1, written like" in reason
+    assert calls(toolkit) == []
+
+
+@needs_posix
+@needs_compiler
+def test_an_nvcc_that_fails_is_quoted_and_leaves_nothing(repository, with_cuda, toolkit):
+    assert hook(repository, "build_editable", "dist", **with_cuda)[0].returncode == 0
+    assert (repository / CUDA_LIBRARY).exists()
+    script(toolkit / "bin/nvcc", NVCC.replace('echo library > "$2"', 'echo half > "$2"; echo "x.cu(3): error: no"; exit 2'))
+    done, _ = hook(repository, "build_editable", "dist", **with_cuda)
+    assert done.returncode == 0, done.stderr
+    entries = json.loads((repository / RECORD).read_text())["kernels"]
+    assert entries["cpu"]["built"]
+    assert (repository / LIBRARY).exists()
+    assert entries["cuda"]["reason"].endswith("The compiler said: x.cu(3): error: no")
+    assert not entries["cuda"]["deliberate"]
+    assert not list(repository.rglob("_C_cuda*"))
+
+
+def elf(*command) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@needs_compiler
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("readelf"), reason="reads an ELF file")
+@pytest.mark.skipif(not (shutil.which("nvcc") or Path("/usr/local/cuda/bin/nvcc").exists()), reason="no nvcc here")
+def test_the_real_cuda_library_is_built_with_any_torch_and_loads_where_torch_has_cuda(repository, tmp_path):
+    wheel = build_wheel(repository, VAEKIT_CUDA=1, TORCH_CUDA_ARCH_LIST="9.0")
+    entry = entry_of(wheel, "cuda")
+    assert entry["architectures"] == ["sm_90"]
+    assert entry["torch"] == torch.__version__
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    needed = re.findall(r"NEEDED.*\[(\S+)\.so", elf("readelf", "-d", site / CUDA_LIBRARY))
+    assert {"libtorch_cpu", "libtorch_cuda"} <= set(needed), "torch hides its libraries from those that do not name them"
+    assert not [name for name in needed if "cudart" in name]
+    symbols = [line.split() for line in elf("readelf", "--wide", "--dyn-syms", site / CUDA_LIBRARY).splitlines()]
+    missing, ours = ({s[7].partition("@")[0] for s in symbols if len(s) > 7 and (s[6] == "UND") == w} for w in (True, False))
+    assert "vaekit_cuda_capability" in ours
+    assert "aoti_torch_get_current_cuda_stream" in missing
+    # All that it needs of CUDA and of torch's C++ is in it; torch's C functions are its stable ABI.
+    assert not [
+        name
+        for name in missing | ours - {"vaekit_cuda_capability"}
+        if re.match(r"cuda|__cuda|cu[A-Z]|_ZN(K?)(2at|3c10|5torch)", name)
+    ]
+
+    seen = imported(site)
+    assert seen["warnings"] == []
+    if torch.version.cuda is None:
+        assert (seen["loaded"], seen["cuda"]) == (["cpu"], f"reference (this torch ({torch.__version__}) has no CUDA)")
+    else:
+        assert seen["loaded"] == ["cpu", "cuda"]
+        assert seen["cuda"] == f"native (sm_90; {entry['compiler']}, torch {torch.__version__} headers)"
+
+
 # --- loading -------------------------------------------------------------------------------------------------------------
 
 PROGRAM = """
-import json, warnings
+import json, os, torch, warnings
+if "PLANTED_VERSIONS" in os.environ:  # a torch that says that it has CUDA or ROCm; nothing that is imported asks it for more
+    vars(torch.version).update(json.loads(os.environ["PLANTED_VERSIONS"]))
 with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")
     import vaekit
     import vaekit.ops.native
+with warnings.catch_warnings(record=True) as later:
+    warnings.simplefilter("always")
+    def wrapper(): vaekit.ops.native.warn_without_cuda_kernel()
+    for _ in range(3): wrapper()
 print(json.dumps({
     "file": vaekit.__file__, "native": vaekit.has_native("cpu"), "loaded": sorted(vaekit.ops.native.LOADED),
     "kernel": vaekit.build_info()["cpu kernel"], "cuda": vaekit.build_info()["cuda kernel"],
     "warnings": [[w.category.__name__, w.filename, str(w.message)] for w in seen if "vaekit" in str(w.message)],
+    "later": [[w.category.__name__, w.filename, str(w.message)] for w in later],
+    "initialized": torch.cuda.is_initialized(),
 }))
 """
 
@@ -328,8 +579,9 @@ def site(tmp_path) -> Path:
     return tmp_path
 
 
-def write_record(site: Path, schema: int = native._SCHEMA, **entry) -> None:
-    record = {"schema": schema, "kernels": {"cpu": {"deliberate": False, **entry}}}
+def write_record(site: Path, schema: int = native._SCHEMA, cuda: dict | None = None, **entry) -> None:
+    entries = {"cpu": entry, **({"cuda": cuda} if cuda else {})}
+    record = {"schema": schema, "kernels": {device: {"deliberate": False, **entry} for device, entry in entries.items()}}
     (site / RECORD).write_text(json.dumps(record))
 
 
@@ -431,10 +683,113 @@ def test_the_doctor_repeats_the_reason(site):
     done = run(site, "-m", "vaekit", "doctor")
     rows = dict(line.split("  ", 1) for line in done.stdout.splitlines())
     assert rows["cpu kernel"].strip() == f"reference ({reason})"
-    assert rows["cuda kernel"].strip() == "reference (this version of vaekit has no CUDA kernel)"
+    if torch.version.cuda is None and torch.version.hip is None:
+        assert rows["cuda kernel"].strip() == f"reference (this torch ({torch.__version__}) has no CUDA)"
     assert done.stderr.count("RuntimeWarning") == 1
+
+
+CUDA_TORCH, ROCM_TORCH = (
+    {"PLANTED_VERSIONS": json.dumps(v)} for v in ({"cuda": "13.0", "hip": None}, {"cuda": None, "hip": "6.4"})
+)
+
+
+def stand_in(site: Path, device: str) -> dict:
+    """Puts a stand-in where the library belongs, which any torch loads, and gives what the record says of it."""
+    library, source = site / f"vaekit/_C_{device}{native._SUFFIX}", site / f"{device}.cpp"
+    source.write_text(STAND_IN.replace("cpu", device))
+    subprocess.run([*COMPILER.split(), "-shared", "-fPIC", "-o", library, source], check=True)
+    return {"built": True, "bytes": library.stat().st_size, "compiler": "nvcc 1.0", "torch": "2.10.0"}
+
+
+@pytest.fixture
+def cuda_site(site) -> Path:
+    """An installed vaekit with a library for CUDA, and none for the CPU."""
+    write_record(site, built=False, reason="because", deliberate=True, cuda=stand_in(site, "cuda"))
+    return site
+
+
+@needs_compiler
+@needs_posix
+def test_the_cuda_library_is_loaded_where_torch_has_cuda(cuda_site):
+    seen = imported(cuda_site, **CUDA_TORCH)
+    assert seen["loaded"] == ["cuda"], "whatever became of the CPU's"
+    assert seen["cuda"] == "native (stand-in; nvcc 1.0, torch 2.10.0 headers)"
+    assert (seen["warnings"], seen["later"], seen["initialized"]) == ([], [], False)
+
+
+@needs_compiler
+@needs_posix
+@pytest.mark.parametrize(
+    ("variables", "reason", "warns"),
+    [
+        ({"PLANTED_VERSIONS": '{"cuda": null, "hip": null}'}, f"this torch ({torch.__version__}) has no CUDA", True),
+        (ROCM_TORCH, f"this torch ({torch.__version__}) is for ROCm, which vaekit has no kernel for", True),
+        ({**CUDA_TORCH, "VAEKIT_CUDA": "0"}, "VAEKIT_CUDA=0 is set; unset it to use the compiled kernel", False),
+        ({**ROCM_TORCH, "VAEKIT_CUDA": "0"}, "VAEKIT_CUDA=0 is set; unset it to use the compiled kernel", False),
+        ({**CUDA_TORCH, "VAEKIT_NO_NATIVE": "1"}, "VAEKIT_NO_NATIVE is set; unset it to use the compiled kernel", False),
+    ],
+    ids=["no CUDA", "ROCm", "VAEKIT_CUDA=0", "VAEKIT_CUDA=0 and ROCm", "VAEKIT_NO_NATIVE"],
+)
+def test_a_cuda_library_that_is_there_is_not_always_loaded(cuda_site, variables, reason, warns):
+    seen = imported(cuda_site, **variables)
+    assert (seen["loaded"], seen["cuda"], seen["warnings"]) == ([], f"reference ({reason})", [])
+    assert len(seen["later"]) == warns
+
+
+@pytest.mark.parametrize(
+    ("cuda", "reason"),
+    [
+        ({"built": False, "reason": "no nvcc; install one"}, "no nvcc; install one"),
+        ({"built": True, "bytes": 1000}, "is missing although it was built; install vaekit again"),
+        (None, "of another version"),
+    ],
+    ids=["not built", "missing", "built before there was one"],
+)
+def test_a_missing_cuda_kernel_is_explained_once_and_only_to_who_needs_it(site, cuda, reason):
+    write_record(site, built=False, reason="because", deliberate=True, cuda=cuda)
+    seen = imported(site, **CUDA_TORCH)
+    assert (seen["loaded"], seen["warnings"], seen["initialized"]) == ([], [], False)
+    assert reason in seen["cuda"]
+    [(category, file, message)] = seen["later"]
+    assert (category, Path(file).name) == ("RuntimeWarning", "program.py")
+    assert message.startswith(f"vaekit has no compiled CUDA kernel: {seen['cuda'][len('reference (') : -1]}. ")
+    assert "VAEKIT_CUDA=0 silences" in message
+
+
+def test_no_cuda_kernel_is_nothing_to_warn_of_where_that_was_wanted(site):
+    cuda = {"built": False, "reason": "VAEKIT_CUDA=0 was set", "deliberate": True}
+    write_record(site, built=False, reason="because", deliberate=True, cuda=cuda)
+    assert imported(site, **CUDA_TORCH)["later"] == []
+
+
+@needs_compiler
+@needs_posix
+def test_a_cuda_kernel_is_required_where_it_was_built_and_torch_has_cuda(site):
+    built = {"built": True, "bytes": 1000}
+    cpu = stand_in(site, "cpu")
+    write_record(site, **cpu, cuda=built)
+    (site / "program.py").write_text(PROGRAM)
+
+    def said(**variables):
+        return run(site, "program.py", VAEKIT_REQUIRE_NATIVE=1, **{**CUDA_TORCH, **variables}).stderr.strip().splitlines()[-1:]
+
+    [line] = said()
+    assert line.startswith("ImportError: VAEKIT_REQUIRE_NATIVE is set, and vaekit has no compiled CUDA kernel: ")
+    assert "is missing although it was built" in line
+    assert said(PLANTED_VERSIONS='{"cuda": null, "hip": null}') == []
+    assert said(VAEKIT_CUDA=0) == []
+    write_record(site, **cpu, cuda={"built": False, "reason": "no nvcc"})
+    assert said() == []
+
+
+def test_the_variable_for_cuda_is_0_or_1_at_import_too(site):
+    assert (
+        "ValueError: VAEKIT_CUDA has to be 0 or 1, or unset; got 'yes'"
+        in run(site, "-c", "import vaekit", VAEKIT_CUDA="yes").stderr
+    )
 
 
 def test_the_lookup_is_what_was_loaded():
     assert vaekit.has_native("cpu") == ("cpu" in native.LOADED)
+    assert vaekit.has_native("cuda") == ("cuda" in native.LOADED)
     assert isinstance(native.LOADED, frozenset)

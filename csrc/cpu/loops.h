@@ -119,9 +119,9 @@ template <class T>
 VAEKIT_TARGET void draw_and_diverge(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRICT logvar, const T* VAEKIT_RESTRICT eps,
                                     int n, T limit, T* VAEKIT_RESTRICT z, T* VAEKIT_RESTRICT kl) {
   for (int i = 0; i < n; ++i) {
-    const Exponential<T> e = exponential<kFused>(T(0.5) * logvar[i], limit);
-    z[i] = multiply_add<kFused>(e.value, eps[i], mu[i]);
-    kl[i] = T(0.5) * multiply_add<kFused>(mu[i], mu[i], e.excess);
+    const Divergence<T> d = vaekit::divergence<kFused>(mu[i], logvar[i], limit);
+    z[i] = draw<kFused>(mu[i], d.sigma, eps[i]);
+    kl[i] = d.kl;
   }
 }
 
@@ -130,9 +130,9 @@ template <class T>
 VAEKIT_TARGET void divergence(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRICT logvar, int n, T limit,
                               T* VAEKIT_RESTRICT sigma, T* VAEKIT_RESTRICT kl) {
   for (int i = 0; i < n; ++i) {
-    const Exponential<T> e = exponential<kFused>(T(0.5) * logvar[i], limit);
-    sigma[i] = e.value;
-    kl[i] = T(0.5) * multiply_add<kFused>(mu[i], mu[i], e.excess);
+    const Divergence<T> d = vaekit::divergence<kFused>(mu[i], logvar[i], limit);
+    sigma[i] = d.sigma;
+    kl[i] = d.kl;
   }
 }
 
@@ -142,17 +142,16 @@ VAEKIT_TARGET void divergence_from(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_
                                    const T* VAEKIT_RESTRICT prior_mu, const T* VAEKIT_RESTRICT prior_logvar, int n, T limit,
                                    T* VAEKIT_RESTRICT sigma, T* VAEKIT_RESTRICT kl) {
   for (int i = 0; i < n; ++i) {
-    const T standardized = (mu[i] - prior_mu[i]) * exponential<kFused>(T(-0.5) * prior_logvar[i], limit).value;
-    sigma[i] = exponential<kFused>(T(0.5) * logvar[i], limit).value;
-    const T excess = exponential<kFused>(T(0.5) * (logvar[i] - prior_logvar[i]), limit).excess;
-    kl[i] = T(0.5) * multiply_add<kFused>(standardized, standardized, excess);
+    const Divergence<T> d = vaekit::divergence_from<kFused>(mu[i], logvar[i], prior_mu[i], prior_logvar[i], limit);
+    sigma[i] = d.sigma;
+    kl[i] = d.kl;
   }
 }
 
 template <class T>
 VAEKIT_TARGET void sample(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRICT sigma, const T* VAEKIT_RESTRICT eps, int n,
                           T* VAEKIT_RESTRICT z) {
-  for (int i = 0; i < n; ++i) z[i] = multiply_add<kFused>(sigma[i], eps[i], mu[i]);
+  for (int i = 0; i < n; ++i) z[i] = draw<kFused>(mu[i], sigma[i], eps[i]);
 }
 
 // The sum of a piece of a row: element i goes to lane i % 32, and the lanes are added in halves. The order is the same for every
@@ -195,9 +194,9 @@ VAEKIT_TARGET void gradients(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRI
                              const T* VAEKIT_RESTRICT grad_z, const T* VAEKIT_RESTRICT grad_kl, int n, T limit,
                              T* VAEKIT_RESTRICT grad_mu, T* VAEKIT_RESTRICT grad_logvar) {
   for (int i = 0; i < n; ++i) {
-    const Exponential<T> e = exponential<kFused>(T(0.5) * logvar[i], limit);
-    grad_mu[i] = multiply_add<kFused>(grad_kl[i], mu[i], grad_z[i]);
-    grad_logvar[i] = T(0.5) * multiply_add<kFused>(e.value, grad_z[i] * eps[i], grad_kl[i] * e.minus_one);
+    const Gradient<T> g = gradient<kFused>(mu[i], logvar[i], eps[i], grad_z[i], grad_kl[i], limit);
+    grad_mu[i] = g.mu;
+    grad_logvar[i] = g.logvar;
   }
 }
 
@@ -205,9 +204,7 @@ VAEKIT_TARGET void gradients(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_RESTRI
 template <class T>
 VAEKIT_TARGET void draw_gradient(const T* VAEKIT_RESTRICT logvar, const T* VAEKIT_RESTRICT scaled, int n, T limit,
                                  T* VAEKIT_RESTRICT grad_logvar) {
-  for (int i = 0; i < n; ++i) {
-    grad_logvar[i] = T(0.5) * (exponential<kFused>(T(0.5) * logvar[i], limit).value * scaled[i]);
-  }
+  for (int i = 0; i < n; ++i) grad_logvar[i] = vaekit::draw_gradient<kFused>(logvar[i], scaled[i], limit);
 }
 
 // Adds the gradients of a divergence from N(0, 1).
@@ -216,9 +213,10 @@ VAEKIT_TARGET void add_divergence(const T* VAEKIT_RESTRICT mu, const T* VAEKIT_R
                                   const T* VAEKIT_RESTRICT grad_kl, int n, T limit, T* VAEKIT_RESTRICT grad_mu,
                                   T* VAEKIT_RESTRICT grad_logvar) {
   for (int i = 0; i < n; ++i) {
-    grad_mu[i] = multiply_add<kFused>(grad_kl[i], mu[i], grad_mu[i]);
-    const T slope = exponential<kFused>(T(0.5) * logvar[i], limit).minus_one;
-    grad_logvar[i] = multiply_add<kFused>(T(0.5) * grad_kl[i], slope, grad_logvar[i]);
+    const Gradient<T> draws = {grad_mu[i], grad_logvar[i]};
+    const Gradient<T> g = vaekit::add_divergence<kFused>(draws, mu[i], logvar[i], grad_kl[i], limit);
+    grad_mu[i] = g.mu;
+    grad_logvar[i] = g.logvar;
   }
 }
 
@@ -230,14 +228,12 @@ VAEKIT_TARGET void add_divergence_from(const T* VAEKIT_RESTRICT mu, const T* VAE
                                        T* VAEKIT_RESTRICT grad_logvar, T* VAEKIT_RESTRICT grad_prior_mu,
                                        T* VAEKIT_RESTRICT grad_prior_logvar) {
   for (int i = 0; i < n; ++i) {
-    const T offset = mu[i] - prior_mu[i];
-    const T half_precision = exponential<kFused>(T(-0.5) * prior_logvar[i], limit).value;  // twice: its square overflows earlier
-    const T by_mu = grad_kl[i] * (offset * half_precision * half_precision);
-    const T by_logvar = (T(0.5) * grad_kl[i]) * exponential<kFused>(T(0.5) * (logvar[i] - prior_logvar[i]), limit).minus_one;
-    grad_mu[i] += by_mu;
-    grad_logvar[i] += by_logvar;
-    grad_prior_mu[i] = -by_mu;
-    grad_prior_logvar[i] = -(T(0.5) * by_mu * offset + by_logvar);
+    const GradientFrom<T> g =
+        divergence_gradient_from<kFused>(mu[i], logvar[i], prior_mu[i], prior_logvar[i], grad_kl[i], limit);
+    grad_mu[i] += g.posterior.mu;
+    grad_logvar[i] += g.posterior.logvar;
+    grad_prior_mu[i] = g.prior.mu;
+    grad_prior_logvar[i] = g.prior.logvar;
   }
 }
 
@@ -255,9 +251,9 @@ VAEKIT_TARGET inline void narrow(const float* VAEKIT_RESTRICT in, int n, Half* V
 }
 
 template <class T>
-constexpr Loops<T> kLoops = {kStep,&normals<T>,    &draw_and_diverge<T>, &divergence<T>,    &divergence_from<T>, &sample<T>,
-                             &sum<T>,        &add_sample<T>,       &gradients<T>,     &draw_gradient<T>,   &add_divergence<T>,
-                             &add_divergence_from<T>};
+constexpr Loops<T> kLoops = {kStep,           &normals<T>, &draw_and_diverge<T>, &divergence<T>, &divergence_from<T>,
+                             &sample<T>,      &sum<T>,     &add_sample<T>,       &gradients<T>,  &draw_gradient<T>,
+                             &add_divergence<T>, &add_divergence_from<T>};
 constexpr Conversions kConversions = {&widen, &widen, &narrow, &narrow};
 
 }  // namespace VAEKIT_ISA

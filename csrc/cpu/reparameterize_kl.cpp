@@ -3,30 +3,11 @@
 // The logical elements, in row-major order, are worked on in tiles that stay in the first-level cache: read mu and logvar, make
 // the noise, write z and the divergence. A tile is a few whole rows or a piece of one row. Nothing is allocated but the results.
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
-
-#include <algorithm>
-#include <optional>
-#include <tuple>
-
+#include "../operator.h"
 #include "view.h"
-
-#if defined(_WIN32)
-#define VAEKIT_EXPORT extern "C" __declspec(dllexport)
-#else
-#define VAEKIT_EXPORT extern "C" __attribute__((visibility("default")))
-#endif
 
 namespace vaekit {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
 constexpr int64_t kGrain = 4096;      // elements for which it pays to use another thread
 constexpr int64_t kMaxChunks = 1024;  // a long row is summed in at most this many chunks
@@ -39,7 +20,7 @@ Storage storage_of(ScalarType dtype) {
     case ScalarType::Double: return Storage::kDouble;
     case ScalarType::BFloat16: return Storage::kBFloat16;
     case ScalarType::Half: return Storage::kHalf;
-    default: STD_TORCH_CHECK(false, "reparameterize_kl takes float16, bfloat16, float32 or float64");
+    default: return Storage::kHalf;  // checked_shape has seen that it is one of the four
   }
 }
 
@@ -51,31 +32,14 @@ View view_of(const Tensor& tensor) {
 
 View view_of(const OptionalTensor& tensor) { return tensor ? view_of(*tensor) : View(); }
 
-Tensor empty(const int64_t* sizes, int dims, ScalarType dtype) {
-  int64_t strides[View::kMaxDims];
-  for (int64_t i = dims - 1, stride = 1; i >= 0; stride *= std::max<int64_t>(sizes[i], 1), --i) strides[i] = stride;
-  AtenTensorHandle handle;
-  const int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(dims, sizes, strides, type, aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
-}
-
 Output output_of(const Tensor& tensor) { return Output(tensor.mutable_data_ptr(), storage_of(tensor.scalar_type())); }
 
 // --- what a call works on --------------------------------------------------------------------------------------------------
 
-template <class T>
-constexpr int kPerBlock = sizeof(T) == 8 ? 2 : 4;  // normals from one Philox block
-
-struct Problem {
-  int64_t rows, event;  // a row is one event
-  int64_t samples;
+struct Problem : Shape {
   bool reduce;
   View mu, logvar, eps, prior_mu, prior_logvar;
-  uint64_t seed, offset, start;  // the noise of element i of sample k is element start + i of the stream (seed, offset + k 2^40)
-
-  int64_t elements() const { return rows * event; }
+  uint64_t seed, offset;
 
   // Tiles: whole rows where a row fits, otherwise pieces of rows.
   int64_t rows_per_tile() const { return event <= kTile ? kTile / event : 1; }
@@ -97,68 +61,13 @@ Tile tile_of(const Problem& problem, int64_t index) {
   return {row * problem.event + begin, row, static_cast<int>(std::min<int64_t>(kTile, problem.event - begin)), 1};
 }
 
-struct Arguments {
-  const Tensor &mu, &logvar;
-  const OptionalTensor &key, &eps, &prior_mu, &prior_logvar;
-  std::optional<int64_t> num_samples;
-  int64_t row_start, event_dims;
-  bool reduce_event;
-};
-
-void check_like(const Tensor& tensor, const Tensor& mu, bool samples, int64_t num_samples, const char* name) {
-  const auto sizes = tensor.sizes(), wanted = mu.sizes();
-  const size_t extra = samples ? 1 : 0;
-  STD_TORCH_CHECK(sizes.size() == wanted.size() + extra && (!samples || sizes[0] == num_samples) &&
-                      std::equal(wanted.begin(), wanted.end(), sizes.begin() + extra),
-                  "reparameterize_kl: ", name, " has a shape that does not fit mu's");
-  STD_TORCH_CHECK(tensor.is_cpu(), "reparameterize_kl: ", name, " is not on the CPU like mu");
-}
-
-ScalarType compute_type(ScalarType dtype) { return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
-
 Problem problem_of(const Arguments& a) {
-  const auto sizes = a.mu.sizes();
-  const ScalarType dtype = a.mu.scalar_type();
-  const int64_t dims = static_cast<int64_t>(sizes.size()), samples = a.num_samples.value_or(1);
-  STD_TORCH_CHECK(1 <= a.event_dims && a.event_dims <= dims, "reparameterize_kl: event_dims is not between 1 and mu's dimensions");
-  STD_TORCH_CHECK(dims < View::kMaxDims, "reparameterize_kl: mu has too many dimensions");
-  STD_TORCH_CHECK(samples >= 1, "reparameterize_kl: num_samples is less than 1");
-  STD_TORCH_CHECK(a.row_start >= 0, "reparameterize_kl: row_start is negative");
-  STD_TORCH_CHECK(a.key.has_value() != a.eps.has_value(), "reparameterize_kl: give a key or eps");
-  STD_TORCH_CHECK(a.prior_mu.has_value() == a.prior_logvar.has_value(), "reparameterize_kl: a prior has a mean and a logvar");
-  check_like(a.mu, a.mu, false, 1, "mu");
-  check_like(a.logvar, a.mu, false, 1, "logvar");
-  STD_TORCH_CHECK(a.logvar.scalar_type() == dtype, "reparameterize_kl: mu and logvar differ in dtype");
-  for (const OptionalTensor* prior : {&a.prior_mu, &a.prior_logvar}) {
-    if (*prior) {
-      check_like(**prior, a.mu, false, 1, "the prior");
-      STD_TORCH_CHECK((*prior)->scalar_type() == dtype, "reparameterize_kl: mu and the prior differ in dtype");
-    }
-  }
-
-  Problem p;
-  p.rows = p.event = 1;
-  for (int64_t i = 0; i < dims; ++i) (i < dims - a.event_dims ? p.rows : p.event) *= sizes[i];
-  p.samples = samples;
-  p.reduce = a.reduce_event;
-  p.mu = view_of(a.mu), p.logvar = view_of(a.logvar);
-  p.prior_mu = view_of(a.prior_mu), p.prior_logvar = view_of(a.prior_logvar);
-  p.seed = p.offset = p.start = 0;
-  if (a.eps) {
-    check_like(*a.eps, a.mu, a.num_samples.has_value(), samples, "eps");
-    const ScalarType given = a.eps->scalar_type();
-    STD_TORCH_CHECK(given == dtype || given == compute_type(dtype), "reparameterize_kl: eps has neither mu's dtype nor kl's");
-    p.eps = view_of(*a.eps);
-  } else {
-    const Tensor& key = *a.key;
-    STD_TORCH_CHECK(key.is_cpu() && key.scalar_type() == ScalarType::Long && key.dim() == 1 && key.size(0) == 2,
-                    "reparameterize_kl: the key is not an int64 tensor of shape (2,) on the CPU");
-    const int64_t* words = static_cast<const int64_t*>(key.const_data_ptr());
+  Problem p = {checked_shape(a), a.reduce_event, view_of(a.mu), view_of(a.logvar), view_of(a.eps), view_of(a.prior_mu),
+               view_of(a.prior_logvar), 0, 0};
+  if (a.key) {
+    const int64_t* words = static_cast<const int64_t*>(a.key->const_data_ptr());
     p.seed = static_cast<uint64_t>(words[0]);
-    p.offset = static_cast<uint64_t>(words[key.stride(0)]);
-    STD_TORCH_CHECK(p.event == 0 || a.row_start <= (INT64_MAX - p.elements()) / p.event,
-                    "reparameterize_kl: row_start is beyond the end of the stream");
-    p.start = static_cast<uint64_t>(a.row_start) * static_cast<uint64_t>(p.event);
+    p.offset = static_cast<uint64_t>(words[a.key->stride(0)]);
   }
   return p;
 }
@@ -289,16 +198,9 @@ std::tuple<Tensor, Tensor> forward(const Tensor& mu, const Tensor& logvar, const
                                    const OptionalTensor& prior_mu, const OptionalTensor& prior_logvar,
                                    std::optional<int64_t> num_samples, int64_t row_start, int64_t event_dims,
                                    bool reduce_event) {
-  const Problem p = problem_of(
-      {mu, logvar, key, eps, prior_mu, prior_logvar, num_samples, row_start, event_dims, reduce_event});
-  const auto sizes = mu.sizes();
-  const int dims = static_cast<int>(sizes.size());
-  int64_t z_sizes[View::kMaxDims];
-  z_sizes[0] = p.samples;
-  std::copy(sizes.begin(), sizes.end(), z_sizes + 1);
-  const bool sampled = num_samples.has_value();
-  Tensor z = empty(sampled ? z_sizes : z_sizes + 1, sampled ? dims + 1 : dims, mu.scalar_type());
-  Tensor kl = empty(sizes.data(), reduce_event ? dims - static_cast<int>(event_dims) : dims, compute_type(mu.scalar_type()));
+  const Arguments a = {mu, logvar, key, eps, prior_mu, prior_logvar, num_samples, row_start, event_dims, reduce_event};
+  const Problem p = problem_of(a);
+  const auto [z, kl] = empty_results(a);
   if (mu.scalar_type() == ScalarType::Double) {
     forward_as<double>(p, z, kl);
   } else {
@@ -375,46 +277,28 @@ void backward_tile(const Problem& p, const Tile& tile, const Gradients& g) {
   g.logvar.flush(tile.start, n, grad_logvar);
 }
 
-Tensor zeros(const int64_t* sizes, int dims, ScalarType dtype, size_t bytes) {
-  Tensor tensor = empty(sizes, dims, dtype);
-  std::memset(tensor.mutable_data_ptr(), 0, bytes);
-  return tensor;
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
                                                     const Tensor& mu, const Tensor& logvar, const OptionalTensor& key,
                                                     const OptionalTensor& eps, const OptionalTensor& prior_mu,
                                                     const OptionalTensor& prior_logvar, std::optional<int64_t> num_samples,
                                                     int64_t row_start, int64_t event_dims, bool reduce_event) {
-  const Problem p = problem_of(
-      {mu, logvar, key, eps, prior_mu, prior_logvar, num_samples, row_start, event_dims, reduce_event});
-  const auto sizes = mu.sizes();
-  const ScalarType dtype = mu.scalar_type();
-  const int dims = static_cast<int>(sizes.size());
-  if (grad_z) {
-    check_like(*grad_z, mu, num_samples.has_value(), p.samples, "grad_z");
-    STD_TORCH_CHECK(grad_z->scalar_type() == dtype, "reparameterize_kl: grad_z has not mu's dtype");
-  }
-  if (grad_kl) {
-    const auto kl_sizes = grad_kl->sizes();
-    const size_t kl_dims = reduce_event ? dims - event_dims : dims;
-    STD_TORCH_CHECK(kl_sizes.size() == kl_dims && std::equal(kl_sizes.begin(), kl_sizes.end(), sizes.begin()) &&
-                        grad_kl->is_cpu() && grad_kl->scalar_type() == compute_type(dtype),
-                    "reparameterize_kl: grad_kl is not like kl");
-  }
+  const Arguments a = {mu, logvar, key, eps, prior_mu, prior_logvar, num_samples, row_start, event_dims, reduce_event};
+  const Problem p = problem_of(a);
+  check_gradients(grad_z, grad_kl, a);
   const bool prior = prior_mu.has_value();
-  const size_t bytes = p.elements() * (dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2);
-  Tensor grad_mu = empty(sizes.data(), dims, dtype), grad_logvar = empty(sizes.data(), dims, dtype);
+  Tensor grad_mu = empty_like_mu(mu), grad_logvar = empty_like_mu(mu);
   const auto prior_gradient = [&] {
     if (!prior) return Tensor();  // undefined: None in Python
-    return grad_kl ? empty(sizes.data(), dims, dtype) : zeros(sizes.data(), dims, dtype, bytes);
+    Tensor gradient = empty_like_mu(mu);
+    if (!grad_kl) std::memset(gradient.mutable_data_ptr(), 0, p.elements() * gradient.element_size());
+    return gradient;
   };
   Tensor grad_prior_mu = prior_gradient(), grad_prior_logvar = prior_gradient();
   Gradients g = {view_of(grad_z), view_of(grad_kl), output_of(grad_mu), output_of(grad_logvar), Output(), Output()};
   if (prior) g.prior_mu = output_of(grad_prior_mu), g.prior_logvar = output_of(grad_prior_logvar);
   if (p.elements() > 0) {
     for_each_tile(p, [&](const Tile& tile) {
-      if (dtype == ScalarType::Double) {
+      if (mu.scalar_type() == ScalarType::Double) {
         backward_tile<double>(p, tile, g);
       } else {
         backward_tile<float>(p, tile, g);

@@ -1,4 +1,4 @@
-"""Builds the test-only module `vaekit_internals` from internals.cpp with ninja and pybind11, once for all workers."""
+"""Builds test-only C++ modules with ninja and pybind11, once for all workers."""
 
 import importlib.util
 import os
@@ -12,37 +12,41 @@ import pytest
 from filelock import FileLock
 
 HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc"
 FLAGS = "-std=c++17 -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden -fPIC -shared"
 
 NINJA = """
 rule module
-  command = {compiler} {flags} -MMD -MF $out.d -I{csrc} -I{pybind11} -I{python} $in -o $out
+  command = {compiler} {flags} -DMODULE_NAME={name} -MMD -MF $out.d -I{include} -I{pybind11} -I{python} $in -o $out
   depfile = $out.d
 build {out}: module {source}
 """
 
 
-@pytest.fixture(scope="session")
-def internals(tmp_path_factory):
+def build_module(name, source, folder, flags=(), include=CSRC):
+    """The file of the module `name`, built in `folder` unless it is there and up to date; a skip where nothing can be built.
+
+    `flags` come after ours, and those of the environment variable CXXFLAGS last. `include` may be a copy of csrc/ with changes.
+    One process cannot load two modules of one name: a source that is built in several ways calls itself MODULE_NAME.
+    """
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)
     if compiler is None or sys.platform == "win32":
         pytest.skip("no C++ compiler that takes GNU options")
     pybind11 = pytest.importorskip("pybind11")
     ninja = pytest.importorskip("ninja")
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-    folder = tmp_path_factory.mktemp("internals") if worker is None else tmp_path_factory.getbasetemp().parent / "internals"
-    folder.mkdir(exist_ok=True)
-    out = folder / f"vaekit_internals{sysconfig.get_config_var('EXT_SUFFIX')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    out = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     shared = "-undefined dynamic_lookup" if sys.platform == "darwin" else ""
     rules = folder / "build.ninja"
     text = NINJA.format(
+        name=name,
         compiler=compiler,
-        flags=f"{FLAGS} {shared}",
-        csrc=HERE.parents[1] / "csrc",
+        flags=" ".join([FLAGS, shared, *flags, os.environ.get("CXXFLAGS", "")]),
+        include=include,
         pybind11=pybind11.get_include(),
         python=sysconfig.get_path("include"),
         out=out.name,
-        source=HERE / "internals.cpp",
+        source=source,
     )
     with FileLock(folder / "lock"):
         if not rules.exists() or rules.read_text() != text:
@@ -50,7 +54,33 @@ def internals(tmp_path_factory):
         command = [Path(ninja.BIN_DIR) / "ninja", "-C", folder]
         built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout[-5000:]
-    spec = importlib.util.spec_from_file_location("vaekit_internals", out)
+    return out
+
+
+def load_module(file):
+    spec = importlib.util.spec_from_file_location(file.name.partition(".")[0], file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session", name="build_module")
+def _build_module():
+    return build_module
+
+
+@pytest.fixture(scope="session", name="load_module")
+def _load_module():
+    return load_module
+
+
+@pytest.fixture(scope="session")
+def build_folder(tmp_path_factory):
+    """A folder that all workers of this run share: a module is built in a folder of its own in it."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder if os.environ.get("PYTEST_XDIST_WORKER") is None else folder.parent
+
+
+@pytest.fixture(scope="session")
+def internals(build_folder):
+    return load_module(build_module("vaekit_internals", HERE / "internals.cpp", build_folder / "internals"))

@@ -1,0 +1,170 @@
+// vaekit::reparameterize_kl and its backward for CUDA, on torch's stable ABI: lays the operands out and launches the kernels on the
+// current stream. Nothing here waits for the device or copies from it, so that a CUDA graph can record a call.
+
+#include <cuda_runtime.h>
+
+#include "../operator.h"
+#include "reparameterize_kl.cuh"
+
+namespace vaekit {
+namespace {
+
+int processors_of(int device) {
+  int count = 0;
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
+// An operand as the kernels take it: with one stride from row to row and one within a row. A tensor with other strides, channels
+// last for example, is copied first; the copy lives until the kernels are launched.
+class Operand {
+ public:
+  Operand(const OptionalTensor& tensor, int64_t row_dims, bool samples) {
+    if (!tensor || fits(*tensor, row_dims, samples)) return;
+    copy_ = torch::stable::contiguous(*tensor);
+    fits(*copy_, row_dims, samples);
+  }
+
+  operator const cuda::View&() const { return view_; }
+
+ private:
+  bool fits(const Tensor& tensor, int64_t row_dims, bool samples) {
+    const int extra = samples ? 1 : 0, rows = static_cast<int>(row_dims), dims = static_cast<int>(tensor.dim());
+    const int64_t *sizes = tensor.sizes().data() + extra, *strides = tensor.strides().data() + extra;
+    view_.data = tensor.const_data_ptr();
+    view_.sample_stride = samples ? tensor.stride(0) : 0;
+    return cuda::single_stride(rows, sizes, strides, view_.row_stride) &&
+           cuda::single_stride(dims - extra - rows, sizes + rows, strides + rows, view_.column_stride);
+  }
+
+  cuda::View view_;
+  OptionalTensor copy_;
+};
+
+class Call {
+ public:
+  explicit Call(const Arguments& a)
+      : shape(checked_shape(a)),
+        row_dims(a.mu.dim() - a.event_dims),
+        sampled(a.num_samples.has_value()),
+        mu(a.mu, row_dims, false),
+        logvar(a.logvar, row_dims, false),
+        eps(a.eps, row_dims, sampled),
+        prior_mu(a.prior_mu, row_dims, false),
+        prior_logvar(a.prior_logvar, row_dims, false),
+        device(a.mu.get_device_index()),
+        guard(device),
+        processors(processors_of(device)) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  }
+
+  template <class Problem>
+  void fill(Problem& p, const Arguments& a) const {
+    p.work.rows = shape.rows, p.work.event = shape.event;
+    p.samples = shape.samples;
+    p.key = a.key ? static_cast<const int64_t*>(a.key->const_data_ptr()) : nullptr;
+    p.key_stride = a.key ? a.key->stride(0) : 0;
+    p.start = shape.start;
+    p.mu = mu, p.logvar = logvar, p.eps = eps, p.prior_mu = prior_mu, p.prior_logvar = prior_logvar;
+    p.wide_eps = a.eps && a.eps->scalar_type() != a.mu.scalar_type();
+    p.reduce = a.reduce_event;
+  }
+
+  template <class Problem>
+  void operator()(void (*kernel)(Problem), unsigned blocks_x, unsigned blocks_y, const Problem& p) const {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(blocks_x, blocks_y);
+    config.blockDim = dim3(cuda::kThreads);
+    config.stream = static_cast<cudaStream_t>(stream);
+    STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, p));
+  }
+
+  const Shape shape;
+  const int64_t row_dims;
+  const bool sampled;
+  const Operand mu, logvar, eps, prior_mu, prior_logvar;
+  const int device;
+  const torch::stable::accelerator::DeviceGuard guard;
+  const int processors;
+  void* stream = nullptr;
+};
+
+// f(a value of the storage type)
+template <class F>
+void with_storage(ScalarType dtype, const F& f) {
+  switch (dtype) {
+    case ScalarType::Float: return f(float());
+    case ScalarType::Double: return f(double());
+    case ScalarType::BFloat16: return f(BFloat16());
+    default: return f(Half());
+  }
+}
+
+void set_to_zero(const Tensor& tensor, const Call& call) {
+  STD_CUDA_CHECK(cudaMemsetAsync(tensor.mutable_data_ptr(), 0, tensor.numel() * tensor.element_size(),
+                                 static_cast<cudaStream_t>(call.stream)));
+}
+
+std::tuple<Tensor, Tensor> forward(const Tensor& mu, const Tensor& logvar, const OptionalTensor& key, const OptionalTensor& eps,
+                                   const OptionalTensor& prior_mu, const OptionalTensor& prior_logvar,
+                                   std::optional<int64_t> num_samples, int64_t row_start, int64_t event_dims,
+                                   bool reduce_event) {
+  const Arguments a = {mu, logvar, key, eps, prior_mu, prior_logvar, num_samples, row_start, event_dims, reduce_event};
+  const Call call(a);
+  const auto [z, kl] = empty_results(a);
+  if (call.shape.elements() == 0) {  // no element: no rows, or rows whose sum is empty
+    if (kl.numel() > 0) set_to_zero(kl, call);
+    return {z, kl};
+  }
+  cuda::Forward p;
+  call.fill(p, a);
+  p.z = z.mutable_data_ptr();
+  p.kl = kl.mutable_data_ptr();
+  // Freed when this returns, and given by torch to nobody else before the kernels of this stream are done with it.
+  const int64_t segments = cuda::segments_of(p);
+  const Tensor sums = empty(&segments, 1, ScalarType::Double, mu);
+  p.segments = segments > 0 ? static_cast<double*>(sums.mutable_data_ptr()) : nullptr;
+  with_storage(mu.scalar_type(), [&](auto storage) { cuda::forward<decltype(storage)>(p, call.processors, call); });
+  return {z, kl};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const OptionalTensor& grad_z, const OptionalTensor& grad_kl,
+                                                    const Tensor& mu, const Tensor& logvar, const OptionalTensor& key,
+                                                    const OptionalTensor& eps, const OptionalTensor& prior_mu,
+                                                    const OptionalTensor& prior_logvar, std::optional<int64_t> num_samples,
+                                                    int64_t row_start, int64_t event_dims, bool reduce_event) {
+  const Arguments a = {mu, logvar, key, eps, prior_mu, prior_logvar, num_samples, row_start, event_dims, reduce_event};
+  const Call call(a);
+  check_gradients(grad_z, grad_kl, a);
+  const Tensor grad_mu = empty_like_mu(mu), grad_logvar = empty_like_mu(mu);
+  const auto prior_gradient = [&] {
+    if (!prior_mu) return Tensor();  // undefined: None in Python
+    Tensor gradient = empty_like_mu(mu);
+    if (!grad_kl && call.shape.elements() > 0) set_to_zero(gradient, call);
+    return gradient;
+  };
+  const Tensor grad_prior_mu = prior_gradient(), grad_prior_logvar = prior_gradient();
+  if (call.shape.elements() > 0) {
+    const Operand of_z(grad_z, call.row_dims, call.sampled), of_kl(grad_kl, call.row_dims, false);
+    cuda::Backward p;
+    call.fill(p, a);
+    p.grad_z = of_z, p.grad_kl = of_kl;
+    p.grad_mu = grad_mu.mutable_data_ptr(), p.grad_logvar = grad_logvar.mutable_data_ptr();
+    const bool prior = prior_mu && grad_kl;
+    p.grad_prior_mu = prior ? grad_prior_mu.mutable_data_ptr() : nullptr;
+    p.grad_prior_logvar = prior ? grad_prior_logvar.mutable_data_ptr() : nullptr;
+    with_storage(mu.scalar_type(), [&](auto storage) { cuda::backward<decltype(storage)>(p, call.processors, call); });
+  }
+  return {grad_mu, grad_logvar, grad_prior_mu, grad_prior_logvar};
+}
+
+}  // namespace
+}  // namespace vaekit
+
+STABLE_TORCH_LIBRARY_IMPL(vaekit, CUDA, m) {
+  m.impl("reparameterize_kl", TORCH_BOX(&vaekit::forward));
+  m.impl("reparameterize_kl_backward", TORCH_BOX(&vaekit::backward));
+}
+
+// The architectures that the kernels were compiled for.
+VAEKIT_EXPORT const char* vaekit_cuda_capability() { return VAEKIT_CUDA_ARCHITECTURES; }

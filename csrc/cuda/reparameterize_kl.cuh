@@ -1,0 +1,599 @@
+// The CUDA kernels of vaekit::reparameterize_kl and its backward, on raw pointers, and how a call is laid out on the device. No torch
+// header and no CUDA header: tests/csrc compiles this very file for the CPU and runs it there, a fiber for each thread.
+//
+// A group of threads takes a row (one event) at a time: a few threads for a tiny row, so that a warp holds many; a warp for a short
+// one; the block for a long one, and several blocks for one longer than kSegment. A thread takes 16 bytes of mu and of logvar at a
+// time, makes their noise in registers from the key, and writes 16 bytes of z; the divergences are added within the thread, then over
+// the group by shuffles, in an order that follows from the shape alone. Where a tensor's place or strides do not allow 16 bytes, the
+// elements of one Philox block are read one by one. The arithmetic is that of the CPU kernel (../gaussian.h), to the bit.
+//
+// A kernel is launched through a function object `launch(kernel, blocks_x, blocks_y, argument)` that the caller gives.
+#pragma once
+
+#include "../half.h"
+
+#if !defined(__CUDACC__) && !defined(__grid_constant__)
+#define __grid_constant__
+#endif
+
+namespace vaekit {
+namespace cuda {
+
+constexpr int kBlockBits = 8, kThreads = 1 << kBlockBits;  // of a block
+constexpr int kWarp = 32;
+constexpr int kVectorBytes = 16;
+constexpr int kSegment = 4096;              // elements of a row that one block takes
+constexpr int64_t kBlocksPerProcessor = 32;  // beyond these, a block goes on with further rows
+constexpr int64_t kMaxBlocksY = 65535;
+
+constexpr unsigned kWholeWarp = 0xFFFFFFFFu;
+
+// --- storage types ---------------------------------------------------------------------------------------------------------
+
+template <class S>
+struct Compute {
+  using Type = float;
+};
+template <>
+struct Compute<double> {
+  using Type = double;
+};
+
+VAEKIT_INLINE float widen(float x) { return x; }
+VAEKIT_INLINE double widen(double x) { return x; }
+VAEKIT_INLINE float widen(BFloat16 x) { return to_float(x); }
+VAEKIT_INLINE float widen(Half x) {
+#if defined(__CUDA_ARCH__)
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
+  return wide;
+#else
+  return to_float(x);
+#endif
+}
+
+VAEKIT_INLINE void narrow(float x, float& out) { out = x; }
+VAEKIT_INLINE void narrow(double x, double& out) { out = x; }
+VAEKIT_INLINE void narrow(float x, BFloat16& out) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
+#else
+  out = to_bfloat16(x);
+#endif
+}
+VAEKIT_INLINE void narrow(float x, Half& out) {
+#if defined(__CUDA_ARCH__)
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
+#else
+  out = to_half(x);
+#endif
+}
+
+template <class S>
+constexpr int kLength = kVectorBytes / static_cast<int>(sizeof(S));  // elements of 16 bytes
+
+template <class S>
+struct alignas(kVectorBytes) Vector {
+  S values[kLength<S>];
+};
+
+template <class S>
+VAEKIT_INLINE Vector<S> load_vector(const void* data, int64_t place) {
+  return *reinterpret_cast<const Vector<S>*>(static_cast<const S*>(data) + place);
+}
+
+template <class S>
+VAEKIT_INLINE void store_vector(void* data, int64_t place, const Vector<S>& vector) {
+  *reinterpret_cast<Vector<S>*>(static_cast<S*>(data) + place) = vector;
+}
+
+// --- where the operands lie ------------------------------------------------------------------------------------------------
+
+// One operand: element `column` of row `row` of sample k lies at data + k * sample_stride + row * row_stride + column * column_stride.
+struct View {
+  const void* data = nullptr;
+  int64_t sample_stride = 0, row_stride = 0, column_stride = 0;
+
+  VAEKIT_INLINE explicit operator bool() const { return data != nullptr; }
+  VAEKIT_INLINE int64_t offset(int64_t row, int64_t sample = 0) const { return sample * sample_stride + row * row_stride; }
+};
+
+// What a group of threads does: rows of so many elements, each in segments that different blocks take.
+struct Work {
+  int64_t rows, event, segments;
+  int segment;     // elements of a segment: those of the row, or kSegment
+  int group_bits;  // 2^group_bits threads share a row: up to a warp, or the whole block
+
+  VAEKIT_INLINE int group() const { return 1 << group_bits; }
+};
+
+struct Operands {
+  Work work;
+  int64_t samples;
+  const int64_t* key;  // (seed, offset), read on the device
+  int64_t key_stride;
+  uint64_t start;  // the noise of element i of sample k is element start + i of the stream (seed, offset + k 2^40)
+  View mu, logvar, eps, prior_mu, prior_logvar;
+  bool wide_eps;  // eps has the type of computation, not of storage
+  bool reduce;    // kl is summed over a row
+};
+
+struct Forward : Operands {
+  void* z;           // [K?, rows, event]
+  void* kl;          // [rows], or [rows, event] where not reduced
+  double* segments;  // [rows, segments], or null where a row is one segment: sums that `add_segments` adds
+};
+
+struct Backward : Operands {
+  View grad_z, grad_kl;  // either may be absent; grad_kl has no columns where kl was summed
+  void *grad_mu, *grad_logvar, *grad_prior_mu, *grad_prior_logvar;  // [rows, event], the prior's may be null
+};
+
+// --- device: reading and writing -------------------------------------------------------------------------------------------
+
+// n elements from `column` on, of which those from `from` to `to` exist; the others are 0.
+template <class S, bool vectors, int n, class T>
+VAEKIT_INLINE void load(const View& view, int64_t offset, int64_t column, int from, int to, T (&out)[n]) {
+  const S* data = static_cast<const S*>(view.data) + offset;
+  if constexpr (vectors) {
+    VAEKIT_UNROLL(2)
+    for (int start = 0; start < n; start += kLength<S>) {
+      const auto vector = load_vector<S>(data, column + start);
+      VAEKIT_UNROLL(8)
+      for (int i = 0; i < kLength<S>; ++i) out[start + i] = widen(vector.values[i]);
+    }
+  } else {
+    VAEKIT_UNROLL(4)
+    for (int i = 0; i < n; ++i) out[i] = from <= i && i < to ? T(widen(data[(column + i) * view.column_stride])) : T(0);
+  }
+}
+
+// The same into a contiguous array, at element `place`.
+template <class S, bool vectors, int n, class T>
+VAEKIT_INLINE void store(void* data, int64_t place, int from, int to, const T (&values)[n]) {
+  S* out = static_cast<S*>(data) + place;
+  if constexpr (vectors) {
+    VAEKIT_UNROLL(2)
+    for (int start = 0; start < n; start += kLength<S>) {
+      Vector<S> vector;
+      VAEKIT_UNROLL(8)
+      for (int i = 0; i < kLength<S>; ++i) narrow(values[start + i], vector.values[i]);
+      store_vector(out, start, vector);
+    }
+  } else {
+    VAEKIT_UNROLL(4)
+    for (int i = 0; i < n; ++i) {
+      if (from <= i && i < to) narrow(values[i], out[i]);
+    }
+  }
+}
+
+// The normals of the block that holds element `element` of the stream.
+VAEKIT_INLINE void normals(uint64_t seed, uint64_t offset, uint64_t element, float (&out)[4]) {
+  const uint64_t counter = offset + element / 4;
+  const Words x = philox(seed, static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32));
+  const Pair<float> a = box_muller<true>(uniform(x.x0), uniform(x.x1)), b = box_muller<true>(uniform(x.x2), uniform(x.x3));
+  out[0] = a.first, out[1] = a.second, out[2] = b.first, out[3] = b.second;
+}
+
+VAEKIT_INLINE void normals(uint64_t seed, uint64_t offset, uint64_t element, double (&out)[2]) {
+  const uint64_t counter = offset + element / 2;
+  const Words x = philox(seed, static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32));
+  const Pair<double> a = box_muller<true>(uniform(x.x0, x.x1), uniform(x.x2, x.x3));
+  out[0] = a.first, out[1] = a.second;
+}
+
+// Of two blocks.
+VAEKIT_INLINE void normals(uint64_t seed, uint64_t offset, uint64_t element, float (&out)[8]) {
+  VAEKIT_UNROLL(2)
+  for (int block = 0; block < 8; block += 4) {
+    float four[4];
+    normals(seed, offset, element + block, four);
+    for (int i = 0; i < 4; ++i) out[block + i] = four[i];
+  }
+}
+
+// The sum in pairs.
+template <int n, class T>
+VAEKIT_INLINE T sum_of(const T (&values)[n]) {
+  T sums[n];
+  for (int i = 0; i < n; ++i) sums[i] = values[i];
+  VAEKIT_UNROLL(3)
+  for (int length = n / 2; length > 0; length /= 2) {
+    for (int i = 0; i < length; ++i) sums[i] += sums[i + length];
+  }
+  return sums[0];
+}
+
+#if defined(__CUDACC__)
+#define VAEKIT_DEVICE __device__ __forceinline__
+#else
+#define VAEKIT_DEVICE inline
+#endif
+
+// The sum over `width` neighbouring threads, in the first of them; every thread of the warp takes part.
+template <class T>
+VAEKIT_DEVICE T sum_over_threads(T value, int width) {
+  for (int distance = width / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(kWholeWarp, value, distance, width);
+  return value;
+}
+
+// The sum over the block, in its first thread; every thread takes part.
+template <class T>
+VAEKIT_DEVICE double sum_over_block(T value) {
+  __shared__ double of_warps[kThreads / kWarp];
+  const T of_warp = sum_over_threads(value, kWarp);
+  if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp] = of_warp;
+  __syncthreads();
+  double sum = 0;
+  if (threadIdx.x == 0) {
+    for (int warp = 0; warp < kThreads / kWarp; ++warp) sum += of_warps[warp];
+  }
+  __syncthreads();  // before the next row's sums are written
+  return sum;
+}
+
+// This thread's place in its group.
+VAEKIT_DEVICE int lane_of(const Work& work) { return threadIdx.x & (work.group() - 1); }
+
+// A piece of work of a group of threads: `length` columns of a row, from `begin` on.
+struct Segment {
+  int64_t row, begin, number;
+  int length;
+};
+
+// Calls f for each piece of work of this thread's group. All threads of a block go round together, so that f may wait for the
+// others; where there is no row left for a group the length is 0.
+template <class F>
+VAEKIT_DEVICE void for_each_segment(const Work& work, const F& f) {
+  const int64_t at_once = kThreads >> work.group_bits, mine = threadIdx.x >> work.group_bits;
+  for (int64_t number = blockIdx.y; number < work.segments; number += gridDim.y) {
+    const int64_t begin = number * work.segment, left = work.event - begin;
+    const int length = left < work.segment ? static_cast<int>(left) : work.segment;
+    for (int64_t first = blockIdx.x * at_once; first < work.rows; first += gridDim.x * at_once) {
+      const int64_t row = first + mine;
+      f(Segment{row, begin, number, row < work.rows ? length : 0});
+    }
+  }
+}
+
+// Blocks of the noise begin where the stream says: so many elements before the segment's first. `stream` is the place of its row.
+VAEKIT_DEVICE int before_first(const Segment& segment, uint64_t stream, int per_block) {
+  return segment.length == 0 ? 0 : static_cast<int>((stream + static_cast<uint64_t>(segment.begin)) % per_block);
+}
+
+// Adds a thread's share of a segment's divergence to those of its group, and writes the sum.
+template <class T>
+VAEKIT_DEVICE void reduce(const Forward& p, const Segment& segment, T share) {
+  T* kl = static_cast<T*>(p.kl);
+  if (p.work.group() < kThreads) {
+    const T sum = sum_over_threads(share, p.work.group());
+    if (lane_of(p.work) == 0 && segment.row < p.work.rows) kl[segment.row] = sum;
+  } else {
+    const double sum = sum_over_block(share);
+    if (threadIdx.x == 0) {
+      if (p.segments) {
+        p.segments[segment.row * p.work.segments + segment.number] = sum;
+      } else {
+        kl[segment.row] = static_cast<T>(sum);
+      }
+    }
+  }
+}
+
+// --- device: the kernels ---------------------------------------------------------------------------------------------------
+
+// Blocks that a multiprocessor shall hold at once, which bounds the registers: the most with which no architecture spills. So 32 to
+// 60 KiB are on their way from memory at a time, where an H100 needs 18 (3.35 TB/s * 0.7 us / 132) and a B200 38.
+template <class S>
+constexpr int kForwardBlocks = sizeof(S) == 4 ? 5 : 4;
+template <class S>
+constexpr int kBackwardBlocks = sizeof(S) == 4 ? 5 : sizeof(S) == 8 ? 4 : 3;
+
+// The usual call: one draw, noise from a key, a standard normal prior, kl summed, 16 bytes at a time.
+template <class S>
+__global__ void __launch_bounds__(kThreads, kForwardBlocks<S>) forward_usual(__grid_constant__ const Forward p) {
+  using T = typename Compute<S>::Type;
+  constexpr int n = kLength<S>;
+  const T limit = Real<T>::kExpLimit;
+  const uint64_t seed = static_cast<uint64_t>(p.key[0]), offset = static_cast<uint64_t>(p.key[p.key_stride]);
+  for_each_segment(p.work, [&](const Segment& segment) {
+    const int64_t row = segment.row;
+    T share = 0;
+    for (int i = lane_of(p.work) * n; i < segment.length; i += p.work.group() * n) {
+      const int64_t column = segment.begin + i, place = row * p.work.event + column;
+      const auto mu = load_vector<S>(p.mu.data, p.mu.offset(row) + column);
+      const auto logvar = load_vector<S>(p.logvar.data, p.logvar.offset(row) + column);
+      Vector<S> z;
+      VAEKIT_UNROLL(2)
+      for (int block = 0; block < n; block += kPerBlock<T>) {
+        T eps[kPerBlock<T>], kl[kPerBlock<T>];
+        normals(seed, offset, p.start + place + block, eps);
+        VAEKIT_UNROLL(4)
+        for (int j = 0; j < kPerBlock<T>; ++j) {
+          const T wide_mu = widen(mu.values[block + j]);
+          const Divergence<T> d = divergence<true>(wide_mu, widen(logvar.values[block + j]), limit);
+          narrow(draw<true>(wide_mu, d.sigma, eps[j]), z.values[block + j]);
+          kl[j] = d.kl;
+        }
+        share += sum_of(kl);
+      }
+      store_vector(p.z, place, z);
+    }
+    reduce(p, segment, share);
+  });
+}
+
+// Every call.
+template <class S, bool vectors>
+__global__ void __launch_bounds__(kThreads) forward_any(__grid_constant__ const Forward p) {
+  using T = typename Compute<S>::Type;
+  constexpr int n = vectors ? kLength<S> : kPerBlock<T>;
+  const T limit = Real<T>::kExpLimit;
+  const uint64_t seed = p.eps ? 0 : static_cast<uint64_t>(p.key[0]);
+  const uint64_t offset = p.eps ? 0 : static_cast<uint64_t>(p.key[p.key_stride]);
+  for_each_segment(p.work, [&](const Segment& segment) {
+    const int64_t row = segment.row;
+    const uint64_t stream = p.start + static_cast<uint64_t>(row * p.work.event);  // of the row's first element
+    const int before = vectors ? 0 : before_first(segment, stream, kPerBlock<T>);
+    T share = 0;
+    for (int i = lane_of(p.work) * n - before; i < segment.length; i += p.work.group() * n) {
+      const int from = i < 0 ? -i : 0, to = segment.length - i < n ? segment.length - i : n;
+      const int64_t column = segment.begin + i, place = row * p.work.event + column;
+      T mu[n], logvar[n], sigma[n], values[n];
+      load<S, vectors>(p.mu, p.mu.offset(row), column, from, to, mu);
+      load<S, vectors>(p.logvar, p.logvar.offset(row), column, from, to, logvar);
+      T prior_mu[n] = {}, prior_logvar[n] = {};
+      if (p.prior_mu) {
+        load<S, vectors>(p.prior_mu, p.prior_mu.offset(row), column, from, to, prior_mu);
+        load<S, vectors>(p.prior_logvar, p.prior_logvar.offset(row), column, from, to, prior_logvar);
+      }
+      VAEKIT_UNROLL(8)
+      for (int i = 0; i < n; ++i) {
+        const Divergence<T> d = p.prior_mu ? divergence_from<true>(mu[i], logvar[i], prior_mu[i], prior_logvar[i], limit)
+                                           : divergence<true>(mu[i], logvar[i], limit);
+        sigma[i] = d.sigma;
+        values[i] = d.kl;
+      }
+      if (p.reduce) {
+        share += sum_of(values);  // an element that does not exist has a divergence of exactly 0
+      } else {
+        store<T, vectors>(p.kl, place, from, to, values);
+      }
+      for (int64_t k = 0; k < p.samples; ++k) {
+        const int64_t sample = k * p.work.rows * p.work.event;
+        if (!p.eps) {
+          normals(seed, offset + static_cast<uint64_t>(k) * kSampleStride, stream + static_cast<uint64_t>(column), values);
+        } else if (p.wide_eps) {
+          load<T, vectors>(p.eps, p.eps.offset(row, k), column, from, to, values);
+        } else {
+          load<S, vectors>(p.eps, p.eps.offset(row, k), column, from, to, values);
+        }
+        VAEKIT_UNROLL(8)
+        for (int i = 0; i < n; ++i) values[i] = draw<true>(mu[i], sigma[i], values[i]);
+        store<S, vectors>(p.z, sample + place, from, to, values);
+      }
+    }
+    if (p.reduce) reduce(p, segment, share);
+  });
+}
+
+// kl of rows that were taken in segments.
+template <class T>
+__global__ void __launch_bounds__(kThreads) add_segments(__grid_constant__ const Forward p) {
+  const int64_t at_once = kThreads / kWarp;
+  for (int64_t first = blockIdx.x * at_once; first < p.work.rows; first += gridDim.x * at_once) {
+    const int64_t row = first + threadIdx.x / kWarp;
+    double share = 0;
+    for (int64_t i = threadIdx.x % kWarp; i < p.work.segments && row < p.work.rows; i += kWarp) {
+      share += p.segments[row * p.work.segments + i];
+    }
+    const double sum = sum_over_threads(share, kWarp);
+    if (threadIdx.x % kWarp == 0 && row < p.work.rows) static_cast<T*>(p.kl)[row] = static_cast<T>(sum);
+  }
+}
+
+template <class S>
+__global__ void __launch_bounds__(kThreads, kBackwardBlocks<S>) backward_usual(__grid_constant__ const Backward p) {
+  using T = typename Compute<S>::Type;
+  constexpr int n = kLength<S>;
+  const T limit = Real<T>::kExpLimit;
+  const uint64_t seed = static_cast<uint64_t>(p.key[0]), offset = static_cast<uint64_t>(p.key[p.key_stride]);
+  for_each_segment(p.work, [&](const Segment& segment) {
+    const int64_t row = segment.row;
+    const T grad_kl = segment.length > 0 ? static_cast<const T*>(p.grad_kl.data)[p.grad_kl.offset(row)] : T(0);
+    for (int i = lane_of(p.work) * n; i < segment.length; i += p.work.group() * n) {
+      const int64_t column = segment.begin + i, place = row * p.work.event + column;
+      const auto mu = load_vector<S>(p.mu.data, p.mu.offset(row) + column);
+      const auto logvar = load_vector<S>(p.logvar.data, p.logvar.offset(row) + column);
+      const auto grad_z = load_vector<S>(p.grad_z.data, p.grad_z.offset(row) + column);
+      Vector<S> grad_mu, grad_logvar;
+      VAEKIT_UNROLL(2)
+      for (int block = 0; block < n; block += kPerBlock<T>) {
+        T eps[kPerBlock<T>];
+        normals(seed, offset, p.start + place + block, eps);
+        VAEKIT_UNROLL(4)
+        for (int j = 0; j < kPerBlock<T>; ++j) {
+          const int k = block + j;
+          const Gradient<T> g =
+              gradient<true>(widen(mu.values[k]), widen(logvar.values[k]), eps[j], widen(grad_z.values[k]), grad_kl, limit);
+          narrow(g.mu, grad_mu.values[k]);
+          narrow(g.logvar, grad_logvar.values[k]);
+        }
+      }
+      store_vector(p.grad_mu, place, grad_mu);
+      store_vector(p.grad_logvar, place, grad_logvar);
+    }
+  });
+}
+
+template <class S, bool vectors>
+__global__ void __launch_bounds__(kThreads) backward_any(__grid_constant__ const Backward p) {
+  using T = typename Compute<S>::Type;
+  constexpr int n = vectors ? kLength<S> : kPerBlock<T>;
+  const T limit = Real<T>::kExpLimit;
+  const uint64_t seed = p.eps ? 0 : static_cast<uint64_t>(p.key[0]);
+  const uint64_t offset = p.eps ? 0 : static_cast<uint64_t>(p.key[p.key_stride]);
+  const bool both = p.grad_z && p.grad_kl && p.samples == 1 && !p.prior_mu;  // rounded as in backward_usual
+  for_each_segment(p.work, [&](const Segment& segment) {
+    const int64_t row = segment.row;
+    const uint64_t stream = p.start + static_cast<uint64_t>(row * p.work.event);
+    const int before = vectors ? 0 : before_first(segment, stream, kPerBlock<T>);
+    for (int i = lane_of(p.work) * n - before; i < segment.length; i += p.work.group() * n) {
+      const int from = i < 0 ? -i : 0, to = segment.length - i < n ? segment.length - i : n;
+      const int64_t column = segment.begin + i, place = row * p.work.event + column;
+      T mu[n], logvar[n], grad_kl[n] = {}, grad_z[n] = {}, eps[n] = {};
+      load<S, vectors>(p.mu, p.mu.offset(row), column, from, to, mu);
+      load<S, vectors>(p.logvar, p.logvar.offset(row), column, from, to, logvar);
+      if (p.grad_kl && p.reduce) {
+        const T of_row = static_cast<const T*>(p.grad_kl.data)[p.grad_kl.offset(row)];
+        VAEKIT_UNROLL(8)
+        for (int i = 0; i < n; ++i) grad_kl[i] = of_row;
+      } else if (p.grad_kl) {
+        load<T, vectors>(p.grad_kl, p.grad_kl.offset(row), column, from, to, grad_kl);
+      }
+      T grad_mu[n] = {}, grad_logvar[n] = {};
+      for (int64_t k = 0; p.grad_z && k < p.samples; ++k) {
+        load<S, vectors>(p.grad_z, p.grad_z.offset(row, k), column, from, to, grad_z);
+        if (!p.eps) {
+          normals(seed, offset + static_cast<uint64_t>(k) * kSampleStride, stream + static_cast<uint64_t>(column), eps);
+        } else if (p.wide_eps) {
+          load<T, vectors>(p.eps, p.eps.offset(row, k), column, from, to, eps);
+        } else {
+          load<S, vectors>(p.eps, p.eps.offset(row, k), column, from, to, eps);
+        }
+        VAEKIT_UNROLL(8)
+        for (int i = 0; i < n; ++i) {
+          grad_mu[i] += grad_z[i];
+          grad_logvar[i] = multiply_add<true>(grad_z[i], eps[i], grad_logvar[i]);
+        }
+      }
+      T prior_mu[n] = {}, prior_logvar[n] = {};
+      if (p.prior_mu) {
+        load<S, vectors>(p.prior_mu, p.prior_mu.offset(row), column, from, to, prior_mu);
+        load<S, vectors>(p.prior_logvar, p.prior_logvar.offset(row), column, from, to, prior_logvar);
+      }
+      VAEKIT_UNROLL(8)
+      for (int i = 0; i < n; ++i) {
+        Gradient<T> g = {grad_mu[i], p.grad_z ? draw_gradient<true>(logvar[i], grad_logvar[i], limit) : T(0)};
+        if (both) {
+          g = gradient<true>(mu[i], logvar[i], eps[i], grad_z[i], grad_kl[i], limit);
+        } else if (p.grad_kl && p.prior_mu) {
+          const GradientFrom<T> f = divergence_gradient_from<true>(mu[i], logvar[i], prior_mu[i], prior_logvar[i], grad_kl[i], limit);
+          g = {g.mu + f.posterior.mu, g.logvar + f.posterior.logvar};
+          prior_mu[i] = f.prior.mu;
+          prior_logvar[i] = f.prior.logvar;
+        } else if (p.grad_kl) {
+          g = add_divergence<true>(g, mu[i], logvar[i], grad_kl[i], limit);
+        }
+        grad_mu[i] = g.mu;
+        grad_logvar[i] = g.logvar;
+      }
+      store<S, vectors>(p.grad_mu, place, from, to, grad_mu);
+      store<S, vectors>(p.grad_logvar, place, from, to, grad_logvar);
+      if (p.grad_prior_mu) {  // null where there is no gradient of kl
+        store<S, vectors>(p.grad_prior_mu, place, from, to, prior_mu);
+        store<S, vectors>(p.grad_prior_logvar, place, from, to, prior_logvar);
+      }
+    }
+  });
+}
+
+// --- host: how a call is laid out ------------------------------------------------------------------------------------------
+
+// The stride from one element to the next of some dimensions of a tensor, in row-major order; false where there is not one.
+inline bool single_stride(int dims, const int64_t* sizes, const int64_t* strides, int64_t& stride) {
+  stride = 0;
+  int64_t count = 1;  // elements of the dimensions seen
+  for (int i = dims - 1; i >= 0; --i) {
+    if (sizes[i] == 1) continue;
+    if (count == 1) {
+      stride = strides[i];
+    } else if (strides[i] != count * stride) {
+      return false;
+    }
+    count *= sizes[i];
+  }
+  return true;
+}
+
+// Whether 16 bytes can be taken at a time, for elements of so many bytes.
+inline bool takes_vectors(const View& view, int64_t bytes) {
+  const auto whole = [&](int64_t stride) { return stride * bytes % kVectorBytes == 0; };
+  return !view || (reinterpret_cast<uintptr_t>(view.data) % kVectorBytes == 0 && whole(view.sample_stride) &&
+                   whole(view.row_stride) && view.column_stride == 1);
+}
+
+inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Grid {
+  unsigned x, y;
+};
+
+// Fills in p.work; n elements are taken at a time.
+inline Grid lay_out(Operands& p, int n, int processors) {
+  Work& work = p.work;
+  work.segment = static_cast<int>(work.event < kSegment ? work.event : kSegment);
+  work.segments = ceiling(work.event, work.segment);
+  const int64_t steps = ceiling(work.event, n);
+  work.group_bits = 0;
+  while (work.group() < kWarp && work.group() < steps) ++work.group_bits;
+  if (steps > 8 * kWarp) work.group_bits = kBlockBits;
+  const int64_t most = kBlocksPerProcessor * processors, wanted = ceiling(work.rows, kThreads / work.group());
+  const int64_t x = wanted < most ? wanted : most;
+  const int64_t room = ceiling(most, x) < kMaxBlocksY ? ceiling(most, x) : kMaxBlocksY;
+  return {static_cast<unsigned>(x), static_cast<unsigned>(work.segments < room ? work.segments : room)};
+}
+
+// How many doubles Forward::segments has to hold.
+inline int64_t segments_of(const Forward& p) {
+  return p.reduce && p.work.event > kSegment ? p.work.rows * ceiling(p.work.event, kSegment) : 0;
+}
+
+inline bool is_usual(const Operands& p) {
+  return !p.eps && !p.prior_mu && p.samples == 1 && p.reduce;
+}
+
+template <class S>
+bool takes_vectors(const Operands& p) {
+  using T = typename Compute<S>::Type;
+  return p.work.event % kLength<S> == 0 && takes_vectors(p.mu, sizeof(S)) && takes_vectors(p.logvar, sizeof(S)) &&
+         takes_vectors(p.prior_mu, sizeof(S)) && takes_vectors(p.prior_logvar, sizeof(S)) &&
+         takes_vectors(p.eps, p.wide_eps ? sizeof(T) : sizeof(S));
+}
+
+template <class S, class Launch>
+void forward(Forward p, int processors, const Launch& launch) {
+  using T = typename Compute<S>::Type;
+  const bool vectors = takes_vectors<S>(p);
+  const Grid grid = lay_out(p, vectors ? kLength<S> : kPerBlock<T>, processors);
+  if (vectors && is_usual(p)) {
+    launch(forward_usual<S>, grid.x, grid.y, p);
+  } else if (vectors) {
+    launch(forward_any<S, true>, grid.x, grid.y, p);
+  } else {
+    launch(forward_any<S, false>, grid.x, grid.y, p);
+  }
+  if (p.segments) {
+    const int64_t blocks = ceiling(p.work.rows, kThreads / kWarp), most = kBlocksPerProcessor * processors;
+    launch(add_segments<T>, static_cast<unsigned>(blocks < most ? blocks : most), 1u, p);
+  }
+}
+
+template <class S, class Launch>
+void backward(Backward p, int processors, const Launch& launch) {
+  using T = typename Compute<S>::Type;
+  const bool vectors = takes_vectors<S>(p) && takes_vectors(p.grad_z, sizeof(S)) &&
+                       (p.reduce || takes_vectors(p.grad_kl, sizeof(T)));
+  const Grid grid = lay_out(p, vectors ? kLength<S> : kPerBlock<T>, processors);
+  if (vectors && is_usual(p) && p.grad_z && p.grad_kl) {
+    launch(backward_usual<S>, grid.x, grid.y, p);
+  } else if (vectors) {
+    launch(backward_any<S, true>, grid.x, grid.y, p);
+  } else {
+    launch(backward_any<S, false>, grid.x, grid.y, p);
+  }
+}
+
+}  // namespace cuda
+}  // namespace vaekit

@@ -1,0 +1,140 @@
+// What `vaekit::reparameterize_kl` is called with, checked, and its results allocated: the same for every device. On torch's stable
+// ABI. The specification is vaekit/ops/reference.py.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <tuple>
+
+#if defined(_WIN32)
+#define VAEKIT_EXPORT extern "C" __declspec(dllexport)
+#else
+#define VAEKIT_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace vaekit {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+constexpr int kMaxDims = 64;  // of a tensor, the samples' among them
+
+struct Arguments {
+  const Tensor &mu, &logvar;
+  const OptionalTensor &key, &eps, &prior_mu, &prior_logvar;
+  std::optional<int64_t> num_samples;
+  int64_t row_start, event_dims;
+  bool reduce_event;
+};
+
+// A call's size: a row is one event. The noise of element i of sample k is element start + i of the stream (seed, offset + k 2^40).
+struct Shape {
+  int64_t rows, event, samples;
+  uint64_t start;
+
+  int64_t elements() const { return rows * event; }
+};
+
+// The type in which the operator computes, and of kl.
+inline ScalarType compute_type(ScalarType dtype) { return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
+
+inline bool on_device_of(const Tensor& tensor, const Tensor& mu) {
+  return tensor.is_cpu() == mu.is_cpu() && tensor.get_device_index() == mu.get_device_index();
+}
+
+inline void check_like(const Tensor& tensor, const Tensor& mu, std::optional<int64_t> num_samples, const char* name) {
+  const auto sizes = tensor.sizes(), wanted = mu.sizes();
+  const size_t extra = num_samples ? 1 : 0;
+  STD_TORCH_CHECK(sizes.size() == wanted.size() + extra && (!num_samples || sizes[0] == *num_samples) &&
+                      std::equal(wanted.begin(), wanted.end(), sizes.begin() + extra),
+                  "reparameterize_kl: ", name, " has a shape that does not fit mu's");
+  STD_TORCH_CHECK(on_device_of(tensor, mu), "reparameterize_kl: ", name, " is not on mu's device");
+}
+
+// The public wrapper has checked all this with better words; here it keeps a call of the bare operator from reading astray.
+inline Shape checked_shape(const Arguments& a) {
+  const auto sizes = a.mu.sizes();
+  const ScalarType dtype = a.mu.scalar_type();
+  const int64_t dims = static_cast<int64_t>(sizes.size());
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
+                  "reparameterize_kl takes float16, bfloat16, float32 or float64");
+  STD_TORCH_CHECK(1 <= a.event_dims && a.event_dims <= dims, "reparameterize_kl: event_dims is not between 1 and mu's dimensions");
+  STD_TORCH_CHECK(dims < kMaxDims, "reparameterize_kl: mu has too many dimensions");
+  STD_TORCH_CHECK(a.num_samples.value_or(1) >= 1, "reparameterize_kl: num_samples is less than 1");
+  STD_TORCH_CHECK(a.row_start >= 0, "reparameterize_kl: row_start is negative");
+  STD_TORCH_CHECK(a.key.has_value() != a.eps.has_value(), "reparameterize_kl: give a key or eps");
+  STD_TORCH_CHECK(a.prior_mu.has_value() == a.prior_logvar.has_value(), "reparameterize_kl: a prior has a mean and a logvar");
+  check_like(a.logvar, a.mu, std::nullopt, "logvar");
+  STD_TORCH_CHECK(a.logvar.scalar_type() == dtype, "reparameterize_kl: mu and logvar differ in dtype");
+  for (const OptionalTensor* prior : {&a.prior_mu, &a.prior_logvar}) {
+    if (!*prior) continue;
+    check_like(**prior, a.mu, std::nullopt, "the prior");
+    STD_TORCH_CHECK((*prior)->scalar_type() == dtype, "reparameterize_kl: mu and the prior differ in dtype");
+  }
+
+  Shape shape = {1, 1, a.num_samples.value_or(1), 0};
+  for (int64_t i = 0; i < dims; ++i) (i < dims - a.event_dims ? shape.rows : shape.event) *= sizes[i];
+  if (a.eps) {
+    check_like(*a.eps, a.mu, a.num_samples, "eps");
+    const ScalarType given = a.eps->scalar_type();
+    STD_TORCH_CHECK(given == dtype || given == compute_type(dtype), "reparameterize_kl: eps has neither mu's dtype nor kl's");
+  } else {
+    const Tensor& key = *a.key;
+    STD_TORCH_CHECK(key.scalar_type() == ScalarType::Long && key.dim() == 1 && key.size(0) == 2 && on_device_of(key, a.mu),
+                    "reparameterize_kl: the key is not an int64 tensor of shape (2,) on mu's device");
+    STD_TORCH_CHECK(shape.event == 0 || a.row_start <= (INT64_MAX - shape.elements()) / shape.event,
+                    "reparameterize_kl: row_start is beyond the end of the stream");
+    shape.start = static_cast<uint64_t>(a.row_start) * static_cast<uint64_t>(shape.event);
+  }
+  return shape;
+}
+
+inline void check_gradients(const OptionalTensor& grad_z, const OptionalTensor& grad_kl, const Arguments& a) {
+  const ScalarType dtype = a.mu.scalar_type();
+  if (grad_z) {
+    check_like(*grad_z, a.mu, a.num_samples, "grad_z");
+    STD_TORCH_CHECK(grad_z->scalar_type() == dtype, "reparameterize_kl: grad_z has not mu's dtype");
+  }
+  if (grad_kl) {
+    const auto sizes = a.mu.sizes(), kl_sizes = grad_kl->sizes();
+    const size_t kl_dims = sizes.size() - (a.reduce_event ? a.event_dims : 0);
+    STD_TORCH_CHECK(kl_sizes.size() == kl_dims && std::equal(kl_sizes.begin(), kl_sizes.end(), sizes.begin()) &&
+                        on_device_of(*grad_kl, a.mu) && grad_kl->scalar_type() == compute_type(dtype),
+                    "reparameterize_kl: grad_kl is not like kl");
+  }
+}
+
+// A new contiguous tensor on mu's device.
+inline Tensor empty(const int64_t* sizes, int64_t dims, ScalarType dtype, const Tensor& mu) {
+  int64_t strides[kMaxDims];
+  for (int64_t i = dims - 1, stride = 1; i >= 0; stride *= std::max<int64_t>(sizes[i], 1), --i) strides[i] = stride;
+  AtenTensorHandle handle;
+  const int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  const int32_t device = mu.is_cpu() ? aoti_torch_device_type_cpu() : aoti_torch_device_type_cuda();
+  const int32_t index = mu.is_cpu() ? 0 : mu.get_device_index();
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes, strides, type, device, index, &handle));
+  return Tensor(handle);
+}
+
+inline Tensor empty_like_mu(const Tensor& mu) { return empty(mu.sizes().data(), mu.dim(), mu.scalar_type(), mu); }
+
+// z [K?, *mu.shape] and kl, as the forward operator returns them.
+inline std::tuple<Tensor, Tensor> empty_results(const Arguments& a) {
+  const auto sizes = a.mu.sizes();
+  const int64_t dims = a.mu.dim(), extra = a.num_samples ? 1 : 0;
+  int64_t z_sizes[kMaxDims];
+  z_sizes[0] = a.num_samples.value_or(1);
+  std::copy(sizes.begin(), sizes.end(), z_sizes + extra);
+  return {empty(z_sizes, dims + extra, a.mu.scalar_type(), a.mu),
+          empty(sizes.data(), a.reduce_event ? dims - a.event_dims : dims, compute_type(a.mu.scalar_type()), a.mu)};
+}
+
+}  // namespace vaekit

@@ -1,0 +1,125 @@
+"""The CUDA kernels on the CPU under AddressSanitizer and UndefinedBehaviorSanitizer; faults planted in them, each of which shows.
+
+Without a GPU these stand between a mistake in a kernel and the people who run it; here it is seen that they do stand.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc"
+KERNELS = "cuda/reparameterize_kl.cuh"
+FLAGS = ["-std=c++17", "-Og", "-ffp-contract=off", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+# What is planted: the text that it replaces, the new one, and what is said of it.
+FAULTS = {
+    "a missing barrier": (
+        "  __syncthreads();\n  double sum = 0;",
+        "  double sum = 0;",
+        r"kl\[\d+\] is",
+    ),
+    "a missing barrier before shared memory is used again": (
+        "  __syncthreads();  // before the next row's sums are written\n",
+        "",
+        r"kl\[\d+\] is",
+    ),
+    "a barrier that a part of the block does not reach": (
+        "    if (p.reduce) reduce(p, segment, share);",
+        "    if (p.reduce && segment.length > 0) reduce(p, segment, share);",
+        r"__shfl_xor_sync .* but|deadlock|returned from the kernel",
+    ),
+    "a mask without half of the warp": (
+        "kWholeWarp = 0xFFFFFFFFu",
+        "kWholeWarp = 0xFFFFu",
+        "which the mask does not name",
+    ),
+    "a shuffle over half of the width": (
+        "value, distance, width);",
+        "value, distance, width / 2);",
+        r"kl\[\d+\] is|the width is no power of two",
+    ),
+    "a sum over threads of other rows": (
+        "for (int distance = width / 2; distance",
+        "for (int distance = kWarp / 2; distance",
+        r"kl\[\d+\] is",
+    ),
+    "an element beyond the end of a row": (
+        "const int from = i < 0 ? -i : 0, to = segment.length - i < n ? segment.length - i : n;",
+        "const int from = i < 0 ? -i : 0, to = n;",
+        "heap-buffer-overflow",
+    ),
+    "16 bytes beyond the end of the last row": (
+        "      const auto logvar = load_vector<S>(p.logvar.data, p.logvar.offset(row) + column);\n      Vector<S> z;",
+        "      const auto logvar = load_vector<S>(p.logvar.data, p.logvar.offset(row) + column + n);\n      Vector<S> z;",
+        r"heap-buffer-overflow|z\[\d+\] is",
+    ),
+    "16 bytes from where a row does not begin at a multiple of them": (
+        "whole(view.row_stride) && ",
+        "",
+        "misaligned address|alignment",
+    ),
+    "a row of a group that has none": (
+        "row < work.rows ? length : 0",
+        "length",
+        "heap-buffer-overflow",
+    ),
+    "noise from the wrong end of a block": (
+        "return segment.length == 0 ? 0 : static_cast<int>((stream",
+        "return segment.length == 0 ? 0 : static_cast<int>((0 * stream",
+        r"z\[\d+\] is",
+    ),
+    "segments whose sums are not all added": (
+        "i < p.work.segments && row < p.work.rows; i += kWarp",
+        "i + 1 < p.work.segments && row < p.work.rows; i += kWarp",
+        r"kl\[\d+\] is",
+    ),
+    "samples of one stream": (
+        "offset + static_cast<uint64_t>(k) * kSampleStride, stream + static_cast<uint64_t>(column), values",
+        "offset, stream + static_cast<uint64_t>(column), values",
+        r"z\[\d+\] is",
+    ),
+    "a prior that forward forgets": (
+        "const Divergence<T> d = p.prior_mu ?",
+        "const Divergence<T> d = false ?",
+        r"kl\[\d+\] is",
+    ),
+}
+
+
+def run(folder, csrc):
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++")), None)
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("no C++ compiler whose sanitizers are known to work here")
+    program = folder / "cuda_faults"
+    built = subprocess.run(
+        [compiler, *FLAGS, "-I", csrc, HERE / "cuda_faults.cpp", "-o", program], capture_output=True, text=True, check=False
+    )
+    if "cannot find" in built.stderr and "san" in built.stderr:
+        pytest.skip("the compiler has no sanitizers")
+    assert built.returncode == 0, built.stderr[-3000:]
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+    done = subprocess.run([program], env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_kernels_are_right_and_clean_under_the_sanitizers(tmp_path):
+    assert run(tmp_path, CSRC) == (0, "all is right\n")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_shows(fault, tmp_path):
+    old, new, said = FAULTS[fault]
+    shutil.copytree(CSRC, tmp_path / "csrc")
+    kernels = tmp_path / "csrc" / KERNELS
+    text = kernels.read_text()
+    assert text.count(old) >= 1, f"the kernels no longer have {old!r}"
+    kernels.write_text(text.replace(old, new))
+    code, output = run(tmp_path, tmp_path / "csrc")
+    assert code != 0
+    assert re.search(said, output), output[:2000]

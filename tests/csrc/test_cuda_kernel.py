@@ -1,0 +1,247 @@
+"""The CUDA library run on the CPU (cuda_library.cpp): its operators against the reference and, to the bit, the CPU kernel."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
+from kernels import assert_like_the_reference, backward_scales, calls, forward_scales
+from strategies import DTYPES
+
+import vaekit
+from vaekit import make_key
+from vaekit.ops import native, reference
+
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc"
+FLAGS = (
+    "-std=c++17 -O2 -fPIC -shared -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math "
+    "-DUSE_CUDA -DTORCH_TARGET_VERSION=0x020a000000000000"
+)
+NATURAL, REVERSED, SHUFFLED = range(3)
+
+# On a processor with fused multiply-adds the CPU kernel computes what CUDA does; without it rounds more often.
+CPU_FUSES = "-v" in vaekit.build_info()["cpu kernel"].partition(";")[0]
+
+
+@pytest.fixture(scope="session")
+def library(build_folder):
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("no C++ compiler that is known to make such a library here")
+    torch_folder = Path(torch.__path__[0])
+    folder = build_folder / "cuda_library"
+    folder.mkdir(exist_ok=True)
+    out = folder / "cuda_library.so"
+    command = [
+        *(compiler, *FLAGS.split(), *os.environ.get("CXXFLAGS", "").split(), HERE / "cuda_library.cpp", "-o", out),
+        *(
+            "-I",
+            CSRC,
+            "-I",
+            HERE / "cuda_on_cpu_runtime",
+            "-I",
+            torch_folder / "include",
+            "-L",
+            torch_folder / "lib",
+            "-ltorch_cpu",
+        ),
+    ]
+    with FileLock(folder / "lock"):
+        if not out.exists():
+            built = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert built.returncode == 0, built.stderr[-5000:]
+    operators = torch.library.Library("vaekit_cuda_on_cpu", "DEF")
+    for operator in (torch.ops.vaekit.reparameterize_kl, torch.ops.vaekit.reparameterize_kl_backward):
+        operators.define(str(operator.default._schema).removeprefix("vaekit::"))
+    torch.ops.load_library(out)
+    loaded = ctypes.CDLL(str(out))
+    loaded.set_launches.argtypes = [ctypes.c_int, ctypes.c_uint64, ctypes.c_int]
+    loaded.operators = operators  # which live as long as this
+    return loaded
+
+
+@pytest.fixture
+def launches(library):
+    """launches(order, seed, processors) sets how the next kernels are run."""
+    yield library.set_launches
+    library.set_launches(NATURAL, 0, 1)
+
+
+@pytest.fixture
+def on_cuda(launches):
+    """The operators of the CUDA library, called with a gradient for backward's results where they are wanted."""
+    launches(NATURAL, 0, 1)
+    operators = torch.ops.vaekit_cuda_on_cpu
+    return operators.reparameterize_kl.default, operators.reparameterize_kl_backward.default
+
+
+def on_cpu():
+    return torch.ops.vaekit.reparameterize_kl.default, torch.ops.vaekit.reparameterize_kl_backward.default
+
+
+def both_ways(operators, arguments, gradients=None):
+    forward, backward = operators
+    z, kl = forward(*arguments)
+    if gradients is None:
+        generator = torch.Generator().manual_seed(1)
+        gradients = (torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype) for t in (z, kl))
+    return z, kl, *backward(*gradients, *arguments)
+
+
+def assert_like_the_cpu_kernel(got, expected):
+    """z and the gradients of elements, which no sum goes into, to the bit; sums over a row to 1e-6."""
+    if not native.LOADED or not CPU_FUSES:
+        return
+    _, kl, *_ = got
+    torch.testing.assert_close(kl, expected[1], rtol=1e-6 if kl.dtype == torch.float32 else 1e-14, atol=0, equal_nan=True)
+    for name, have, want in zip(("z", "kl", "mu", "logvar", "prior mu", "prior logvar"), got, expected, strict=True):
+        if name != "kl":
+            assert (have is None and want is None) or torch.equal(have.nan_to_num(nan=7.0), want.nan_to_num(nan=7.0)), name
+
+
+orders = st.one_of(st.just((NATURAL, 0)), st.just((REVERSED, 0)), st.tuples(st.just(SHUFFLED), st.integers(0, 2**63)))
+
+
+@given(calls(), orders, st.sampled_from(["both", "z", "kl"]), st.booleans())
+def test_every_call_is_the_reference_and_the_cpu_kernel(library, arguments, order, which, broadcast):
+    library.set_launches(*order, 1)
+    operators = torch.ops.vaekit_cuda_on_cpu
+    forward, backward = operators.reparameterize_kl.default, operators.reparameterize_kl_backward.default
+    z, kl = forward(*arguments)
+    assert_like_the_reference((z, kl), reference.forward(*arguments), forward_scales(arguments))
+    grad_z, grad_kl = torch.randn(z.shape).to(z.dtype), torch.randn(kl.shape).to(kl.dtype)
+    if broadcast:  # what the gradient of a sum looks like
+        grad_z, grad_kl = torch.ones((), dtype=z.dtype).expand(z.shape), torch.ones((), dtype=kl.dtype).expand(kl.shape)
+    gradients = (grad_z if which != "kl" else None, grad_kl if which != "z" else None)
+    got = backward(*gradients, *arguments)
+    assert_like_the_reference(got, reference.backward(*gradients, *arguments), backward_scales(*gradients, arguments))
+    assert_like_the_cpu_kernel((z, kl, *got), (*on_cpu()[0](*arguments), *on_cpu()[1](*gradients, *arguments)))
+
+
+# Rows for every group of threads (1 to 32, the block), of several steps, of several segments and more of these than blocks;
+# 16 bytes at a time and not; more rows than blocks.
+SHAPES = [
+    *[(3, n) for n in (1, 2, 3, 4, 5, 8, 12, 20, 31, 32, 33, 64, 128, 129, 200, 256, 512, 1000, 1001, 1024, 2048, 2049, 4096)],
+    *[(2, 4097), (2, 4100), (1, 12_000), (2, 8192), (1, 40 * 4096), (1, 33 * 4096 + 5)],
+    *[(9000, 2), (2100, 4), (600, 65), (300, 128), (40, 1500), (70, 1028)],
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_is_the_cpu_kernel(on_cuda, shape, dtype):
+    mu, logvar = torch.randn(*shape[:-1], 2 * shape[-1]).to(dtype).chunk(2, dim=-1)
+    arguments = (mu, logvar, make_key(5, 2**64 - 3), None, None, None, None, 0, 1, True)
+    got = both_ways(on_cuda, arguments)
+    assert_like_the_reference(got[:2], reference.forward(*arguments), forward_scales(arguments))
+    assert_like_the_cpu_kernel(got, both_ways(on_cpu(), arguments))
+    if shape[0] < 10:
+        prior = torch.randn(shape[-1:]).to(dtype).expand(shape), torch.randn(shape).to(dtype)
+        for options in ((3, 1, 1, True), (None, 2, 1, False)):
+            arguments = (mu, logvar, make_key(5), None, *prior, *options)
+            assert_like_the_cpu_kernel(both_ways(on_cuda, arguments), both_ways(on_cpu(), arguments))
+
+
+LAYOUTS = {
+    "channels last": lambda: torch.randn(3, 5, 2, 4).to(memory_format=torch.channels_last),
+    "transposed rows": lambda: torch.randn(6, 4, 8).transpose(0, 1),
+    "transposed within a row": lambda: torch.randn(4, 8, 6).transpose(1, 2),
+    "every second row": lambda: torch.randn(8, 16)[::2],
+    "every third element": lambda: torch.randn(4, 48)[:, ::3],
+    "one row for all": lambda: torch.randn(16).expand(4, 16),
+    "one element for all": lambda: torch.randn(4, 1).expand(4, 16),
+    "one number for all": lambda: torch.randn(()).expand(4, 3, 16),
+    "not at a multiple of 16 bytes": lambda: torch.randn(4 * 16 + 1)[1:].view(4, 16),
+    "rows not at multiples of 16 bytes": lambda: torch.randn(4, 17)[:, :16],
+    "halves of channels": lambda: torch.randn(3, 8, 4, 4).chunk(2, dim=1)[1],
+}
+
+
+@pytest.mark.parametrize("event_dims", [1, 2, 3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_memory_layouts_change_nothing(on_cuda, layout, event_dims):
+    mu, logvar, prior_mu, prior_logvar = (LAYOUTS[layout]() for _ in range(4))
+    if mu.ndim < event_dims:
+        return
+    eps = torch.stack([LAYOUTS[layout]() for _ in range(2)], dim=-1).movedim(-1, 0)
+    for samples, prior, noise in ((None, (None, None), None), (2, (prior_mu, prior_logvar), None), (2, (None, None), eps)):
+        key = make_key(3) if noise is None else None
+        arguments = (mu, logvar, key, noise, *prior, samples, 0, event_dims, True)
+        dense = [t if t is None or i == 2 else t.contiguous() for i, t in enumerate(arguments[:6])]
+        forward, backward = on_cuda
+        z, kl = forward(*arguments)
+        grad_z, grad_kl = torch.randn(z.shape).mT.contiguous().mT, torch.randn(*kl.shape, 2)[..., 0]
+        got = (z, kl, *backward(grad_z, grad_kl, *arguments))
+        plain = (*forward(*dense, *arguments[6:]), *backward(grad_z.contiguous(), grad_kl.contiguous(), *dense, *arguments[6:]))
+        for have, want in zip(got, plain, strict=True):
+            assert (have is None and want is None) or torch.equal(have, want) or torch.allclose(have, want, rtol=1e-6, atol=0)
+            assert have is None or have.is_contiguous()
+        torch.testing.assert_close((z, kl), tuple(reference.forward(*arguments)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(600, 8), (33, 20), (5, 1100), (3, 9000)])
+def test_the_order_of_threads_and_the_number_of_processors_change_no_bit(on_cuda, launches, shape):
+    arguments = (torch.randn(shape), torch.randn(shape), make_key(1), None, None, None, None, 0, 1, True)
+    expected = both_ways(on_cuda, arguments)
+    for order, seed, processors in ((REVERSED, 0, 1), (SHUFFLED, 1, 1), (SHUFFLED, 2, 3), (NATURAL, 0, 132)):
+        launches(order, seed, processors)
+        for have, want in zip(both_ways(on_cuda, arguments), expected, strict=True):
+            assert (have is None and want is None) or torch.equal(have, want)
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (5, 20), (5, 1001), (3, 4099)])
+def test_a_row_has_the_same_bits_alone_and_in_any_batch(on_cuda, shape):
+    mu, logvar, key = torch.randn(shape), torch.randn(shape), make_key(4)
+    forward, _ = on_cuda
+    z, kl = forward(mu, logvar, key, None, None, None, None, 0, 1, True)
+    for row in range(len(mu)):
+        alone_z, alone_kl = forward(mu[row:][:1].clone(), logvar[row:][:1].clone(), key, None, None, None, None, row, 1, True)
+        torch.testing.assert_close(alone_z[0], z[row], rtol=0, atol=0)
+        # Where the row does not begin with a block of the noise, other threads add it up.
+        torch.testing.assert_close(alone_kl[0], kl[row], rtol=2e-7 if shape[1] % 4 else 0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (0, 0), (2, 0, 3)])
+def test_without_elements(on_cuda, shape):
+    empty = torch.randn(shape)
+    arguments = (empty, empty, make_key(0), None, empty, empty, 2, 0, 1, True)
+    z, kl, *gradients = both_ways(on_cuda, arguments)
+    assert z.shape == (2, *shape)
+    assert torch.equal(kl, torch.zeros(shape[:-1]))
+    assert all(g.shape == shape for g in gradients)
+
+
+def test_what_is_not_finite_stays_in_its_row(on_cuda):
+    mu, logvar = torch.zeros(5, 64), torch.zeros(5, 64)
+    logvar[0, 3], logvar[1, 3], mu[2, 3], mu[3, 3] = float("inf"), -float("inf"), float("nan"), float("inf")
+    arguments = (mu, logvar, make_key(0), None, None, None, None, 0, 1, True)
+    got = both_ways(on_cuda, arguments)
+    z, kl = got[:2]
+    assert kl.tolist()[0] == kl.tolist()[1] == kl.tolist()[3] == float("inf")
+    assert kl[2].isnan()
+    assert kl[4] == 0
+    assert z[0, 3].isinf()
+    assert z[1, 3] == 0
+    assert z.isfinite().sum() == z.numel() - 3
+    assert_like_the_cpu_kernel(got, both_ways(on_cpu(), arguments))
+
+
+def test_calls_that_do_not_fit_together_are_refused(on_cuda):
+    forward, backward = on_cuda
+    mu, key = torch.zeros(2, 3), make_key(0)
+    with pytest.raises(RuntimeError, match="event_dims is not between 1 and"):
+        forward(mu, mu, key, None, None, None, None, 0, 3, True)
+    with pytest.raises(RuntimeError, match="logvar has a shape that does not fit"):
+        forward(mu, mu.mT, key, None, None, None, None, 0, 1, True)
+    with pytest.raises(RuntimeError, match="give a key or eps"):
+        forward(mu, mu, None, None, None, None, None, 0, 1, True)
+    with pytest.raises(RuntimeError, match="grad_kl is not like kl"):
+        backward(mu, torch.zeros(3), mu, mu, key, None, None, None, None, 0, 1, True)
