@@ -534,7 +534,7 @@ def test_the_real_cuda_library_is_built_with_any_torch_and_loads_where_torch_has
 # --- loading -------------------------------------------------------------------------------------------------------------
 
 PROGRAM = """
-import json, os, torch, warnings
+import json, linecache, os, torch, warnings
 if "PLANTED_VERSIONS" in os.environ:  # a torch that says that it has CUDA or ROCm; nothing that is imported asks it for more
     vars(torch.version).update(json.loads(os.environ["PLANTED_VERSIONS"]))
 with warnings.catch_warnings(record=True) as seen:
@@ -543,13 +543,14 @@ with warnings.catch_warnings(record=True) as seen:
     import vaekit.ops.native
 with warnings.catch_warnings(record=True) as later:
     warnings.simplefilter("always")
-    def wrapper(): vaekit.ops.native.warn_without_cuda_kernel()
+    def wrapper():
+        vaekit.ops.native.warn_without_cuda_kernel()
     for _ in range(3): wrapper()
 print(json.dumps({
     "file": vaekit.__file__, "native": vaekit.has_native("cpu"), "loaded": sorted(vaekit.ops.native.LOADED),
     "kernel": vaekit.build_info()["cpu kernel"], "cuda": vaekit.build_info()["cuda kernel"],
     "warnings": [[w.category.__name__, w.filename, str(w.message)] for w in seen if "vaekit" in str(w.message)],
-    "later": [[w.category.__name__, w.filename, str(w.message)] for w in later],
+    "later": [[w.category.__name__, linecache.getline(w.filename, w.lineno).strip(), str(w.message)] for w in later],
     "initialized": torch.cuda.is_initialized(),
 }))
 """
@@ -750,8 +751,8 @@ def test_a_missing_cuda_kernel_is_explained_once_and_only_to_who_needs_it(site, 
     seen = imported(site, **CUDA_TORCH)
     assert (seen["loaded"], seen["warnings"], seen["initialized"]) == ([], [], False)
     assert reason in seen["cuda"]
-    [(category, file, message)] = seen["later"]
-    assert (category, Path(file).name) == ("RuntimeWarning", "program.py")
+    [(category, line, message)] = seen["later"]
+    assert (category, line) == ("RuntimeWarning", "for _ in range(3): wrapper()")
     assert message.startswith(f"vaekit has no compiled CUDA kernel: {seen['cuda'][len('reference (') : -1]}. ")
     assert "VAEKIT_CUDA=0 silences" in message
 

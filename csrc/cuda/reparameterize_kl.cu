@@ -55,6 +55,7 @@ class Call {
         device(a.mu.get_device_index()),
         guard(device),
         processors(processors_of(device)) {
+    STD_CUDA_CHECK(cudaSetDevice(device));  // this library has a runtime of its own, which the guard may not have told
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   }
 

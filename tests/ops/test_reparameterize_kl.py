@@ -1,8 +1,11 @@
 """The operator's laws, in both directions, against formulas in float64, torch.distributions and numerical derivatives."""
 
+import ast
 import math
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import DTYPES, gaussians, keys, shapes
 
+import vaekit
 from vaekit import make_key, reparameterize_kl
 from vaekit.ops import philox
 
@@ -361,3 +365,35 @@ X = torch.zeros(2, 3)
 def test_mistakes_are_told(arguments, options, error, message):
     with pytest.raises(error, match=message):
         reparameterize_kl(*arguments, **options)
+
+
+# With tensors that say they are on a GPU, and have no memory.
+WITHOUT_A_CUDA_KERNEL = """
+import warnings, torch, vaekit
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+with FakeTensorMode():
+    mu = torch.zeros(3, 2, device="cuda")
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            vaekit.reparameterize_kl(mu, mu, eps=mu)
+        print([(w.category.__name__, str(w.message), w.filename) for w in caught])
+"""
+
+
+@pytest.mark.skipif(vaekit.has_native("cuda"), reason="there is a CUDA kernel")
+def test_a_cuda_tensor_without_a_cuda_kernel_is_told_once(tmp_path):
+    def run(**environment):
+        program = [sys.executable, "-c", WITHOUT_A_CUDA_KERNEL]
+        done = subprocess.run(
+            program, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, check=True
+        )
+        return [ast.literal_eval(line) for line in done.stdout.splitlines()]
+
+    (told,), again = run(VAEKIT_NO_NATIVE="")
+    category, message, file = told
+    assert (category, file) == ("RuntimeWarning", "<string>")
+    assert "no compiled CUDA kernel" in message
+    assert "VAEKIT_CUDA=0 silences" in message
+    assert again == []

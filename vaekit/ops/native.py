@@ -4,9 +4,10 @@
 a library registers its kernels for the operator `vaekit::reparameterize_kl`; where none is loaded the dispatcher runs the
 pure-PyTorch reference (`vaekit/ops/reference.py`), which gives the same numbers, slower.
 
-Environment variables that are read when vaekit is imported: VAEKIT_NO_NATIVE=1 loads no library, VAEKIT_REQUIRE_NATIVE=1 turns a
-missing one into an ImportError, and VAEKIT_CPU_CAPABILITY names the instruction set that the CPU kernel may use at most; without
-it, it uses the widest that the processor has.
+Environment variables that are read when vaekit is imported: VAEKIT_NO_NATIVE=1 loads no library, VAEKIT_CUDA=0 not CUDA's.
+VAEKIT_REQUIRE_NATIVE=1 turns a missing one into an ImportError: the CPU's, and CUDA's where it was built and torch has CUDA.
+VAEKIT_CPU_CAPABILITY names the instruction set that the CPU kernel may use at most; without it, it uses the widest that the
+processor has.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ _RECORD = _PACKAGE / "_build.json"
 _SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 _CAPABILITIES = ("x86-64", "x86-64-v3", "x86-64-v4", "baseline")  # as in csrc/cpu/instruction_sets.h
 _AGAIN = "install vaekit again (pip's --force-reinstall --no-deps --no-cache-dir)"
-_NO_CUDA = "reference (this version of vaekit has no CUDA kernel)"
 
 
 class _NotLoaded(Exception):
@@ -39,30 +39,44 @@ class _NotLoaded(Exception):
         self.deliberate = deliberate
 
 
+class _Broken(_NotLoaded):
+    """Why a library that was built cannot be used."""
+
+
 def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def _load(device_type: str) -> str:
     """Loads the library of a device type, and says what it is."""
+    with_cuda = os.environ.get("VAEKIT_CUDA", "").strip()
+    if with_cuda not in ("", "0", "1"):
+        raise ValueError(f"VAEKIT_CUDA has to be 0 or 1, or unset; got {with_cuda!r}")
+    rocm = torch.version.hip is not None  # its tensors are on "cuda" too
+    if device_type == "cuda" and torch.version.cuda is None and not rocm:
+        raise _NotLoaded(f"this torch ({torch.__version__}) has no CUDA")
     if _is_set("VAEKIT_NO_NATIVE"):
         raise _NotLoaded("VAEKIT_NO_NATIVE is set; unset it to use the compiled kernel", deliberate=True)
+    if device_type == "cuda" and with_cuda == "0":
+        raise _NotLoaded("VAEKIT_CUDA=0 is set; unset it to use the compiled kernel", deliberate=True)
+    if device_type == "cuda" and rocm:
+        raise _NotLoaded(f"this torch ({torch.__version__}) is for ROCm, which vaekit has no kernel for")
     capability_limit = os.environ.get("VAEKIT_CPU_CAPABILITY")
     if capability_limit and capability_limit not in _CAPABILITIES:
         raise ValueError(f"VAEKIT_CPU_CAPABILITY has to be one of {', '.join(_CAPABILITIES)}, got {capability_limit!r}")
     built = _built(device_type)
     library = _PACKAGE / f"_C_{device_type}{_SUFFIX}"
     if not library.is_file():
-        raise _NotLoaded(f"{library} is missing although it was built; {_AGAIN}")
+        raise _Broken(f"{library} is missing although it was built; {_AGAIN}")
     # Checked first because the system's loader does not: a file that was cut short ends the process with a bus error.
     if (size := library.stat().st_size) != built["bytes"]:
-        raise _NotLoaded(f"{library} has {size} bytes, but the library that was built has {built['bytes']}; {_AGAIN}")
+        raise _Broken(f"{library} has {size} bytes, but the library that was built has {built['bytes']}; {_AGAIN}")
     try:
         torch.ops.load_library(str(library))
         capability = getattr(ctypes.CDLL(str(library)), f"vaekit_{device_type}_capability")
     except (OSError, AttributeError) as error:
         said = error.__cause__ or error  # torch's own message only has the path
-        raise _NotLoaded(f"the library could not be loaded: {said}; {_AGAIN}") from error
+        raise _Broken(f"the library could not be loaded: {said}; {_AGAIN}") from error
     capability.restype = ctypes.c_char_p
     return f"native ({capability().decode()}; {built['compiler']}, torch {built['torch']} headers)"
 
@@ -71,7 +85,8 @@ def _built(device_type: str) -> dict[str, Any]:
     """The build's record of a library that it built."""
     try:
         record = json.loads(_RECORD.read_text(encoding="utf-8"))
-        schema, entry = record["schema"], record["kernels"].get(device_type)
+        schema, kernels = record["schema"], record["kernels"]
+        entry = kernels.get(device_type)
     except FileNotFoundError:
         raise _NotLoaded(
             f"vaekit is imported from {_PACKAGE}, where nothing was ever built; "
@@ -80,7 +95,10 @@ def _built(device_type: str) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _NotLoaded(f"{_RECORD} cannot be read ({type(error).__name__}: {error}); {_AGAIN}") from error
     if schema != _SCHEMA or entry is None:
-        raise _NotLoaded(f"the library is of another version (schema {schema}, this vaekit needs {_SCHEMA}); {_AGAIN}")
+        raise _NotLoaded(
+            f"what was built is of another version (schema {schema} for {', '.join(kernels)}; "
+            f"this vaekit needs schema {_SCHEMA} for {device_type}); {_AGAIN}"
+        )
     if not entry["built"]:
         raise _NotLoaded(entry["reason"], deliberate=entry["deliberate"])
     return dict(entry)
@@ -88,12 +106,29 @@ def _built(device_type: str) -> dict[str, Any]:
 
 def warn_when_missing() -> None:
     """For the last line of vaekit/__init__.py, so that the warning names the line that imports vaekit."""
-    if _missing is not None and not _missing.deliberate:
+    if (reason := _missing.get("cpu")) and not reason.deliberate:
         warnings.warn(
-            f"vaekit has no compiled CPU kernel: {_missing}. It works in pure PyTorch: the same numbers, several times slower. "
+            f"vaekit has no compiled CPU kernel: {reason}. It works in pure PyTorch: the same numbers, several times slower. "
             "VAEKIT_NO_NATIVE=1 silences this warning.",
             RuntimeWarning,
             stacklevel=3,
+        )
+
+
+def warn_without_cuda_kernel(stacklevel: int = 3) -> None:
+    """For the wrapper that meets a CUDA tensor: warns once if there is no kernel for it, at the line that calls the wrapper.
+
+    At import there is nothing to warn of yet: a torch with CUDA does not mean that there is a GPU. torch.compile cannot trace a
+    warning, and makes one kernel of the reference anyway.
+    """
+    global _warned
+    if not torch.compiler.is_compiling() and not _warned and (reason := _missing.get("cuda")) and not reason.deliberate:
+        _warned = True
+        warnings.warn(
+            f"vaekit has no compiled CUDA kernel: {reason}. It works in pure PyTorch: the same numbers, several times slower. "
+            "VAEKIT_CUDA=0 silences this warning.",
+            RuntimeWarning,
+            stacklevel=stacklevel,
         )
 
 
@@ -104,8 +139,8 @@ def has_native(device_type: str) -> bool:
         ValueError: another device type.
 
     Example:
-        >>> has_native("cuda")
-        False
+        >>> has_native("cuda") == build_info()["cuda kernel"].startswith("native")
+        True
     """
     if device_type not in ("cpu", "cuda"):
         raise ValueError(f"has_native takes 'cpu' or 'cuda', got {device_type!r}")
@@ -130,18 +165,21 @@ def build_info() -> dict[str, str]:
         "vaekit": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "cpu kernel": _cpu_kernel,
-        "cuda kernel": _NO_CUDA,
+        **{f"{device_type} kernel": state for device_type, state in _states.items()},
     }
 
 
-_missing: _NotLoaded | None = None
-try:
-    _cpu_kernel = _load("cpu")
-    LOADED = frozenset({"cpu"})  # the device types that a compiled kernel serves
-except _NotLoaded as reason:
-    if _is_set("VAEKIT_REQUIRE_NATIVE"):
-        raise ImportError(f"VAEKIT_REQUIRE_NATIVE is set, and vaekit has no compiled CPU kernel: {reason}") from reason
-    _cpu_kernel, _missing, LOADED = f"reference ({reason})", reason, frozenset()
+_states: dict[str, str] = {}
+_missing: dict[str, _NotLoaded] = {}
+_warned = False
+for _device_type in ("cpu", "cuda"):
+    try:
+        _states[_device_type] = _load(_device_type)
+    except _NotLoaded as reason:
+        if _is_set("VAEKIT_REQUIRE_NATIVE") and (_device_type == "cpu" or isinstance(reason, _Broken)):
+            _kernel = f"{_device_type.upper()} kernel"
+            raise ImportError(f"VAEKIT_REQUIRE_NATIVE is set, and vaekit has no compiled {_kernel}: {reason}") from reason
+        _states[_device_type], _missing[_device_type] = f"reference ({reason})", reason
 
+LOADED = frozenset(_states) - frozenset(_missing)  # the device types that a compiled kernel serves
 _CPU, _CUDA = "cpu" in LOADED, "cuda" in LOADED

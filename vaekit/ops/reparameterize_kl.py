@@ -116,6 +116,8 @@ def _without_kernel(
         # Traced into the graph, where Inductor fuses it with its surroundings; an operator would be opaque to it.
         result: tuple[Tensor, Tensor] = _Inlined.apply(*arguments)  # type: ignore[no-untyped-call]
     else:
+        if mu.is_cuda:
+            native.warn_without_cuda_kernel(stacklevel=4)
         result = _call_forward(*arguments)
     return result
 

@@ -31,6 +31,8 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
   return cudaSuccess;
 }
 
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+
 inline cudaError_t cudaMemsetAsync(void* data, int value, size_t count, cudaStream_t) {
   std::memset(data, value, count);
   return cudaSuccess;
