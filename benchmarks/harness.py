@@ -21,6 +21,13 @@ import torch
 import vaekit
 
 
+def require(device: str) -> None:
+    """Ends the program where there is no such device, and says what is missing."""
+    if device == "cuda" and not torch.cuda.is_available():
+        lacks = "sees no NVIDIA GPU with a driver" if torch.version.cuda else "was built without CUDA; install one built for it"
+        sys.exit(f"there is no device cuda: torch {torch.__version__} {lacks} (python -m torch.utils.collect_env says more)")
+
+
 def header(device: str = "cpu") -> str:
     """The machine, the versions and the operator's kernel on `device`, for the head of a table."""
     cpu = platform.processor() or platform.machine()
@@ -28,7 +35,7 @@ def header(device: str = "cpu") -> str:
     if info.is_file():
         names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = names[0] if names else cpu
-    gpu = f"; {torch.cuda.get_device_name()}" if device == "cuda" else ""
+    gpu = f"; {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}" if device == "cuda" else ""
     return (
         f"{cpu}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}; {torch.get_num_threads()} torch threads{gpu}"
         f"; python {platform.python_version()}, torch {torch.__version__}, vaekit {vaekit.__version__}\n"

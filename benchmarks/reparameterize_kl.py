@@ -9,6 +9,8 @@ Contenders, interleaved in one process; each makes fresh noise in each call:
     vaekit             vaekit.reparameterize_kl(mu, logvar); where no compiled kernel is in use (see the header), pure PyTorch
     vaekit-key         the same with key=, as `vaekit.fit` calls it, so that no key is drawn (the noise is made anew all the same)
     vaekit-compiled    torch.compile of vaekit
+    vaekit-graph       vaekit-key as a CUDA graph that is replayed, with the same noise each time: what is left
+                       without Python and PyTorch before each kernel; only on cuda, with a compiled kernel
     fallback           the pure-PyTorch reference and its own backward formula, whether there is a compiled kernel or not
     fallback-compiled  torch.compile of it; these two only with --fallback or where --only names them
 
@@ -33,6 +35,33 @@ of threads, after warming up, and with every block of 64 KiB or more going back 
 whatever a kernel allocates, but blurs by half a MiB, and is left out where a tensor has less than 1 MiB.
 
     python benchmarks/reparameterize_kl.py --csv table.csv --plot figure.png
+    python benchmarks/reparameterize_kl.py --csv table.csv --plot figure.png --device cuda
+
+On cuda a timing is the wall clock round enough calls for 2 ms, from an idle device to an idle device, divided by their number: it
+is the device's time where that is longer than what Python and PyTorch take to launch a call, and that otherwise. There is no
+number of threads; the first thing timed is copy_ on the device.
+
+What to expect there, on paper. It is a PREDICTION: no GPU has confirmed it. benchmarks/cuda_code.py counts, in code compiled for
+compute capability 9.0, 85 instructions an element forward and 87 backward in float32, of which 44.5 are float additions and
+products, 7 integer products and some 28 integer additions, logic and comparisons. A multiprocessor issues 4 warp instructions
+a cycle, so 128 for single elements, which is its narrowest place: 0.66 and 0.68 cycles an element. With 12 bytes an element
+forward and 20 backward,
+
+    time of a kernel = 4 us + elements * max(bytes / bandwidth, cycles / (multiprocessors * clock))
+
+                                                                                microseconds, forward / backward
+                    from memory      from arithmetic     64x2 to 128x64   512x128     4096x256      16384x512
+    H100 SXM, ps    3.58 / 5.97      2.54 / 2.60         4.0 / 4.0        4.2 / 4.4    7.8 / 10.3   34.1 / 54.1
+    A10, ps         20.0 / 33.3      5.46 / 5.59         4.2 / 4.3        5.3 / 6.2   25.0 / 39.0    172 / 284
+
+at 3.35 TB/s, 132 multiprocessors, 1.98 GHz and 600 GB/s, 72, 1.695 GHz. So: float32 is bound by memory on both once a tensor is
+large, and "of copy" should come near 100 %; on the H100 with little to spare, since arithmetic takes 7/10 of the time (forward).
+Its 50 MB of L2 cache hold all that a call of 4096x256 touches; repeated calls there may be bound by arithmetic, and "of copy"
+exceed 100 %. float16 and bfloat16 halve the bytes and not the arithmetic: on the H100 forward then is bound by instructions (2.5
+against 1.8 ps), on the A10 by memory still. float64 is bound by memory on the H100, just; on the A10, which has 2 float64 units a
+multiprocessor, arithmetic takes 4 to 7 times as long as memory. Up to 512x128 a kernel takes less than Python and PyTorch take
+for a call: there only vaekit-graph can show the kernels' own speed. The textbook's forward reads or writes 24 numbers an element
+in 12 kernels, where this moves 3 in one.
 """
 
 from __future__ import annotations
@@ -48,7 +77,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from harness import header, interleaved, peak_memory, quartiles, ratios, spread, table, timed, write_csv
+from harness import header, interleaved, peak_memory, quartiles, ratios, require, spread, table, timed, write_csv
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
@@ -108,9 +137,26 @@ CONTENDERS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "vaekit": vaekit.reparameterize_kl,
     "vaekit-key": vaekit.reparameterize_kl,
     "vaekit-compiled": vaekit.reparameterize_kl,
+    "vaekit-graph": vaekit.reparameterize_kl,
     "fallback": fallback,
     "fallback-compiled": fallback,
 }
+
+
+def recorded(work: Callable[[], object], name: str) -> Callable[[], object]:
+    """The work as a CUDA graph that is replayed, for a contender of that kind."""
+    if not name.endswith("-graph"):
+        return work
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # what PyTorch sets up in first calls must not be recorded
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        work()
+    return graph.replay
 
 
 class Task(NamedTuple):
@@ -126,7 +172,7 @@ class Task(NamedTuple):
         operator, generator = CONTENDERS[name], torch.Generator().manual_seed(0)
         if name.endswith("-compiled"):
             operator = torch.compile(operator, dynamic=False)
-        options = {"key": vaekit.make_key(0, device=self.device)} if name == "vaekit-key" else {}
+        options = {"key": vaekit.make_key(0, device=self.device)} if name in ("vaekit-key", "vaekit-graph") else {}
 
         def fixed(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
             return torch.randn(shape, generator=generator).to(self.device, dtype)
@@ -136,7 +182,7 @@ class Task(NamedTuple):
             tuple(fixed(shape, dtype).requires_grad_(which != "forward") for _ in range(2)) for _ in range(CALLS[which])
         ]  # fmt: skip
         if which == "forward":
-            return lambda: operator(*pairs[0], **options)
+            return recorded(lambda: operator(*pairs[0], **options), name)
         gradients = [fixed(result.shape, result.dtype) for pair in pairs for result in operator(*pair, **options)]
 
         def both() -> None:
@@ -144,7 +190,7 @@ class Task(NamedTuple):
             for mu, logvar in pairs:
                 mu.grad = logvar.grad = None
 
-        return both
+        return recorded(both, name)
 
     def bytes(self, name: str, which: str) -> tuple[int, int]:
         """Moved (see the file's first lines), and in the results alone."""
@@ -166,16 +212,23 @@ LARGEST_SHARED = 1 << 20  # elements
 # --- measuring -----------------------------------------------------------------------------------------------------------
 
 
-def set_threads(threads: int) -> None:
-    torch.set_num_threads(threads)
+def set_threads(threads: int | None) -> None:
+    """None, on a GPU: as many as there are."""
     torch._dynamo.reset()
-    torch._inductor.config.cpp.threads = threads  # by default a cached kernel keeps the number that it was first compiled for
+    if threads is not None:
+        torch.set_num_threads(threads)
+        torch._inductor.config.cpp.threads = threads  # by default a cached kernel keeps the number that it was first compiled for
+
+
+def on(threads: int | None) -> str:
+    return "" if threads is None else f" on {threads} thread{'s' * (threads > 1)}"
 
 
 def copy_bandwidth(device: str) -> float:
     """Bytes a second, read and written."""
     source, target = torch.ones(1 << 26, device=device), torch.ones(1 << 26, device=device)
-    seconds = interleaved({"copy": timed(lambda: target.copy_(source), device)}, rounds=7)["copy"]
+    at_least = LOOP_SECONDS if device == "cuda" else 0.0  # one copy takes a CPU long enough
+    seconds = interleaved({"copy": timed(lambda: target.copy_(source), device, at_least)}, rounds=7)["copy"]
     return 2 * source.nbytes / quartiles(seconds)[1]
 
 
@@ -191,9 +244,13 @@ def missing_compiler(device: str) -> str | None:
     return None
 
 
-def extra_memory(task: Task, name: str, threads: int) -> dict[str, float | None]:
-    """MiB beyond arguments and results in each pass, measured in a process of its own."""
-    if task.device == "cpu" and task.bytes("randn", "forward")[0] < LEAST_MEMORY:
+def extra_memory(task: Task, name: str, threads: int | None) -> dict[str, float | None]:
+    """MiB beyond arguments and results in each pass, on the CPU measured in a process of its own."""
+    if name.endswith("-graph"):  # whose memory is taken when it is recorded, and kept
+        return {}
+    if task.device == "cuda":
+        return extra_memory_here(task, name, threads)
+    if task.bytes("randn", "forward")[0] < LEAST_MEMORY:
         return {}
     glibc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, "-W", "ignore", __file__, "--memory-of", json.dumps([name, threads, *task])]
@@ -201,8 +258,8 @@ def extra_memory(task: Task, name: str, threads: int) -> dict[str, float | None]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def extra_memory_here(task: Task, name: str, threads: int) -> dict[str, float | None]:
-    """What `extra_memory` asks the other process for."""
+def extra_memory_here(task: Task, name: str, threads: int | None) -> dict[str, float | None]:
+    """The same in this process."""
     extra: dict[str, float | None] = {}
     for which in passes(name):
         set_threads(threads)
@@ -216,7 +273,7 @@ def extra_memory_here(task: Task, name: str, threads: int) -> dict[str, float | 
 
 
 class Measured(NamedTuple):
-    threads: int
+    threads: int | None  # None on cuda
     size: str
     which: str
     name: str
@@ -230,7 +287,8 @@ class Measured(NamedTuple):
     def row(self) -> tuple[object, ...]:
         *_, per_element, moved, _, fraction, _ = self.numbers()
         return (
-            *self[:4],
+            "-" if self.threads is None else self.threads,
+            *self[1:4],
             spread(self.seconds, 1e6, digits=1),
             spread(ratios(self.seconds, self.baseline)),
             f"{per_element:.2f}",
@@ -262,17 +320,18 @@ CSV_HEAD = (
 
 
 def measure(
-    sizes: Sequence[str], names: Sequence[str], threads: Sequence[int], dtype: str, device: str, rounds: int, memory: bool
+    sizes: Sequence[str], names: Sequence[str], threads: Sequence[int | None], dtype: str, device: str, rounds: int, memory: bool
 ) -> list[Measured]:
     measured: list[Measured] = []
+    most = max(threads, key=lambda count: count or 0)
     for count in threads:
         set_threads(count)
         bandwidth = copy_bandwidth(device)
-        print(f"copy_ on {count} thread{'s' * (count > 1)}: {bandwidth / 1e9:.1f} GB/s", file=sys.stderr)
+        print(f"copy_{on(count)}: {bandwidth / 1e9:.1f} GB/s", file=sys.stderr)
         for size in sizes:
             rows, columns = map(int, size.split("x"))
             task = Task(rows, columns, dtype, device)
-            extra = {name: extra_memory(task, name, count) for name in names if memory and count == max(threads)}
+            extra = {name: extra_memory(task, name, count) for name in names if memory and count == most}
             for which, shared in CALLS.items():
                 if shared > 1 and rows * columns > LARGEST_SHARED:
                     continue
@@ -288,7 +347,7 @@ def measure(
                             task.bytes(name, which)[0], bandwidth, extra.get(name, {}).get(which),
                         )
                     )  # fmt: skip
-            print(f"{size} on {count} thread{'s' * (count > 1)}: done", file=sys.stderr)
+            print(f"{size}{on(count)}: done", file=sys.stderr)
     return measured
 
 
@@ -297,7 +356,7 @@ def measure(
 # Okabe and Ito's palette, which colour-blind eyes tell apart; a contender keeps its colour, compiled it is dashed and hollow.
 COLOURS = {"eager": "#000000", "distributions": "#E69F00", "randn": "#009E73", "vaekit": "#0072B2", "fallback": "#CC79A7"}
 MARKERS = {"eager": "o", "distributions": "^", "randn": "v", "vaekit": "s", "fallback": "D"}
-KEY_COLOUR = "#56B4E9"
+SHADES = {"vaekit-key": "#56B4E9", "vaekit-graph": "#D55E00"}
 
 
 def plot(found: Sequence[Measured], file: Path, title: str) -> None:
@@ -320,7 +379,7 @@ def plot(found: Sequence[Measured], file: Path, title: str) -> None:
                 middle,
                 yerr=[[b - a for a, b in zip(low, middle, strict=True)], [b - a for a, b in zip(middle, high, strict=True)]],
                 label=name,
-                color=KEY_COLOUR if name == "vaekit-key" else COLOURS[family],
+                color=SHADES.get(name, COLOURS[family]),
                 marker=MARKERS[family],
                 markerfacecolor="white" if compiled else None,
                 linestyle="--" if compiled else "-",
@@ -332,7 +391,7 @@ def plot(found: Sequence[Measured], file: Path, title: str) -> None:
         axis.set_xticks([elements[s] for s in sizes], [s.replace("x", " x ") for s in sizes], rotation=30, ha="right")
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-        axis.set_title(f"{'forward' if which == 'forward' else 'forward and backward'}, {count} thread{'s' * (count > 1)}")
+        axis.set_title(f"{'forward' if which == 'forward' else 'forward and backward'}{on(count).replace(' on', ',')}")
     for row in axes:
         row[0].set_ylabel("nanoseconds an element")
     for axis in axes[-1]:
@@ -348,7 +407,7 @@ def plot(found: Sequence[Measured], file: Path, title: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="BxD", help=f"default: {' '.join(SIZES)}")
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="numbers of threads, one after the other (1 2)")
+    parser.add_argument("--threads", nargs="+", type=int, help="numbers of threads, one after the other (1 2); on the CPU only")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=15, help="how often each contender is timed (15)")
@@ -363,8 +422,14 @@ def main() -> None:
         name, threads, *task = json.loads(args.memory_of)
         print(json.dumps(extra_memory_here(Task(*task), name, threads)))
         return
+    require(args.device)
+    if args.device == "cuda" and args.threads:
+        parser.error("--threads is for the CPU")
+    threads = [None] if args.device == "cuda" else args.threads or [1, 2]
     wanted = args.only or [name for name in CONTENDERS if args.fallback or not name.startswith("fallback")]
     names = [name for name in CONTENDERS if name == "eager" or name in wanted]
+    if args.device == "cpu" or not vaekit.has_native("cuda"):
+        names = [name for name in names if not name.endswith("-graph")]
     problem = missing_compiler(args.device) if any(name.endswith("-compiled") for name in names) else None
     if problem:
         names = [name for name in names if not name.endswith("-compiled")]
@@ -372,7 +437,7 @@ def main() -> None:
     environment = header(args.device)
     print(environment)
     print(f"{args.dtype} on {args.device}, {args.rounds} rounds; median (quartiles)\n")
-    found = measure(args.sizes, names, args.threads, args.dtype, args.device, args.rounds, not args.no_memory)
+    found = measure(args.sizes, names, threads, args.dtype, args.device, args.rounds, not args.no_memory)
     print(table([HEAD, *(measured.row() for measured in found)]))
     if problem:
         print(f"\nwithout the compiled contenders, because torch.compile found no compiler: {problem}")

@@ -82,9 +82,10 @@ VAEKIT_INLINE Vector<S> load_vector(const void* data, int64_t place) {
   return *reinterpret_cast<const Vector<S>*>(static_cast<const S*>(data) + place);
 }
 
+// `place` counts in S; written as an index into vectors, without which nvcc stores number by number.
 template <class S>
 VAEKIT_INLINE void store_vector(void* data, int64_t place, const Vector<S>& vector) {
-  *reinterpret_cast<Vector<S>*>(static_cast<S*>(data) + place) = vector;
+  static_cast<Vector<S>*>(data)[static_cast<uint64_t>(place) / kLength<S>] = vector;
 }
 
 // --- where the operands lie ------------------------------------------------------------------------------------------------
@@ -151,16 +152,16 @@ VAEKIT_INLINE void load(const View& view, int64_t offset, int64_t column, int fr
 // The same into a contiguous array, at element `place`.
 template <class S, bool vectors, int n, class T>
 VAEKIT_INLINE void store(void* data, int64_t place, int from, int to, const T (&values)[n]) {
-  S* out = static_cast<S*>(data) + place;
   if constexpr (vectors) {
     VAEKIT_UNROLL(2)
     for (int start = 0; start < n; start += kLength<S>) {
       Vector<S> vector;
       VAEKIT_UNROLL(8)
       for (int i = 0; i < kLength<S>; ++i) narrow(values[start + i], vector.values[i]);
-      store_vector(out, start, vector);
+      store_vector(data, place + start, vector);
     }
   } else {
+    S* out = static_cast<S*>(data) + place;
     VAEKIT_UNROLL(4)
     for (int i = 0; i < n; ++i) {
       if (from <= i && i < to) narrow(values[i], out[i]);
@@ -283,16 +284,14 @@ VAEKIT_DEVICE void reduce(const Forward& p, const Segment& segment, T share) {
 
 // --- device: the kernels ---------------------------------------------------------------------------------------------------
 
-// Blocks that a multiprocessor shall hold at once, which bounds the registers: the most with which no architecture spills. So 32 to
-// 60 KiB are on their way from memory at a time, where an H100 needs 18 (3.35 TB/s * 0.7 us / 132) and a B200 38.
+// Blocks that a multiprocessor shall hold at once, which bounds the registers: the most with which no architecture spills. So 24 to
+// 60 KiB are on their way from memory at a time, where an H100 needs 18 (3.35 TB/s * 0.7 us / 132).
 template <class S>
-constexpr int kForwardBlocks = sizeof(S) == 4 ? 5 : 4;
-template <class S>
-constexpr int kBackwardBlocks = sizeof(S) == 4 ? 5 : sizeof(S) == 8 ? 4 : 3;
+constexpr int kBlocksAtOnce = sizeof(S) == 4 ? 5 : sizeof(S) == 8 ? 4 : 3;
 
 // The usual call: one draw, noise from a key, a standard normal prior, kl summed, 16 bytes at a time.
 template <class S>
-__global__ void __launch_bounds__(kThreads, kForwardBlocks<S>) forward_usual(__grid_constant__ const Forward p) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce<S>) forward_usual(__grid_constant__ const Forward p) {
   using T = typename Compute<S>::Type;
   constexpr int n = kLength<S>;
   const T limit = Real<T>::kExpLimit;
@@ -394,7 +393,7 @@ __global__ void __launch_bounds__(kThreads) add_segments(__grid_constant__ const
 }
 
 template <class S>
-__global__ void __launch_bounds__(kThreads, kBackwardBlocks<S>) backward_usual(__grid_constant__ const Backward p) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce<S>) backward_usual(__grid_constant__ const Backward p) {
   using T = typename Compute<S>::Type;
   constexpr int n = kLength<S>;
   const T limit = Real<T>::kExpLimit;
