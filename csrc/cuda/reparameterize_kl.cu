@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <string>
+
 #include "../operator.h"
 #include "reparameterize_kl.cuh"
 
@@ -72,12 +74,16 @@ class Call {
   }
 
   template <class Problem>
-  void operator()(void (*kernel)(Problem), unsigned blocks_x, unsigned blocks_y, const Problem& p) const {
+  void operator()(void (*kernel)(Problem), const cuda::Grid& grid, const Problem& p) const {
     cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(blocks_x, blocks_y);
+    config.gridDim = dim3(grid.x, grid.y, grid.z);
     config.blockDim = dim3(cuda::kThreads);
     config.stream = static_cast<cudaStream_t>(stream);
-    STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, p));
+    const cudaError_t error = cudaLaunchKernelEx(&config, kernel, p);
+    STD_TORCH_CHECK(error != cudaErrorNoKernelImageForDevice,
+                    "vaekit's CUDA library has no code for this GPU, only " VAEKIT_CUDA_ARCHITECTURES
+                    "; build it for this one (TORCH_CUDA_ARCH_LIST), or set VAEKIT_CUDA=0 to do without it");
+    STD_CUDA_CHECK(error);
   }
 
   const Shape shape;
@@ -122,9 +128,12 @@ std::tuple<Tensor, Tensor> forward(const Tensor& mu, const Tensor& logvar, const
   p.z = z.mutable_data_ptr();
   p.kl = kl.mutable_data_ptr();
   // Freed when this returns, and given by torch to nobody else before the kernels of this stream are done with it.
-  const int64_t segments = cuda::segments_of(p);
-  const Tensor sums = empty(&segments, 1, ScalarType::Double, mu);
-  p.segments = segments > 0 ? static_cast<double*>(sums.mutable_data_ptr()) : nullptr;
+  OptionalTensor sums;
+  p.segments = nullptr;
+  if (const int64_t segments = cuda::segments_of(p)) {
+    sums = empty(&segments, 1, ScalarType::Double, mu);
+    p.segments = static_cast<double*>(sums->mutable_data_ptr());
+  }
   with_storage(mu.scalar_type(), [&](auto storage) { cuda::forward<decltype(storage)>(p, call.processors, call); });
   return {z, kl};
 }
@@ -162,7 +171,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const OptionalTensor& grad_z
 }  // namespace
 }  // namespace vaekit
 
+// Why the kernels cannot be used here; empty where they can. The CUDA runtime in this library needs a driver of its own major version
+// or a later one, whatever runtime torch has. Without a driver there is no GPU, and nothing in the way.
+VAEKIT_EXPORT const char* vaekit_cuda_obstacle() {
+  static const std::string obstacle = [] {
+    int driver = 0;
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0 || driver / 1000 >= CUDART_VERSION / 1000) return std::string();
+    const auto text = [](int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); };
+    return "it was built with CUDA " + text(CUDART_VERSION) + ", and the driver here is for CUDA " + text(driver);
+  }();
+  return obstacle.c_str();
+}
+
 STABLE_TORCH_LIBRARY_IMPL(vaekit, CUDA, m) {
+  if (*vaekit_cuda_obstacle()) return;
   m.impl("reparameterize_kl", TORCH_BOX(&vaekit::forward));
   m.impl("reparameterize_kl_backward", TORCH_BOX(&vaekit::backward));
 }

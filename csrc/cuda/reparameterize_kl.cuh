@@ -5,9 +5,10 @@
 // one; the block for a long one, and several blocks for one longer than kSegment. A thread takes 16 bytes of mu and of logvar at a
 // time, makes their noise in registers from the key, and writes 16 bytes of z; the divergences are added within the thread, then over
 // the group by shuffles, in an order that follows from the shape alone. Where a tensor's place or strides do not allow 16 bytes, the
-// elements of one Philox block are read one by one. The arithmetic is that of the CPU kernel (../gaussian.h), to the bit.
+// elements of one Philox block are read one by one. The arithmetic is that of the CPU kernel (../gaussian.h), to the bit (but for which
+// NaN it is).
 //
-// A kernel is launched through a function object `launch(kernel, blocks_x, blocks_y, argument)` that the caller gives.
+// A kernel is launched through a function object `launch(kernel, grid, argument)` that the caller gives.
 #pragma once
 
 #include "../half.h"
@@ -24,7 +25,6 @@ constexpr int kWarp = 32;
 constexpr int kVectorBytes = 16;
 constexpr int kSegment = 4096;              // elements of a row that one block takes
 constexpr int64_t kBlocksPerProcessor = 32;  // beyond these, a block goes on with further rows
-constexpr int64_t kMaxBlocksY = 65535;
 
 constexpr unsigned kWholeWarp = 0xFFFFFFFFu;
 
@@ -285,9 +285,15 @@ VAEKIT_DEVICE void reduce(const Forward& p, const Segment& segment, T share) {
 // --- device: the kernels ---------------------------------------------------------------------------------------------------
 
 // Blocks that a multiprocessor shall hold at once, which bounds the registers: the most with which no architecture spills. So 24 to
-// 60 KiB are on their way from memory at a time, where an H100 needs 18 (3.35 TB/s * 0.7 us / 132).
+// 60 KiB are on their way from memory at a time, where an H100 needs 18 (3.35 TB/s * 0.7 us / 132). One of compute capability 7.5
+// has room for 4 at most.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750
+template <class S>
+constexpr int kBlocksAtOnce = sizeof(S) == 2 ? 3 : 4;
+#else
 template <class S>
 constexpr int kBlocksAtOnce = sizeof(S) == 4 ? 5 : sizeof(S) == 8 ? 4 : 3;
+#endif
 
 // The usual call: one draw, noise from a key, a standard normal prior, kl summed, 16 bytes at a time.
 template <class S>
@@ -356,10 +362,10 @@ __global__ void __launch_bounds__(kThreads) forward_any(__grid_constant__ const 
       }
       if (p.reduce) {
         share += sum_of(values);  // an element that does not exist has a divergence of exactly 0
-      } else {
+      } else if (blockIdx.z == 0) {
         store<T, vectors>(p.kl, place, from, to, values);
       }
-      for (int64_t k = 0; k < p.samples; ++k) {
+      for (int64_t k = blockIdx.z; k < p.samples; k += gridDim.z) {
         const int64_t sample = k * p.work.rows * p.work.event;
         if (!p.eps) {
           normals(seed, offset + static_cast<uint64_t>(k) * kSampleStride, stream + static_cast<uint64_t>(column), values);
@@ -373,22 +379,18 @@ __global__ void __launch_bounds__(kThreads) forward_any(__grid_constant__ const 
         store<S, vectors>(p.z, sample + place, from, to, values);
       }
     }
-    if (p.reduce) reduce(p, segment, share);
+    if (p.reduce && blockIdx.z == 0) reduce(p, segment, share);
   });
 }
 
-// kl of rows that were taken in segments.
+// kl of rows that were taken in segments; a block takes a row.
 template <class T>
 __global__ void __launch_bounds__(kThreads) add_segments(__grid_constant__ const Forward p) {
-  const int64_t at_once = kThreads / kWarp;
-  for (int64_t first = blockIdx.x * at_once; first < p.work.rows; first += gridDim.x * at_once) {
-    const int64_t row = first + threadIdx.x / kWarp;
+  for (int64_t row = blockIdx.x; row < p.work.rows; row += gridDim.x) {
     double share = 0;
-    for (int64_t i = threadIdx.x % kWarp; i < p.work.segments && row < p.work.rows; i += kWarp) {
-      share += p.segments[row * p.work.segments + i];
-    }
-    const double sum = sum_over_threads(share, kWarp);
-    if (threadIdx.x % kWarp == 0 && row < p.work.rows) static_cast<T*>(p.kl)[row] = static_cast<T>(sum);
+    for (int64_t i = threadIdx.x; i < p.work.segments; i += kThreads) share += p.segments[row * p.work.segments + i];
+    const double sum = sum_over_block(share);
+    if (threadIdx.x == 0) static_cast<T*>(p.kl)[row] = static_cast<T>(sum);
   }
 }
 
@@ -526,22 +528,23 @@ inline bool takes_vectors(const View& view, int64_t bytes) {
 inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Grid {
-  unsigned x, y;
+  unsigned x, y, z;  // rows, segments, samples
 };
 
-// Fills in p.work; n elements are taken at a time.
+inline int64_t at_most(int64_t wanted, int64_t most) { return wanted < most ? wanted : most; }
+
+// Fills in p.work; n elements are taken at a time. What a row's threads are depends on its length alone, so that its sum does.
 inline Grid lay_out(Operands& p, int n, int processors) {
   Work& work = p.work;
-  work.segment = static_cast<int>(work.event < kSegment ? work.event : kSegment);
+  work.segment = static_cast<int>(at_most(work.event, kSegment));
   work.segments = ceiling(work.event, work.segment);
   const int64_t steps = ceiling(work.event, n);
   work.group_bits = 0;
   while (work.group() < kWarp && work.group() < steps) ++work.group_bits;
-  if (steps > 8 * kWarp) work.group_bits = kBlockBits;
-  const int64_t most = kBlocksPerProcessor * processors, wanted = ceiling(work.rows, kThreads / work.group());
-  const int64_t x = wanted < most ? wanted : most;
-  const int64_t room = ceiling(most, x) < kMaxBlocksY ? ceiling(most, x) : kMaxBlocksY;
-  return {static_cast<unsigned>(x), static_cast<unsigned>(work.segments < room ? work.segments : room)};
+  if (steps > 4 * kWarp) work.group_bits = kBlockBits;
+  const int64_t most = kBlocksPerProcessor * processors, x = at_most(ceiling(work.rows, kThreads / work.group()), most);
+  const int64_t y = at_most(work.segments, ceiling(most, x));
+  return {static_cast<unsigned>(x), static_cast<unsigned>(y), static_cast<unsigned>(at_most(p.samples, ceiling(most, x * y)))};
 }
 
 // How many doubles Forward::segments has to hold.
@@ -567,30 +570,29 @@ void forward(Forward p, int processors, const Launch& launch) {
   const bool vectors = takes_vectors<S>(p);
   const Grid grid = lay_out(p, vectors ? kLength<S> : kPerBlock<T>, processors);
   if (vectors && is_usual(p)) {
-    launch(forward_usual<S>, grid.x, grid.y, p);
+    launch(forward_usual<S>, grid, p);
   } else if (vectors) {
-    launch(forward_any<S, true>, grid.x, grid.y, p);
+    launch(forward_any<S, true>, grid, p);
   } else {
-    launch(forward_any<S, false>, grid.x, grid.y, p);
+    launch(forward_any<S, false>, grid, p);
   }
-  if (p.segments) {
-    const int64_t blocks = ceiling(p.work.rows, kThreads / kWarp), most = kBlocksPerProcessor * processors;
-    launch(add_segments<T>, static_cast<unsigned>(blocks < most ? blocks : most), 1u, p);
-  }
+  if (p.segments) launch(add_segments<T>, {static_cast<unsigned>(at_most(p.work.rows, kBlocksPerProcessor * processors)), 1, 1}, p);
 }
 
+// Samples are added up in their order, by the thread that has the element.
 template <class S, class Launch>
 void backward(Backward p, int processors, const Launch& launch) {
   using T = typename Compute<S>::Type;
-  const bool vectors = takes_vectors<S>(p) && takes_vectors(p.grad_z, sizeof(S)) &&
-                       (p.reduce || takes_vectors(p.grad_kl, sizeof(T)));
-  const Grid grid = lay_out(p, vectors ? kLength<S> : kPerBlock<T>, processors);
+  const bool vectors =
+      takes_vectors<S>(p) && takes_vectors(p.grad_z, sizeof(S)) && (p.reduce || takes_vectors(p.grad_kl, sizeof(T)));
+  Grid grid = lay_out(p, vectors ? kLength<S> : kPerBlock<T>, processors);
+  grid.z = 1;
   if (vectors && is_usual(p) && p.grad_z && p.grad_kl) {
-    launch(backward_usual<S>, grid.x, grid.y, p);
+    launch(backward_usual<S>, grid, p);
   } else if (vectors) {
-    launch(backward_any<S, true>, grid.x, grid.y, p);
+    launch(backward_any<S, true>, grid, p);
   } else {
-    launch(backward_any<S, false>, grid.x, grid.y, p);
+    launch(backward_any<S, false>, grid, p);
   }
 }
 

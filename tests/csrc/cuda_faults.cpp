@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -47,8 +48,8 @@ void run(const Case& c, Order order, uint64_t seed) {
   std::vector<float> z(n * c.samples), kl(c.rows), grad_mu(n), grad_logvar(n), grad_prior_mu(n), grad_prior_logvar(n);
   std::vector<double> segments;
 
-  const auto launch = [&](auto kernel, unsigned x, unsigned y, const auto& p) {
-    cuda_on_cpu::launch(cuda_on_cpu::Settings{order, seed}, kernel, {x, y}, unsigned{cuda::kThreads}, p);
+  const auto launch = [&](auto kernel, const cuda::Grid& grid, const auto& p) {
+    cuda_on_cpu::launch(cuda_on_cpu::Settings{order, seed}, kernel, {grid.x, grid.y, grid.z}, unsigned{cuda::kThreads}, p);
   };
   const auto fill = [&](cuda::Operands& p) {
     p.work.rows = c.rows, p.work.event = c.event;
@@ -90,6 +91,63 @@ void run(const Case& c, Order order, uint64_t seed) {
   }
 }
 
+// Which kernel a call gets, and that its grid is one that CUDA launches.
+void check_layouts() {
+  const auto laid_out = [](int64_t rows, int64_t event, int64_t samples, int64_t row_stride) {
+    const void* chosen = nullptr;
+    const auto record = [&](auto kernel, const cuda::Grid& grid, const auto&) {
+      if (chosen == nullptr) chosen = reinterpret_cast<const void*>(kernel);
+      if (grid.x >= 1 && grid.x < (1u << 31) && grid.y >= 1 && grid.y <= 65535 && grid.z >= 1 && grid.z <= 65535) return;
+      std::printf("a grid of %u x %u x %u\n", grid.x, grid.y, grid.z);
+      std::exit(1);
+    };
+    alignas(16) static char somewhere[16];
+    cuda::Forward f = {};
+    f.work.rows = rows, f.work.event = event, f.samples = samples, f.reduce = true;
+    f.mu = f.logvar = {somewhere, 0, row_stride, 1};
+    f.segments = reinterpret_cast<double*>(somewhere);
+    cuda::forward<float>(f, 132, record);
+    const void* forward = chosen;
+    cuda::Backward b = {};
+    static_cast<cuda::Operands&>(b) = f;
+    b.grad_z = f.mu, b.grad_kl = {somewhere, 0, 1, 0}, chosen = nullptr;
+    cuda::backward<float>(b, 132, record);
+    return std::pair(forward, chosen);
+  };
+  for (const int64_t rows : {int64_t{1}, int64_t{100}, int64_t{1} << 32}) {
+    for (const int64_t event : {int64_t{1}, int64_t{64}, int64_t{5000}, int64_t{1} << 30}) laid_out(rows, event, 1 << 20, event);
+  }
+  const auto name = [](auto* kernel) { return reinterpret_cast<const void*>(kernel); };
+  const bool usual = laid_out(64, 20, 1, 40) == std::pair(name(cuda::forward_usual<float>), name(cuda::backward_usual<float>));
+  const bool any = laid_out(64, 20, 2, 40) == std::pair(name(cuda::forward_any<float, true>), name(cuda::backward_any<float, true>));
+  const bool scalar =
+      laid_out(64, 20, 1, 41) == std::pair(name(cuda::forward_any<float, false>), name(cuda::backward_any<float, false>));
+  if (usual && any && scalar) return;
+  std::puts("a call gets another kernel than it should");
+  std::exit(1);
+}
+
+// Rows further apart than 32 bits count, in memory of which next to nothing is touched.
+void check_long_strides() {
+  const int64_t stride = (int64_t{1} << 32) + 4, rows = 3, event = 16;
+  const size_t bytes = ((rows - 1) * stride + event) * sizeof(float);
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return;  // the system does not lend so much
+  float dense[rows * event], z[2][rows * event], kl[2][rows], *sparse = static_cast<float*>(memory);
+  for (int64_t i = 0; i < rows * event; ++i) sparse[i / event * stride + i % event] = dense[i] = std::sin(1.0 * i);
+  for (const int far : {0, 1}) {
+    cuda::Forward f = {};
+    f.work.rows = rows, f.work.event = event, f.samples = 1, f.key = key, f.key_stride = 1, f.reduce = true;
+    f.mu = f.logvar = {far ? sparse : dense, 0, far ? stride : event, 1};
+    f.z = z[far], f.kl = kl[far];
+    cuda::forward<float>(f, 1, [](auto kernel, const cuda::Grid& grid, const auto& p) {
+      cuda_on_cpu::launch(kernel, {grid.x, grid.y, grid.z}, unsigned{cuda::kThreads}, p);
+    });
+  }
+  munmap(memory, bytes);
+  for (int64_t i = 0; i < rows * event; ++i) expect(z[1][i], z[0][i], "z of rows far apart", i, {rows, event, stride, 1, false});
+}
+
 }  // namespace
 
 int main() {
@@ -107,9 +165,12 @@ int main() {
         run({2, event, event, 1, false}, order, seed);
         run({2, event, event, 2, true}, order, seed);
       }
+      run({2, 6, 6, 40, false}, order, seed);  // more samples than blocks
       run({40, 1100, 1100, 1, false}, order, seed);  // more rows than blocks
       run({1, 40 * 4096, 40 * 4096, 1, false}, order, seed);  // more segments than blocks
     }
+    check_layouts();
+    check_long_strides();
   } catch (const std::exception& error) {
     std::printf("%s\n", error.what());
     return 1;

@@ -14,9 +14,12 @@
 #include <torch/csrc/stable/library.h>
 
 extern "C" {
-AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) { return *stream = nullptr, 0; }
-AOTITorchError aoti_torch_create_device_guard(int32_t, DeviceGuardHandle* guard) { return *guard = nullptr, 0; }
-AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle) { return 0; }
+AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) { return *stream = &cuda_on_cpu::current_stream, 0; }
+AOTITorchError aoti_torch_create_device_guard(int32_t, DeviceGuardHandle* guard) {
+  cuda_on_cpu::guarded = true, cuda_on_cpu::set = false;
+  return *guard = reinterpret_cast<DeviceGuardHandle>(&cuda_on_cpu::guarded), 0;
+}
+AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle) { return cuda_on_cpu::guarded = cuda_on_cpu::set = false, 0; }
 AOTITorchError torch_c10_cuda_check_msg(int32_t, const char*, const char*, uint32_t, bool, char** message) {
   return *message = nullptr, 0;
 }

@@ -166,8 +166,8 @@ struct Dimensions {
 };
 // Of a launch, in blocks.
 struct Grid {
-  Grid(unsigned x_, unsigned y_ = 1) : x(x_), y(y_) {}
-  unsigned x, y;
+  Grid(unsigned x_, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+  unsigned x, y, z;
 };
 
 inline Dimensions thread_index{0, 0, 0}, block_index{0, 0, 0}, block_size{1, 1, 1}, grid_size{1, 1, 1};
@@ -219,15 +219,15 @@ class Launch {
 
   void run(Grid grid, unsigned block) {
     if (current != nullptr) throw std::runtime_error("a kernel cannot launch another one");
-    const unsigned count = grid.x * grid.y;
-    if (count < 1 || block < 1 || block > 1024) {
+    const unsigned count = grid.x * grid.y * grid.z;
+    if (count < 1 || block < 1 || block > 1024 || grid.y > 65535 || grid.z > 65535) {
       throw std::runtime_error("cannot launch " + std::to_string(count) + " blocks of " + std::to_string(block) + " threads");
     }
     struct Running {
       explicit Running(Launch* launch) { current = launch; }
       ~Running() { current = nullptr; }
     } running(this);
-    grid_size.x = grid.x, grid_size.y = grid.y, block_size.x = block;
+    grid_size = {grid.x, grid.y, grid.z}, block_size.x = block;
     threads_ = std::vector<Thread>(block);
     ranks_.resize((block + kWarp - 1) / kWarp);
     std::vector<unsigned> blocks(count);
@@ -290,15 +290,16 @@ class Launch {
   }
 
   [[noreturn]] static void fail(const std::string& what) {
-    const std::string y = grid_size.y > 1 ? ", " + std::to_string(block_index.y) : "";
-    throw std::runtime_error("block " + std::to_string(block_index.x) + y + ": " + what);
+    std::string index = std::to_string(block_index.x);
+    if (grid_size.y * grid_size.z > 1) index += ", " + std::to_string(block_index.y) + ", " + std::to_string(block_index.z);
+    throw std::runtime_error("block " + index + ": " + what);
   }
 
   inline static Launch* current = nullptr;
 
  private:
   void run_block(unsigned index) {
-    block_index.x = index % grid_size.x, block_index.y = index / grid_size.x;
+    block_index = {index % grid_size.x, index / grid_size.x % grid_size.y, index / grid_size.x / grid_size.y};
     returned_ = at_barrier_ = 0;
     for (Thread& thread : threads_) thread.state = Thread::kReady;
     const uint64_t ranks = settings_.order == Order::kShuffled ? uint64_t{1} << random() % 4 : 1;

@@ -30,7 +30,7 @@ FAULTS = {
         r"kl\[\d+\] is",
     ),
     "a barrier that a part of the block does not reach": (
-        "    if (p.reduce) reduce(p, segment, share);",
+        "    if (p.reduce && blockIdx.z == 0) reduce(p, segment, share);",
         "    if (p.reduce && segment.length > 0) reduce(p, segment, share);",
         r"__shfl_xor_sync .* but|deadlock|returned from the kernel",
     ),
@@ -75,14 +75,34 @@ FAULTS = {
         r"z\[\d+\] is",
     ),
     "segments whose sums are not all added": (
-        "i < p.work.segments && row < p.work.rows; i += kWarp",
-        "i + 1 < p.work.segments && row < p.work.rows; i += kWarp",
+        "i < p.work.segments; i += kThreads",
+        "i + 1 < p.work.segments; i += kThreads",
         r"kl\[\d+\] is",
     ),
     "samples of one stream": (
         "offset + static_cast<uint64_t>(k) * kSampleStride, stream + static_cast<uint64_t>(column), values",
         "offset, stream + static_cast<uint64_t>(column), values",
         r"z\[\d+\] is",
+    ),
+    "samples that two blocks leave out": (
+        "k < p.samples; k += gridDim.z",
+        "k < p.samples; k += gridDim.z + 2",
+        r"z\[\d+\] is",
+    ),
+    "a row counted in 32 bits": (
+        "sample * sample_stride + row * row_stride;",
+        "sample * sample_stride + static_cast<int>(row * row_stride);",
+        "z of rows far apart|SEGV",
+    ),
+    "a usual call without its kernel": (
+        "if (vectors && is_usual(p)) {",
+        "if (false) {",
+        "another kernel than it should",
+    ),
+    "more segments than a grid has room for": (
+        "const int64_t y = at_most(work.segments, ceiling(most, x));",
+        "const int64_t y = work.segments;",
+        "a grid of",
     ),
     "a prior that forward forgets": (
         "const Divergence<T> d = p.prior_mu ?",

@@ -73,10 +73,15 @@ def _load(device_type: str) -> str:
         raise _Broken(f"{library} has {size} bytes, but the library that was built has {built['bytes']}; {_AGAIN}")
     try:
         torch.ops.load_library(str(library))
-        capability = getattr(ctypes.CDLL(str(library)), f"vaekit_{device_type}_capability")
+        loaded = ctypes.CDLL(str(library))
+        capability = getattr(loaded, f"vaekit_{device_type}_capability")
     except (OSError, AttributeError) as error:
         said = error.__cause__ or error  # torch's own message only has the path
         raise _Broken(f"the library could not be loaded: {said}; {_AGAIN}") from error
+    if device_type == "cuda":
+        loaded.vaekit_cuda_obstacle.restype = ctypes.c_char_p
+        if obstacle := loaded.vaekit_cuda_obstacle().decode():  # the library itself has registered nothing then
+            raise _Broken(f"{obstacle}; update the driver, or {_AGAIN} with a CUDA toolkit as old as the driver (CUDA_HOME)")
     capability.restype = ctypes.c_char_p
     return f"native ({capability().decode()}; {built['compiler']}, torch {built['torch']} headers)"
 
