@@ -204,6 +204,11 @@ def find_architectures(nvcc, its_version):
             raise Obstacle(f"{its_version} knows no GPU that vaekit is built for; install CUDA 12 or 13 and {AGAIN}")
         return [*(f"sm_{number}" for number in numbers), f"compute_{numbers[-1]}"]
     codes, later = [], []
+    oldest = int(CUDA_ARCHITECTURES[0])
+    older = [name for name in told if (number := re.match(r"(\d+)\.(\d)", name)) and int(number[1] + number[2]) < oldest]
+    if older and len(older) < len(told):  # a list for other packages too, as container images set it
+        print(f"vaekit: not built for {' '.join(older)}, which are below 7.5", file=sys.stderr)
+        told = [name for name in told if name not in older]
     for name in told:
         number = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", name)  # 9.0a: with instructions that only this architecture has
         if not number or number[1] + number[2] not in known:

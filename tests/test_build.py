@@ -458,6 +458,7 @@ def test_no_library_and_the_cuda_library_contradict_each_other(repository):
         ("9.0", ["sm_90"]),
         ("7.5;8.7 9.0+PTX", ["sm_75", "sm_87", "sm_90", "compute_90"]),
         (" 10.0+PTX,7.5, 7.5", ["sm_100", "sm_75", "compute_100"]),
+        ("5.2 6.0 7.0 7.5 9.0+PTX", ["sm_75", "sm_90", "compute_90"]),  # those below 7.5 are left out
         ("9.0a 12.1", ["sm_90a", "sm_121"]),
     ],
 )
