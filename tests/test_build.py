@@ -514,14 +514,11 @@ def test_the_real_cuda_library_is_built_with_any_torch_and_loads_where_torch_has
     assert not [name for name in needed if "cudart" in name]
     symbols = [line.split() for line in elf("readelf", "--wide", "--dyn-syms", site / CUDA_LIBRARY).splitlines()]
     missing, ours = ({s[7].partition("@")[0] for s in symbols if len(s) > 7 and (s[6] == "UND") == w} for w in (True, False))
-    assert "vaekit_cuda_capability" in ours
+    exported = {"vaekit_cuda_capability", "vaekit_cuda_obstacle"}
+    assert exported <= ours
     assert "aoti_torch_get_current_cuda_stream" in missing
     # All that it needs of CUDA and of torch's C++ is in it; torch's C functions are its stable ABI.
-    assert not [
-        name
-        for name in missing | ours - {"vaekit_cuda_capability"}
-        if re.match(r"cuda|__cuda|cu[A-Z]|_ZN(K?)(2at|3c10|5torch)", name)
-    ]
+    assert not [name for name in missing | ours - exported if re.match(r"cuda|__cuda|cu[A-Z]|_ZN(K?)(2at|3c10|5torch)", name)]
 
     seen = imported(site)
     assert seen["warnings"] == []
@@ -695,10 +692,11 @@ CUDA_TORCH, ROCM_TORCH = (
 )
 
 
-def stand_in(site: Path, device: str) -> dict:
+def stand_in(site: Path, device: str, obstacle: str = "") -> dict:
     """Puts a stand-in where the library belongs, which any torch loads, and gives what the record says of it."""
     library, source = site / f"vaekit/_C_{device}{native._SUFFIX}", site / f"{device}.cpp"
-    source.write_text(STAND_IN.replace("cpu", device))
+    second = STAND_IN.replace("cpu_capability", "cuda_obstacle").replace("stand-in", obstacle)
+    source.write_text(STAND_IN.replace("cpu", device) + second)
     subprocess.run([*COMPILER.split(), "-shared", "-fPIC", "-o", library, source], check=True)
     return {"built": True, "bytes": library.stat().st_size, "compiler": "nvcc 1.0", "torch": "2.10.0"}
 
@@ -717,6 +715,16 @@ def test_the_cuda_library_is_loaded_where_torch_has_cuda(cuda_site):
     assert seen["loaded"] == ["cuda"], "whatever became of the CPU's"
     assert seen["cuda"] == "native (stand-in; nvcc 1.0, torch 2.10.0 headers)"
     assert (seen["warnings"], seen["later"], seen["initialized"]) == ([], [], False)
+
+
+@needs_compiler
+@needs_posix
+def test_a_cuda_library_that_says_what_is_in_its_way_is_not_used(site):
+    write_record(site, built=False, reason="because", deliberate=True, cuda=stand_in(site, "cuda", "the driver is too old"))
+    seen = imported(site, **CUDA_TORCH)
+    assert seen["loaded"] == []
+    assert seen["cuda"].startswith("reference (the driver is too old; update the driver, or install vaekit again")
+    assert len(seen["later"]) == 1
 
 
 @needs_compiler

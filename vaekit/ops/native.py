@@ -75,13 +75,14 @@ def _load(device_type: str) -> str:
         torch.ops.load_library(str(library))
         loaded = ctypes.CDLL(str(library))
         capability = getattr(loaded, f"vaekit_{device_type}_capability")
+        obstacle = loaded.vaekit_cuda_obstacle if device_type == "cuda" else None
     except (OSError, AttributeError) as error:
         said = error.__cause__ or error  # torch's own message only has the path
         raise _Broken(f"the library could not be loaded: {said}; {_AGAIN}") from error
-    if device_type == "cuda":
-        loaded.vaekit_cuda_obstacle.restype = ctypes.c_char_p
-        if obstacle := loaded.vaekit_cuda_obstacle().decode():  # the library itself has registered nothing then
-            raise _Broken(f"{obstacle}; update the driver, or {_AGAIN} with a CUDA toolkit as old as the driver (CUDA_HOME)")
+    if obstacle is not None:
+        obstacle.restype = ctypes.c_char_p
+        if reason := obstacle().decode():  # then the library itself has registered nothing
+            raise _Broken(f"{reason}; update the driver, or {_AGAIN} with a CUDA toolkit as old as the driver (CUDA_HOME)")
     capability.restype = ctypes.c_char_p
     return f"native ({capability().decode()}; {built['compiler']}, torch {built['torch']} headers)"
 
