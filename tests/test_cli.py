@@ -12,6 +12,7 @@ from PIL import Image
 
 import vaekit
 from vaekit import cli
+from vaekit.evaluation import importance_weighted_bound
 
 SMALL = ["--set", "encoder.hidden=[16]", "--set", "decoder.hidden=[16]"]
 QUICK = ["--epochs", "1", "--batch-size", "16", "--device", "cpu", "--no-progress"]
@@ -245,8 +246,20 @@ def test_evaluate_prints_what_vaekit_evaluate_gives(run, data, arguments, capsys
     capsys.readouterr()
     assert command("evaluate", run, *arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines[:-1]] == [[name, f"{value:.4f}"] for name, value in expected.items()]
-    assert lines[-1] == f"nats per example, means over {len(test)} examples"
+    terms, rest = lines[: len(expected)], lines[len(expected) :]
+    assert [line.split() for line in terms] == [[name, f"{value:.4f}"] for name, value in expected.items()]
+    assert rest[0] == f"nats per example, means over {len(test)} examples"
+    assert rest[1].startswith("reconstructions are off by ")
+    assert rest[2].endswith("latent dimensions are active") or "; collapsed: z[" in rest[2]
+    assert len(rest) == 3
+
+
+def test_evaluate_prints_the_bound_when_it_is_told_how_many_samples(run, data, capsys):
+    _, test = vaekit.data.load(data)
+    bound = importance_weighted_bound(vaekit.load(run / "best"), test, num_samples=20)
+    assert command("evaluate", run, "--samples", 20) == 0
+    said = f"log p(x) at least {bound.log_likelihood:.4f} nats (standard error {bound.standard_error:.4f}, effective sample size "
+    assert f"{said}{bound.effective_sample_size:.1f} of 20)" in capsys.readouterr().out
 
 
 def test_evaluate_takes_other_data_and_a_folder_that_save_wrote(run, tmp_path, capsys):

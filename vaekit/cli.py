@@ -17,8 +17,9 @@ import torch
 import typer
 
 import vaekit
-from vaekit import config, data, decoders, encoders, likelihoods, losses, plots, presets, priors, schedules
+from vaekit import config, data, decoders, encoders, evaluation, likelihoods, losses, plots, presets, priors, schedules
 from vaekit.data.batches import check_examples
+from vaekit.priors import StandardNormal
 from vaekit.registry import Registry
 from vaekit.training import History
 from vaekit.training.loop import HISTORY_FILE
@@ -177,13 +178,30 @@ def evaluate(
     weights: WeightsOption = None,
     batch_size: Annotated[int, typer.Option(help="Examples at a time.")] = 500,
     seed: SeedOption = 0,
+    samples: Annotated[
+        int, typer.Option(help="Draws for each example for the importance-weighted bound of log p(x); 0 leaves it out.")
+    ] = 0,
 ) -> None:
-    """Print loss, reconstruction and KL on held-out data."""
+    """Print loss, reconstruction and KL on held-out data, the error of reconstructions, and which latent dimensions are used."""
     vae = _saved_model(run, weights)
     test = _held_out(run, source)
     terms = vaekit.evaluate(vae, test, batch_size=batch_size, seed=seed)
     typer.echo(_table([(name, f"{value:.4f}") for name, value in terms.items()]))
     typer.echo(f"nats per example, means over {len(test)} examples")
+    if samples:
+        bound = evaluation.importance_weighted_bound(vae, test, num_samples=samples, batch_size=batch_size, seed=seed)
+        typer.echo(
+            f"log p(x) at least {bound.log_likelihood:.4f} nats (standard error {bound.standard_error:.4f}, "
+            f"effective sample size {bound.effective_sample_size:.1f} of {samples})"
+        )
+    errors = evaluation.reconstruction_error(vae, test, batch_size=batch_size)
+    typer.echo(
+        f"reconstructions are off by {errors['rmse']:.4g} (root mean square), {errors['mae']:.4g} (mean), in the data's units"
+    )
+    if isinstance(vae.prior, StandardNormal) and len(test) > 1:
+        latents = evaluation.latent_statistics(vae, test, batch_size=batch_size)
+        collapsed = f"; collapsed: {', '.join(latents.collapsed)}" if latents.collapsed else ""
+        typer.echo(f"{int(latents.active.sum())} of {latents.active.numel()} latent dimensions are active{collapsed}")
 
 
 @app.command()

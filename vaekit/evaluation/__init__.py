@@ -1,5 +1,15 @@
-"""Evaluation: what a trained model is worth, in nats."""
+"""Evaluation: what a trained model is worth, in nats and in the data's own units."""
 
+from vaekit.evaluation.bound import Bound, importance_weighted_bound
+from vaekit.evaluation.errors import reconstruction_error
+from vaekit.evaluation.latents import LatentStatistics, latent_statistics
 from vaekit.evaluation.terms import evaluate
 
-__all__ = ["evaluate"]
+__all__ = [
+    "Bound",
+    "LatentStatistics",
+    "evaluate",
+    "importance_weighted_bound",
+    "latent_statistics",
+    "reconstruction_error",
+]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vaekit.data.batches import Batches, check_examples, check_values
-from vaekit.losses.base import LossTerms
+from vaekit.losses.base import Batch, LossTerms
 from vaekit.ops import philox
 from vaekit.vae import VAE, evaluation_mode
 
@@ -55,22 +56,32 @@ def named_terms(terms: LossTerms) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in named.items()}
 
 
+def checked_batches(vae: VAE, data: Any, batch_size: int) -> Batches:
+    """Data as batches; whole examples are checked against the model, and a loader's batches when `on_device` gives them."""
+    batches = Batches(data, batch_size)
+    if batches.examples is not None:
+        check_examples(vae, batches.examples, "data")
+    return batches
+
+
+def on_device(vae: VAE, batches: Batches) -> Iterator[Batch]:
+    """The batches on the model's device."""
+    device = next(vae.parameters()).device
+    for number, batch in enumerate(batches):
+        if batches.examples is None:
+            check_values(vae, batch.x, f"batch {number}")
+        index = None if batch.index is None else batch.index.to(device, non_blocking=True)
+        yield Batch(batch.x.to(device, non_blocking=True), index)
+
+
 @torch.no_grad()
 def mean_terms(vae: VAE, batches: Batches, key: Tensor) -> dict[str, float]:
-    """Mean terms over the batches with the noise of `key`, in evaluation mode, with scheduled weights at their final values.
-
-    What a loader gives, which nobody can have checked as a whole, is checked batch by batch.
-    """
-    device = next(vae.parameters()).device
-    key, sums, row_start = key.to(device), TermSums(), 0
+    """Mean terms over the batches with the noise of `key`, in evaluation mode, with scheduled weights at their final values."""
+    key, sums, row_start = key.to(next(vae.parameters()).device), TermSums(), 0
     with evaluation_mode(vae):
-        for number, batch in enumerate(batches):
-            if batches.examples is None:
-                check_values(vae, batch.x, f"batch {number}")
-            x = batch.x.to(device, non_blocking=True)
-            index = None if batch.index is None else batch.index.to(device, non_blocking=True)
-            sums.add(vae(x, key=key, index=index, row_start=row_start))
-            row_start += len(x)
+        for batch in on_device(vae, batches):
+            sums.add(vae(batch.x, key=key, index=batch.index, row_start=row_start))
+            row_start += len(batch.x)
     return sums.means()
 
 
@@ -96,7 +107,4 @@ def evaluate(vae: VAE, data: Any, *, batch_size: int = 500, seed: int = 0) -> di
         >>> sorted(evaluate(vae, torch.rand(100, 4)))
         ['kl', 'loss', 'reconstruction']
     """
-    batches = Batches(data, batch_size)
-    if batches.examples is not None:
-        check_examples(vae, batches.examples, "data")
-    return mean_terms(vae, batches, evaluation_key(seed))
+    return mean_terms(vae, checked_batches(vae, data, batch_size), evaluation_key(seed))

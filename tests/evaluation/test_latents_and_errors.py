@@ -1,0 +1,90 @@
+"""What latent dimensions carry and how far reconstructions are off, against NumPy and models built to have it."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import vaekit
+from vaekit.evaluation import latent_statistics, reconstruction_error
+
+X = torch.randn(41, 3, generator=torch.Generator().manual_seed(0))
+
+
+def identity_model():
+    """mu = (x0, 0, 2 x2), logvar = (-1, 0, 0.5); what is decoded is (z0, z1, z2 / 2)."""
+    vae = vaekit.create_vae(
+        input_shape=(3,),
+        latent_dim=3,
+        encoder={"name": "mlp", "hidden": ()},
+        decoder={"name": "mlp", "hidden": ()},
+        likelihood="gaussian",
+    )
+    with torch.no_grad():
+        vae.encoder.head.weight.zero_()
+        vae.encoder.head.weight[0, 0], vae.encoder.head.weight[2, 2] = 1.0, 2.0
+        vae.encoder.head.bias[:] = torch.tensor([0.0, 0.0, 0.0, -1.0, 0.0, 0.5])
+        vae.decoder.head.weight[:] = torch.diag(torch.tensor([1.0, 1.0, 0.5]))
+        vae.decoder.head.bias.zero_()
+    return vae
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_latent_statistics_are_numpys(batch_size):
+    result = latent_statistics(identity_model(), X, batch_size=batch_size)
+    mu = np.stack([X[:, 0], np.zeros(41), 2 * X[:, 2]], 1).astype(np.float64)
+    logvar = np.array([-1.0, 0.0, 0.5])
+    np.testing.assert_allclose(result.variance, mu.var(0, ddof=1), rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(result.kl, (0.5 * (mu**2 + np.exp(logvar) - 1 - logvar)).mean(0), rtol=1e-6, atol=1e-9)
+    assert result.active.tolist() == [True, False, True]
+    assert result.collapsed == ["z[1]"]
+
+
+def test_divergences_of_the_dimensions_add_up_to_that_of_evaluate():
+    vae = vaekit.create_vae(input_shape=(3,), latent_dim=4, likelihood="gaussian", seed=0)
+    assert float(latent_statistics(vae, X).kl.sum()) == pytest.approx(vaekit.evaluate(vae, X)["kl"], rel=1e-6)
+
+
+def test_a_variance_far_from_zero_does_not_cancel():
+    vae = identity_model()
+    with torch.no_grad():
+        vae.encoder.head.bias[0] = 1e4
+    mu = X[:, 0].double().numpy()
+    variance = latent_statistics(vae, X, batch_size=5).variance[0]
+    assert float(variance) == pytest.approx(mu.var(ddof=1), rel=1e-3)  # float32 keeps so much of mu
+
+
+def test_the_threshold_decides():
+    assert latent_statistics(identity_model(), X, threshold=100.0).collapsed == ["z[0]", "z[1]", "z[2]"]
+
+
+def test_what_has_no_dimensions_to_take_apart_is_refused():
+    class Other(vaekit.Prior):
+        def log_prob(self, z):
+            return z.flatten(1).sum(-1)
+
+        def sample(self, shape, *, key, dtype):
+            return torch.zeros(shape, dtype=dtype)
+
+    parts = identity_model()
+    vae = vaekit.VAE(parts.encoder, parts.decoder, likelihood=parts.likelihood, prior=Other())
+    with pytest.raises(TypeError, match="for a StandardNormal prior, got Other"):
+        latent_statistics(vae, X)
+    with pytest.raises(ValueError, match="at least two of them, got 1"):
+        latent_statistics(identity_model(), X[:1])
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_reconstruction_errors_are_numpys(batch_size):
+    difference = np.stack([np.zeros(41), X[:, 1], np.zeros(41)], 1)
+    result = reconstruction_error(identity_model(), X, batch_size=batch_size)
+    assert result["rmse"] == pytest.approx(float(np.sqrt((difference**2).mean())), rel=1e-5)
+    assert result["mae"] == pytest.approx(float(np.abs(difference).mean()), rel=1e-5)
+    assert reconstruction_error(identity_model(), DataLoader(X, batch_size=batch_size)) == pytest.approx(result)
+
+
+def test_a_reconstruction_that_is_not_a_number_is_not_taken_for_a_missing_element():
+    vae = identity_model()
+    with torch.no_grad():
+        vae.decoder.head.bias[1] = float("nan")
+    assert np.isnan(reconstruction_error(vae, X)["rmse"])

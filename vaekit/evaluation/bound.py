@@ -1,0 +1,119 @@
+"""The importance-weighted bound of log p(x).
+
+Y. Burda, R. Grosse, R. Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, arXiv:1509.00519, equation 8; the effective
+sample size: A. Kong, "A note on importance sampling using standardized weights", 1992.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaekit.evaluation.terms import checked_batches, evaluation_key, on_device
+from vaekit.ops import philox
+from vaekit.priors.base import Prior
+from vaekit.sizes import checked_size
+from vaekit.vae import VAE, evaluation_mode
+
+
+class Bound(NamedTuple):
+    """log p(x) of a dataset, from below, in nats.
+
+    Attributes:
+        log_likelihood: the mean over the examples. Its expectation rises with the number of samples, up to mean log p(x).
+        standard_error: of that mean, from the finite number of samples alone (not from that of the examples); the delta method's,
+            so trust it only where the effective sample size is well above 1.
+        effective_sample_size: the mean over the examples; between 1 and the number of samples.
+        per_example: float64 [N], on the CPU.
+        effective_sample_sizes: float64 [N], on the CPU.
+    """
+
+    log_likelihood: float
+    standard_error: float
+    effective_sample_size: float
+    per_example: Tensor
+    effective_sample_sizes: Tensor
+
+
+class _WithoutClosedForm(Prior):
+    """The prior as one that no posterior knows an exact divergence from: so it gives log q(z | x) - log p(z) of each draw."""
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.prior.log_prob(z)
+
+    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.prior.sample(shape, key=key, dtype=dtype)
+
+
+@torch.no_grad()
+def importance_weighted_bound(
+    vae: VAE, data: Any, *, num_samples: int = 500, batch_size: int = 100, at_once: int = 5000, seed: int = 0
+) -> Bound:
+    """log 1/K sum_k p(x | z_k) p(z_k) / q(z_k | x) for each example, with K draws z_k from q(z | x).
+
+    Args:
+        vae: the model; it stays on its device.
+        data: what `vaekit.evaluate` takes.
+        num_samples: K, how many are drawn for each example.
+        batch_size: examples that are encoded at a time.
+        at_once: latents that are decoded at a time, which bounds the memory. The result depends on neither.
+        seed: fixes the noise.
+
+    Returns:
+        a `Bound`.
+
+    Raises:
+        ValueError: an empty dataset, data that does not fit the model, sizes below 1.
+
+    Example:
+        >>> import vaekit
+        >>> vae = vaekit.create_vae(input_shape=(4,), latent_dim=2)
+        >>> bound = importance_weighted_bound(vae, torch.rand(10, 4), num_samples=50)
+        >>> bound.per_example.shape
+        torch.Size([10])
+    """
+    for name, value in (("num_samples", num_samples), ("at_once", at_once)):
+        checked_size(name, value)
+    batches, prior = checked_batches(vae, data, batch_size), _WithoutClosedForm(vae.prior)
+    key, row_start = evaluation_key(seed).to(next(vae.parameters()).device), 0
+    bounds, sizes = [], []
+    with evaluation_mode(vae):
+        for batch in on_device(vae, batches):
+            log_sum, log_sum_of_squares = _log_weight_sums(vae, prior, batch.x, key, row_start, num_samples, at_once)
+            bounds.append((log_sum - math.log(num_samples)).cpu())
+            sizes.append(torch.exp(2.0 * log_sum - log_sum_of_squares).cpu())
+            row_start += len(batch.x)
+    per_example, effective = torch.cat(bounds), torch.cat(sizes)
+    # The variance of log of a mean of K weights is that of the weights over K and their mean's square: 1 / ESS - 1 / K.
+    variances = (1.0 / effective - 1.0 / num_samples).clamp(min=0.0)
+    error = float(variances.sum().sqrt()) / len(per_example)
+    return Bound(float(per_example.mean()), error, float(effective.mean()), per_example, effective)
+
+
+def _log_weight_sums(
+    vae: VAE, prior: Prior, x: Tensor, key: Tensor, row_start: int, num_samples: int, at_once: int
+) -> tuple[Tensor, Tensor]:
+    """log of the sum of the weights and of their squares, float64 [B] each, over all samples."""
+    posterior = vae.encode(x)
+    log_sum = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    log_sum_of_squares = log_sum.clone()
+    chunk = max(1, at_once // max(1, len(x)))
+    for first in range(0, num_samples, chunk):
+        count = min(chunk, num_samples - first)
+        # Sample k is the stream with offset + k 2^40: so the samples do not depend on the chunks.
+        chunk_key = key + torch.tensor([0, first], device=key.device) * philox.SAMPLE_STRIDE
+        z, log_ratio = posterior.rsample_kl(prior, key=chunk_key, num_samples=count, row_start=row_start)
+        repeated = x.expand(count, *x.shape).flatten(0, 1)
+        nll = vae.likelihood.nll(vae.decoder(z.flatten(0, 1)), repeated).view(count, len(x))
+        log_weights = -(nll.double() + log_ratio.double())
+        log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(0))
+        log_sum_of_squares = torch.logaddexp(log_sum_of_squares, (2.0 * log_weights).logsumexp(0))
+    return log_sum, log_sum_of_squares
