@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import mpmath
+import torch
 from mpmath import mpf
+from torch import Tensor
 
 from vaekit.likelihoods import (
     Bernoulli,
@@ -189,3 +191,62 @@ CASES = {
         COUNTS,
     ),
 }
+
+
+# Options that a registered likelihood cannot do without.
+REQUIRED = {"categorical": {"classes": 3}}
+
+
+def data_in_support(likelihood: Likelihood, shape: Sequence[int], seed: int = 0) -> Tensor:
+    """float32 examples that any likelihood of the library takes as its own."""
+    u = torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+    steps = likelihood.levels - 1 if isinstance(likelihood, DiscretizedLogistic) else 0
+    if likelihood.whole:
+        return (u * (min(likelihood.highest, 6.0) + 1.0)).floor()
+    if steps:
+        return (u * steps).round() / steps
+    return u if likelihood.bounds_included else 0.01 + 0.98 * u
+
+
+def table(rows: Sequence[tuple[tuple[float, ...], float]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rows (parameters, x) of one element each: natural parameters [N, P, 1], which require a gradient, and x [N, 1]."""
+    parameters = torch.tensor([p for p, _ in rows], dtype=dtype)[:, :, None].requires_grad_()
+    return parameters, torch.tensor([x for _, x in rows], dtype=dtype)[:, None]
+
+
+def whole_table(case: Case, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """All of a case's parameters with all of its values."""
+    return table([(p, x) for p in case.ordinary + case.extreme for x in case.values], dtype)
+
+
+def exact(case: Case, parameters: Tensor, x: Tensor) -> list[mpf]:
+    """The textbook's nll of each row, from the very numbers in the tensors."""
+    with mpmath.workdps(DIGITS):
+        return [
+            case.nll([mpf(v) for v in row], mpf(value))
+            for row, value in zip(parameters[..., 0].tolist(), x[:, 0].tolist(), strict=True)
+        ]
+
+
+def exact_slopes(case: Case, parameters: Tensor, x: Tensor) -> list[list[float]]:
+    """The derivatives of the textbook's nll of each row by its parameters."""
+    slopes, step = [], mpf(10) ** -30
+    with mpmath.workdps(DIGITS):
+        for row, value in zip(parameters[..., 0].tolist(), x[:, 0].tolist(), strict=True):
+            sides = [
+                [case.nll([mpf(v) + side * step * (i == which) for i, v in enumerate(row)], mpf(value)) for side in (1, -1)]
+                for which in range(len(row))
+            ]
+            slopes.append([float((above - below) / (2 * step)) for above, below in sides])
+    return slopes
+
+
+def rounding(case: Case, parameters: Tensor, x: Tensor) -> Tensor:
+    """What a relative change of 1 in each number that goes into a row's nll changes in it, to first order, plus 1; float64 [N]."""
+    wide, x = parameters.detach().double().requires_grad_(), x.double()
+    nll = case.likelihood.nll(wide, x)
+    (slopes,) = torch.autograd.grad(nll.sum(), wide)
+    logs = torch.where(x > 0, x, 1).log().abs()  # log x, or its logit, is subtracted from a parameter
+    if isinstance(case.likelihood, Beta):
+        logs = torch.maximum(logs, torch.log1p(-x).abs())
+    return ((wide.detach().abs() + logs[:, None] + 1) * slopes.abs()).sum((1, 2)) + nll.detach().abs() + 1
