@@ -242,7 +242,7 @@ def exact_slopes(case: Case, parameters: Tensor, x: Tensor) -> list[list[float]]
 
 
 def rounding(case: Case, parameters: Tensor, x: Tensor) -> Tensor:
-    """What a relative change of 1 in each number that goes into a row's nll changes in it, to first order, plus 1; float64 [N]."""
+    """What a relative change of 1 in each number that goes into a row's nll changes in it, to first order, plus 1: [N]."""
     wide, x = parameters.detach().double().requires_grad_(), x.double()
     nll = case.likelihood.nll(wide, x)
     (slopes,) = torch.autograd.grad(nll.sum(), wide)
