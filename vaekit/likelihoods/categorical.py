@@ -24,6 +24,7 @@ class Categorical(Likelihood):
         ValueError: classes that is not a whole number of at least 2.
 
     Example:
+        >>> import torch
         >>> nll = Categorical(classes=4).nll(torch.zeros(1, 4, 2), torch.tensor([[0.0, 3.0]]))
         >>> round(float(nll), 4)  # 2 log 4
         2.7726
