@@ -382,7 +382,7 @@ TRAINING_MISTAKES = {
     "unknown preset": (["--preset", "dense-mnits"], "Did you mean 'dense-mnist'"),
     "unknown encoder": (["--set", "encoder=mpl"], "unknown encoder 'mpl'. Did you mean 'mlp'"),
     "unknown decoder": (["--set", "decoder=mpl"], "unknown decoder 'mpl'"),
-    "unknown likelihood": (["--set", "likelihood=poisson"], "unknown likelihood 'poisson'"),
+    "unknown likelihood": (["--set", "likelihood=poison"], "unknown likelihood 'poison'. Did you mean 'poisson'"),
     "unknown option of a part": (["--set", "encoder.hiden=[3]"], "takes no option 'hiden'. Did you mean 'hidden'"),
     "unknown option of a loss": (["--set", "loss.gamma=3"], "loss 'elbo' takes no option 'gamma'"),
     "unknown option of a likelihood": (["--set", "likelihood.colour=3"], "likelihood 'bernoulli' takes no option 'colour'"),

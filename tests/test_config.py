@@ -22,7 +22,14 @@ from vaekit.likelihoods import Bernoulli, Gaussian
 
 IMAGE = (1, 8, 8)
 SMALL = {"mlp": {"hidden": (6,)}, "conv": {"channels": (2, 3), "hidden": (5,)}}
-VARIANTS = {"gaussian": [{"variance": v} for v in ("fixed", "shared", "element")] + [{"sigma": 0.1}]}
+VARIANTS = {
+    "gaussian": [{"variance": v} for v in ("fixed", "shared", "element")] + [{"sigma": 0.1}],
+    "laplace": [{"scale": "shared", "b": 2.0, "missing": "ignore"}],
+    "student_t": [{"scale": "element", "freedom": "shared", "df": 3.0}],
+    "categorical": [{"classes": 3}],
+    "discretized_logistic": [{"components": 2, "levels": 16}],
+    "negative_binomial": [{}, {"dispersion": "shared", "theta": 0.5}],
+}
 COMBINATIONS = [
     (encoder, decoder, {"name": likelihood, **options})
     for encoder, decoder, likelihood in itertools.product(encoders.names(), decoders.names(), likelihoods.names())

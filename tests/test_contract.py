@@ -2,17 +2,27 @@
 
 import pytest
 import torch
+from densities import REQUIRED, data_in_support
 
 import vaekit
 from vaekit import decoders, encoders, likelihoods, losses, presets, priors
 
 IMAGE = (1, 9, 7)
+WHERE_FROM = [
+    ("gaussian", "variance"),
+    ("laplace", "scale"),
+    ("student_t", "scale"),
+    ("student_t", "freedom"),
+    ("negative_binomial", "dispersion"),
+    ("zero_inflated_negative_binomial", "dispersion"),
+]
 PARTS = [
     *({"encoder": name} for name in encoders.names()),
     *({"decoder": name} for name in decoders.names()),
     *({"decoder": {"name": "conv", "upsample": u}} for u in ("transpose", "nearest", "bilinear")),
-    *({"likelihood": name} for name in likelihoods.names()),
-    *({"likelihood": {"name": "gaussian", "variance": v}} for v in ("fixed", "shared", "element")),
+    *({"likelihood": {"name": name, **REQUIRED.get(name, {})}} for name in likelihoods.names()),
+    *({"likelihood": {"name": name, option: how}} for name, option in WHERE_FROM for how in ("fixed", "shared", "element")),
+    *({"likelihood": {"name": name, "missing": "ignore", **REQUIRED.get(name, {})}} for name in likelihoods.names()),
     *({"prior": name} for name in priors.names()),
     *({"loss": name} for name in losses.names()),
 ]
@@ -23,7 +33,10 @@ PARTS = [
 @pytest.mark.parametrize("batch", [0, 1, 3])
 def test_every_part_keeps_the_contract(part, dtype, batch, tmp_path):
     vae = vaekit.create_vae(input_shape=IMAGE, latent_dim=2, seed=0, **part).to(dtype)
-    x = torch.rand(batch, *IMAGE, dtype=dtype)
+    x = data_in_support(vae.likelihood, (batch, *IMAGE)).to(dtype)
+    if vae.likelihood.missing == "ignore":
+        x[..., 0, :3] = torch.nan
+    vae.likelihood.check(x)
     terms = vae(x, key=vaekit.make_key(1))
     assert terms.total.dtype == dtype
     assert terms.reconstruction.shape == terms.kl.shape == (batch,)
@@ -39,7 +52,10 @@ def test_every_part_keeps_the_contract(part, dtype, batch, tmp_path):
     again = vaekit.load(vae.save(tmp_path))
     assert torch.equal(again(x, key=vaekit.make_key(1)).total, terms.total)
     assert torch.equal(again.reconstruct(x), vae.reconstruct(x))
-    assert vae.sample(batch, draw=True, key=vaekit.make_key(2)).shape == (batch, *IMAGE)
+    assert again.reconstruct(x).isfinite().all()
+    drawn = vae.sample(batch, draw=True, key=vaekit.make_key(2))
+    assert drawn.shape == (batch, *IMAGE)
+    vae.likelihood.check(drawn)
 
 
 @pytest.mark.parametrize("name", presets.names())

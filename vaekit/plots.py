@@ -318,7 +318,7 @@ def _limits(vae: VAE, *shown: Tensor) -> tuple[float, float]:
     low, high = vae.likelihood.lowest, vae.likelihood.highest
     if math.isfinite(low) and math.isfinite(high):
         return low, high
-    low, high = min(float(t.min()) for t in shown), max(float(t.max()) for t in shown)
+    low, high = (float(bound) for bound in torch.aminmax(torch.cat([t[~t.isnan()] for t in shown])))  # NaN is a missing value
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 

@@ -129,8 +129,14 @@ class VAE(nn.Module):
         return self.loss(self, Batch(x, index), StepContext(key, step, dataset_size, row_start))  # type: ignore[no-any-return]
 
     def encode(self, x: Tensor) -> Posterior:
-        """q(z | x) for x [B, *input_shape]."""
+        """q(z | x) for x [B, *input_shape].
+
+        With a likelihood that ignores missing values, the encoder sees 0 for each NaN: the zero imputation of P.-A. Mattei,
+        J. Frellsen, "MIWAE", 2019, arXiv:1812.02633, section 2. Standardised data has its mean there.
+        """
         self._check_input(x)
+        if self.likelihood.missing == "ignore":
+            x = x.masked_fill(x.isnan(), 0.0)
         posterior = self.encoder(x)
         if not isinstance(posterior, Posterior):
             raise TypeError(
@@ -149,7 +155,16 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The decoded posterior mean of x, [B, *input_shape], without gradients."""
+        """The decoded posterior mean of x, [B, *input_shape], without gradients.
+
+        It has values where x has missing ones, given a likelihood that ignores those: their imputation.
+
+        Example:
+            >>> import vaekit
+            >>> vae = vaekit.create_vae(input_shape=(3,), latent_dim=1, likelihood={"name": "gaussian", "missing": "ignore"})
+            >>> vae.reconstruct(torch.tensor([[1.0, float("nan"), 2.0]])).isfinite().all()
+            tensor(True)
+        """
         return self.decode(self.encode(x).mean)
 
     @torch.no_grad()

@@ -73,7 +73,7 @@ class Batches:
 
 
 def check_examples(vae: VAE, examples: Examples, name: str) -> None:
-    """Raise if examples do not fit the model: their shape, NaN or infinity, the likelihood's support.
+    """Raise if examples do not fit the model: their shape, infinity, NaN, the likelihood's support.
 
     Examples in a file are read once for it.
 
@@ -97,19 +97,21 @@ def check_examples(vae: VAE, examples: Examples, name: str) -> None:
 
 
 def check_values(vae: VAE, x: Tensor, name: str, numbers: Tensor | None = None) -> None:
-    """Raise if a value of x [B, *S] is NaN, infinite or outside the likelihood's support.
+    """Raise if a value of x [B, *S] is infinite, outside the likelihood's support, or NaN where the likelihood refuses that.
 
     Args:
         numbers: int64 [B], by which a person knows the examples; 0 to B - 1 by default.
     """
-    finite = torch.isfinite(x).flatten(1).all(1)
-    if not finite.all():
-        bad = (~finite).nonzero().flatten()
+    ignores_missing = vae.likelihood.missing == "ignore"
+    usable = (~x.isinf() if ignores_missing else x.isfinite()).flatten(1).all(1)
+    if not usable.all():
+        bad = (~usable).nonzero().flatten()
         first = int(bad[0])
+        is_missing = not ignores_missing and bool(x[first].isnan().any())
         raise ValueError(
-            f"{name}: sample {first if numbers is None else int(numbers[first])} holds "
-            f"{'NaN' if x[first].isnan().any() else 'infinity'} "
+            f"{name}: sample {first if numbers is None else int(numbers[first])} holds {'NaN' if is_missing else 'infinity'} "
             f"({len(bad)} such sample(s) of {len(x)} looked at); remove or fill them first"
+            + (', or leave missing values out with the likelihood\'s option missing="ignore"' if is_missing else "")
         )
     try:
         vae.likelihood.check(x)

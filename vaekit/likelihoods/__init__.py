@@ -2,8 +2,34 @@
 
 from vaekit.likelihoods.base import Likelihood, registry
 from vaekit.likelihoods.bernoulli import Bernoulli
+from vaekit.likelihoods.beta import Beta
+from vaekit.likelihoods.categorical import Categorical
+from vaekit.likelihoods.continuous_bernoulli import ContinuousBernoulli
+from vaekit.likelihoods.discretized_logistic import DiscretizedLogistic
 from vaekit.likelihoods.gaussian import Gaussian
+from vaekit.likelihoods.laplace import Laplace
+from vaekit.likelihoods.negative_binomial import NegativeBinomial, ZeroInflatedNegativeBinomial
+from vaekit.likelihoods.poisson import Poisson
+from vaekit.likelihoods.student_t import StudentT
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
-__all__ = ["Bernoulli", "Gaussian", "Likelihood", "create", "describe", "names", "register", "registry"]
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Gaussian",
+    "Laplace",
+    "Likelihood",
+    "NegativeBinomial",
+    "Poisson",
+    "StudentT",
+    "ZeroInflatedNegativeBinomial",
+    "create",
+    "describe",
+    "names",
+    "register",
+    "registry",
+]

@@ -1,36 +1,91 @@
-"""What every likelihood offers: from a decoder's natural parameters to nats, a mean and draws."""
+"""What every likelihood offers: from a decoder's natural parameters to nats, a mean and draws.
+
+Missing values are NaN in x. With missing="ignore" a likelihood leaves them out of its sum, so that the objective is a bound on
+the log density of what was observed: P.-A. Mattei, J. Frellsen, "MIWAE: Deep Generative Modelling and Imputation of Incomplete
+Data Sets", 2019, arXiv:1812.02633, section 2.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from vaekit.ops import reference
 from vaekit.registry import Registry
+
+COUNTS_REMEDY = (
+    "Counts have to be given as they are, in integers of more than 8 bits or in floats: uint8 is read as grey levels and divided "
+    "by 255. For other data choose another likelihood, 'gaussian' for example."
+)
 
 
 class Likelihood(nn.Module, ABC):
     """p(x | z) with P unconstrained parameters for each element of x.
 
+    A likelihood of one's own gives `element_nll`, `mean` and `sample`; one whose elements are not independent gives `nll` instead
+    of `element_nll`, and sees to missing values itself.
+
+    Args:
+        missing: what NaN in x means: "refuse", a mistake that `check` and `vaekit.fit` report; "ignore", a missing value, which
+            adds nothing to the nll and nothing to any gradient.
+
     Attributes:
         parameters_per_element: P; a decoder's output is [B, P, *x.shape[1:]], the axis is there even for P = 1.
         support: the values that x may take, in words, for messages and figures.
         lowest, highest: the bounds of the support.
+        bounds_included: whether x may be a bound itself.
+        whole: whether x has to be whole numbers.
+        filler: a value of the support, which stands in for a missing one.
+        remedy: what to do with data outside the support, for messages.
+
+    Raises:
+        ValueError: another word for `missing`.
     """
 
     parameters_per_element: int = 1
-    support: ClassVar[str]
-    lowest: ClassVar[float] = -float("inf")
-    highest: ClassVar[float] = float("inf")
+    support: str
+    lowest: float = -float("inf")
+    highest: float = float("inf")
+    bounds_included: bool = True
+    whole: bool = False
+    filler: float = 0.0
+    remedy: str = "Rescale the data (uint8 images: divide by 255) or choose another likelihood, 'gaussian' for example."
+    missing: str = "refuse"
 
-    def __init__(self) -> None:  # torch's own takes any option
+    def __init__(self, missing: str = "refuse") -> None:
         super().__init__()
+        if missing not in ("refuse", "ignore"):
+            raise ValueError(f'missing, what NaN in the data means, has to be "refuse" or "ignore", got {missing!r}')
+        self.missing = missing
 
-    @abstractmethod
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """-log p(x | z) in nats, summed over the elements: parameters [B, P, *S], x [B, *S] -> [B]."""
+        """-log p(x | z) in nats, summed over the elements: parameters [B, P, *S], x [B, *S] -> [B].
+
+        In float64 for float64 parameters and in float32 otherwise. With missing="ignore" the sum is over the elements of x that
+        are not NaN, 0 where there is none.
+
+        Raises:
+            ValueError: another P, or an x of another shape than the parameters describe.
+        """
+        self._check_shapes(parameters, x)
+        dtype = reference.compute_dtype(parameters.dtype)
+        parameters, x = parameters.to(dtype), x.to(dtype)
+        if self.missing == "refuse":
+            return self.element_nll(parameters, x).flatten(1).sum(-1)
+        # Before the formula as well as after it: in a derivative, 0 times what the formula makes of a NaN or overflows to is NaN.
+        missing = x.isnan()
+        parameters = parameters.masked_fill(missing.unsqueeze(1), 0.0)
+        elements = self.element_nll(parameters, x.masked_fill(missing, self.filler))
+        return elements.masked_fill(missing, 0.0).flatten(1).sum(-1)
+
+    def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """-log p of each element, in nats: parameters [B, P, *S], x [B, *S] without NaN -> [B, *S], all of one dtype.
+
+        The dtype is float32 or float64.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to define element_nll, or nll itself")
 
     @abstractmethod
     def mean(self, parameters: Tensor) -> Tensor:
@@ -41,21 +96,36 @@ class Likelihood(nn.Module, ABC):
         """A draw from p(x | z), made from `key`: [B, P, *S] -> [B, *S]."""
 
     def check(self, x: Tensor) -> None:
-        """Raise ValueError, saying what range was seen, if a value of x lies outside the support; synchronises.
+        """Raise ValueError, saying what was seen, if a value of x lies outside the support; synchronises.
 
-        NaN is not looked for here: `vaekit.data` does, and names the sample.
+        NaN is refused, or with missing="ignore" not looked at.
         """
-        if x.numel() == 0 or (self.lowest == -float("inf") and self.highest == float("inf")):
+        missing = x.isnan()
+        if missing.any():
+            if self.missing == "refuse":
+                raise ValueError(
+                    f"{type(self).__name__} was given {int(missing.sum())} missing value(s) (NaN) in {x.numel()}; fill them, or "
+                    'leave them out with the option missing="ignore"'
+                )
+            x = x[~missing]
+        is_bounded = self.lowest != -float("inf") or self.highest != float("inf")
+        if x.numel() == 0 or not (is_bounded or self.whole):
             return
         low, high = (float(bound) for bound in torch.aminmax(x))
-        if low < self.lowest or high > self.highest:
+        is_outside = low < self.lowest or high > self.highest
+        if is_outside or (not self.bounds_included and (low == self.lowest or high == self.highest)):
             raise ValueError(
-                f"{type(self).__name__} models {self.support}, but the data ranges from {low:.6g} to {high:.6g}. "
-                "Rescale the data (uint8 images: divide by 255) or choose another likelihood, 'gaussian' for example."
+                f"{type(self).__name__} models {self.support}, but the data ranges from {low:.6g} to {high:.6g}. {self.remedy}"
             )
+        if self.whole:
+            fractions = x[x != x.round()]
+            if fractions.numel():
+                raise ValueError(
+                    f"{type(self).__name__} models {self.support}, but the data holds {float(fractions[0]):.6g}. {self.remedy}"
+                )
 
-    def _split(self, parameters: Tensor, x: Tensor | None = None) -> tuple[Tensor, ...]:
-        """[B, P, *S] -> P tensors [B, *S]; refuses another P, or an x of another shape, which would only broadcast."""
+    def _check_shapes(self, parameters: Tensor, x: Tensor | None = None) -> None:
+        """Refuse another P, or an x of another shape, which would only broadcast."""
         if parameters.ndim < 2 or parameters.shape[1] != self.parameters_per_element:
             raise ValueError(
                 f"{type(self).__name__} takes natural parameters [batch, {self.parameters_per_element}, ...], "
@@ -64,7 +134,11 @@ class Likelihood(nn.Module, ABC):
         shape = (parameters.shape[0], *parameters.shape[2:])
         if x is not None and x.shape != shape:
             raise ValueError(f"the decoder describes data of shape {tuple(shape)}, but x has the shape {tuple(x.shape)}")
-        return parameters.unbind(1)
+
+    def _wide(self, parameters: Tensor) -> Tensor:
+        """The parameters, checked, in the dtype in which they are computed with."""
+        self._check_shapes(parameters)
+        return parameters.to(reference.compute_dtype(parameters.dtype))
 
 
 registry: Registry[Likelihood] = Registry("likelihood", "vaekit.likelihoods", Likelihood)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vaekit.likelihoods.base import Likelihood, registry
-from vaekit.ops import philox, reference
+from vaekit.ops import philox
 
 
 @registry.register("bernoulli")
@@ -16,7 +16,10 @@ class Bernoulli(Likelihood):
 
     The natural parameter is the logit, so the gradient never vanishes where a sigmoid would have rounded to 0 or 1. For values
     strictly between 0 and 1 the nll is the customary cross-entropy, which is not the nll of a normalised density: compare it
-    with other runs of the same kind, not with another likelihood's.
+    with other runs of the same kind, not with another likelihood's; "continuous_bernoulli" is the density.
+
+    Args:
+        missing: "refuse" or "ignore" NaN in the data.
 
     Example:
         >>> nll = Bernoulli().nll(torch.zeros(1, 1, 3), torch.tensor([[0.0, 1.0, 1.0]]))
@@ -27,17 +30,13 @@ class Bernoulli(Likelihood):
     support = "values in [0, 1]"
     lowest, highest = 0.0, 1.0
 
-    def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        (logits,) = self._split(parameters, x)
-        dtype = reference.compute_dtype(logits.dtype)
-        logits, x = logits.to(dtype), x.to(dtype)
-        return F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(-1)
+    def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(parameters[:, 0], x, reduction="none")
 
     def mean(self, parameters: Tensor) -> Tensor:
-        (logits,) = self._split(parameters)
-        return torch.sigmoid(logits)
+        self._check_shapes(parameters)
+        return torch.sigmoid(parameters[:, 0])
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
-        (logits,) = self._split(parameters)
-        dtype = reference.compute_dtype(logits.dtype)
-        return (philox.uniform(key, logits.shape, dtype) <= torch.sigmoid(logits.to(dtype))).to(logits.dtype)
+        logits = self._wide(parameters)[:, 0]
+        return (philox.uniform(key, logits.shape, logits.dtype) <= torch.sigmoid(logits)).to(parameters.dtype)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaekit.likelihoods.base import Likelihood, registry
-from vaekit.ops import philox, reference
+from vaekit.likelihoods.positive import checked_log, learned_log, log_of
+from vaekit.ops import philox
 
 
 @registry.register("gaussian")
@@ -18,7 +19,8 @@ class Gaussian(Likelihood):
     Args:
         variance: "fixed" at `sigma` squared; "shared", one learned number for all elements, which starts there; "element",
             from the decoder for each element (P = 2: mean and log variance).
-        sigma: the standard deviation, in the data's units, that "fixed" keeps and "shared" starts from.
+        sigma: the standard deviation, in the data's units, that "fixed" keeps and "shared" starts from; 1 by default.
+        missing: "refuse" or "ignore" NaN in the data.
 
     Raises:
         TypeError: a sigma that is not a number.
@@ -33,39 +35,27 @@ class Gaussian(Likelihood):
 
     support = "real numbers"
 
-    def __init__(self, variance: str = "fixed", sigma: float | None = None) -> None:
-        super().__init__()
-        if variance not in ("fixed", "shared", "element"):
-            raise ValueError(f'variance has to be "fixed", "shared" or "element", got {variance!r}')
-        if variance == "element" and sigma is not None:
-            raise ValueError('with variance="element" the decoder gives every variance; leave sigma out')
-        sigma = 1.0 if sigma is None else sigma
-        if isinstance(sigma, bool) or not isinstance(sigma, (int, float)):
-            raise TypeError(f"sigma has to be a number, got {sigma!r}")
-        if not 0.0 < sigma < math.inf:
-            raise ValueError(f"sigma has to be positive and finite, got {sigma}")
+    def __init__(self, variance: str = "fixed", sigma: float | None = None, missing: str = "refuse") -> None:
+        super().__init__(missing)
+        self._initial_logvar = 2.0 * checked_log("variance", variance, "sigma", sigma, 1.0)
         self.variance = variance
         self.parameters_per_element = 2 if variance == "element" else 1
-        self._initial_logvar = 2.0 * math.log(sigma)
-        if variance == "shared":
-            self.logvar = nn.Parameter(torch.tensor(self._initial_logvar))
+        self.logvar = learned_log(variance, self._initial_logvar)
 
-    def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        mean, logvar = self._mean_logvar(parameters, x)
-        standardized = (x.to(mean.dtype) - mean) * torch.exp(-0.5 * logvar)
-        return (0.5 * (standardized * standardized + logvar + math.log(2.0 * math.pi))).flatten(1).sum(-1)
+    def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        mean, logvar = self._mean_logvar(parameters)
+        standardized = (x - mean) * torch.exp(-0.5 * logvar)
+        return 0.5 * (standardized * standardized + logvar + math.log(2.0 * math.pi))
 
     def mean(self, parameters: Tensor) -> Tensor:
-        return self._split(parameters)[0]
+        self._check_shapes(parameters)
+        return parameters[:, 0]
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
-        mean, logvar = self._mean_logvar(parameters)
+        mean, logvar = self._mean_logvar(self._wide(parameters))
         draw = mean + torch.exp(0.5 * logvar) * philox.normal(key, mean.shape, mean.dtype)
         return draw.to(parameters.dtype)
 
-    def _mean_logvar(self, parameters: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        dtype = reference.compute_dtype(parameters.dtype)
-        mean, *logvar = (parameter.to(dtype) for parameter in self._split(parameters, x))
-        if self.variance == "element":
-            return mean, logvar[0]
-        return mean, self.logvar.to(dtype) if self.variance == "shared" else mean.new_full((), self._initial_logvar)
+    def _mean_logvar(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        mean, *decoded = parameters.unbind(1)
+        return mean, log_of(self.variance, iter(decoded), self.logvar, self._initial_logvar, mean)

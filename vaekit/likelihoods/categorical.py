@@ -1,0 +1,57 @@
+"""The categorical likelihood on logits, for a table's classes or a text's symbols."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from vaekit.likelihoods import draws
+from vaekit.likelihoods.base import Likelihood, registry
+from vaekit.sizes import checked_size
+
+
+@registry.register("categorical")
+class Categorical(Likelihood):
+    """One of K classes for each element, which x holds as its number, 0.0 to K - 1.
+
+    p(x = k) = softmax(logits)_k; P = K: the logits. The encoder sees the numbers as they are.
+
+    Args:
+        classes: K, at least 2; the same for all elements.
+        missing: "refuse" or "ignore" NaN in the data.
+
+    Raises:
+        ValueError: classes that is not a whole number of at least 2.
+
+    Example:
+        >>> import torch
+        >>> nll = Categorical(classes=4).nll(torch.zeros(1, 4, 2), torch.tensor([[0.0, 3.0]]))
+        >>> round(float(nll), 4)  # 2 log 4
+        2.7726
+    """
+
+    lowest, whole = 0.0, True
+
+    def __init__(self, classes: int, missing: str = "refuse") -> None:
+        super().__init__(missing)
+        if checked_size("classes", classes) < 2:
+            raise ValueError("classes has to be at least 2: one class holds no information")
+        self.classes = self.parameters_per_element = classes
+        self.highest = float(classes - 1)
+        self.support = f"class numbers 0 to {classes - 1}"
+        self.remedy = "Number the classes from 0 on, and set the option classes to how many there are."
+
+    def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return F.cross_entropy(parameters, x.long(), reduction="none")
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """The most probable class, the first of several, as a float: a mean of class numbers would be none of them."""
+        self._check_shapes(parameters)
+        return parameters.argmax(1).to(parameters.dtype)
+
+    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+        self._check_shapes(parameters)
+        logits, key = draws.wide(parameters, key)
+        # The smallest of exponential waiting times with rates exp(logits) is that of class k with probability softmax(logits)_k.
+        waiting = draws.exponential(key, logits.shape).log() - logits
+        return draws.narrow(waiting.argmin(1), parameters)

@@ -1,0 +1,52 @@
+"""The continuous Bernoulli likelihood: the Bernoulli's cross-entropy for grey values, normalised.
+
+G. Loaiza-Ganem, J. P. Cunningham, "The continuous Bernoulli: fixing a pervasive error in variational autoencoders", 2019,
+arXiv:1907.06845, section 3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vaekit.likelihoods import draws
+from vaekit.likelihoods.base import Likelihood, registry
+from vaekit.likelihoods.special import log_mean_exp, log_mean_exp_slope
+
+
+@registry.register("continuous_bernoulli")
+class ContinuousBernoulli(Likelihood):
+    """A density on [0, 1] for each element, for grey values: C(l) l^x (1 - l)^(1 - x).
+
+    P = 1: t, the logit of l, in which the density is exp(x t) over its integral, (exp(t) - 1) / t. It is flat at t = 0, and right
+    to rounding there and everywhere. An nll may be negative: a density may exceed 1.
+
+    Args:
+        missing: "refuse" or "ignore" NaN in the data.
+
+    Example:
+        >>> t = torch.tensor([[[0.0, 1.0]]])
+        >>> round(float(ContinuousBernoulli().nll(t, torch.tensor([[0.3, 1.0]]))), 4)  # 0 + log(e - 1) - 1
+        -0.4587
+    """
+
+    support = "values in [0, 1]"
+    lowest, highest = 0.0, 1.0
+
+    def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        t = parameters[:, 0]
+        linear, rest = log_mean_exp(t)
+        return (linear - x * t) + rest
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """E[x | z], which is not the sigmoid of t: [B, 1, *S] -> [B, *S]."""
+        return log_mean_exp_slope(self._wide(parameters)[:, 0]).to(parameters.dtype)
+
+    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+        self._check_shapes(parameters)
+        wide, key = draws.wide(parameters, key)
+        t = wide[:, 0]
+        # The distribution function inverted, measured from the end at which the density is highest; flat where t is nearly 0.
+        u, size = draws.uniform(key, t.shape), t.abs().clamp(min=1e-12)
+        below = -torch.log1p(u * torch.expm1(-size)) / size
+        return draws.narrow(torch.where(t > 0.0, 1.0 - below, below), parameters)

@@ -1,0 +1,112 @@
+"""A mixture of logistics, discretised to the levels of an image.
+
+T. Salimans, A. Karpathy, X. Chen, D. P. Kingma, "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood
+and Other Modifications", 2017, arXiv:1701.05517, section 2.1, without the coupling of the colours of a pixel (section 2.2).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vaekit.likelihoods import draws
+from vaekit.likelihoods.base import Likelihood, registry
+from vaekit.likelihoods.special import log_mean_exp
+from vaekit.ops import philox
+from vaekit.sizes import checked_size
+
+
+@registry.register("discretized_logistic")
+class DiscretizedLogistic(Likelihood):
+    """Probabilities of the levels 0, 1 / (L - 1), ..., 1 of each element, as in images of 8 bits divided by 255.
+
+    A level's probability is what the density, a mixture of K logistics, has in the bin around it; the first and the last bin
+    reach to infinity. P = 3 K: first the mixture's K logits, then the K means and the K log scales, these two in the units of the
+    paper, in which the data spans -1 to 1, so that an untrained decoder's zeros are broad and in the middle. The nll is that of
+    discrete data, in nats for each example: divide by log(2) and the number of elements for bits per dimension. Everything is in
+    log space, without the paper's floor under probabilities and scales; in float32 log scales between -80 and 80 are right.
+
+    Args:
+        components: K.
+        levels: L, at least 2.
+        missing: "refuse" or "ignore" NaN in the data.
+
+    Raises:
+        ValueError: components or levels that are not whole numbers of at least 1 and 2.
+
+    Example:
+        >>> parameters = torch.tensor([0.0, 0.0, -9.0]).reshape(1, 3, 1)  # one narrow component in the middle of five levels
+        >>> round(float(DiscretizedLogistic(components=1, levels=5).nll(parameters, torch.tensor([[0.5]]))), 4)
+        0.0
+    """
+
+    lowest, highest = 0.0, 1.0
+
+    def __init__(self, components: int = 5, levels: int = 256, missing: str = "refuse") -> None:
+        super().__init__(missing)
+        if checked_size("levels", levels) < 2:
+            raise ValueError("levels has to be at least 2: one level holds no information")
+        self.components, self.levels = checked_size("components", components), levels
+        self.parameters_per_element = 3 * components
+        self.support = f"{levels} equally spaced levels in [0, 1]"
+        self.remedy = (
+            f"Divide whole numbers 0 to {levels - 1} by {levels - 1}, or set the option levels; for other values choose another "
+            "likelihood, 'continuous_bernoulli' or 'gaussian' for example."
+        )
+
+    def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        logits, mean, log_scale = parameters.unflatten(1, (3, self.components)).unbind(1)
+        level = (x * (self.levels - 1)).round().unsqueeze(1)
+        precision = torch.exp(-log_scale)
+        upper, lower = ((self._edge(level + side) - mean) * precision for side in (1, 0))
+        width = 2.0 / (self.levels - 1)
+        # sigmoid(upper) - sigmoid(lower) = sigmoid(upper) sigmoid(-lower) (1 - exp(lower - upper)), of which nothing cancels
+        linear, rest = log_mean_exp(-width * precision)
+        log_inside = math.log(width) - log_scale + (linear + rest)
+        is_first, is_last = level == 0, level == self.levels - 1
+        log_bin = (
+            torch.where(is_last, 0.0, F.logsigmoid(upper))
+            + torch.where(is_first, 0.0, F.logsigmoid(-lower))
+            + torch.where(is_first | is_last, 0.0, log_inside)
+        )
+        return -torch.logsumexp(torch.log_softmax(logits, 1) + log_bin, 1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """E[x | z], as a rule between two levels: [B, 3 K, *S] -> [B, *S]; takes a pass over the parameters for each level."""
+        logits, mean, log_scale = self._wide(parameters).unflatten(1, (3, self.components)).unbind(1)
+        weights, precision = torch.softmax(logits, 1), torch.exp(-log_scale)
+        # The mean of a count is the sum of the probabilities that it is at least 1, at least 2, ...
+        total = torch.zeros_like(mean)
+        for level in range(1, self.levels):
+            total = total + torch.sigmoid((mean - self._edge(level)) * precision)
+        return ((weights * total).sum(1) / (self.levels - 1)).to(parameters.dtype)
+
+    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+        self._check_shapes(parameters)
+        wide, key = draws.wide(parameters, key)
+        logits, mean, log_scale = wide.unflatten(1, (3, self.components)).unbind(1)
+        waiting = draws.exponential(philox.fold_in(key, 0), logits.shape).log() - logits  # as in Categorical
+        chosen = waiting.argmin(1, keepdim=True)
+        mean, log_scale = mean.gather(1, chosen).squeeze(1), log_scale.gather(1, chosen).squeeze(1)
+        value = mean + log_scale.exp() * torch.logit(draws.uniform(philox.fold_in(key, 1), mean.shape))
+        level = (0.5 * (value + 1.0) * (self.levels - 1)).round().clamp(0.0, self.levels - 1.0)
+        return draws.narrow(level / (self.levels - 1), parameters)
+
+    def check(self, x: Tensor) -> None:
+        """As every likelihood's; a value counts as a level where it is one to the rounding of its dtype."""
+        super().check(x)
+        scaled = x[~x.isnan()] * (self.levels - 1)
+        tolerance = max(1e-3, 4.0 * torch.finfo(x.dtype).eps * self.levels)
+        between = scaled[(scaled - scaled.round()).abs() > tolerance]
+        if between.numel():
+            value = float(between[0]) / (self.levels - 1)
+            raise ValueError(
+                f"{type(self).__name__} models {self.support}, but the data holds {value:.6g} between two of them. {self.remedy}"
+            )
+
+    def _edge(self, level: Tensor | int) -> Tensor | float:
+        """The lower edge of a level's bin, in the units in which the data spans -1 to 1."""
+        return (2.0 * level - self.levels) / (self.levels - 1)

@@ -1,0 +1,155 @@
+"""The negative binomial likelihood, for counts that vary more than a Poisson's, and the same with additional zeros.
+
+In the parameters of scvi-tools: R. Lopez, J. Regier, M. B. Cole, M. I. Jordan, N. Yosef, "Deep generative modeling for
+single-cell transcriptomics", 2018, doi:10.1038/s41592-018-0229-2; the zeros: D. Lambert, "Zero-Inflated Poisson Regression,
+with an Application to Defects in Manufacturing", 1992. Computed as a deviance and Stirling's remainders, see `special.py`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vaekit.likelihoods import draws
+from vaekit.likelihoods.base import COUNTS_REMEDY, Likelihood, registry
+from vaekit.likelihoods.positive import checked_log, learned_log, log_of
+from vaekit.likelihoods.special import binomial_deviance, log_choice, size_log1p, softplus
+from vaekit.ops import philox
+
+
+@registry.register("negative_binomial")
+class NegativeBinomial(Likelihood):
+    """A negative binomial for each element, for counts with mean m and variance m + m^2 / t.
+
+    p(x) = gamma(x + t) / (gamma(t) x!) (t / (t + m))^t (m / (t + m))^x; P = 1: log m, or 2 with dispersion="element": log m and
+    log t. The larger t, the inverse dispersion, the closer to a Poisson distribution: right for every t, also where the
+    textbook's differences of log-gamma functions are nothing but rounding. In float32 log t between -80 and 80 is right.
+
+    Args:
+        dispersion: "element", log t from the decoder for each element; "shared", one learned number for all elements, which
+            starts at `theta`; "fixed" at it.
+        theta: the inverse dispersion t; 1 by default.
+        missing: "refuse" or "ignore" NaN in the data.
+
+    Raises:
+        TypeError: a theta that is not a number.
+        ValueError: another word for `dispersion`; a theta that is not positive and finite, or together with
+            dispersion="element".
+
+    Example:
+        >>> likelihood = NegativeBinomial(dispersion="fixed", theta=1.0)
+        >>> round(float(likelihood.nll(torch.zeros(1, 1, 1), torch.tensor([[2.0]]))), 4)  # 3 log 2
+        2.0794
+    """
+
+    support = "counts 0, 1, 2, ..."
+    lowest, whole = 0.0, True
+    remedy = COUNTS_REMEDY
+
+    def __init__(self, dispersion: str = "element", theta: float | None = None, missing: str = "refuse") -> None:
+        super().__init__(missing)
+        self._initial_log_theta = checked_log("dispersion", dispersion, "theta", theta, 1.0)
+        self.dispersion = dispersion
+        self.parameters_per_element = 2 if dispersion == "element" else 1
+        self.log_theta = learned_log(dispersion, self._initial_log_theta)
+
+    def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return _nll(*self._log_mean_log_theta(parameters), x)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return self._wide(parameters)[:, 0].exp().to(parameters.dtype)
+
+    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+        """As every likelihood's: a Poisson draw whose rate is a gamma draw; synchronises."""
+        self._check_shapes(parameters)
+        wide, key = draws.wide(parameters, key)
+        return draws.narrow(_draw(*self._log_mean_log_theta(wide), key), parameters)
+
+    def _log_mean_log_theta(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        log_mean, *decoded = parameters.unbind(1)
+        return log_mean, log_of(self.dispersion, iter(decoded), self.log_theta, self._initial_log_theta, log_mean)
+
+
+@registry.register("zero_inflated_negative_binomial")
+class ZeroInflatedNegativeBinomial(Likelihood):
+    """A negative binomial for each element whose counts are lost, and read as 0, with a probability: sparse counts.
+
+    p(x) = d [x = 0] + (1 - d) NB(x; m, t), with the mean m and the inverse dispersion t of "negative_binomial" and d the sigmoid
+    of a dropout logit; P = 2: log m and the logit of d, or 3 with dispersion="element": log m, log t and the logit of d.
+
+    Args:
+        dispersion: "element", log t from the decoder for each element; "shared", one learned number for all elements, which
+            starts at `theta`; "fixed" at it.
+        theta: the inverse dispersion t; 1 by default.
+        missing: "refuse" or "ignore" NaN in the data.
+
+    Raises:
+        TypeError: a theta that is not a number.
+        ValueError: another word for `dispersion`; a theta that is not positive and finite, or together with
+            dispersion="element".
+
+    Example:
+        >>> likelihood = ZeroInflatedNegativeBinomial(dispersion="fixed", theta=1.0)
+        >>> round(float(likelihood.nll(torch.zeros(1, 2, 1), torch.tensor([[0.0]]))), 4)  # -log(1/2 + 1/2 1/2)
+        0.2877
+    """
+
+    support = "counts 0, 1, 2, ..."
+    lowest, whole = 0.0, True
+    remedy = COUNTS_REMEDY
+
+    def __init__(self, dispersion: str = "element", theta: float | None = None, missing: str = "refuse") -> None:
+        super().__init__(missing)
+        self._initial_log_theta = checked_log("dispersion", dispersion, "theta", theta, 1.0)
+        self.dispersion = dispersion
+        self.parameters_per_element = 3 if dispersion == "element" else 2
+        self.log_theta = learned_log(dispersion, self._initial_log_theta)
+
+    def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        log_mean, log_theta, logit = self._log_mean_log_theta_logit(parameters)
+        counted = _nll(log_mean, log_theta, x)
+        # -log(d + (1 - d) exp(-counted)), with the larger of logit and 0 taken out of both logarithms
+        often = softplus(-logit) - softplus(-logit - counted)
+        seldom = softplus(logit) - torch.logaddexp(logit, -counted)
+        return torch.where(x == 0.0, torch.where(logit > 0.0, often, seldom), counted + softplus(logit))
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        log_mean, _, logit = self._log_mean_log_theta_logit(self._wide(parameters))
+        return (log_mean + F.logsigmoid(-logit)).exp().to(parameters.dtype)
+
+    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+        """As every likelihood's; synchronises."""
+        self._check_shapes(parameters)
+        wide, key = draws.wide(parameters, key)
+        log_mean, log_theta, logit = self._log_mean_log_theta_logit(wide)
+        lost = draws.uniform(philox.fold_in(key, 2), logit.shape) <= torch.sigmoid(logit)
+        return draws.narrow(_draw(log_mean, log_theta, key).masked_fill(lost, 0.0), parameters)
+
+    def _log_mean_log_theta_logit(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        log_mean, *decoded, logit = parameters.unbind(1)
+        log_theta = log_of(self.dispersion, iter(decoded), self.log_theta, self._initial_log_theta, log_mean)
+        return log_mean, log_theta, logit
+
+
+def _nll(log_mean: Tensor, log_theta: Tensor, x: Tensor) -> Tensor:
+    """-log p of counts x [B, *S]; log_mean [B, *S], log_theta the same or []."""
+    log_theta = log_theta.expand_as(x)
+    theta = log_theta.exp()
+    is_zero = x == 0.0
+    count = torch.where(is_zero, 1.0, x)
+    log_count = count.log()
+    # With q = x / (x + t) and p = m / (m + t), the terms in m are the deviance of p from q.
+    deviance = binomial_deviance(count, theta, log_count, log_theta, torch.where(is_zero, 0.0, log_mean - log_count))
+    counted = deviance + log_choice(count, log_count, theta, log_theta)
+    # t log(1 + m / t), where m itself may be beyond float32's range
+    far = log_mean.detach() > log_theta.detach()
+    none_far = theta * softplus(torch.where(far, log_mean - log_theta, 0.0))
+    none_near = size_log1p(log_theta, torch.where(far, log_theta.detach(), log_mean).exp())
+    return torch.where(is_zero, torch.where(far, none_far, none_near), counted)
+
+
+def _draw(log_mean: Tensor, log_theta: Tensor, key: Tensor) -> Tensor:
+    log_theta = log_theta.expand_as(log_mean)
+    log_rate = log_mean - log_theta + draws.log_gamma(philox.fold_in(key, 0), log_theta)
+    return draws.poisson(philox.fold_in(key, 1), log_rate)

@@ -1,0 +1,49 @@
+"""The Poisson likelihood, for counts; computed as a deviance and Stirling's remainder, see `special.py`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vaekit.likelihoods import draws
+from vaekit.likelihoods.base import COUNTS_REMEDY, Likelihood, registry
+from vaekit.likelihoods.special import excess, factorial_excess
+
+
+@registry.register("poisson")
+class Poisson(Likelihood):
+    """A Poisson distribution for each element, for counts whose variance is about their mean.
+
+    p(x) = r^x exp(-r) / x!; P = 1: log r, the log of the mean. In float32 the nll of a large count is right to what rounding
+    log r changes in it.
+
+    Args:
+        missing: "refuse" or "ignore" NaN in the data.
+
+    Example:
+        >>> log_rate = torch.tensor([[[0.0, 1e6]]]).clamp(min=1.0).log()
+        >>> round(float(Poisson().nll(log_rate, torch.tensor([[0.0, 1e6]]))), 3)  # 1 + half of log(2 pi 1e6)
+        8.827
+    """
+
+    support = "counts 0, 1, 2, ..."
+    lowest, whole = 0.0, True
+    remedy = COUNTS_REMEDY
+
+    def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        log_rate = parameters[:, 0]
+        is_zero = x == 0.0
+        count = torch.where(is_zero, 1.0, x)
+        log_count = count.log()
+        shift = torch.where(is_zero, 0.0, log_rate - log_count)
+        counted = count * excess(shift) + factorial_excess(count, log_count)
+        return torch.where(is_zero, torch.where(is_zero, log_rate, 0.0).exp(), counted)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return self._wide(parameters)[:, 0].exp().to(parameters.dtype)
+
+    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+        """As every likelihood's; synchronises."""
+        self._check_shapes(parameters)
+        log_rate, key = draws.wide(parameters, key)
+        return draws.narrow(draws.poisson(key, log_rate[:, 0]), parameters)
