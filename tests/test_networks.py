@@ -164,8 +164,8 @@ def test_only_batch_normalisation_mixes_examples_and_only_in_training(pair, norm
     networks = [(vae.encoder, lambda e, x: e(x).mean[0], x, others), (vae.decoder, lambda d, z: d(z)[0], z, other_z)]
     for network, first, one, another in networks:
         trained = first(network, one)
-        if [m for m in network.modules() if "Norm" in type(m).__name__]:
-            assert torch.allclose(first(network, another), trained) == (normalization != "batch")
+        assert torch.allclose(first(network, another), trained) == (normalization != "batch")
+        assert any("Norm" in type(module).__name__ for module in network.modules())
         network.eval()
         assert_close(first(network, another), first(network, one))
         if normalization != "batch":
@@ -323,6 +323,14 @@ def test_what_makes_no_network_is_refused(registry, options, message):
     options = {"latent_dim": 2, **options}
     with pytest.raises(ValueError, match=message):
         registry.create(options.pop("name"), **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"), [("conv", "spatial", "no"), ("resnet", "spatial", 1), ("resnet", "attention", (16,))]
+)
+def test_a_flag_is_true_or_false(name, option, value):
+    with pytest.raises(TypeError, match=f"{option} has to be True or False, got "):
+        encoders.create(name, input_shape=(1, 8, 8), latent_dim=2, **{option: value})
 
 
 def test_spatial_and_flat_parts_are_refused_together():

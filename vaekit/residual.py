@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaekit.layers import CONVOLUTIONS, LayerStyle, glorot
+from vaekit.sizes import checked_flag
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -93,7 +94,7 @@ class SelfAttention(nn.Module):
 
 def middle_blocks(channels: int, sizes: Sequence[int], style: LayerStyle, attention: bool) -> list[nn.Module]:
     """Two blocks at the lowest resolution, with attention between them if it is asked for."""
-    between = [SelfAttention(channels, sizes, style)] if attention else []
+    between = [SelfAttention(channels, sizes, style)] if checked_flag("attention", attention) else []
     return [ResidualBlock(channels, channels, sizes, style), *between, ResidualBlock(channels, channels, sizes, style)]
 
 

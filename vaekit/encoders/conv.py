@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vaekit.encoders.base import Encoder, registry
 from vaekit.layers import CONVOLUTIONS, LayerStyle, checked_rank, dense_layers, glorot, halved_resolutions
 from vaekit.posteriors import DiagonalGaussian
-from vaekit.sizes import checked_sizes
+from vaekit.sizes import checked_flag, checked_sizes
 
 
 class ConvolutionalEncoder(Encoder):
@@ -39,7 +39,7 @@ class ConvolutionalEncoder(Encoder):
         checked_rank(self.input_shape, (self.rank,), "convolutions")
         if not checked_sizes("channels", channels):
             raise ValueError("channels has to name at least one convolution, (32, 64) for example")
-        if spatial and hidden:
+        if checked_flag("spatial", spatial) and hidden:
             raise ValueError(
                 f"hidden={tuple(hidden)} are dense layers, which spatial=True has no place for: its latents keep their positions"
             )

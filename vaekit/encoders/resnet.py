@@ -15,7 +15,7 @@ from vaekit.encoders.base import Encoder, registry
 from vaekit.layers import CONVOLUTIONS, LayerStyle, checked_rank, glorot, halved_resolutions
 from vaekit.posteriors import DiagonalGaussian
 from vaekit.residual import ResidualBlock, middle_blocks
-from vaekit.sizes import checked_size, checked_sizes
+from vaekit.sizes import checked_flag, checked_size, checked_sizes
 
 
 @registry.register("resnet")
@@ -83,7 +83,7 @@ class ResNetEncoder(Encoder):
         layers += middle_blocks(channels[-1], resolutions[-1], style, attention)
         last_style = LayerStyle(activation, normalization)  # dropout is inside of the blocks
         self.body = nn.Sequential(*layers, *last_style.after(channels[-1], resolutions[-1]))
-        self.spatial = spatial
+        self.spatial = checked_flag("spatial", spatial)
         if spatial:
             self.latent_shape = (latent_dim, *resolutions[-1])
             self.head: nn.Module = self.start_logvar(glorot(convolution(channels[-1], 2 * latent_dim, 3, padding=1)))

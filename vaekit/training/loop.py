@@ -24,7 +24,7 @@ from vaekit.data.batches import Batches, check_examples, check_values
 from vaekit.evaluation.terms import TermSums, evaluation_key, mean_terms, named_terms
 from vaekit.losses.base import Batch, LossTerms
 from vaekit.ops import philox
-from vaekit.sizes import checked_size
+from vaekit.sizes import checked_flag, checked_size
 from vaekit.training.callbacks import Callback, FitState
 from vaekit.training.history import History
 from vaekit.vae import VAE
@@ -97,8 +97,7 @@ def fit(
         2
     """
     _check_options(epochs, batch_size, learning_rate, gradient_clip, seed, callbacks)
-    if not isinstance(initialize_output_bias, bool):
-        raise TypeError(f"initialize_output_bias has to be True or False, got {initialize_output_bias!r}")
+    checked_flag("initialize_output_bias", initialize_output_bias)
     fabric = _fabric(device)
     folder = None if out is None else writable_folder(out)
     batches = Batches(train, batch_size)
