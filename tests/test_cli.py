@@ -112,6 +112,22 @@ def test_train_leaves_a_run_with_weights_history_and_the_pictures_that_fit(suffi
     assert vaekit.History.from_csv(out / "history.csv").epochs == 1
 
 
+def test_a_spatial_latent_and_an_output_bias_from_the_data_can_be_set(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["encoder=conv", "encoder.channels=[4]", "encoder.spatial=true", "decoder=conv", "decoder.channels=[4]"]
+    options = [argument for option in [*options, "initialize_output_bias=true"] for argument in ("--set", option)]
+    options += ["--latent-dim", 3]
+    assert command("train", data, *options, *QUICK, "--out", out) == 0
+    assert "48 latent dimensions" in capsys.readouterr().out
+    assert {p.name for p in out.glob("*.png")} == {"loss.png", "reconstructions.png", "samples.png"}
+    vae = vaekit.load(out / "last")
+    assert vae.latent_shape == (3, 4, 4)
+    assert command("train", data, *options, *QUICK, "--learning-rate", 1e-30, "--out", tmp_path / "still") == 0
+    x = vaekit.data.load(data)[0].x
+    mean = vaekit.load(tmp_path / "still" / "last").decode(torch.zeros(1, 3, 4, 4)).mean().item()
+    assert mean == pytest.approx(x.mean().item(), rel=1e-4)
+
+
 def test_run_json_is_a_whole_run(run, data):
     written = json.loads((run / "run.json").read_text())
     assert Path(written["data"]) == data.resolve()

@@ -21,6 +21,7 @@ MODULES = ["vaekit", *(m.name for m in pkgutil.walk_packages(vaekit.__path__, "v
 FLOORS = [
     {"registry", "sizes"},
     {"ops", "layers", "schedules"},
+    {"residual"},
     {"priors"},
     {"posteriors"},
     {"encoders", "decoders", "likelihoods"},

@@ -258,6 +258,18 @@ def test_another_number_of_latent_dimensions_is_refused_and_traversals_named(nam
         FUNCTIONS[name](model(latent_dim=latent_dim))
 
 
+def test_a_spatial_latent_is_refused_and_what_can_be_drawn_is_drawn():
+    spatial = {"name": "conv", "channels": (4,), "spatial": True}
+    vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2, encoder=spatial, decoder={"name": "conv", "channels": (4,)})
+    for name in ("latent_space", "latent_grid"):
+        with pytest.raises(ValueError, match=r"have the shape \(2, 4, 4\); see reconstructions and samples"):
+            FUNCTIONS[name](vae)
+    with pytest.raises(ValueError, match=r"latents that are a vector, .* shape \(2, 4, 4\); see samples"):
+        plots.traversals(vae)
+    assert plots.reconstructions(vae, torch.rand(2, 1, 8, 8)).get_suptitle() == "reconstructions through 32 latent dimensions"
+    assert len(plots.samples(vae, 4).axes) == 4
+
+
 # latent_grid
 
 

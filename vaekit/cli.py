@@ -38,7 +38,7 @@ RUN_FILE = "run.json"
 _MOST_POINTS = 5000  # of a scatter plot
 
 _MODEL_KEYS = ("input_shape", "latent_dim", "encoder", "decoder", "likelihood", "prior", "loss")
-_FIT_KEYS = ("epochs", "batch_size", "learning_rate", "seed", "device", "gradient_clip")
+_FIT_KEYS = ("epochs", "batch_size", "learning_rate", "seed", "device", "gradient_clip", "initialize_output_bias")
 _RUN_KEYS = ("data", "preset", *_MODEL_KEYS, *_FIT_KEYS)
 
 _REGISTRIES: Mapping[str, Registry[Any]] = {
@@ -87,7 +87,7 @@ def train(
     preset: Annotated[
         str | None, typer.Option(help=f"The model to start from; {DEFAULT_PRESET} by default. See `vaekit list presets`.")
     ] = None,
-    latent_dim: Annotated[int | None, typer.Option(help="How many latent dimensions.")] = None,
+    latent_dim: Annotated[int | None, typer.Option(help="How many latent dimensions; channels where they are spatial.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data; 30 by default.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples in a step; 64 by default.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Adam's; 0.001 by default.")] = None,

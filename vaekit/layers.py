@@ -1,13 +1,15 @@
-"""Building blocks that several encoders and decoders share."""
+"""Building blocks that several encoders and decoders share: what follows a layer, dense layers, sizes of convolutions."""
 
 from __future__ import annotations
 
 import difflib
 import itertools
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -18,26 +20,124 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,
 }
+NORMALIZATIONS = ("none", "batch", "layer", "group")
+
+# By the number of spatial dimensions; a video is a volume whose depth is time.
+CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, type[nn.ConvTranspose1d] | type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+DATA = {1: "series (channels, length)", 2: "images (channels, height, width)", 3: "volumes (channels, depth, height, width)"}
 
 
-def activation_layer(name: str) -> nn.Module:
-    """A new layer for the activation called `name`."""
-    if name not in ACTIVATIONS:
-        near = difflib.get_close_matches(str(name), ACTIVATIONS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown activation {name!r}.{hint} There are: {', '.join(ACTIVATIONS)}.")
-    return ACTIVATIONS[name]()
+@dataclass(frozen=True)
+class LayerStyle:
+    """What follows each layer of a network, in this order: the options that all networks share.
+
+    Args:
+        normalization: "none"; "batch" (S. Ioffe, C. Szegedy, 2015, arXiv:1502.03167), each feature over the batch and all
+            positions, with running averages in evaluation mode; "group" (Y. Wu, K. He, 2018, arXiv:1803.08494), each example in
+            groups of features, see `group_count`; "layer" (J. Ba et al., 2016, arXiv:1607.06450), each example over all features
+            and positions.
+        activation: elu, gelu, leaky_relu, relu, silu, softplus or tanh.
+        dropout: the share of features that are set to 0 in training (N. Srivastava et al., 2014, JMLR 15), each on its own.
+
+    Raises:
+        ValueError: another word, or a share outside [0, 1).
+
+    Example:
+        >>> [type(module).__name__ for module in LayerStyle("relu", "group", 0.1).after(64)]
+        ['GroupNorm', 'ReLU', 'Dropout']
+    """
+
+    activation: str
+    normalization: str = "none"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_word("activation", self.activation, ACTIVATIONS)
+        _check_word("normalization", self.normalization, NORMALIZATIONS)
+        dropout = self.dropout
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0.0 <= dropout < 1.0:
+            raise ValueError(
+                f"dropout has to be a number from 0 to below 1, the share of features that are left out, got {dropout!r}"
+            )
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether a layer before the normalisation needs a bias: batch normalisation would subtract it again."""
+        return self.normalization != "batch"
+
+    def after(self, features: int, positions: Sequence[int] = ()) -> list[nn.Module]:
+        """The modules that follow a layer with `features` outputs at each of `positions`; only those that do something."""
+        return [*self.normalized(features, positions), ACTIVATIONS[self.activation](), *self.dropped()]
+
+    def dropped(self) -> list[nn.Module]:
+        return [nn.Dropout(self.dropout)] if self.dropout else []
+
+    def normalized(self, features: int, positions: Sequence[int] = ()) -> list[nn.Module]:
+        """The normalisation of [B, features, *positions], if there is one.
+
+        Raises:
+            ValueError: a single value for each example, which normalising by itself would make 0 whatever it was.
+        """
+        if self.normalization == "none":
+            return []
+        if self.normalization == "batch":
+            return [BatchNorm(features)]
+        if features * math.prod(positions) == 1:
+            raise ValueError(
+                f"normalization={self.normalization!r} of a layer with one value for each example makes it 0 whatever it was; "
+                'give the layer more features, or take normalization="batch" or "none"'
+            )
+        return [nn.GroupNorm(1 if self.normalization == "layer" else group_count(features), features)]
 
 
-def dense_layers(sizes: Sequence[int], activation: str) -> nn.Sequential:
-    """A linear layer and an activation for each pair of neighbours in `sizes`."""
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of [B, features, *positions] for any number of positions.
+
+    Raises:
+        ValueError: in training, a single value for each feature, which has no variance: a batch of one vector.
+
+    Example:
+        >>> import torch
+        >>> BatchNorm(3)(torch.rand(2, 3, 4, 5, 6)).shape
+        torch.Size([2, 3, 4, 5, 6])
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:  # torch's name; the hook in which its classes look at their input
+        if self.training and input.numel() == self.num_features:
+            raise ValueError(
+                f"batch normalisation over a batch of {tuple(input.shape)} has one value for each feature, and so no variance; "
+                'train with larger batches (the last one of an epoch counts), or take normalization="layer" or "group"'
+            )
+
+
+def group_count(features: int) -> int:
+    """How many groups normalise `features` together: as many as divide them, up to 32 of at least 4.
+
+    32 is the number of Wu and He; of a group of one or two at one position, normalising would leave 0 or a sign.
+
+    Example:
+        >>> [group_count(n) for n in (512, 128, 64, 96, 6, 7, 1)]
+        [32, 32, 16, 24, 1, 1, 1]
+    """
+    return max((n for n in range(1, 33) if features % n == 0 and features // n >= 4), default=1)
+
+
+def dense_layers(sizes: Sequence[int], style: LayerStyle) -> nn.Sequential:
+    """A linear layer, and what follows it, for each pair of neighbours in `sizes`."""
     layers: list[nn.Module] = []
     for size_in, size_out in itertools.pairwise(sizes):
-        layers += [glorot(nn.Linear(size_in, size_out)), activation_layer(activation)]
+        layers += [glorot(nn.Linear(size_in, size_out, bias=style.has_bias)), *style.after(size_out)]
     return nn.Sequential(*layers)
 
 
-L = TypeVar("L", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+L = TypeVar(
+    "L", nn.Linear, nn.Conv1d | nn.Conv2d | nn.Conv3d, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+)  # fmt: skip
 
 
 def glorot(layer: L) -> L:
@@ -51,24 +151,42 @@ def glorot(layer: L) -> L:
     return layer
 
 
-def halved_resolutions(image_shape: Sequence[int], halvings: int) -> list[tuple[int, int]]:
-    """(height, width) of an image (channels, height, width) before and after each halving, which rounds up.
+def checked_rank(shape: Sequence[int], ranks: Sequence[int], part: str) -> int:
+    """The number of spatial dimensions of data (channels, *sizes).
 
     Raises:
-        ValueError: not an image, or no halvings.
+        ValueError: it is none of `ranks`; names the parts that take such data.
+    """
+    rank = len(shape) - 1
+    if rank in ranks:
+        return rank
+    kinds = " or ".join(DATA[r] for r in ranks)
+    other = {
+        1: "'conv1d' and 'resnet' take series",
+        2: "'conv' and 'resnet' take images",
+        3: "'conv3d' and 'resnet' take volumes",
+    }
+    raise ValueError(
+        f"{part} take{'' if part.endswith('s') else 's'} {kinds}, got the shape {tuple(shape)}; "
+        f"{other[rank] + ', ' if rank in other else ''}'mlp' takes any shape"
+    )
+
+
+def halved_resolutions(sizes: Sequence[int], halvings: int) -> list[tuple[int, ...]]:
+    """The spatial sizes before and after each halving, which rounds up.
 
     Example:
-        >>> halved_resolutions((1, 45, 17), 2)
+        >>> halved_resolutions((45, 17), 2)
         [(45, 17), (23, 9), (12, 5)]
     """
-    if len(image_shape) != 3:
-        raise ValueError(
-            f"convolutions take images (channels, height, width), got the shape {tuple(image_shape)}; 'mlp' takes any shape"
-        )
-    if halvings < 1:
-        raise ValueError("channels has to name at least one convolution, (32, 64) for example")
-    resolutions = [(image_shape[1], image_shape[2])]
+    resolutions = [tuple(sizes)]
     for _ in range(halvings):
-        height, width = resolutions[-1]
-        resolutions.append((-(-height // 2), -(-width // 2)))
+        resolutions.append(tuple(-(-size // 2) for size in resolutions[-1]))
     return resolutions
+
+
+def _check_word(option: str, word: str, words: Sequence[str] | dict[str, type[nn.Module]]) -> None:
+    if word not in words:
+        near = difflib.get_close_matches(str(word), words, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {option} {word!r}.{hint} There are: {', '.join(words)}.")

@@ -247,7 +247,9 @@ def traversals(vae: VAE, x: Tensor | None = None, *, steps: int = 9, span: float
         15
     """
     if len(vae.latent_shape) != 1:
-        raise ValueError(f"traversals draws latents that are a vector, the model's have the shape {vae.latent_shape}")
+        raise ValueError(
+            f"traversals draws latents that are a vector, the model's have the shape {vae.latent_shape}; see samples"
+        )
     if steps < 2:
         raise ValueError(f"steps has to be at least 2, got {steps}")
     if x is not None and len(x) != 1:
@@ -332,9 +334,8 @@ def _draw_image(axes: Axes, image: Tensor, limits: tuple[float, float]) -> None:
 
 def _check_two_dimensions(vae: VAE, what: str) -> None:
     if vae.latent_shape != (2,):
-        raise ValueError(
-            f"{what} draws two latent dimensions, the model's latents have the shape {vae.latent_shape}; see traversals"
-        )
+        hint = "traversals" if len(vae.latent_shape) == 1 else "reconstructions and samples"
+        raise ValueError(f"{what} draws two latent dimensions, the model's latents have the shape {vae.latent_shape}; see {hint}")
 
 
 def _device(vae: VAE) -> torch.device:

@@ -79,7 +79,8 @@ def create_vae(
         preset: a name from `vaekit.presets.names()`; what it leaves open, and everything without a preset, is an "mlp"
             encoder and decoder, a "bernoulli" likelihood, a "standard_normal" prior and the "elbo".
         input_shape: the shape of one example, without the batch.
-        latent_dim: the number of latent dimensions.
+        latent_dim: the number of latent dimensions; of latent channels for an encoder with spatial=True, whose latents' shape the
+            decoder then gets.
         encoder, decoder, likelihood, prior, loss: a registered name, {"name": ..., option: ...}, or an object. A mapping without
             a name sets options of the preset's (or the default) part.
         seed: fixes the initial weights, and leaves torch's global generator as it was; without one they come from there.
@@ -96,6 +97,9 @@ def create_vae(
         torch.Size([5, 13])
         >>> create_vae("dense-mnist", latent_dim=10, loss={"beta": 4.0}).latent_shape
         (10,)
+        >>> spatial = {"name": "conv", "spatial": True}
+        >>> create_vae(input_shape=(3, 32, 32), latent_dim=4, encoder=spatial, decoder="conv").latent_shape
+        (4, 8, 8)
     """
     if preset is not None and not isinstance(preset, str):
         raise TypeError(f"the preset has to be a name, one of {', '.join(names())}; got {preset!r}")
@@ -119,8 +123,14 @@ def create_vae(
     def compose() -> VAE:
         built = {kind: build(kind) for kind in ("likelihood", "prior", "loss")}
         per_element = getattr(built["likelihood"], "parameters_per_element", 1)  # VAE refuses what is no Likelihood
-        context = {"latent_dim": latent_dim, "output_shape": input_shape, "parameters_per_element": per_element}
         built["encoder"] = build("encoder", {"input_shape": input_shape, "latent_dim": latent_dim})
+        latent_shape: tuple[int, ...] = getattr(built["encoder"], "latent_shape", ())  # VAE refuses what is no Encoder
+        is_spatial = len(latent_shape) > 1 and latent_shape[0] == latent_dim
+        context = {
+            "latent_dim": latent_shape if is_spatial else latent_dim,
+            "output_shape": input_shape,
+            "parameters_per_element": per_element,
+        }
         built["decoder"] = build("decoder", context)
         return VAE(**built)
 

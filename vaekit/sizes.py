@@ -1,4 +1,4 @@
-"""Options that have to be whole numbers of at least 1: one message for all of them."""
+"""Options that have to be whole numbers of at least 1, or True or False: one message for all of them."""
 
 from __future__ import annotations
 
@@ -17,3 +17,10 @@ def checked_sizes(name: str, values: Sequence[int]) -> tuple[int, ...]:
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         raise ValueError(f"{name} has to be a sequence of whole numbers, (256, 64) for example, got {values!r}")
     return tuple(checked_size(f"every entry of {name}", value) for value in values)
+
+
+def checked_flag(name: str, value: bool) -> bool:
+    """`value`, or a TypeError that names the option: "no", or a list, would count as True."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} has to be True or False, got {value!r}")
+    return value

@@ -193,6 +193,42 @@ class VAE(nn.Module):
             return self.likelihood.sample(self.decoder(z), key=philox.fold_in(key, 1))
         return self.decode(z)
 
+    @torch.no_grad()
+    def initialize_output_bias(self, x: Tensor) -> None:
+        """Let a new decoder start from the mean of x, so that training does not begin with learning it.
+
+        What the decoder's last layer adds becomes the parameters under which that is the likelihood's mean: for each element, or
+        for each channel where the last layer is a convolution.
+
+        Args:
+            x: [N, *input_shape], the training data, or enough of it; `fit(..., initialize_output_bias=True)` takes all.
+
+        Raises:
+            NotImplementedError: the decoder or the likelihood does not say how.
+            TypeError, ValueError: an x of another dtype or shape, or without examples.
+
+        Example:
+            >>> import vaekit
+            >>> vae = vaekit.create_vae(input_shape=(3,), latent_dim=2, likelihood="gaussian")
+            >>> vae.initialize_output_bias(torch.tensor([[0.0, 1.0, 2.0], [2.0, 1.0, 4.0]]))
+            >>> vae.decode(torch.zeros(1, 2)).tolist()
+            [[1.0, 1.0, 3.0]]
+        """
+        self._check_input(x)
+        if not len(x):
+            raise ValueError("there are no examples in x, whose mean was to be taken")
+        bias = self.decoder.output_bias
+        if bias is None:
+            raise NotImplementedError(
+                f"{type(self.decoder).__name__} does not say where its output bias is; define its property output_bias, "
+                "or leave the bias as it is"
+            )
+        mean = x.mean(0)
+        for dimension, size in enumerate(bias.shape[1:]):
+            if size == 1:
+                mean = mean.mean(dimension, keepdim=True)
+        bias.copy_(self.likelihood.parameters_of_mean(mean))
+
     def config(self) -> dict[str, Any]:
         """Plain data from which `vaekit.load` composes this model again: the options that its parts were constructed with.
 

@@ -15,7 +15,8 @@ class Decoder(nn.Module, ABC):
     """The network of p(x | z): from latents [B, *latent_shape] to natural parameters [B, P, *output_shape].
 
     Args:
-        latent_dim: the number D of latent dimensions; `latent_shape` is (D,).
+        latent_dim: the number D of latent dimensions, or the shape (D, *sizes) of a spatial latent; `latent_shape` is (D,) or
+            that shape.
         output_shape: the shape of one example, the encoder's input_shape.
         parameters_per_element: P, the likelihood's; the axis is there even when it is 1.
 
@@ -23,9 +24,12 @@ class Decoder(nn.Module, ABC):
         ValueError: an empty shape, or a size that is not a whole number of at least 1.
     """
 
-    def __init__(self, latent_dim: int, output_shape: Sequence[int], parameters_per_element: int = 1) -> None:
+    def __init__(self, latent_dim: int | Sequence[int], output_shape: Sequence[int], parameters_per_element: int = 1) -> None:
         super().__init__()
-        self.latent_shape: tuple[int, ...] = (checked_size("latent_dim", latent_dim),)
+        if isinstance(latent_dim, (list, tuple)) and latent_dim:
+            self.latent_shape: tuple[int, ...] = checked_sizes("latent_dim", latent_dim)
+        else:
+            self.latent_shape = (checked_size("latent_dim", latent_dim),)  # type: ignore[arg-type]
         self.output_shape = checked_sizes("output_shape", output_shape)
         if not self.output_shape:
             raise ValueError("output_shape has to have at least one dimension; a table with 13 columns has (13,)")
@@ -34,6 +38,28 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, z: Tensor) -> Tensor:
         """[B, *latent_shape] -> [B, P, *output_shape], unconstrained."""
+
+    @property
+    def output_bias(self) -> Tensor | None:
+        """What the last layer adds, a view of its bias as [P, *output_shape], with a size of 1 where positions share it.
+
+        `VAE.initialize_output_bias` writes into it. None where a decoder has no such thing.
+        """
+        return None
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether the latents keep positions, rather than being D numbers."""
+        return len(self.latent_shape) > 1
+
+    def check_positions(self, sizes: Sequence[int]) -> None:
+        """Raise ValueError if the latents have positions other than `sizes`, those at which the decoder starts."""
+        if self.is_spatial and self.latent_shape[1:] != tuple(sizes):
+            expected = ", ".join(map(str, (self.latent_shape[0], *sizes)))
+            raise ValueError(
+                f"spatial latents of the shape {self.latent_shape} do not lead to data {self.output_shape}: as often as this "
+                f"decoder doubles it, it starts from ({expected}); give encoder and decoder as many channels"
+            )
 
 
 registry: Registry[Decoder] = Registry("decoder", "vaekit.decoders", Decoder)

@@ -1,38 +1,115 @@
-"""A convolutional decoder for images: dense layers, then upsampling 3x3 convolutions.
+"""Convolutional decoders for series, images and volumes: dense layers or a spatial latent, then upsampling convolutions.
 
-The shape of the Keras variational autoencoder example (F. Chollet, 2020, keras.io/examples/generative/vae); resizing before a
-convolution instead of a transposed one avoids checkerboards (A. Odena et al., 2016, doi:10.23915/distill.00003).
+For images the shape of the Keras variational autoencoder example (F. Chollet, 2020, keras.io/examples/generative/vae); resizing
+before a convolution instead of a transposed one avoids checkerboards (A. Odena et al., 2016, doi:10.23915/distill.00003).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from vaekit.decoders.base import Decoder, registry
-from vaekit.layers import activation_layer, dense_layers, glorot, halved_resolutions
+from vaekit.layers import CONVOLUTIONS, TRANSPOSED, LayerStyle, checked_rank, dense_layers, glorot, halved_resolutions
 from vaekit.sizes import checked_sizes
+
+_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}  # torch's names of the one method
+
+
+class ConvolutionalDecoder(Decoder):
+    """What the convolutional decoders share: everything but the number of spatial dimensions, `rank`."""
+
+    rank: ClassVar[int]
+
+    def __init__(
+        self,
+        latent_dim: int | Sequence[int],
+        output_shape: Sequence[int],
+        parameters_per_element: int = 1,
+        channels: Sequence[int] = (64, 32),
+        hidden: Sequence[int] = (),
+        activation: str = "relu",
+        upsample: str = "transpose",
+        normalization: str = "none",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(latent_dim, output_shape, parameters_per_element)
+        checked_rank(self.output_shape, (self.rank,), "convolutions")
+        if upsample not in ("transpose", "nearest", _INTERPOLATION[self.rank]):
+            raise ValueError(f'upsample has to be "transpose", "nearest" or "{_INTERPOLATION[self.rank]}", got {upsample!r}')
+        if not checked_sizes("channels", channels):
+            raise ValueError("channels has to name at least one convolution, (64, 32) for example")
+        if self.is_spatial and hidden:
+            raise ValueError(
+                f"hidden={tuple(hidden)} are dense layers, which spatial latents {self.latent_shape} have no place for"
+            )
+        style = LayerStyle(activation, normalization, dropout)
+        convolution, transposed = CONVOLUTIONS[self.rank], TRANSPOSED[self.rank]
+        resolutions = halved_resolutions(self.output_shape[1:], len(channels))[::-1]
+        self.check_positions(resolutions[0])
+        self.first_shape = (channels[0], *resolutions[0])
+        if self.is_spatial:
+            first = glorot(convolution(self.latent_shape[0], channels[0], kernel_size=1, bias=style.has_bias))
+            self.body = nn.Sequential(first, *style.after(channels[0], resolutions[0]))
+        else:
+            self.body = dense_layers((*self.latent_shape, *checked_sizes("hidden", hidden), math.prod(self.first_shape)), style)
+        layers: list[nn.Module] = []
+        for channels_in, channels_out, small, large in zip(
+            (channels[0], *channels), channels, resolutions, resolutions[1:], strict=False
+        ):
+            if upsample == "transpose":
+                # A transposed convolution makes 2 s - 1 from s; where the encoder halved an even size, one more is needed.
+                padding = tuple(after - 2 * before + 1 for before, after in zip(small, large, strict=True))
+                doubling = transposed(
+                    channels_in,
+                    channels_out,
+                    3,
+                    stride=2,
+                    padding=1,
+                    output_padding=padding,  # type: ignore[arg-type]
+                    bias=style.has_bias,
+                )
+                layers.append(glorot(doubling))
+            else:
+                resized = convolution(channels_in, channels_out, 3, padding=1, bias=style.has_bias)
+                layers += [nn.Upsample(large, mode=upsample), glorot(resized)]
+            layers += style.after(channels_out, large)
+        last = convolution(channels[-1], parameters_per_element * self.output_shape[0], 3, padding=1)
+        self.convolutions = nn.Sequential(*layers, glorot(last))
+
+    def forward(self, z: Tensor) -> Tensor:
+        data = self.convolutions(self.body(z).reshape(len(z), *self.first_shape))
+        return data.reshape(len(z), self.parameters_per_element, *self.output_shape)  # type: ignore[no-any-return]
+
+    @property
+    def output_bias(self) -> Tensor:
+        bias: Tensor = self.convolutions[-1].bias  # type: ignore[assignment]
+        return bias.view(self.parameters_per_element, self.output_shape[0], *(1,) * self.rank)
 
 
 @registry.register("conv")
-class ConvDecoder(Decoder):
-    """Dense layers, then upsampling convolutions, for images of any size.
+class ConvDecoder(ConvolutionalDecoder):
+    """Dense layers or a spatial latent, then upsampling convolutions, for images of any size.
 
     Every entry of `channels` doubles height and width, through the very sizes that `ConvEncoder` halved.
 
     Args:
-        latent_dim: D.
+        latent_dim: D, or the shape (D, height, width) of a spatial latent, at the resolution of the first convolution.
         output_shape: (channels, height, width), any sizes.
         parameters_per_element: P of the likelihood.
         channels: the output channels of the upsampling convolutions, from the latents' side.
-        hidden: the sizes of dense layers before them.
+        hidden: the sizes of dense layers before them; none with a spatial latent, which a 1x1 convolution reads instead.
         activation: after every layer but the last: elu, gelu, leaky_relu, relu, silu, softplus or tanh.
         upsample: "transpose", a transposed convolution, or "nearest" or "bilinear", resizing and then a convolution.
+        normalization: before each activation: none, batch, layer or group; see `vaekit.layers.LayerStyle`.
+        dropout: the share of each layer's features that are left out in training.
 
     Raises:
-        ValueError: an output_shape of another rank; no channels; another word for `upsample`.
+        ValueError: an output_shape of another rank; no channels; another word for `upsample`; a spatial latent of another
+            resolution.
 
     Example:
         >>> import torch
@@ -43,38 +120,54 @@ class ConvDecoder(Decoder):
         torch.Size([5, 1, 1, 28, 28])
     """
 
-    def __init__(
-        self,
-        latent_dim: int,
-        output_shape: Sequence[int],
-        parameters_per_element: int = 1,
-        channels: Sequence[int] = (64, 32),
-        hidden: Sequence[int] = (),
-        activation: str = "relu",
-        upsample: str = "transpose",
-    ) -> None:
-        super().__init__(latent_dim, output_shape, parameters_per_element)
-        if upsample not in ("transpose", "nearest", "bilinear"):
-            raise ValueError(f'upsample has to be "transpose", "nearest" or "bilinear", got {upsample!r}')
-        resolutions = halved_resolutions(self.output_shape, len(checked_sizes("channels", channels)))[::-1]
-        self.first_shape = (channels[0], *resolutions[0])
-        self.body = dense_layers((latent_dim, *checked_sizes("hidden", hidden), math.prod(self.first_shape)), activation)
-        layers: list[nn.Module] = []
-        for channels_in, channels_out, small, large in zip(
-            (channels[0], *channels), channels, resolutions, resolutions[1:], strict=False
-        ):
-            if upsample == "transpose":
-                # A transposed convolution makes 2 s - 1 from s; where the encoder halved an even size, one more is needed.
-                padding = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
-                layers.append(
-                    glorot(nn.ConvTranspose2d(channels_in, channels_out, 3, stride=2, padding=1, output_padding=padding))
-                )
-            else:
-                layers += [nn.Upsample(large, mode=upsample), glorot(nn.Conv2d(channels_in, channels_out, 3, padding=1))]
-            layers.append(activation_layer(activation))
-        last = nn.Conv2d(channels[-1], parameters_per_element * self.output_shape[0], 3, padding=1)
-        self.convolutions = nn.Sequential(*layers, glorot(last))
+    rank = 2
 
-    def forward(self, z: Tensor) -> Tensor:
-        image = self.convolutions(self.body(z).reshape(len(z), *self.first_shape))
-        return image.reshape(len(z), self.parameters_per_element, *self.output_shape)  # type: ignore[no-any-return]
+
+@registry.register("conv1d")
+class Conv1dDecoder(ConvolutionalDecoder):
+    """Dense layers or a spatial latent, then upsampling convolutions, for series of any length.
+
+    Args:
+        latent_dim: D, or the shape (D, length) of a spatial latent.
+        output_shape: (channels, length), any length.
+        parameters_per_element, channels, hidden, activation, normalization, dropout: as for `conv`.
+        upsample: "transpose", "nearest" or "linear".
+
+    Raises:
+        ValueError: as for `conv`.
+
+    Example:
+        >>> import torch
+        >>> decoder = Conv1dDecoder(2, (3, 100))
+        >>> sum(p.numel() for p in decoder.parameters())
+        23619
+        >>> decoder(torch.zeros(5, 2)).shape
+        torch.Size([5, 1, 3, 100])
+    """
+
+    rank = 1
+
+
+@registry.register("conv3d")
+class Conv3dDecoder(ConvolutionalDecoder):
+    """Dense layers or a spatial latent, then upsampling convolutions, for volumes and videos of any size.
+
+    Args:
+        latent_dim: D, or the shape (D, depth, height, width) of a spatial latent.
+        output_shape: (channels, depth, height, width), or (channels, time, height, width), any sizes.
+        parameters_per_element, channels, hidden, activation, normalization, dropout: as for `conv`.
+        upsample: "transpose", "nearest" or "trilinear".
+
+    Raises:
+        ValueError: as for `conv`.
+
+    Example:
+        >>> import torch
+        >>> decoder = Conv3dDecoder((4, 4, 8, 8), (1, 16, 32, 32))
+        >>> sum(p.numel() for p in decoder.parameters())
+        167169
+        >>> decoder(torch.zeros(1, 4, 4, 8, 8)).shape
+        torch.Size([1, 1, 1, 16, 32, 32])
+    """
+
+    rank = 3

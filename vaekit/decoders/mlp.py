@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vaekit.decoders.base import Decoder, registry
-from vaekit.layers import dense_layers, glorot
+from vaekit.layers import LayerStyle, dense_layers, glorot
 from vaekit.sizes import checked_sizes
 
 
@@ -17,11 +17,13 @@ class MLPDecoder(Decoder):
     """Dense layers, reshaped to the data: images, series and tables alike.
 
     Args:
-        latent_dim: D.
+        latent_dim: D, or a shape (D, *sizes), whose numbers are all read.
         output_shape: the shape of one example.
         parameters_per_element: P of the likelihood.
         hidden: the sizes of the hidden layers, from the latents' side; () makes the decoder linear.
         activation: between the layers: elu, gelu, leaky_relu, relu, silu, softplus or tanh.
+        normalization: before each activation: none, batch, layer or group; see `vaekit.layers.LayerStyle`.
+        dropout: the share of each hidden layer's features that are left out in training.
 
     Example:
         >>> import torch
@@ -34,16 +36,23 @@ class MLPDecoder(Decoder):
 
     def __init__(
         self,
-        latent_dim: int,
+        latent_dim: int | Sequence[int],
         output_shape: Sequence[int],
         parameters_per_element: int = 1,
         hidden: Sequence[int] = (256, 512),
         activation: str = "relu",
+        normalization: str = "none",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(latent_dim, output_shape, parameters_per_element)
-        sizes = (latent_dim, *checked_sizes("hidden", hidden))
-        self.body = dense_layers(sizes, activation)
+        sizes = (math.prod(self.latent_shape), *checked_sizes("hidden", hidden))
+        self.body = dense_layers(sizes, LayerStyle(activation, normalization, dropout))
         self.head = glorot(nn.Linear(sizes[-1], parameters_per_element * math.prod(self.output_shape)))
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.head(self.body(z)).reshape(len(z), self.parameters_per_element, *self.output_shape)  # type: ignore[no-any-return]
+        parameters = self.head(self.body(z.flatten(1)))
+        return parameters.reshape(len(z), self.parameters_per_element, *self.output_shape)  # type: ignore[no-any-return]
+
+    @property
+    def output_bias(self) -> Tensor:
+        return self.head.bias.view(self.parameters_per_element, *self.output_shape)

@@ -1,9 +1,22 @@
 """Encoders: x -> Posterior."""
 
 from vaekit.encoders.base import Encoder, registry
-from vaekit.encoders.conv import ConvEncoder
+from vaekit.encoders.conv import Conv1dEncoder, Conv3dEncoder, ConvEncoder
 from vaekit.encoders.mlp import MLPEncoder
+from vaekit.encoders.resnet import ResNetEncoder
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
-__all__ = ["ConvEncoder", "Encoder", "MLPEncoder", "create", "describe", "names", "register", "registry"]
+__all__ = [
+    "Conv1dEncoder",
+    "Conv3dEncoder",
+    "ConvEncoder",
+    "Encoder",
+    "MLPEncoder",
+    "ResNetEncoder",
+    "create",
+    "describe",
+    "names",
+    "register",
+    "registry",
+]

@@ -2,37 +2,106 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from vaekit.ops import reference
 from vaekit.posteriors.base import Posterior
+from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.registry import Registry
 from vaekit.sizes import checked_size, checked_sizes
+
+Head = TypeVar("Head", nn.Linear, nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
 class Encoder(nn.Module, ABC):
     """q(z | x): a module from a batch [B, *input_shape] to a `Posterior` over latents [B, *latent_shape].
 
+    An encoder whose posterior is a diagonal Gaussian hands its last layer's output [B, 2 D, ...] to `posterior`, which knows
+    the bound, and its last layer to `start_logvar` when it is made.
+
     Args:
         input_shape: the shape of one example, without the batch.
-        latent_dim: the number D of latent dimensions; `latent_shape` is (D,).
+        latent_dim: the number D of latent dimensions; `latent_shape` is (D,), unless an encoder sets another one.
+        logvar_bound: keeps every logvar between -logvar_bound and logvar_bound, see `bounded`; None for no bound.
+        initial_logvar: what a new encoder gives as logvar, for every x, in nats; None for what its random weights make of x,
+            values around 0.
 
     Raises:
-        ValueError: an empty shape, or a size that is not a whole number of at least 1.
+        ValueError: an empty shape, a size that is not a whole number of at least 1; a bound that is not positive; an
+            initial_logvar that is not within it.
     """
 
-    def __init__(self, input_shape: Sequence[int], latent_dim: int) -> None:
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int,
+        *,
+        logvar_bound: float | None = None,
+        initial_logvar: float | None = None,
+    ) -> None:
         super().__init__()
         self.input_shape = checked_sizes("input_shape", input_shape)
         if not self.input_shape:
             raise ValueError("input_shape has to have at least one dimension; a table with 13 columns has (13,)")
         self.latent_shape: tuple[int, ...] = (checked_size("latent_dim", latent_dim),)
+        for option, value in (("logvar_bound", logvar_bound), ("initial_logvar", initial_logvar)):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if value is not None and not number:
+                raise ValueError(f"{option} has to be a finite number or None, got {value!r}")
+        if logvar_bound is not None and logvar_bound <= 0.0:
+            raise ValueError(f"logvar_bound has to be positive, 10.0 for example, got {logvar_bound!r}")
+        if logvar_bound is not None and initial_logvar is not None and abs(initial_logvar) >= logvar_bound:
+            raise ValueError(
+                f"initial_logvar={initial_logvar!r} is not between -{logvar_bound} and {logvar_bound}, as logvar_bound asks for"
+            )
+        self.logvar_bound, self.initial_logvar = logvar_bound, initial_logvar
 
     @abstractmethod
     def forward(self, x: Tensor) -> Posterior:
         """[B, *input_shape] -> a posterior over [B, *latent_shape]."""
+
+    def posterior(self, parameters: Tensor) -> DiagonalGaussian:
+        """The last layer's output [B, 2 D, ...] as a Gaussian: its halves, where they lie, are mu and the (bounded) logvar."""
+        mu, logvar = parameters.chunk(2, dim=1)
+        return DiagonalGaussian(mu, logvar if self.logvar_bound is None else bounded(logvar, self.logvar_bound))
+
+    def start_logvar(self, head: Head) -> Head:
+        """The last layer, with 2 D outputs, made to give `initial_logvar`: those weights start at 0, their bias at that value."""
+        if self.initial_logvar is not None:
+            start = self.initial_logvar
+            if self.logvar_bound is not None:  # what `bounded` makes initial_logvar of
+                start = _atan_scale(self.logvar_bound) * math.tan(start / _atan_scale(self.logvar_bound))
+            assert head.bias is not None
+            with torch.no_grad():
+                for parameter, value in ((head.weight, 0.0), (head.bias, start)):
+                    parameter[len(parameter) // 2 :].fill_(value)
+        return head
+
+
+def bounded(logvar: Tensor, bound: float) -> Tensor:
+    """(2 bound / pi) atan(pi logvar / (2 bound)): between -bound and bound (up to rounding), with a slope of 1 at 0.
+
+    The slope decays as 1 / logvar^2, so that one that has run away still finds back: tanh's is 0 in float32 beyond 10 bounds. It
+    is computed as 1 / (1 + u^2); automatic differentiation of x / (1 + |x|) subtracts numbers that are nearly equal there.
+    float16 and bfloat16 compute in float32.
+
+    Example:
+        >>> bounded(torch.tensor([0.1, 10.0, -1e4]), 10.0)
+        tensor([ 0.1000,  6.3909, -9.9959])
+    """
+    scale = _atan_scale(bound)
+    wide = logvar.to(reference.compute_dtype(logvar.dtype))
+    return (scale * torch.atan(wide / scale)).to(logvar.dtype)
+
+
+def _atan_scale(bound: float) -> float:
+    return 2.0 * bound / math.pi
 
 
 registry: Registry[Encoder] = Registry("encoder", "vaekit.encoders", Encoder)

@@ -1,24 +1,75 @@
-"""A convolutional encoder for images: strided 3x3 convolutions, then dense layers.
+"""Convolutional encoders for series, images and volumes: strided convolutions, then dense layers or a spatial latent.
 
-The shape of the Keras variational autoencoder example (F. Chollet, 2020, keras.io/examples/generative/vae).
+For images the shape of the Keras variational autoencoder example (F. Chollet, 2020, keras.io/examples/generative/vae).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from vaekit.encoders.base import Encoder, registry
-from vaekit.layers import activation_layer, dense_layers, glorot, halved_resolutions
+from vaekit.layers import CONVOLUTIONS, LayerStyle, checked_rank, dense_layers, glorot, halved_resolutions
 from vaekit.posteriors import DiagonalGaussian
-from vaekit.sizes import checked_sizes
+from vaekit.sizes import checked_flag, checked_sizes
+
+
+class ConvolutionalEncoder(Encoder):
+    """What the convolutional encoders share: everything but the number of spatial dimensions, `rank`."""
+
+    rank: ClassVar[int]
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int,
+        channels: Sequence[int] = (32, 64),
+        hidden: Sequence[int] | None = None,
+        activation: str = "relu",
+        spatial: bool = False,
+        normalization: str = "none",
+        dropout: float = 0.0,
+        logvar_bound: float | None = None,
+        initial_logvar: float | None = None,
+    ) -> None:
+        super().__init__(input_shape, latent_dim, logvar_bound=logvar_bound, initial_logvar=initial_logvar)
+        checked_rank(self.input_shape, (self.rank,), "convolutions")
+        if not checked_sizes("channels", channels):
+            raise ValueError("channels has to name at least one convolution, (32, 64) for example")
+        if checked_flag("spatial", spatial) and hidden:
+            raise ValueError(
+                f"hidden={tuple(hidden)} are dense layers, which spatial=True has no place for: its latents keep their positions"
+            )
+        style = LayerStyle(activation, normalization, dropout)
+        resolutions = halved_resolutions(self.input_shape[1:], len(channels))
+        convolution, layers = CONVOLUTIONS[self.rank], []
+        for channels_in, channels_out, sizes in zip((self.input_shape[0], *channels), channels, resolutions[1:], strict=False):
+            halving = convolution(channels_in, channels_out, kernel_size=3, stride=2, padding=1, bias=style.has_bias)
+            layers += [glorot(halving), *style.after(channels_out, sizes)]
+        self.convolutions = nn.Sequential(*layers)
+        self.spatial = spatial
+        if spatial:
+            self.latent_shape = (latent_dim, *resolutions[-1])
+            self.head: nn.Module = self.start_logvar(glorot(convolution(channels[-1], 2 * latent_dim, kernel_size=1)))
+            return
+        hidden = (256,) if hidden is None else checked_sizes("hidden", hidden)
+        features = (channels[-1] * math.prod(resolutions[-1]), *hidden)
+        self.body = dense_layers(features, style)
+        self.head = self.start_logvar(glorot(nn.Linear(features[-1], 2 * latent_dim)))
+
+    def forward(self, x: Tensor) -> DiagonalGaussian:
+        features = self.convolutions(x)
+        if not self.spatial:
+            features = self.body(features.flatten(1))
+        return self.posterior(self.head(features))
 
 
 @registry.register("conv")
-class ConvEncoder(Encoder):
-    """Strided convolutions, then dense layers, for images of any size.
+class ConvEncoder(ConvolutionalEncoder):
+    """Strided convolutions, then dense layers or a spatial latent, for images of any size.
 
     Every convolution halves height and width, rounding up.
 
@@ -26,11 +77,17 @@ class ConvEncoder(Encoder):
         input_shape: (channels, height, width).
         latent_dim: D.
         channels: the output channels of the convolutions, from the input's side.
-        hidden: the sizes of the dense layers that follow.
+        hidden: the sizes of the dense layers that follow, (256,) by default.
         activation: after every layer: elu, gelu, leaky_relu, relu, silu, softplus or tanh.
+        spatial: latents of the shape (D, height, width), at the last convolution's resolution, instead of D numbers: there are
+            no dense layers then, and the divergence is summed over all of it.
+        normalization: before each activation: none, batch, layer or group; see `vaekit.layers.LayerStyle`.
+        dropout: the share of each layer's features that are left out in training.
+        logvar_bound: keeps logvar between -logvar_bound and logvar_bound.
+        initial_logvar: what logvar starts from; None for random values around 0.
 
     Raises:
-        ValueError: an input_shape of another rank; no channels.
+        ValueError: an input_shape of another rank; no channels; dense layers and a spatial latent.
 
     Example:
         >>> import torch
@@ -39,27 +96,58 @@ class ConvEncoder(Encoder):
         69076
         >>> encoder(torch.zeros(5, 1, 28, 28)).mean.shape
         torch.Size([5, 2])
+        >>> ConvEncoder((1, 28, 28), latent_dim=4, spatial=True).latent_shape
+        (4, 7, 7)
     """
 
-    def __init__(
-        self,
-        input_shape: Sequence[int],
-        latent_dim: int,
-        channels: Sequence[int] = (32, 64),
-        hidden: Sequence[int] = (256,),
-        activation: str = "relu",
-    ) -> None:
-        super().__init__(input_shape, latent_dim)
-        resolutions = halved_resolutions(self.input_shape, len(checked_sizes("channels", channels)))
-        layers: list[nn.Module] = []
-        for channels_in, channels_out in zip((self.input_shape[0], *channels), channels, strict=False):
-            convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=2, padding=1)
-            layers += [glorot(convolution), activation_layer(activation)]
-        self.convolutions = nn.Sequential(*layers)
-        sizes = (channels[-1] * math.prod(resolutions[-1]), *checked_sizes("hidden", hidden))
-        self.body = dense_layers(sizes, activation)
-        self.head = glorot(nn.Linear(sizes[-1], 2 * latent_dim))
+    rank = 2
 
-    def forward(self, x: Tensor) -> DiagonalGaussian:
-        features = self.body(self.convolutions(x).flatten(1))
-        return DiagonalGaussian(*self.head(features).chunk(2, dim=-1))
+
+@registry.register("conv1d")
+class Conv1dEncoder(ConvolutionalEncoder):
+    """Strided convolutions, then dense layers or a spatial latent, for series of any length.
+
+    Args:
+        input_shape: (channels, length).
+        latent_dim: D.
+        channels, hidden, activation, normalization, dropout, logvar_bound, initial_logvar: as for `conv`.
+        spatial: latents of the shape (D, length), at the last convolution's resolution, instead of D numbers.
+
+    Raises:
+        ValueError: as for `conv`.
+
+    Example:
+        >>> import torch
+        >>> encoder = Conv1dEncoder((3, 100), latent_dim=2)
+        >>> sum(p.numel() for p in encoder.parameters())
+        417412
+        >>> encoder(torch.zeros(5, 3, 100)).mean.shape
+        torch.Size([5, 2])
+    """
+
+    rank = 1
+
+
+@registry.register("conv3d")
+class Conv3dEncoder(ConvolutionalEncoder):
+    """Strided convolutions, then dense layers or a spatial latent, for volumes and videos of any size.
+
+    Args:
+        input_shape: (channels, depth, height, width), or (channels, time, height, width).
+        latent_dim: D.
+        channels, hidden, activation, normalization, dropout, logvar_bound, initial_logvar: as for `conv`.
+        spatial: latents of the shape (D, depth, height, width), at the last convolution's resolution, instead of D numbers.
+
+    Raises:
+        ValueError: as for `conv`.
+
+    Example:
+        >>> import torch
+        >>> encoder = Conv3dEncoder((1, 16, 32, 32), latent_dim=4, spatial=True)
+        >>> sum(p.numel() for p in encoder.parameters())
+        56776
+        >>> encoder(torch.zeros(1, 1, 16, 32, 32)).mean.shape
+        torch.Size([1, 4, 4, 8, 8])
+    """
+
+    rank = 3

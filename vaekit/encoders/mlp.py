@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vaekit.encoders.base import Encoder, registry
-from vaekit.layers import dense_layers, glorot
+from vaekit.layers import LayerStyle, dense_layers, glorot
 from vaekit.posteriors import DiagonalGaussian
 from vaekit.sizes import checked_sizes
 
@@ -22,6 +22,10 @@ class MLPEncoder(Encoder):
         latent_dim: D.
         hidden: the sizes of the hidden layers, from the input's side; () makes the encoder linear.
         activation: between the layers: elu, gelu, leaky_relu, relu, silu, softplus or tanh.
+        normalization: before each activation: none, batch, layer or group; see `vaekit.layers.LayerStyle`.
+        dropout: the share of each hidden layer's features that are left out in training.
+        logvar_bound: keeps logvar between -logvar_bound and logvar_bound.
+        initial_logvar: what logvar starts from; None for random values around 0.
 
     Example:
         >>> import torch
@@ -38,11 +42,15 @@ class MLPEncoder(Encoder):
         latent_dim: int,
         hidden: Sequence[int] = (512, 256),
         activation: str = "relu",
+        normalization: str = "none",
+        dropout: float = 0.0,
+        logvar_bound: float | None = None,
+        initial_logvar: float | None = None,
     ) -> None:
-        super().__init__(input_shape, latent_dim)
+        super().__init__(input_shape, latent_dim, logvar_bound=logvar_bound, initial_logvar=initial_logvar)
         sizes = (math.prod(self.input_shape), *checked_sizes("hidden", hidden))
-        self.body = dense_layers(sizes, activation)
-        self.head = glorot(nn.Linear(sizes[-1], 2 * latent_dim))
+        self.body = dense_layers(sizes, LayerStyle(activation, normalization, dropout))
+        self.head = self.start_logvar(glorot(nn.Linear(sizes[-1], 2 * latent_dim)))
 
     def forward(self, x: Tensor) -> DiagonalGaussian:
-        return DiagonalGaussian(*self.head(self.body(x.flatten(1))).chunk(2, dim=-1))
+        return self.posterior(self.head(self.body(x.flatten(1))))

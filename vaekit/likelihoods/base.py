@@ -95,6 +95,17 @@ class Likelihood(nn.Module, ABC):
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         """A draw from p(x | z), made from `key`: [B, P, *S] -> [B, *S]."""
 
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        """Natural parameters under which `mean` is the mean, for a decoder to start from: [*S] -> [P, *S].
+
+        Raises:
+            NotImplementedError: the likelihood does not say.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say which parameters have a given mean, so the decoder's output bias cannot be set "
+            "from data; define parameters_of_mean, or leave the bias as it is"
+        )
+
     def check(self, x: Tensor) -> None:
         """Raise ValueError, saying what was seen, if a value of x lies outside the support; synchronises.
 

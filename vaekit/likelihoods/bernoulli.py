@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from vaekit.likelihoods.base import Likelihood, registry
 from vaekit.ops import philox
 
+_NEAREST = 1e-3  # to 0 or 1 of a mean from which a decoder starts; a logit of 6.9
+
 
 @registry.register("bernoulli")
 class Bernoulli(Likelihood):
@@ -36,6 +38,10 @@ class Bernoulli(Likelihood):
     def mean(self, parameters: Tensor) -> Tensor:
         self._check_shapes(parameters)
         return torch.sigmoid(parameters[:, 0])
+
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        """Logits [1, *S]. A mean within 1e-3 of 0 or 1 counts as that far from it: a pixel that is always black has none."""
+        return torch.logit(mean, eps=_NEAREST)[None]
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         logits = self._wide(parameters)[:, 0]

@@ -51,6 +51,10 @@ class Gaussian(Likelihood):
         self._check_shapes(parameters)
         return parameters[:, 0]
 
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        """The mean, and log variances of 0 where the decoder gives them, as a new one does: [P, *S]."""
+        return torch.stack((mean, torch.zeros_like(mean))[: self.parameters_per_element])
+
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         mean, logvar = self._mean_logvar(self._wide(parameters))
         draw = mean + torch.exp(0.5 * logvar) * philox.normal(key, mean.shape, mean.dtype)

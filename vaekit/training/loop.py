@@ -24,7 +24,7 @@ from vaekit.data.batches import Batches, check_examples, check_values
 from vaekit.evaluation.terms import TermSums, evaluation_key, mean_terms, named_terms
 from vaekit.losses.base import Batch, LossTerms
 from vaekit.ops import philox
-from vaekit.sizes import checked_size
+from vaekit.sizes import checked_flag, checked_size
 from vaekit.training.callbacks import Callback, FitState
 from vaekit.training.history import History
 from vaekit.vae import VAE
@@ -55,6 +55,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    initialize_output_bias: bool = False,
 ) -> History:
     """Train a model with Adam (D. P. Kingma, J. Ba, 2014, arXiv:1412.6980), in place.
 
@@ -76,6 +77,8 @@ def fit(
             to be read by `vaekit.load`, and `history.csv`. Under a scheduled weight only validation losses compare from epoch to
             epoch, because they are taken with its final value.
         progress: show a bar with loss, reconstruction and KL in nats, samples a second and the time left.
+        initialize_output_bias: before the first step, let the decoder start from the mean of `train`: for a new model, whose
+            first epochs would go into learning it. See `VAE.initialize_output_bias`; whole examples only.
 
     Returns:
         a `History`. ^C ends a run early: everything so far is kept and saved, `history.interrupted` is set, and the epoch that
@@ -94,6 +97,7 @@ def fit(
         2
     """
     _check_options(epochs, batch_size, learning_rate, gradient_clip, seed, callbacks)
+    checked_flag("initialize_output_bias", initialize_output_bias)
     fabric = _fabric(device)
     folder = None if out is None else writable_folder(out)
     batches = Batches(train, batch_size)
@@ -106,6 +110,8 @@ def fit(
         for name in ("best", "last", HISTORY_FILE):
             if (folder / name).exists():
                 raise FileExistsError(f"{folder} holds the {name} of an earlier run; choose another folder, or remove it")
+    if initialize_output_bias:
+        vae.initialize_output_bias(_mean_example(batches).to(next(vae.parameters())))
 
     gpus = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus), torch.inference_mode(False), torch.enable_grad():
@@ -334,6 +340,17 @@ class _Run:
     def _save(self, name: str) -> None:
         if self.folder is not None:
             self.vae.save(self.folder / name)
+
+
+def _mean_example(batches: Batches) -> Tensor:
+    """The mean of all examples, as a batch of one: [1, *input_shape]."""
+    if batches.examples is None:
+        raise ValueError(
+            "initialize_output_bias=True reads the data once before training, and a loader may give its batches only once; "
+            "call vae.initialize_output_bias(x) with some of it, and then fit"
+        )
+    sums = [batch.x.cpu().sum(0, dtype=torch.float64) for batch in batches]
+    return torch.stack(sums).sum(0, keepdim=True) / len(batches.examples)
 
 
 def _check_options(

@@ -1,0 +1,168 @@
+"""Laws of the shared building blocks: what follows a layer, residual blocks, attention."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from vaekit.layers import NORMALIZATIONS, BatchNorm, LayerStyle, dense_layers, group_count, halved_resolutions
+from vaekit.residual import ResidualBlock, SelfAttention
+
+positions = st.lists(st.integers(1, 4), max_size=3).map(tuple)
+
+
+def perturbed(module):
+    """The module with no parameter at the value it starts from."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    return module
+
+
+@given(features=st.integers(1, 2048))
+def test_groups_divide_the_features_are_at_most_32_and_never_of_one_two_or_three_where_more_can_be_had(features):
+    groups = group_count(features)
+    assert features % groups == 0
+    assert groups <= 32
+    assert features // groups >= min(features, 4)
+    assert not [n for n in range(groups + 1, 33) if features % n == 0 and features // n >= 4]
+
+
+@given(features=st.integers(2, 12), sizes=positions, batch=st.integers(2, 4))
+@pytest.mark.parametrize("name", ["batch", "layer", "group"])
+def test_a_normalised_layer_has_mean_0_and_variance_1_over_what_it_says(name, features, sizes, batch):
+    (norm,) = LayerStyle("relu", name).normalized(features, sizes)
+    x = 3.0 + 5.0 * torch.randn(batch, features, *sizes, dtype=torch.float64)
+    y = norm.double()(x).detach()
+    if name == "batch":
+        sets = y.transpose(0, 1).flatten(1)
+        given_sets = x.transpose(0, 1).flatten(1)
+    else:
+        groups = 1 if name == "layer" else group_count(features)
+        sets, given_sets = y.reshape(batch * groups, -1), x.reshape(batch * groups, -1)
+    standard = given_sets.std(1, correction=0)
+    assert_close(sets.mean(1), torch.zeros(len(sets), dtype=torch.float64), atol=1e-9, rtol=0)
+    assert_close(sets.std(1, correction=0), standard / (standard**2 + 1e-5).sqrt())
+
+
+@given(sizes=positions)
+def test_batch_normalisation_in_evaluation_mode_is_the_running_averages(sizes):
+    norm = BatchNorm(3)
+    x = 2.0 + torch.randn(5, 3, *sizes)
+    norm(x)
+    expected = F.batch_norm(x, norm.running_mean, norm.running_var, training=False)
+    assert_close(norm.eval()(x), expected)
+    assert_close(norm(x[:1]), expected[:1])  # one example suffices then
+    assert (norm.running_mean > 0).all()
+
+
+def test_batch_normalisation_of_one_vector_is_refused_with_what_to_do_and_an_empty_batch_changes_nothing():
+    norm = BatchNorm(3)
+    with pytest.raises(
+        ValueError, match=r'batch of \(1, 3\) has one value .* no variance; train with larger .*"layer" or "group"'
+    ):
+        norm(torch.rand(1, 3))
+    norm(torch.rand(1, 3, 2))
+    before = norm.running_mean.clone(), norm.running_var.clone()
+    assert norm(torch.rand(0, 3)).shape == (0, 3)
+    assert torch.equal(norm.running_mean, before[0])
+    assert torch.equal(norm.running_var, before[1])
+
+
+@pytest.mark.parametrize("name", ["layer", "group"])
+def test_normalising_a_single_value_is_refused(name):
+    with pytest.raises(ValueError, match=f"normalization='{name}' of a layer with one value .* makes it 0"):
+        LayerStyle("relu", name).after(1)
+    LayerStyle("relu", name).after(1, (2,))
+
+
+def test_dropout_leaves_out_its_share_in_training_and_nothing_in_evaluation():
+    *_, dropout = LayerStyle("relu", dropout=0.3).after(4)
+    x = torch.ones(100_000)
+    y = dropout(x)
+    assert (y == 0).float().mean().item() == pytest.approx(0.3, abs=6 * math.sqrt(0.3 * 0.7 / len(x)))
+    assert_close(y[y > 0].unique(), torch.tensor([1 / 0.7]))
+    assert torch.equal(dropout.eval()(x), x)
+
+
+@pytest.mark.parametrize(
+    ("style", "message"),
+    [
+        (("rleu",), "unknown activation 'rleu'. Did you mean 'relu'.* There are: elu, gelu"),
+        (("relu", "bach"), "unknown normalization 'bach'. Did you mean 'batch'.* There are: none, batch, layer, group"),
+        (("relu", None), "unknown normalization None"),
+        (("relu", "none", 1.0), r"dropout has to be a number from 0 to below 1, .* got 1\.0"),
+        (("relu", "none", -0.1), "dropout has to be"),
+        (("relu", "none", math.nan), "dropout has to be"),
+        (("relu", "none", True), "dropout has to be"),
+        (("relu", "none", "0.1"), "dropout has to be"),
+    ],
+)
+def test_a_style_that_is_none_is_refused(style, message):
+    with pytest.raises(ValueError, match=message):
+        LayerStyle(*style)
+
+
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_dense_layers_are_linear_normalised_activated_and_dropped_in_this_order(name):
+    layers = dense_layers((6, 8), LayerStyle("tanh", name, 0.5))
+    kinds = [type(layer) for layer in layers]
+    norm = {"none": [], "batch": [BatchNorm], "layer": [nn.GroupNorm], "group": [nn.GroupNorm]}[name]
+    assert kinds == [nn.Linear, *norm, nn.Tanh, nn.Dropout]
+    assert (layers[0].bias is None) == (name == "batch")  # which would subtract it again
+
+
+@given(sizes=st.lists(st.integers(1, 100), min_size=1, max_size=3), halvings=st.integers(0, 5))
+def test_halvings_round_up(sizes, halvings):
+    assert halved_resolutions(sizes, halvings) == [tuple(math.ceil(s / 2**n) for s in sizes) for n in range(halvings + 1)]
+
+
+# Residual blocks and attention.
+
+
+@given(channels=st.tuples(st.integers(2, 6), st.integers(2, 6)), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3))
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_a_new_residual_block_is_its_shortcut_and_a_trained_one_is_not(name, channels, sizes):
+    block = ResidualBlock(*channels, sizes, LayerStyle("silu", name))
+    x = torch.randn(3, channels[0], *sizes)
+    expected = x if channels[0] == channels[1] else block.shortcut(x)
+    assert torch.equal(block(x), expected)
+    assert perturbed(block)(x).shape == (3, channels[1], *sizes)
+    assert not torch.allclose(block(x), block.shortcut(x))
+
+
+@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3).filter(lambda s: math.prod(s) > 1), seed=st.integers(0, 99))
+def test_attention_permutes_its_results_as_its_positions_are_permuted_and_looks_at_all_of_them(sizes, seed):
+    attention = perturbed(SelfAttention(8, sizes, LayerStyle("silu", "group"))).double()
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, 8, math.prod(sizes), dtype=torch.float64, generator=generator)
+    order = torch.randperm(math.prod(sizes), generator=generator)
+
+    def attend(x):
+        return attention(x.reshape(2, 8, *sizes)).flatten(2)
+
+    assert_close(attend(x[..., order]), attend(x)[..., order])
+    elsewhere = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(attend(elsewhere)[0, :, 0].sum(), elsewhere)
+    assert (gradient[0].abs().amax(0) > 0).all()
+    assert (gradient[1] == 0).all()  # of its own example
+
+
+def test_attention_is_the_formula():
+    attention = perturbed(SelfAttention(4, (3, 2), LayerStyle("silu", "none")))
+    x = torch.randn(2, 4, 3, 2)
+    weight, bias = attention.query_key_value.weight[..., 0, 0], attention.query_key_value.bias
+    q, k, v = (torch.einsum("oc,bcn->bon", weight, x.flatten(2)) + bias[:, None]).chunk(3, dim=1)
+    shares = torch.softmax(torch.einsum("bci,bcj->bij", q, k) / math.sqrt(4), dim=-1)
+    attended = torch.einsum("bij,bcj->bci", shares, v).reshape(x.shape)
+    assert_close(attention(x), x + attention.out(attended))
+
+
+def test_attention_over_one_position_is_refused_with_what_to_do():
+    with pytest.raises(ValueError, match=r"lowest resolution, \(1, 1\), has one position, .* fewer channels"):
+        SelfAttention(8, (1, 1), LayerStyle("silu", "group"))

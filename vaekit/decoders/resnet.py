@@ -1,0 +1,99 @@
+"""A residual decoder for series, images and volumes: the shape of the autoencoders behind latent diffusion.
+
+R. Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, arXiv:2112.10752, after P. Esser et al.,
+"Taming Transformers for High-Resolution Image Synthesis", 2021, arXiv:2012.09841, table 7.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from vaekit.decoders.base import Decoder, registry
+from vaekit.layers import CONVOLUTIONS, LayerStyle, checked_rank, glorot, halved_resolutions
+from vaekit.residual import ResidualBlock, middle_blocks
+from vaekit.sizes import checked_size, checked_sizes
+
+
+@registry.register("resnet")
+class ResNetDecoder(Decoder):
+    """Levels of residual blocks with nearest-neighbour upsampling between them, for series, images and volumes of any size.
+
+    How many spatial dimensions there are is read from output_shape. Between two levels every size is doubled, through the very
+    sizes that `ResNetEncoder` halved.
+
+    Args:
+        latent_dim: D, or the shape (D, *sizes) of a spatial latent, at the lowest resolution.
+        output_shape: (channels, length), (channels, height, width) or (channels, depth, height, width).
+        parameters_per_element: P of the likelihood.
+        channels: of each level, from the latents' side.
+        blocks: how many there are in each level, after two at the lowest resolution; Rombach et al. have one more in each of the
+            decoder's levels than in the encoder's.
+        attention: self-attention at the lowest resolution, between those two.
+        activation: elu, gelu, leaky_relu, relu, silu, softplus or tanh.
+        normalization: before each activation: none, batch, layer or group; see `vaekit.layers.LayerStyle`.
+        dropout: the share of features that are left out in training, in each block before its second convolution.
+
+    Raises:
+        ValueError: an output_shape of another rank; no channels; attention over a single position; a spatial latent of another
+            resolution.
+
+    Example:
+        >>> import torch
+        >>> decoder = ResNetDecoder((4, 17, 16), (3, 33, 32), channels=(32, 16), blocks=1, attention=True)
+        >>> decoder(torch.zeros(5, 4, 17, 16)).shape
+        torch.Size([5, 1, 3, 33, 32])
+        >>> with torch.device("meta"):  # with the encoder's 34,163,592 Stable Diffusion's, but for its 92 of two 1x1 convolutions
+        ...     decoder = ResNetDecoder((4, 64, 64), (3, 512, 512), channels=(512, 512, 256, 128), blocks=3, attention=True)
+        >>> sum(p.numel() for p in decoder.parameters())
+        49490179
+    """
+
+    def __init__(
+        self,
+        latent_dim: int | Sequence[int],
+        output_shape: Sequence[int],
+        parameters_per_element: int = 1,
+        channels: Sequence[int] = (256, 128, 64),
+        blocks: int = 2,
+        attention: bool = False,
+        activation: str = "silu",
+        normalization: str = "group",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(latent_dim, output_shape, parameters_per_element)
+        self.rank = checked_rank(self.output_shape, (1, 2, 3), "'resnet'")
+        if not checked_sizes("channels", channels):
+            raise ValueError("channels has to name at least one level, (256, 128, 64) for example")
+        convolution, style = CONVOLUTIONS[self.rank], LayerStyle(activation, normalization, dropout)
+        resolutions = halved_resolutions(self.output_shape[1:], len(channels) - 1)[::-1]
+        self.check_positions(resolutions[0])
+        self.first_shape = (channels[0], *resolutions[0])
+        self.first: nn.Module
+        if self.is_spatial:
+            self.first = glorot(convolution(self.latent_shape[0], channels[0], 3, padding=1))
+        else:
+            self.first = glorot(nn.Linear(self.latent_shape[0], math.prod(self.first_shape)))
+        layers = middle_blocks(channels[0], resolutions[0], style, attention)
+        size_in = channels[0]
+        for level, (size, resolution) in enumerate(zip(channels, resolutions, strict=True)):
+            if level:
+                layers += [nn.Upsample(resolution, mode="nearest"), glorot(convolution(size_in, size_in, 3, padding=1))]
+            for _ in range(checked_size("blocks", blocks)):
+                layers.append(ResidualBlock(size_in, size, resolution, style))
+                size_in = size
+        last_style = LayerStyle(activation, normalization)  # dropout is inside of the blocks
+        layers += last_style.after(channels[-1], resolutions[-1])
+        self.body = nn.Sequential(*layers)
+        self.head = glorot(convolution(channels[-1], parameters_per_element * self.output_shape[0], 3, padding=1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        data = self.head(self.body(self.first(z).reshape(len(z), *self.first_shape)))
+        return data.reshape(len(z), self.parameters_per_element, *self.output_shape)  # type: ignore[no-any-return]
+
+    @property
+    def output_bias(self) -> Tensor:
+        bias: Tensor = self.head.bias  # type: ignore[assignment]
+        return bias.view(self.parameters_per_element, self.output_shape[0], *(1,) * self.rank)

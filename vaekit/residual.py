@@ -1,0 +1,104 @@
+"""Residual blocks and self-attention over the positions of series, images and volumes.
+
+The blocks of the autoencoders of P. Esser et al., "Taming Transformers", 2021, arXiv:2012.09841, and R. Rombach et al.,
+"High-Resolution Image Synthesis with Latent Diffusion Models", 2022, arXiv:2112.10752. The last convolution of a block starts
+at 0, so that the block starts as its shortcut (P. Goyal et al., 2017, arXiv:1706.02677, section 5.1); theirs starts at random.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vaekit.layers import CONVOLUTIONS, LayerStyle, glorot
+from vaekit.sizes import checked_flag
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class ResidualBlock(nn.Module):
+    """x + f(x): normalisation, activation and a 3x3 convolution, twice, with dropout before the second one.
+
+    Args:
+        channels_in, channels_out: where they differ, a 1x1 convolution takes x there.
+        sizes: the spatial sizes of x, one to three of them.
+        style: normalisation, activation and dropout.
+
+    Example:
+        >>> import torch
+        >>> block = ResidualBlock(8, 8, (9, 7), LayerStyle("silu", "group"))
+        >>> x = torch.rand(2, 8, 9, 7)
+        >>> torch.equal(block(x), x)  # to begin with
+        True
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, sizes: Sequence[int], style: LayerStyle) -> None:
+        super().__init__()
+        convolution, bare = CONVOLUTIONS[len(sizes)], LayerStyle(style.activation, style.normalization)
+        self.residual = nn.Sequential(
+            *bare.after(channels_in, sizes),
+            glorot(convolution(channels_in, channels_out, 3, padding=1, bias=style.has_bias)),
+            *style.after(channels_out, sizes),
+            _zeroed(convolution(channels_out, channels_out, 3, padding=1)),
+        )
+        same = channels_in == channels_out
+        self.shortcut = nn.Identity() if same else glorot(convolution(channels_in, channels_out, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels_in, *sizes] -> [B, channels_out, *sizes]."""
+        return self.shortcut(x) + self.residual(x)  # type: ignore[no-any-return]
+
+
+class SelfAttention(nn.Module):
+    """x + f(x): every position looks at all others, through one head as wide as x (A. Vaswani et al., 2017, arXiv:1706.03762).
+
+    It knows nothing of where a position is: permuted positions give permuted results. Time grows with the square of their number.
+
+    Args:
+        channels: of x.
+        sizes: the spatial sizes of x.
+        style: its normalisation comes first.
+
+    Raises:
+        ValueError: a single position, which would only look at itself.
+
+    Example:
+        >>> import torch
+        >>> attention = SelfAttention(8, (4, 3), LayerStyle("silu", "group"))
+        >>> attention(torch.rand(2, 8, 4, 3)).shape
+        torch.Size([2, 8, 4, 3])
+    """
+
+    def __init__(self, channels: int, sizes: Sequence[int], style: LayerStyle) -> None:
+        super().__init__()
+        if math.prod(sizes) == 1:
+            raise ValueError(
+                f"attention at the lowest resolution, {tuple(sizes)}, has one position, which can only look at itself; "
+                "name fewer channels, so that the resolution is halved less often, or leave attention out"
+            )
+        convolution = CONVOLUTIONS[len(sizes)]
+        self.normalization = nn.Sequential(*style.normalized(channels, sizes))
+        self.query_key_value = glorot(convolution(channels, 3 * channels, 1))
+        self.out = _zeroed(convolution(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, *sizes] -> the same shape."""
+        positions = self.query_key_value(self.normalization(x)).flatten(2).mT.unsqueeze(1)  # [B, one head, N, 3 channels]
+        attended = F.scaled_dot_product_attention(*positions.chunk(3, dim=-1))
+        return x + self.out(attended.squeeze(1).mT.reshape(x.shape))  # type: ignore[no-any-return]
+
+
+def middle_blocks(channels: int, sizes: Sequence[int], style: LayerStyle, attention: bool) -> list[nn.Module]:
+    """Two blocks at the lowest resolution, with attention between them if it is asked for."""
+    between = [SelfAttention(channels, sizes, style)] if checked_flag("attention", attention) else []
+    return [ResidualBlock(channels, channels, sizes, style), *between, ResidualBlock(channels, channels, sizes, style)]
+
+
+def _zeroed(layer: M) -> M:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
