@@ -339,7 +339,7 @@ def test_list_shows_every_kind(capsys):
 @pytest.mark.parametrize(
     ("kind", "pattern", "names"),
     [
-        ("encoders", "conv*", ["conv"]),
+        ("encoders", "conv*", ["conv", "conv1d", "conv3d"]),
         ("presets", "dense-*", ["dense-mnist"]),
         ("likelihoods", "?ernoulli", ["bernoulli"]),
         ("data", "mnist*", ["mnist", "mnist5k"]),
