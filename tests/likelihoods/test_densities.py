@@ -388,3 +388,15 @@ def test_softplus_and_excess_are_right_in_the_tails(x):
     value = torch.tensor(x, dtype=F64)
     assert math.isclose(special.softplus(value), softplus, rel_tol=1e-14)
     assert math.isclose(special.excess(value), excess, rel_tol=1e-14)
+
+
+@pytest.mark.parametrize("deviance", [special.binomial_deviance, special.beta_deviance])
+def test_deviances_have_the_derivatives_of_finite_differences_by_all_three_arguments(deviance):
+    logs = torch.tensor([[0.3, -1.0, 2.0, -2.0], [1.0, -0.5, -1.5, 2.0], [0.4, -0.8, 2.5, -3.0]], dtype=F64)
+    arguments = [row.clone().requires_grad_() for row in logs]
+
+    def of_logs(log_first, log_second, third):
+        return deviance(log_first.exp(), log_second.exp(), log_first, log_second, third)
+
+    torch.autograd.gradcheck(of_logs, arguments)
+    torch.autograd.gradgradcheck(of_logs, arguments)
