@@ -313,6 +313,14 @@ def test_a_negative_binomial_tends_to_a_poisson_without_cancellation(log_theta, 
     assert abs(difference - expected) < (2e-5 if dtype == F32 else 1e-12) + 0.2 * abs(expected)
 
 
+@pytest.mark.parametrize("logit", [0.5, 8.0, 20.0, 60.0])
+def test_a_zero_that_is_surely_a_lost_count_costs_next_to_nothing_and_not_rounding(logit):
+    parameters, x = table([((1.0, 0.5, logit), 0.0)], F32)
+    nll = ZeroInflatedNegativeBinomial().nll(parameters, x)
+    expected = exact(CASES["zero_inflated_negative_binomial"], parameters, x)[0]
+    assert math.isclose(nll.item(), expected, rel_tol=1e-5)
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(name, dtype):
@@ -380,3 +388,15 @@ def test_softplus_and_excess_are_right_in_the_tails(x):
     value = torch.tensor(x, dtype=F64)
     assert math.isclose(special.softplus(value), softplus, rel_tol=1e-14)
     assert math.isclose(special.excess(value), excess, rel_tol=1e-14)
+
+
+@pytest.mark.parametrize("deviance", [special.binomial_deviance, special.beta_deviance])
+def test_deviances_have_the_derivatives_of_finite_differences_by_all_three_arguments(deviance):
+    logs = torch.tensor([[0.3, -1.0, 2.0, -2.0], [1.0, -0.5, -1.5, 2.0], [0.4, -0.8, 2.5, -3.0]], dtype=F64)
+    arguments = [row.clone().requires_grad_() for row in logs]
+
+    def of_logs(log_first, log_second, third):
+        return deviance(log_first.exp(), log_second.exp(), log_first, log_second, third)
+
+    torch.autograd.gradcheck(of_logs, arguments)
+    torch.autograd.gradgradcheck(of_logs, arguments)

@@ -100,6 +100,12 @@ def test_discrete_draws_have_the_frequencies_and_moments_of_scipys(name, paramet
         assert scipy.stats.kstest(frozen.cdf(values - 1) + u * frozen.pmf(values), "uniform").pvalue > 1e-3
 
 
+@pytest.mark.parametrize("log_rate", [2.303, 3.0, 4.0])
+def test_half_a_million_poisson_draws_by_rejection_have_the_right_frequencies(log_rate):
+    frozen, values = scipy.stats.poisson(E(log_rate)), drawn("poisson", (log_rate,), seed=7, n=500_000)
+    assert_frequencies(values, frozen.pmf, np.arange(frozen.ppf(1 - 1e-9) + 1))
+
+
 @pytest.mark.parametrize("parameters", [(0.5, 1.0, -1.0), (2.0, -1.0, 0.5), (3.0, 1.0, -30.0)])
 def test_zero_inflated_draws_are_a_mixture(parameters):
     log_mean, log_theta, logit = parameters

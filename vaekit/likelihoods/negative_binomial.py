@@ -136,17 +136,15 @@ def _nll(log_mean: Tensor, log_theta: Tensor, x: Tensor) -> Tensor:
     """-log p of counts x [B, *S]; log_mean [B, *S], log_theta the same or []."""
     log_theta = log_theta.expand_as(x)
     theta = log_theta.exp()
-    is_zero = x == 0.0
-    count = torch.where(is_zero, 1.0, x)
+    count = x.clamp(min=1.0)
     log_count = count.log()
     # With q = x / (x + t) and p = m / (m + t), the terms in m are the deviance of p from q.
-    deviance = binomial_deviance(count, theta, log_count, log_theta, torch.where(is_zero, 0.0, log_mean - log_count))
+    deviance = binomial_deviance(count, theta, log_count, log_theta, log_mean - log_count)
     counted = deviance + log_choice(count, log_count, theta, log_theta)
     # t log(1 + m / t), where m itself may be beyond float32's range
-    far = log_mean.detach() > log_theta.detach()
-    none_far = theta * softplus(torch.where(far, log_mean - log_theta, 0.0))
-    none_near = size_log1p(log_theta, torch.where(far, log_theta.detach(), log_mean).exp())
-    return torch.where(is_zero, torch.where(far, none_far, none_near), counted)
+    none_far = theta * softplus((log_mean - log_theta).clamp(min=0.0))
+    none_near = size_log1p(log_theta, log_mean.clamp(max=log_theta.detach()).exp())
+    return torch.where(x == 0.0, torch.where(log_mean > log_theta, none_far, none_near), counted)
 
 
 def _draw(log_mean: Tensor, log_theta: Tensor, key: Tensor) -> Tensor:

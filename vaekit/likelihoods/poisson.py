@@ -32,12 +32,10 @@ class Poisson(Likelihood):
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         log_rate = parameters[:, 0]
-        is_zero = x == 0.0
-        count = torch.where(is_zero, 1.0, x)
+        count = x.clamp(min=1.0)
         log_count = count.log()
-        shift = torch.where(is_zero, 0.0, log_rate - log_count)
-        counted = count * excess(shift) + factorial_excess(count, log_count)
-        return torch.where(is_zero, torch.where(is_zero, log_rate, 0.0).exp(), counted)
+        counted = count * excess(log_rate - log_count) + factorial_excess(count, log_count)
+        return torch.where(x == 0.0, log_rate.exp(), counted)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return self._wide(parameters)[:, 0].exp().to(parameters.dtype)

@@ -20,7 +20,7 @@ from vaekit.ops import reference
 
 _HALF_LOG_2_PI = 0.5 * math.log(2.0 * math.pi)
 # From here on Stirling's series, with its terms below, leaves out less than 2e-14.
-_SERIES_FROM = 10.0
+_SERIES_FROM, _LOG_SERIES_FROM = 10.0, math.log(10.0)
 # B_2n / (2n (2n - 1)): NIST Digital Library of Mathematical Functions, 5.11.1.
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188)
 # log(gamma(a + 1/2) / (gamma(a) sqrt(a))) in powers a^-1, a^-3, ...: DLMF 5.11.8, with Bernoulli polynomials at 1/2 and 0.
@@ -54,11 +54,10 @@ def factorial_excess(z: Tensor, log_z: Tensor) -> Tensor:
         >>> factorial_excess(z, z.log())
         tensor([1.0000, 7.8267])
     """
-    small = z < _SERIES_FROM
-    near, log_near = torch.where(small, z, 1.0), torch.where(small, log_z, 0.0)
-    direct = torch.lgamma(near + 1.0) - near * log_near + near
-    series = _odd_series(_STIRLING, 1.0 / torch.where(small, _SERIES_FROM, z))
-    return torch.where(small, direct, _HALF_LOG_2_PI + 0.5 * log_z + series)
+    near = z.clamp(max=_SERIES_FROM)
+    direct = torch.lgamma(near + 1.0) - near * log_z.clamp(max=_LOG_SERIES_FROM) + near
+    series = _odd_series(_STIRLING, 1.0 / z.clamp(min=_SERIES_FROM))
+    return torch.where(z < _SERIES_FROM, direct, _HALF_LOG_2_PI + 0.5 * log_z + series)
 
 
 def log_choice(count: Tensor, log_count: Tensor, size: Tensor, log_size: Tensor) -> Tensor:
@@ -68,14 +67,12 @@ def log_choice(count: Tensor, log_count: Tensor, size: Tensor, log_size: Tensor)
     """
     total = count + size
     log_ratio = softplus(log_count - log_size)  # log(total / size)
-    small = size < _SERIES_FROM
-    near = torch.where(small, size, 1.0)
+    near = size.clamp(max=_SERIES_FROM)
     near_total = near + count
-    direct = factorial_excess(near, torch.where(small, log_size, 0.0)) - factorial_excess(near_total, near_total.log())
-    inverse_size = 1.0 / torch.where(small, _SERIES_FROM, size)
-    inverse_total = 1.0 / torch.where(small, _SERIES_FROM, total)
-    series = _odd_series(_STIRLING, inverse_size) - _odd_series(_STIRLING, inverse_total)
-    rest = torch.where(small, direct + log_ratio, series + 0.5 * log_ratio)
+    direct = factorial_excess(near, log_size.clamp(max=_LOG_SERIES_FROM)) - factorial_excess(near_total, near_total.log())
+    series = _odd_series(_STIRLING, 1.0 / size.clamp(min=_SERIES_FROM))
+    series = series - _odd_series(_STIRLING, 1.0 / total.clamp(min=_SERIES_FROM))
+    rest = torch.where(size < _SERIES_FROM, direct + log_ratio, series + 0.5 * log_ratio)
     return factorial_excess(count, log_count) + rest
 
 
@@ -107,26 +104,35 @@ def excess(x: Tensor) -> Tensor:
 
 
 class _BinomialDeviance(torch.autograd.Function):
-    """Its derivatives by the formula would be differences of numbers that may be a million times as large."""
+    """Its derivatives by the formula would be differences of numbers that may be a million times as large.
+
+    The logarithms of the ratios are results as well, for backward, which makes them again only where it is differentiated itself.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(first: Tensor, second: Tensor, log_first: Tensor, log_second: Tensor, shift: Tensor) -> Tensor:
+    def forward(
+        first: Tensor, second: Tensor, log_first: Tensor, log_second: Tensor, shift: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         log_ratio, log_rest_ratio = _log_ratios(first, second, log_first, log_second, shift)
-        return first * log_ratio + second * log_rest_ratio
+        return first * log_ratio + second * log_rest_ratio, log_ratio, log_rest_ratio
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs, *output[1:])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        first, second, _, _, shift = ctx.saved_tensors
-        log_ratio, log_rest_ratio = _log_ratios(*ctx.saved_tensors)
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:
+        *inputs, log_ratio, log_rest_ratio = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            log_ratio, log_rest_ratio = _log_ratios(*inputs)
+        first, second, _, _, shift = inputs
         by_shift = _by_shift(first, second, log_ratio, log_rest_ratio, shift)
-        by_log_first, by_log_second = first * excess(-log_ratio), second * excess(-log_rest_ratio)
-        return None, None, gradient * by_log_first, gradient * by_log_second, gradient * by_shift
+        by_log_first = gradient * first * excess(-log_ratio) if ctx.needs_input_grad[2] else None
+        by_log_second = gradient * second * excess(-log_rest_ratio) if ctx.needs_input_grad[3] else None
+        return None, None, by_log_first, by_log_second, gradient * by_shift
 
 
 class _BetaDeviance(torch.autograd.Function):
@@ -135,40 +141,45 @@ class _BetaDeviance(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(first: Tensor, second: Tensor, log_first: Tensor, log_second: Tensor, logit: Tensor) -> Tensor:
+    def forward(
+        first: Tensor, second: Tensor, log_first: Tensor, log_second: Tensor, logit: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         log_ratio, log_rest_ratio = _log_ratios(first, second, log_first, log_second, logit - (log_first - log_second))
-        return first * log_ratio + second * log_rest_ratio
+        return first * log_ratio + second * log_rest_ratio, log_ratio, log_rest_ratio
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs, *output[1:])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        first, second, log_first, log_second, logit = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:
+        *inputs, log_ratio, log_rest_ratio = ctx.saved_tensors
+        first, second, log_first, log_second, logit = inputs
         shift = logit - (log_first - log_second)
-        log_ratio, log_rest_ratio = _log_ratios(first, second, log_first, log_second, shift)
-        by_logit = _by_shift(first, second, log_ratio, log_rest_ratio, shift)
-        return None, None, gradient * first * log_ratio, gradient * second * log_rest_ratio, gradient * by_logit
+        if torch.is_grad_enabled():
+            log_ratio, log_rest_ratio = _log_ratios(first, second, log_first, log_second, shift)
+        by_logit = None
+        if ctx.needs_input_grad[4]:
+            by_logit = gradient * _by_shift(first, second, log_ratio, log_rest_ratio, shift)
+        return None, None, gradient * first * log_ratio, gradient * second * log_rest_ratio, by_logit
 
 
 def _by_shift(first: Tensor, second: Tensor, log_ratio: Tensor, log_rest_ratio: Tensor, shift: Tensor) -> Tensor:
     """(first + second) (p - q), where p / q = exp(-log_ratio) and (1 - p) / (1 - q) = exp(-log_rest_ratio)."""
-    small = shift.abs() <= 1.0
-    near = torch.exp(-log_rest_ratio) * torch.expm1(torch.where(small, shift, 0.0))
-    return first * (second / (first + second)) * torch.where(small, near, torch.exp(-log_ratio) - torch.exp(-log_rest_ratio))
+    rest_ratio = torch.exp(-log_rest_ratio)
+    near, far = rest_ratio * torch.expm1(shift.clamp(-1.0, 1.0)), torch.exp(-log_ratio) - rest_ratio
+    return first * (second / (first + second)) * torch.where(shift.abs() <= 1.0, near, far)
 
 
 def _log_ratios(first: Tensor, second: Tensor, log_first: Tensor, log_second: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """log(q / p) and log((1 - q) / (1 - p)), see `binomial_deviance`; they differ by the shift."""
     total = first + second
-    small = shift.abs() <= 1.0
-    near = torch.where(small, shift, 0.0)
-    far = torch.where(small, 2.0, shift)
+    small, near = shift.abs() <= 1.0, shift.clamp(-1.0, 1.0)
     log_q, log_rest = F.logsigmoid(log_first - log_second), F.logsigmoid(log_second - log_first)
     return (
-        torch.where(small, torch.log1p(second / total * torch.expm1(-near)), torch.logaddexp(log_q, log_rest - far)),
-        torch.where(small, torch.log1p(first / total * torch.expm1(near)), torch.logaddexp(log_q + far, log_rest)),
+        torch.where(small, torch.log1p(second / total * torch.expm1(-near)), torch.logaddexp(log_q, log_rest - shift)),
+        torch.where(small, torch.log1p(first / total * torch.expm1(near)), torch.logaddexp(log_q + shift, log_rest)),
     )
 
 
@@ -184,7 +195,7 @@ def binomial_deviance(first: Tensor, second: Tensor, log_first: Tensor, log_seco
         >>> binomial_deviance(ten, ten, ten.log(), ten.log(), shift)  # 20 / 8 shift^2
         tensor(0.0250)
     """
-    return _BinomialDeviance.apply(first, second, log_first, log_second, shift)  # type: ignore[no-any-return, no-untyped-call]
+    return _BinomialDeviance.apply(first, second, log_first, log_second, shift)[0]  # type: ignore[no-any-return, no-untyped-call]
 
 
 def beta_deviance(first: Tensor, second: Tensor, log_first: Tensor, log_second: Tensor, logit: Tensor) -> Tensor:
@@ -195,7 +206,7 @@ def beta_deviance(first: Tensor, second: Tensor, log_first: Tensor, log_second: 
         >>> beta_deviance(ten, ten, ten.log(), ten.log(), logit)
         tensor(0.0250)
     """
-    return _BetaDeviance.apply(first, second, log_first, log_second, logit)  # type: ignore[no-any-return, no-untyped-call]
+    return _BetaDeviance.apply(first, second, log_first, log_second, logit)[0]  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _SizeLog1p(torch.autograd.Function):
@@ -234,11 +245,10 @@ def half_step(a: Tensor, log_a: Tensor) -> Tensor:
         >>> half_step(a, a.log())
         tensor([-2.2579e-01, -1.2500e-07])
     """
-    small = a < _SERIES_FROM
-    near, log_near = torch.where(small, a, 1.0), torch.where(small, log_a, 0.0)
+    near = a.clamp(max=_SERIES_FROM)
     # gamma(a) is gamma(a + 1) / a: near 0 its logarithm is then -log_a, whatever a has been rounded to.
-    direct = torch.lgamma(near + 0.5) - torch.lgamma(near + 1.0) + 0.5 * log_near
-    return torch.where(small, direct, _odd_series(_HALF_STEP, 1.0 / torch.where(small, _SERIES_FROM, a)))
+    direct = torch.lgamma(near + 0.5) - torch.lgamma(near + 1.0) + 0.5 * log_a.clamp(max=_LOG_SERIES_FROM)
+    return torch.where(a < _SERIES_FROM, direct, _odd_series(_HALF_STEP, 1.0 / a.clamp(min=_SERIES_FROM)))
 
 
 def log_mean_exp(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,11 +261,11 @@ def log_mean_exp(t: Tensor) -> tuple[Tensor, Tensor]:
         tensor([-4.6052,  0.0000,  0.5413])
     """
     small = t.abs() < 0.5
-    square = torch.where(small, t, 0.0).square()
+    square = t.clamp(-0.5, 0.5).square()
     series = torch.full_like(t, _LOG_SINH_RATIO[-1])
     for coefficient in reversed(_LOG_SINH_RATIO[:-1]):
         series = series * square + coefficient
-    size = torch.where(small, 1.0, t).abs()
+    size = t.abs().clamp(min=0.5)
     direct = (-torch.expm1(-size)).log() - size.log()
     return torch.where(small, 0.5 * t, t.clamp(min=0.0)), torch.where(small, series * square, direct)
 
@@ -268,11 +278,11 @@ def log_mean_exp_slope(t: Tensor) -> Tensor:
         tensor([0.0100, 0.5000, 0.5820])
     """
     small = t.abs() < 0.5
-    near = torch.where(small, t, 0.0)
+    near = t.clamp(-0.5, 0.5)
     square = near.square()
     series = torch.full_like(t, 2 * len(_LOG_SINH_RATIO) * _LOG_SINH_RATIO[-1])
     for power in range(len(_LOG_SINH_RATIO) - 1, 0, -1):
         series = series * square + 2 * power * _LOG_SINH_RATIO[power - 1]
-    size = torch.where(small, 1.0, t).abs()
+    size = t.abs().clamp(min=0.5)
     distance = 1.0 / size - torch.exp(-size) / -torch.expm1(-size)  # from the nearer end
     return torch.where(small, 0.5 + series * near, torch.where(t > 0.0, 1.0 - distance, distance))
