@@ -53,7 +53,7 @@ def student_t(parameters, x):
 
 def continuous_bernoulli(parameters, x):
     (t,) = parameters
-    return (mpmath.log((mpmath.exp(t) - 1) / t) if t else mpf(0)) - x * t
+    return (mpmath.log(mpmath.expm1(t) / t) if t else mpf(0)) - x * t
 
 
 def beta(parameters, x):

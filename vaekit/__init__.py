@@ -1,6 +1,7 @@
 """Variational autoencoders made of interchangeable parts, with numbers that can be trusted. See README.md."""
 
-from vaekit import data, decoders, encoders, likelihoods, losses, plots, posteriors, presets, priors, schedules
+from vaekit import conditions, data, decoders, encoders, likelihoods, losses, plots, posteriors, presets, priors, schedules
+from vaekit.conditions import Condition
 from vaekit.decoders import Decoder
 from vaekit.encoders import Encoder
 from vaekit.evaluation import evaluate
@@ -21,6 +22,7 @@ __all__ = [
     "VAE",
     "Batch",
     "Callback",
+    "Condition",
     "Decoder",
     "DiagonalGaussian",
     "EarlyStopping",
@@ -39,6 +41,7 @@ __all__ = [
     "StepContext",
     "UnknownNameError",
     "build_info",
+    "conditions",
     "create_vae",
     "data",
     "decoders",

@@ -17,7 +17,7 @@ import torch
 import typer
 
 import vaekit
-from vaekit import config, data, decoders, encoders, evaluation, likelihoods, losses, plots, presets, priors, schedules
+from vaekit import conditions, config, data, decoders, encoders, evaluation, likelihoods, losses, plots, presets, priors, schedules
 from vaekit.data.batches import check_examples
 from vaekit.priors import StandardNormal
 from vaekit.registry import Registry
@@ -37,7 +37,7 @@ DEFAULT_DATA = "mnist5k"
 RUN_FILE = "run.json"
 _MOST_POINTS = 5000  # of a scatter plot
 
-_MODEL_KEYS = ("input_shape", "latent_dim", "encoder", "decoder", "likelihood", "prior", "loss")
+_MODEL_KEYS = ("input_shape", "latent_dim", "encoder", "decoder", "likelihood", "prior", "loss", "condition")
 _FIT_KEYS = ("epochs", "batch_size", "learning_rate", "seed", "device", "gradient_clip", "initialize_output_bias")
 _RUN_KEYS = ("data", "preset", *_MODEL_KEYS, *_FIT_KEYS)
 
@@ -47,6 +47,7 @@ _REGISTRIES: Mapping[str, Registry[Any]] = {
     "likelihoods": likelihoods.registry,
     "priors": priors.registry,
     "losses": losses.registry,
+    "conditions": conditions.registry,
     "schedules": schedules.registry,
     "presets": presets.registry,
 }
@@ -129,6 +130,8 @@ def train(
 
     train_data, test_data = data.load(run["data"], progress=progress)
     run.setdefault("input_shape", list(train_data.x.shape[1:]))  # the data decides, unless the user did
+    if "condition" in run:
+        run["condition"] = _condition_of(run["condition"], train_data, test_data)
     vae = vaekit.create_vae(run["preset"], seed=run["seed"], **{key: run[key] for key in _MODEL_KEYS if key in run})
     path = None if run["data"] in data.names() else Path(run["data"]).resolve()
     folder = _new_folder(out, run["preset"] if path is None else path.stem)
@@ -216,13 +219,22 @@ def reconstruct(
     vae = _saved_model(run, weights)
     test = _held_out(run, source)
     check_examples(vae, test, "test")
-    _write(plots.reconstructions(vae, test.x[_spread(test, count)]), out or run / "reconstructions.png")
+    rows = _spread(test, count)
+    _write(plots.reconstructions(vae, test.x[rows], _conditions(vae, test, rows)), out or run / "reconstructions.png")
 
 
 @app.command()
 def sample(
     run: RunArgument,
-    count: Annotated[int, typer.Option(help="How many.", min=1)] = 16,
+    count: Annotated[
+        int | None, typer.Option(help="How many, 16 by default; of a conditional model in each row, 8 by default.", min=1)
+    ] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VALUE", help="A row for this condition: a label, or a vector like 0.5,1,-2; repeatable. All labels by default."
+        ),
+    ] = None,
     draw: Annotated[bool, typer.Option("--draw", help="Draw from the likelihood as well, instead of taking its mean.")] = False,
     weights: WeightsOption = None,
     seed: SeedOption = 0,
@@ -230,7 +242,8 @@ def sample(
 ) -> None:
     """Picture new examples that the model makes up."""
     vae = _saved_model(run, weights)
-    _write(plots.samples(vae, count, draw=draw, key=vaekit.make_key(seed)), out or run / "samples.png")
+    rows = None if condition is None else _condition_rows(vae, condition)
+    _write(plots.samples(vae, count, rows, draw=draw, key=vaekit.make_key(seed)), out or run / "samples.png")
 
 
 @app.command()
@@ -420,23 +433,57 @@ def _spread(examples: data.Examples, count: int) -> torch.Tensor:
     return (torch.arange(count) * len(examples)).div(count, rounding_mode="floor")
 
 
+def _condition_of(part: Any, train: data.Examples, test: data.Examples) -> Any:
+    """The condition with what the data says of it: how many labels there are, or how long the vectors are."""
+    spec = {"name": part} if isinstance(part, str) else part
+    if not isinstance(spec, dict):
+        return part
+    if train.y is None:
+        raise ValueError("the model is to be conditional, but the data has no labels or vectors: a .npz file with x and y has")
+    if spec.get("name") == "labels" and train.y.ndim == 1:
+        highest = max(int(part.y.max()) for part in (train, test) if part.y is not None)
+        return {"classes": max(highest + 1, 1), **spec}
+    if spec.get("name") == "vector" and train.y.ndim == 2:
+        return {"size": train.y.shape[1], **spec}
+    return spec
+
+
+def _conditions(vae: vaekit.VAE, examples: data.Examples, rows: torch.Tensor) -> torch.Tensor | None:
+    """The conditions of these rows, for a conditional model."""
+    return None if vae.condition is None or examples.y is None else examples.y[rows]
+
+
+def _condition_rows(vae: vaekit.VAE, texts: Sequence[str]) -> torch.Tensor:
+    """What "3", or "0.5,1,-2", says, for each row of a picture: labels [R], or vectors [R, K]."""
+    if vae.condition is None:
+        raise ValueError("--condition was given, but the model is not conditional")
+    is_label = isinstance(vae.condition, conditions.Labels)
+    try:
+        values = [int(text) if is_label else [float(number) for number in text.split(",")] for text in texts]
+        return torch.tensor(values)
+    except ValueError as error:
+        raise ValueError(f"--condition takes {vae.condition.given_as}: 3, or 0.5,1,-2 for example; got {' '.join(texts)}") from error
+
+
 def _draw(folder: Path, vae: vaekit.VAE, history: Mapping[str, Sequence[float]] | None, test: data.Examples) -> list[Path]:
     """All pictures that fit the model, written into the folder."""
-    rows = _spread(test, min(len(test), _MOST_POINTS))
+    rows, few = _spread(test, min(len(test), _MOST_POINTS)), _spread(test, min(5, len(test)))
     two_dimensional = vae.latent_shape == (2,)
+    shown = _conditions(vae, test, few)
+    one = None if shown is None else shown[0]  # where a picture shows a single condition
     figures: dict[str, Callable[[], Any]] = {
-        "reconstructions": lambda: plots.reconstructions(vae, test.x[_spread(test, min(5, len(test)))]),
-        "samples": lambda: plots.samples(vae),
+        "reconstructions": lambda: plots.reconstructions(vae, test.x[few], shown),
+        "samples": lambda: plots.samples(vae, condition=shown if vae.condition and vae.condition.every() is None else None),
     }
     if history:
         figures = {"loss": lambda: plots.loss_curves(history), **figures}
     if two_dimensional:
-        labels = None if test.y is None else test.y[rows]
-        figures["latent_space"] = lambda: plots.latent_space(vae, test.x[rows], labels)
+        labels = None if test.y is None or test.y.ndim > 1 else test.y[rows]
+        figures["latent_space"] = lambda: plots.latent_space(vae, test.x[rows], labels, _conditions(vae, test, rows))
     if two_dimensional and plots.is_image(vae.input_shape):
-        figures["latent_grid"] = lambda: plots.latent_grid(vae)
+        figures["latent_grid"] = lambda: plots.latent_grid(vae, condition=one)
     elif len(vae.latent_shape) == 1:
-        figures["traversals"] = lambda: plots.traversals(vae)
+        figures["traversals"] = lambda: plots.traversals(vae, condition=one)
     written = []
     for name, draw in figures.items():
         file = folder / f"{name}.png"

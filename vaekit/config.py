@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit import decoders, encoders, likelihoods, losses, priors
+from vaekit import conditions, decoders, encoders, likelihoods, losses, priors
 from vaekit.registry import Registry, recorded_spec
 
 FORMAT = 1
@@ -29,7 +29,9 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "likelihood": likelihoods.registry,
     "prior": priors.registry,
     "loss": losses.registry,
+    "condition": conditions.registry,
 }
+OPTIONAL = ("condition",)  # a model may be without; its config then says nothing of it
 
 Spec = Mapping[str, Any]
 
@@ -38,7 +40,7 @@ def build_part(kind: str, spec: Spec) -> Any:
     """The part that a spec {"name": ..., option: ...} describes.
 
     Args:
-        kind: "encoder", "decoder", "likelihood", "prior" or "loss".
+        kind: "encoder", "decoder", "likelihood", "prior", "loss" or "condition".
 
     Raises:
         TypeError: a spec without a name, or with an option that the part does not take.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import torch
 from torch import Tensor
 
+from vaekit.conditions.base import Condition
 from vaekit.ops import make_key
 from vaekit.vae import VAE, evaluation_mode
 
@@ -81,13 +82,14 @@ def loss_curves(history: Mapping[str, Sequence[float]]) -> Figure:
 
 
 @_looking
-def reconstructions(vae: VAE, x: Tensor) -> Figure:
+def reconstructions(vae: VAE, x: Tensor, condition: Any = None) -> Figure:
     """Each example above its reconstruction, the decoded posterior mean.
 
     Args:
         vae: the model.
         x: [N, *input_shape], N from 1 to 30; images [N, C, H, W] with one channel or three are shown as images, anything else
             as curves.
+        condition: of each example, for a conditional model.
 
     Raises:
         ValueError: no examples, or too many for one picture.
@@ -101,7 +103,7 @@ def reconstructions(vae: VAE, x: Tensor) -> Figure:
     if not 1 <= len(x) <= _MOST_COLUMNS:
         raise ValueError(f"reconstructions draws 1 to {_MOST_COLUMNS} examples side by side, got {len(x)}; x[:5] for example")
     x = _on_device(vae, x)
-    rows = {"original": x, "reconstruction": vae.reconstruct(x)}
+    rows = {"original": x, "reconstruction": vae.reconstruct(x, condition)}
     limits = _limits(vae, *rows.values())
     figure = _figure(max(1.5 * len(x), 4.0), 3.6)
     panels = figure.subplots(2, len(x), squeeze=False)
@@ -115,24 +117,37 @@ def reconstructions(vae: VAE, x: Tensor) -> Figure:
 
 
 @_looking
-def samples(vae: VAE, n: int = 16, *, draw: bool = False, key: Tensor | None = None) -> Figure:
-    """Decoded draws from the prior.
+def samples(
+    vae: VAE, n: int | None = None, condition: Any = None, *, draw: bool = False, key: Tensor | None = None
+) -> Figure:
+    """Decoded draws from the prior; of a conditional model a row for each condition, from the same codes in every row.
 
     Args:
         vae: the model.
-        n: how many, 1 to 900.
+        n: how many, 1 to 900, 16 by default; of a conditional model how many in a row, 1 to 30, 8 by default.
+        condition: for a conditional model, the rows: labels [R] or vectors [R, K]; by default every label there is.
         draw: draw from the likelihood as well, instead of taking its mean.
         key: the noise, int64 [2]; `make_key(0)` by default, so that the picture is the same each time.
+
+    Raises:
+        ValueError: too few or too many samples or rows; a conditional model without an end of conditions and none given.
 
     Example:
         >>> import vaekit
         >>> len(samples(vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2), 4).axes)
         4
+        >>> vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2, condition={"name": "labels", "classes": 10})
+        >>> len(samples(vae, 4, condition=[3, 5]).axes)
+        8
     """
+    key = (make_key(0) if key is None else key).to(_device(vae))
+    title = f"{'draws' if draw else 'decoded draws'} from the prior"
+    if vae.condition is not None:
+        return _samples_by_condition(vae, 8 if n is None else n, condition, draw, key, title)
+    n = 16 if n is None else n
     if not 1 <= n <= _MOST_COLUMNS**2:
         raise ValueError(f"n, the number of samples, has to be between 1 and {_MOST_COLUMNS**2}, got {n}")
-    key = make_key(0) if key is None else key
-    drawn = vae.sample(n, draw=draw, key=key.to(_device(vae)))
+    drawn = vae.sample(n, condition, draw=draw, key=key)
     limits = _limits(vae, drawn)
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
@@ -142,19 +157,50 @@ def samples(vae: VAE, n: int = 16, *, draw: bool = False, key: Tensor | None = N
         _show(axes, vae, example, limits)
     for axes in panels[n:]:
         axes.remove()
-    figure.suptitle(f"{'draws' if draw else 'decoded draws'} from the prior")
+    figure.suptitle(title)
     _label_elements(figure, vae)
     return figure
 
 
+def _samples_by_condition(vae: VAE, n: int, condition: Any, draw: bool, key: Tensor, title: str) -> Figure:
+    assert vae.condition is not None
+    conditions = _rows_of_conditions(vae.condition, condition)
+    if not 1 <= n <= _MOST_COLUMNS:
+        raise ValueError(f"n, the number of samples in a row, has to be between 1 and {_MOST_COLUMNS}, got {n}")
+    rows = [vae.sample(n, one, draw=draw, key=key) for one in conditions]
+    limits = _limits(vae, *rows)
+    figure = _figure(1.2 * n + 0.8, 1.2 * len(rows) + 0.8)
+    for panels, one, row in zip(figure.subplots(len(rows), n, squeeze=False), conditions, rows, strict=True):
+        for axes, example in zip(panels, row, strict=True):
+            _show(axes, vae, example, limits)
+        panels[0].set_ylabel(vae.condition.in_words(one), rotation=0, ha="right", va="center")
+    figure.suptitle(f"{title}, the same code in each column")
+    _label_elements(figure, vae)
+    return figure
+
+
+def _rows_of_conditions(kind: Condition, condition: Any) -> Tensor:
+    """The conditions for which a picture has a row each: [R] or [R, K], all there are where none is named."""
+    every = kind.every() if condition is None else torch.as_tensor(condition)
+    if every is None:
+        raise ValueError(f"name the conditions that are to have a row: condition is {kind.given_as}")
+    if every.ndim == 0 or not 1 <= len(every) <= _MOST_COLUMNS:
+        raise ValueError(
+            f"a picture has 1 to {_MOST_COLUMNS} rows, one for each condition, got "
+            f"{'a single value, condition=[3] for example' if every.ndim == 0 else f'{len(every)}; choose some with condition='}"
+        )
+    return kind.as_rows(every, len(every))
+
+
 @_looking
-def latent_space(vae: VAE, x: Tensor, y: Tensor | None = None) -> Figure:
+def latent_space(vae: VAE, x: Tensor, y: Tensor | None = None, condition: Any = None) -> Figure:
     """The posterior means of x in a two-dimensional latent space, coloured and marked by label.
 
     Args:
         vae: a model with two latent dimensions.
         x: [N, *input_shape].
         y: integer labels [N], or None.
+        condition: of each example, for a conditional model; y by default.
 
     Raises:
         ValueError: another number of latent dimensions; another number of labels than of examples.
@@ -168,8 +214,12 @@ def latent_space(vae: VAE, x: Tensor, y: Tensor | None = None) -> Figure:
     _check_two_dimensions(vae, "latent_space")
     if y is not None and len(y) != len(x):
         raise ValueError(f"there are {len(x)} examples but {len(y)} labels")
-    parts = [_on_device(vae, x[start : start + 500]) for start in range(0, len(x), 500)]
-    means = torch.cat([vae.encode(part).mean.float().cpu() for part in parts]).numpy()
+    told = _told(vae, y if condition is None else condition, len(x))
+    encoded = []
+    for start in range(0, len(x), 500):
+        rows = slice(start, start + 500)
+        encoded.append(vae.encode(_on_device(vae, x[rows]), None if told is None else told[rows]).mean.float().cpu())
+    means = torch.cat(encoded).numpy()
     figure = _figure(6.4, 5.6)
     axes = figure.subplots()
     if y is None:
@@ -188,7 +238,7 @@ def latent_space(vae: VAE, x: Tensor, y: Tensor | None = None) -> Figure:
 
 
 @_looking
-def latent_grid(vae: VAE, side: int = 16) -> Figure:
+def latent_grid(vae: VAE, side: int = 16, condition: Any = None) -> Figure:
     """The decoded square of a two-dimensional latent space, at the prior's quantiles, so that every cell is equally likely.
 
     As in figure 4 of D. P. Kingma, M. Welling, 2013, arXiv:1312.6114.
@@ -196,6 +246,7 @@ def latent_grid(vae: VAE, side: int = 16) -> Figure:
     Args:
         vae: a model of images with two latent dimensions.
         side: how many cells along each dimension.
+        condition: one value, for a conditional model.
 
     Raises:
         ValueError: another number of latent dimensions; data that is not images; a side below 2.
@@ -213,7 +264,7 @@ def latent_grid(vae: VAE, side: int = 16) -> Figure:
     quantiles = (torch.arange(side) + 0.5) / side
     positions = torch.special.ndtri(quantiles.double()).to(next(vae.parameters()))
     z2, z1 = torch.meshgrid(positions.flip(0), positions, indexing="ij")  # the first row of a picture is its top
-    images = vae.decode(torch.stack((z1, z2), dim=-1).reshape(-1, 2)).cpu()
+    images = vae.decode(torch.stack((z1, z2), dim=-1).reshape(-1, 2), condition).cpu()
     channels, height, width = vae.input_shape
     tiles = (
         images.reshape(side, side, channels, height, width).permute(0, 3, 1, 4, 2).reshape(side * height, side * width, channels)
@@ -224,17 +275,20 @@ def latent_grid(vae: VAE, side: int = 16) -> Figure:
     shown = sorted({round(i * (side - 1) / 3) for i in range(4)})
     axes.set_xticks([(i + 0.5) * width - 0.5 for i in shown], [f"{positions[i]:.2f}" for i in shown])
     axes.set_yticks([(i + 0.5) * height - 0.5 for i in shown], [f"{positions[side - 1 - i]:.2f}" for i in shown])
-    axes.set(title="decoded latent square, at Gaussian quantiles", xlabel="$z_1$", ylabel="$z_2$")
+    axes.set(title=f"decoded latent square, at Gaussian quantiles{_given(vae, condition)}", xlabel="$z_1$", ylabel="$z_2$")
     return figure
 
 
 @_looking
-def traversals(vae: VAE, x: Tensor | None = None, *, steps: int = 9, span: float = 2.5) -> Figure:
+def traversals(
+    vae: VAE, x: Tensor | None = None, condition: Any = None, *, steps: int = 9, span: float = 2.5
+) -> Figure:
     """What each latent dimension does: decoded codes in which one coordinate moves and the others stay.
 
     Args:
         vae: a model with latents [D]; the first 12 dimensions are shown.
         x: one example [1, *input_shape] whose posterior mean is the code that is moved; without it, the origin.
+        condition: one value, for a conditional model.
         steps: how many values each coordinate takes.
         span: it goes from -span to span, in the prior's standard deviations.
 
@@ -257,12 +311,12 @@ def traversals(vae: VAE, x: Tensor | None = None, *, steps: int = 9, span: float
     (dimensions,) = vae.latent_shape
     shown = min(dimensions, 12)
     weight = next(vae.parameters())
-    code = weight.new_zeros(1, dimensions) if x is None else vae.encode(_on_device(vae, x)).mean
+    code = weight.new_zeros(1, dimensions) if x is None else vae.encode(_on_device(vae, x), condition).mean
     values = torch.linspace(-span, span, steps).to(weight)
     z = code.repeat(shown, steps, 1)
     for dimension in range(shown):
         z[dimension, :, dimension] = values
-    decoded = vae.decode(z.reshape(-1, dimensions)).reshape(shown, steps, *vae.input_shape)
+    decoded = vae.decode(z.reshape(-1, dimensions), condition).reshape(shown, steps, *vae.input_shape)
     limits = _limits(vae, decoded)
     figure = _figure(max(1.1 * steps, 4.0), 1.15 * shown + 1.0)
     panels = figure.subplots(shown, steps, squeeze=False)
@@ -273,7 +327,7 @@ def traversals(vae: VAE, x: Tensor | None = None, *, steps: int = 9, span: float
     for axes, value in zip(panels[-1], values, strict=True):
         axes.set_xlabel(f"{value:.1f}")
     left_out = "" if shown == dimensions else f", the first {shown} of {dimensions}"
-    figure.suptitle(f"latent traversals{left_out}")
+    figure.suptitle(f"latent traversals{left_out}{_given(vae, condition)}")
     figure.supxlabel("value of the latent dimension")
     return figure
 
@@ -344,6 +398,19 @@ def _device(vae: VAE) -> torch.device:
 
 def _on_device(vae: VAE, x: Any) -> Tensor:
     return torch.as_tensor(x).to(_device(vae))
+
+
+def _given(vae: VAE, condition: Any) -> str:
+    """The one condition of a picture, in words."""
+    told = _told(vae, condition, 1)
+    return "" if vae.condition is None or told is None else f", given {vae.condition.in_words(told[0])}"
+
+
+def _told(vae: VAE, condition: Any, count: int) -> Tensor | None:
+    """The condition of each of `count` examples, [count] or [count, K]; None for a model without one."""
+    if vae.condition is None:
+        return None
+    return vae.condition.as_rows(condition, count)
 
 
 def _latents_in_words(vae: VAE) -> str:

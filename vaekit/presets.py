@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from vaekit import config
+from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
 from vaekit.encoders.base import Encoder
 from vaekit.likelihoods.base import Likelihood
@@ -28,6 +29,7 @@ _DEFAULTS: dict[str, Any] = {
     "likelihood": "bernoulli",
     "prior": "standard_normal",
     "loss": "elbo",
+    "condition": None,
 }
 
 
@@ -71,6 +73,7 @@ def create_vae(
     likelihood: str | Mapping[str, Any] | Likelihood | None = None,
     prior: str | Mapping[str, Any] | Prior | None = None,
     loss: str | Mapping[str, Any] | Loss | None = None,
+    condition: str | Mapping[str, Any] | Condition | None = None,
     seed: int | None = None,
 ) -> VAE:
     """Compose a model from a preset, from parts, or from a preset with other parts.
@@ -83,6 +86,8 @@ def create_vae(
             decoder then gets.
         encoder, decoder, likelihood, prior, loss: a registered name, {"name": ..., option: ...}, or an object. A mapping without
             a name sets options of the preset's (or the default) part.
+        condition: the same, what a conditional model is told of each example: {"name": "labels", "classes": 10} for example. The
+            networks need the option condition_dim, which they get from it.
         seed: fixes the initial weights, and leaves torch's global generator as it was; without one they come from there.
 
     Returns:
@@ -113,23 +118,37 @@ def create_vae(
         if value is None:
             raise TypeError(f"create_vae needs {option}, {option}={example} for example, or a preset: {', '.join(names())}")
 
-    given = {"encoder": encoder, "decoder": decoder, "likelihood": likelihood, "prior": prior, "loss": loss}
+    given = {"encoder": encoder, "decoder": decoder, "likelihood": likelihood, "prior": prior, "loss": loss, "condition": condition}
     specs = {kind: _resolve(kind, given[kind], chosen.get(kind, default)) for kind, default in _DEFAULTS.items()}
 
     def build(kind: str, context: Mapping[str, Any] = {}) -> Any:
         spec = specs[kind]
         return config.build_part(kind, {**context, **spec}) if isinstance(spec, Mapping) else spec
 
+    def told(kind: str, condition: Any) -> dict[str, int]:
+        """What a network has to know of the condition."""
+        spec = specs[kind]
+        if condition is None or not isinstance(spec, Mapping):
+            return {}
+        if not config.REGISTRIES[kind].takes(spec["name"], "condition_dim"):
+            raise TypeError(
+                f"the {kind} {spec['name']!r} cannot be conditional: it has no option condition_dim. Let its class take that "
+                "option, give it to super().__init__, and take the embedded condition [batch, condition_dim] in forward"
+            )
+        return {"condition_dim": getattr(condition, "dim", 0)}  # VAE refuses what is no Condition
+
     def compose() -> VAE:
-        built = {kind: build(kind) for kind in ("likelihood", "prior", "loss")}
+        built = {kind: build(kind) for kind in ("likelihood", "prior", "loss", "condition")}
         per_element = getattr(built["likelihood"], "parameters_per_element", 1)  # VAE refuses what is no Likelihood
-        built["encoder"] = build("encoder", {"input_shape": input_shape, "latent_dim": latent_dim})
+        encoder_context = {"input_shape": input_shape, "latent_dim": latent_dim}
+        built["encoder"] = build("encoder", {**encoder_context, **told("encoder", built["condition"])})
         latent_shape: tuple[int, ...] = getattr(built["encoder"], "latent_shape", ())  # VAE refuses what is no Encoder
         is_spatial = len(latent_shape) > 1 and latent_shape[0] == latent_dim
         context = {
             "latent_dim": latent_shape if is_spatial else latent_dim,
             "output_shape": input_shape,
             "parameters_per_element": per_element,
+            **told("decoder", built["condition"]),
         }
         built["decoder"] = build("decoder", context)
         return VAE(**built)
@@ -150,5 +169,5 @@ def _resolve(kind: str, given: Any, default: Any) -> Any:
     if isinstance(given, str):
         return {"name": given}
     if isinstance(given, Mapping) and "name" not in given:
-        return {**default, **given}
+        return {**(default or {}), **given}
     return given

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit import config
+from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
 from vaekit.encoders.base import Encoder
 from vaekit.likelihoods.base import Likelihood
@@ -36,6 +37,8 @@ class VAE(nn.Module):
         likelihood: p(x | z), with P parameters for each element.
         prior: p(z); the standard normal by default.
         loss: the objective; the ELBO by default.
+        condition: what a conditional model is told of each example besides x, labels for example; None by default. Encoder and
+            decoder have its `dim` as their condition_dim; an encoder may also be without.
 
     Raises:
         TypeError: a part that is not of its kind, a name instead of an object for example.
@@ -59,6 +62,7 @@ class VAE(nn.Module):
         likelihood: Likelihood,
         prior: Prior | None = None,
         loss: Loss | None = None,
+        condition: Condition | None = None,
     ) -> None:
         super().__init__()
         prior = StandardNormal() if prior is None else prior
@@ -69,8 +73,9 @@ class VAE(nn.Module):
             ("likelihood", likelihood, Likelihood),
             ("prior", prior, Prior),
             ("loss", loss, Loss),
+            ("condition", condition, Condition),
         ):
-            if not isinstance(part, base):
+            if not isinstance(part, base) and not (part is None and kind in config.OPTIONAL):
                 raise TypeError(
                     f"{kind} has to be an instance of vaekit.{base.__name__}, got {part!r}. To compose by names or specs use "
                     f"vaekit.create_vae; to use a module of your own, let its class extend vaekit.{base.__name__}."
@@ -89,7 +94,15 @@ class VAE(nn.Module):
                 f"but the decoder gives {decoder.parameters_per_element}; "
                 f"make it with parameters_per_element={likelihood.parameters_per_element}"
             )
+        dim = 0 if condition is None else condition.dim
+        if decoder.condition_dim != dim or encoder.condition_dim not in (0, dim):
+            told = "nothing besides x" if condition is None else f"{dim} number(s) by {type(condition).__name__}"
+            raise ValueError(
+                f"the networks are told {told}, but the encoder is made for condition_dim={encoder.condition_dim} and the decoder "
+                f"for condition_dim={decoder.condition_dim}; make them with condition_dim={dim}"
+            )
         self.encoder, self.decoder, self.likelihood, self.prior, self.loss = encoder, decoder, likelihood, prior, loss
+        self.condition = condition
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -104,6 +117,7 @@ class VAE(nn.Module):
     def forward(
         self,
         x: Tensor,
+        condition: Tensor | None = None,
         *,
         key: Tensor | None = None,
         generator: torch.Generator | None = None,
@@ -116,6 +130,7 @@ class VAE(nn.Module):
 
         Args:
             x: [B, *input_shape], in the weights' dtype.
+            condition: for a conditional model, what it is told of each example: labels [B] for example. One value stands for all.
             key: the noise, int64 [2]; without one it is drawn from `generator` or torch's global generator.
             step, index, dataset_size, row_start: for objectives that look at them; see `StepContext` and `Batch`.
 
@@ -126,10 +141,10 @@ class VAE(nn.Module):
             TypeError, ValueError: an x of another dtype or shape.
         """
         key = philox.resolve_key(key, generator, x.device)
-        return self.loss(self, Batch(x, index), StepContext(key, step, dataset_size, row_start))  # type: ignore[no-any-return]
+        return self.loss(self, Batch(x, condition, index), StepContext(key, step, dataset_size, row_start))  # type: ignore[no-any-return]
 
-    def encode(self, x: Tensor) -> Posterior:
-        """q(z | x) for x [B, *input_shape].
+    def encode(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
+        """q(z | x) for x [B, *input_shape], or q(z | x, c) with the condition of each example, [B] or [B, K].
 
         With a likelihood that ignores missing values, the encoder sees 0 for each NaN: the zero imputation of P.-A. Mattei,
         J. Frellsen, "MIWAE", 2019, arXiv:1812.02633, section 2. Standardised data has its mean there.
@@ -137,7 +152,8 @@ class VAE(nn.Module):
         self._check_input(x)
         if self.likelihood.missing == "ignore":
             x = x.masked_fill(x.isnan(), 0.0)
-        posterior = self.encoder(x)
+        told = self._embedded(condition, len(x))
+        posterior = self.encoder(x, *told) if self.encoder.condition_dim else self.encoder(x)
         if not isinstance(posterior, Posterior):
             raise TypeError(
                 f"{type(self.encoder).__name__}.forward has to return a vaekit.Posterior, "
@@ -145,16 +161,24 @@ class VAE(nn.Module):
             )
         return posterior
 
-    def decode(self, z: Tensor) -> Tensor:
-        """The likelihood's mean, what a person would look at: z [B, *latent_shape] -> [B, *input_shape]."""
+    def natural_parameters(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What the decoder makes of z [B, *latent_shape], and of the condition [B] or [B, K]: [B, P, *input_shape]."""
+        return self.decoder(z, *self._embedded(condition, len(z)))  # type: ignore[no-any-return]
+
+    def decode(self, z: Tensor, condition: Any = None) -> Tensor:
+        """The likelihood's mean, what a person would look at: z [B, *latent_shape] -> [B, *input_shape].
+
+        Args:
+            condition: for a conditional model, of each example, [B] or [B, K]; one value stands for all.
+        """
         if z.shape[1:] != self.latent_shape:
             expected = ", ".join(map(str, self.latent_shape))
             raise ValueError(f"z has to have the shape [batch, {expected}], got {tuple(z.shape)}")
         self._check_dtype("z", z)
-        return self.likelihood.mean(self.decoder(z))
+        return self.likelihood.mean(self.natural_parameters(z, condition))
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, condition: Any = None) -> Tensor:
         """The decoded posterior mean of x, [B, *input_shape], without gradients.
 
         It has values where x has missing ones, given a likelihood that ignores those: their imputation.
@@ -165,16 +189,23 @@ class VAE(nn.Module):
             >>> vae.reconstruct(torch.tensor([[1.0, float("nan"), 2.0]])).isfinite().all()
             tensor(True)
         """
-        return self.decode(self.encode(x).mean)
+        return self.decode(self.encode(x, condition).mean, condition)
 
     @torch.no_grad()
     def sample(
-        self, n: int, *, draw: bool = False, key: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        n: int,
+        condition: Any = None,
+        *,
+        draw: bool = False,
+        key: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Decode n draws from the prior, without gradients.
 
         Args:
             n: how many.
+            condition: for a conditional model, of each one, [n] or [n, K]; one value, 3 for example, stands for all.
             draw: draw from the likelihood as well, instead of taking its mean.
             key: the noise, int64 [2]; without one it is drawn from `generator` or torch's global generator.
 
@@ -190,8 +221,8 @@ class VAE(nn.Module):
         key = philox.resolve_key(key, generator, weight.device)
         z = self.prior.sample((n, *self.latent_shape), key=key, dtype=weight.dtype)
         if draw:
-            return self.likelihood.sample(self.decoder(z), key=philox.fold_in(key, 1))
-        return self.decode(z)
+            return self.likelihood.sample(self.natural_parameters(z, condition), key=philox.fold_in(key, 1))
+        return self.decode(z, condition)
 
     @torch.no_grad()
     def initialize_output_bias(self, x: Tensor) -> None:
@@ -243,7 +274,8 @@ class VAE(nn.Module):
                 f"the model's weights are of several dtypes, {', '.join(sorted(dtypes))}; vae.float() makes them one"
             )
 
-        parts = {kind: config.spec_of(kind, getattr(self, kind)) for kind in config.REGISTRIES}
+        own = {kind: part for kind in config.REGISTRIES if (part := getattr(self, kind)) is not None}
+        parts = {kind: config.spec_of(kind, part) for kind, part in own.items()}
         return {
             "format": config.FORMAT,
             "vaekit": __version__,
@@ -263,6 +295,20 @@ class VAE(nn.Module):
     def _weight(self) -> Tensor:
         """Any weight: its device and dtype are the model's."""
         return next(self.parameters())
+
+    def _embedded(self, condition: Any, count: int) -> tuple[Tensor, ...]:
+        """What the networks are told of `count` examples besides x or z: [count, dim], or nothing."""
+        if self.condition is None:
+            if condition is not None:
+                raise ValueError(
+                    "a condition was given, but the model has none; compose it with condition= for example "
+                    'condition={"name": "labels", "classes": 10}'
+                )
+            return ()
+        rows = self.condition.as_rows(condition, count).to(self._weight().device)
+        if rows.is_floating_point():
+            self._check_dtype("condition", rows)
+        return (self.condition(rows),)
 
     def _check_input(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
@@ -314,12 +360,12 @@ def load(path: str | os.PathLike[str]) -> VAE:
         True
     """
     tensors, saved = config.read_model(path)
-    missing = [kind for kind in config.REGISTRIES if kind not in saved]
+    missing = [kind for kind in config.REGISTRIES if kind not in saved and kind not in config.OPTIONAL]
     if missing:
         raise ValueError(f"the config in {path} says nothing of: {', '.join(missing)}")
     try:
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once
-            parts = {kind: config.build_part(kind, saved[kind]) for kind in config.REGISTRIES}
+            parts = {kind: config.build_part(kind, saved[kind]) for kind in config.REGISTRIES if kind in saved}
     except UnknownNameError as error:
         raise UnknownNameError(f"{error} If a module of yours registers it, import that before loading {path}.") from error
     vae = VAE(**parts).to(getattr(torch, saved.get("dtype", "float32")))

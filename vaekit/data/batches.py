@@ -25,6 +25,7 @@ class Batches:
         data: what `as_examples` takes, or any iterable of batches such as a `DataLoader`, taken as it is: a batch is x, a tuple
             or list that begins with x, or a mapping with "x".
         batch_size: for whole examples; a loader has its own.
+        conditional: whether a batch has its condition as well: the examples' y, what follows x in a loader's batch, or its "y".
 
     Attributes:
         examples: the whole examples; None for a loader.
@@ -32,7 +33,7 @@ class Batches:
 
     Raises:
         TypeError: data of another kind.
-        ValueError: no examples; a batch_size below 1.
+        ValueError: no examples; a batch_size below 1; no condition where there has to be one.
 
     Example:
         >>> batches = Batches(torch.rand(5, 3), batch_size=2)
@@ -40,7 +41,8 @@ class Batches:
         [2, 2, 1]
     """
 
-    def __init__(self, data: Any, batch_size: int) -> None:
+    def __init__(self, data: Any, batch_size: int, conditional: bool = False) -> None:
+        self.conditional = conditional
         self.batch_size = checked_size("batch_size", batch_size)
         self.examples: Examples | None = None
         self._loader: Iterable[Any] = ()
@@ -51,6 +53,8 @@ class Batches:
         else:
             self.examples = as_examples(data)
             self.size = len(self.examples)
+            if conditional and self.examples.y is None:
+                raise ValueError("the model is conditional: give the condition of each example as well, (x, y) instead of x")
         if 0 in (self.size, _length(data)):
             raise ValueError("the dataset is empty: there is nothing to train on or to evaluate")
 
@@ -60,20 +64,23 @@ class Batches:
     def in_order(self, order: Tensor | None) -> Iterator[Batch]:
         """The batches, with whole examples in the order of the rows int64 [N], or as they lie."""
         if self.examples is None:
-            yield from (Batch(_x_of(item)) for item in self._loader)
+            yield from (Batch(_tensor_of(item, "x"), _tensor_of(item, "y") if self.conditional else None) for item in self._loader)
             return
         x, size = self.examples.x, len(self.examples)
+        y = self.examples.y if self.conditional else None
         for start in range(0, size, self.batch_size):
             if order is None:
                 index = torch.arange(start, min(start + self.batch_size, size))
-                yield Batch(x[start : start + self.batch_size], index)
+                rows = slice(start, start + self.batch_size)
+                yield Batch(x[rows], None if y is None else y[rows], index)
             else:
                 index = order[start : start + self.batch_size]
-                yield Batch(x.index_select(0, index.to(x.device)) if isinstance(x, Tensor) else x[index], index)
+                chosen = x.index_select(0, index.to(x.device)) if isinstance(x, Tensor) else x[index]
+                yield Batch(chosen, None if y is None else y[index.to(y.device)], index)
 
 
 def check_examples(vae: VAE, examples: Examples, name: str) -> None:
-    """Raise if examples do not fit the model: their shape, infinity, NaN, the likelihood's support.
+    """Raise if examples do not fit the model: their shape, infinity, NaN, the likelihood's support, the condition.
 
     Examples in a file are read once for it.
 
@@ -93,15 +100,19 @@ def check_examples(vae: VAE, examples: Examples, name: str) -> None:
     rows = max(1, _CHECKED_AT_ONCE // math.prod(vae.input_shape))
     for start in range(0, len(examples), rows):
         x = examples.x[start : start + rows]
-        check_values(vae, x, name, examples.numbers(torch.arange(start, start + len(x))))
+        condition = None if vae.condition is None or examples.y is None else examples.y[start : start + len(x)]
+        check_values(vae, Batch(x, condition), name, examples.numbers(torch.arange(start, start + len(x))))
 
 
-def check_values(vae: VAE, x: Tensor, name: str, numbers: Tensor | None = None) -> None:
+def check_values(vae: VAE, batch: Batch, name: str, numbers: Tensor | None = None) -> None:
     """Raise if a value of x [B, *S] is infinite, outside the likelihood's support, or NaN where the likelihood refuses that.
+
+    Or if the condition is not what the model takes.
 
     Args:
         numbers: int64 [B], by which a person knows the examples; 0 to B - 1 by default.
     """
+    x = batch.x
     ignores_missing = vae.likelihood.missing == "ignore"
     usable = (~x.isinf() if ignores_missing else x.isfinite()).flatten(1).all(1)
     if not usable.all():
@@ -115,6 +126,8 @@ def check_values(vae: VAE, x: Tensor, name: str, numbers: Tensor | None = None) 
         )
     try:
         vae.likelihood.check(x)
+        if vae.condition is not None:
+            vae.condition.check(vae.condition.as_rows(batch.condition, len(x)))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
@@ -131,13 +144,18 @@ def _length(data: Any) -> int | None:
         return None
 
 
-def _x_of(item: Any) -> Tensor:
+def _tensor_of(item: Any, name: str) -> Tensor:
+    """x or y of a loader's batch."""
     if isinstance(item, Mapping):
-        if "x" not in item:
-            raise ValueError(f'a loader\'s batch that is a mapping needs the key "x", it has: {", ".join(map(str, item))}')
-        item = item["x"]
-    elif isinstance(item, (tuple, list)) and item:
-        item = item[0]
-    if not isinstance(item, Tensor):
-        raise TypeError(f'a loader has to give x, (x, ...) or {{"x": x}} with a tensor x, got {type(item).__name__}')
-    return item
+        if name not in item:
+            raise ValueError(f'a loader\'s batch that is a mapping needs the key "{name}", it has: {", ".join(map(str, item))}')
+        value = item[name]
+    elif isinstance(item, (tuple, list)) and len(item) > (place := 0 if name == "x" else 1):
+        value = item[place]
+    else:
+        value = item if name == "x" else None
+    if not isinstance(value, Tensor):
+        why = ", because the model is conditional" if name == "y" else ""
+        forms = 'x, (x, ...) or {"x": x}' if name == "x" else '(x, y) or {"x": x, "y": y}'
+        raise TypeError(f"a loader has to give {forms} with a tensor {name}{why}, got {type(value).__name__}")
+    return value

@@ -45,7 +45,7 @@ class Examples(Dataset[Any]):
 
     Attributes:
         x: float [N, *S]: a tensor, or a `MappedArray`, which is indexed like one.
-        y: int64 [N], or None.
+        y: int64 [N], labels; float [N, K], vectors; or None. A conditional model is conditioned on it, and labels colour pictures.
         rows: int64 [N], the examples' numbers in the file or array that they were split from; None where they are 0 to N - 1.
 
     Raises:
@@ -79,7 +79,7 @@ def as_examples(data: Any) -> Examples:
     """Examples, a tensor, an array, or a pair (x, y) of them, as `Examples`.
 
     uint8 is read as grey levels and divided by 255; other integers and booleans become float32 with the values they have;
-    arrays become float32; floating-point tensors stay as they are.
+    arrays become float32; floating-point tensors stay as they are. y [N] becomes int64, y [N, K] floats.
 
     Raises:
         TypeError: something else, or values that are not real numbers.
@@ -94,7 +94,7 @@ def as_examples(data: Any) -> Examples:
     x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
     _hint_at_axes(x)
     if isinstance(x, np.memmap) and x.ndim > 0:
-        return Examples(MappedArray(x, divisor=_divisor(x.dtype)), _as_labels(y))
+        return Examples(MappedArray(x, divisor=_divisor(x.dtype)), _as_y(y))
     if isinstance(x, np.ndarray):
         divisor = _divisor(x.dtype)
         x = torch.from_numpy(np.array(x, dtype=np.float32, order="C")) / divisor
@@ -108,7 +108,7 @@ def as_examples(data: Any) -> Examples:
         raise TypeError("data has to be real numbers, got a complex tensor")
     if not x.is_floating_point():
         x = x.float() / (255.0 if x.dtype == torch.uint8 else 1.0)
-    return Examples(x, _as_labels(y))
+    return Examples(x, _as_y(y))
 
 
 def _hint_at_axes(x: Any) -> None:
@@ -133,15 +133,21 @@ def _divisor(dtype: np.dtype[Any]) -> float:
     return 255.0 if dtype == np.uint8 else 1.0
 
 
-def _as_labels(y: Any) -> Tensor | None:
-    """Labels as int64 [N], where they are whole numbers."""
+def _as_y(y: Any) -> Tensor | None:
+    """Labels as int64 [N], where they are whole numbers; vectors as floats [N, K]."""
     if y is None:
         return None
-    labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if labels.dtype.kind not in "fiub" or not np.array_equal(labels, np.trunc(labels.astype(np.float64))):
+    values = y.detach().cpu() if isinstance(y, Tensor) else np.asarray(y)
+    if values.ndim not in (1, 2):
+        raise ValueError(f"labels have to have the shape [examples], vectors [examples, size], got {tuple(values.shape)}")
+    is_number = not values.is_complex() if isinstance(values, Tensor) else values.dtype.kind in "fiub"
+    if values.ndim == 2 and is_number:
+        floating = isinstance(values, Tensor) and values.is_floating_point()
+        return values if floating else torch.as_tensor(np.asarray(values, dtype=np.float32))  # type: ignore[return-value]
+    labels = np.asarray(values)
+    if not is_number or not np.array_equal(labels, np.trunc(labels.astype(np.float64))):
         raise ValueError(
-            f"labels have to be whole numbers, got {labels.dtype} such as {labels.flat[0] if labels.size else 'none'!r}"
+            f"labels have to be whole numbers, got {labels.dtype} such as {labels.flat[0] if labels.size else 'none'!r}; "
+            "one number for each example as a condition is y[:, None]"
         )
-    if labels.ndim != 1:
-        raise ValueError(f"labels have to have the shape [examples], got {labels.shape}; one-hot ones: y.argmax(1)")
     return torch.from_numpy(labels.astype(np.int64))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vaekit.evaluation.terms import checked_batches, evaluation_key, on_device
+from vaekit.losses.base import Batch
 from vaekit.ops import philox
 from vaekit.priors.base import Prior
 from vaekit.sizes import checked_size
@@ -59,6 +60,8 @@ def importance_weighted_bound(
 ) -> Bound:
     """log 1/K sum_k p(x | z_k) p(z_k) / q(z_k | x) for each example, with K draws z_k from q(z | x).
 
+    Of a conditional model, all of it given the condition.
+
     Args:
         vae: the model; it stays on its device.
         data: what `vaekit.evaluate` takes.
@@ -87,7 +90,7 @@ def importance_weighted_bound(
     bounds, sizes = [], []
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
-            log_sum, log_sum_of_squares = _log_weight_sums(vae, prior, batch.x, key, row_start, num_samples, at_once)
+            log_sum, log_sum_of_squares = _log_weight_sums(vae, prior, batch, key, row_start, num_samples, at_once)
             bounds.append((log_sum - math.log(num_samples)).cpu())
             sizes.append(torch.exp(2.0 * log_sum - log_sum_of_squares).cpu())
             row_start += len(batch.x)
@@ -99,10 +102,11 @@ def importance_weighted_bound(
 
 
 def _log_weight_sums(
-    vae: VAE, prior: Prior, x: Tensor, key: Tensor, row_start: int, num_samples: int, at_once: int
+    vae: VAE, prior: Prior, batch: Batch, key: Tensor, row_start: int, num_samples: int, at_once: int
 ) -> tuple[Tensor, Tensor]:
     """log of the sum of the weights and of their squares, float64 [B] each, over all samples."""
-    posterior = vae.encode(x)
+    x, condition, _ = batch
+    posterior = vae.encode(x, condition)
     log_sum = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     log_sum_of_squares = log_sum.clone()
     chunk = max(1, at_once // max(1, len(x)))
@@ -111,8 +115,8 @@ def _log_weight_sums(
         # Sample k is the stream with offset + k 2^40: so the samples do not depend on the chunks.
         chunk_key = key + torch.tensor([0, first], device=key.device) * philox.SAMPLE_STRIDE
         z, log_ratio = posterior.rsample_kl(prior, key=chunk_key, num_samples=count, row_start=row_start)
-        repeated = x.expand(count, *x.shape).flatten(0, 1)
-        nll = vae.likelihood.nll(vae.decoder(z.flatten(0, 1)), repeated).view(count, len(x))
+        repeated, told = (None if t is None else t.expand(count, *t.shape).flatten(0, 1) for t in (x, condition))
+        nll = vae.likelihood.nll(vae.natural_parameters(z.flatten(0, 1), told), repeated).view(count, len(x))
         log_weights = -(nll.double() + log_ratio.double())
         log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(0))
         log_sum_of_squares = torch.logaddexp(log_sum_of_squares, (2.0 * log_weights).logsumexp(0))

@@ -36,7 +36,7 @@ def reconstruction_error(vae: VAE, data: Any, *, batch_size: int = 500) -> dict[
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
             observed = ~batch.x.isnan()
-            difference = torch.where(observed, vae.reconstruct(batch.x) - batch.x, 0.0).double()
+            difference = torch.where(observed, vae.reconstruct(batch.x, batch.condition) - batch.x, 0.0).double()
             sums.append(torch.stack([(difference * difference).sum(), difference.abs().sum(), observed.sum().double()]))
     squared, absolute, count = torch.stack(sums).sum(0).tolist()
     if count == 0:

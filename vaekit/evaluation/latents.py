@@ -65,7 +65,7 @@ def latent_statistics(vae: VAE, data: Any, *, threshold: float = 0.01, batch_siz
     mean, squares, kl_sum = (torch.zeros(vae.latent_shape, dtype=torch.float64, device=device) for _ in range(3))
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
-            posterior = vae.encode(batch.x)
+            posterior = vae.encode(batch.x, batch.condition)
             if not isinstance(posterior, DiagonalGaussian):
                 raise TypeError(
                     f"the divergence is taken apart by dimension for a DiagonalGaussian posterior, got {type(posterior).__name__}"

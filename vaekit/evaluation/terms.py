@@ -58,7 +58,7 @@ def named_terms(terms: LossTerms) -> dict[str, Tensor]:
 
 def checked_batches(vae: VAE, data: Any, batch_size: int) -> Batches:
     """Data as batches; whole examples are checked against the model, and a loader's batches when `on_device` gives them."""
-    batches = Batches(data, batch_size)
+    batches = Batches(data, batch_size, conditional=vae.condition is not None)
     if batches.examples is not None:
         check_examples(vae, batches.examples, "data")
     return batches
@@ -69,9 +69,8 @@ def on_device(vae: VAE, batches: Batches) -> Iterator[Batch]:
     device = next(vae.parameters()).device
     for number, batch in enumerate(batches):
         if batches.examples is None:
-            check_values(vae, batch.x, f"batch {number}")
-        index = None if batch.index is None else batch.index.to(device, non_blocking=True)
-        yield Batch(batch.x.to(device, non_blocking=True), index)
+            check_values(vae, batch, f"batch {number}")
+        yield batch.to(device)
 
 
 @torch.no_grad()
@@ -80,7 +79,7 @@ def mean_terms(vae: VAE, batches: Batches, key: Tensor) -> dict[str, float]:
     key, sums, row_start = key.to(next(vae.parameters()).device), TermSums(), 0
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
-            sums.add(vae(batch.x, key=key, index=batch.index, row_start=row_start))
+            sums.add(vae(batch.x, batch.condition, key=key, index=batch.index, row_start=row_start))
             row_start += len(batch.x)
     return sums.means()
 
@@ -90,7 +89,8 @@ def evaluate(vae: VAE, data: Any, *, batch_size: int = 500, seed: int = 0) -> di
 
     Args:
         vae: the model; it stays on its device.
-        data: what `vaekit.fit` takes: `Examples`, a tensor or array [N, *input_shape], a pair (x, y), or a loader.
+        data: what `vaekit.fit` takes: `Examples`, a tensor or array [N, *input_shape], a pair (x, y), or a loader;
+            y is the condition of a conditional model.
         batch_size: examples at a time; the result does not depend on it.
         seed: fixes the noise. With the seed of `fit` it is the noise of its validation.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from vaekit.likelihoods.base import Likelihood
@@ -19,11 +19,17 @@ class Batch(NamedTuple):
 
     Attributes:
         x: [B, *input_shape].
+        condition: what a conditional model is told of each example, [B] or [B, K]; None for other models.
         index: int64 [B], each example's row in its dataset; None where it has none, a stream for example.
     """
 
     x: Tensor
+    condition: Tensor | None = None
     index: Tensor | None = None  # type: ignore[assignment]  # shadows tuple.index, which nobody calls on a batch
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
+        return Batch(*(None if value is None else value.to(device, non_blocking=True) for value in self))
 
 
 class StepContext(NamedTuple):
@@ -60,13 +66,14 @@ class LossTerms(NamedTuple):
 
 
 class LatentVariableModel(Protocol):
-    """What an objective asks of a model."""
+    """What an objective asks of a model; `condition` is the batch's, [B] or [B, K], None for a model without one."""
 
     prior: Prior
     likelihood: Likelihood
-    decoder: Callable[[Tensor], Tensor]
 
-    def encode(self, x: Tensor) -> Posterior: ...
+    def encode(self, x: Tensor, condition: Tensor | None = None) -> Posterior: ...
+
+    def natural_parameters(self, z: Tensor, condition: Tensor | None = None) -> Tensor: ...
 
 
 class Loss(nn.Module, ABC):

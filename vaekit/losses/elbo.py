@@ -42,7 +42,7 @@ class Elbo(Loss):
             raise ValueError(f"beta has to be at least 0, got {beta!r}: a negative one rewards distance from the prior")
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
-        z, kl = model.encode(batch.x).rsample_kl(model.prior, key=context.key, row_start=context.row_start)
-        reconstruction = model.likelihood.nll(model.decoder(z), batch.x)
+        z, kl = model.encode(batch.x, batch.condition).rsample_kl(model.prior, key=context.key, row_start=context.row_start)
+        reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)
         total = (reconstruction + self.beta(context.step) * kl).sum() / max(len(batch.x), 1)
         return LossTerms(total, reconstruction, kl, {})

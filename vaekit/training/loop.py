@@ -62,7 +62,8 @@ def fit(
     Args:
         vae: the model. Afterwards it holds the last weights, on `device`.
         train: `vaekit.data.Examples`, a tensor or array [N, *input_shape], a pair (x, y) of them, or a loader, whose batches
-            are x, (x, ...) or {"x": x}. Whole examples are reshuffled every epoch; an incomplete last batch counts.
+            are x, (x, ...) or {"x": x}. For a conditional model y is the condition, and a loader's batches are (x, y, ...) or
+            {"x": x, "y": y}. Whole examples are reshuffled every epoch; an incomplete last batch counts.
         validation: the same, evaluated after every epoch with the same noise each time.
         epochs: passes over `train`.
         batch_size: for whole examples; a loader has its own.
@@ -100,8 +101,9 @@ def fit(
     checked_flag("initialize_output_bias", initialize_output_bias)
     fabric = _fabric(device)
     folder = None if out is None else writable_folder(out)
-    batches = Batches(train, batch_size)
-    validation_batches = None if validation is None else Batches(validation, batch_size)
+    conditional = vae.condition is not None
+    batches = Batches(train, batch_size, conditional)
+    validation_batches = None if validation is None else Batches(validation, batch_size, conditional)
     for name, whole in (("train", batches), ("validation", validation_batches)):
         if whole is not None and whole.examples is not None:
             check_examples(vae, whole.examples, name)
@@ -129,7 +131,7 @@ class _Step(NamedTuple):
 
     number: int
     rows: Tensor | None
-    unchecked: Tensor | None  # x, where nobody has checked it yet
+    unchecked: Batch | None  # where nobody has checked it yet
     terms: LossTerms
 
 
@@ -226,9 +228,10 @@ class _Run:
             callback.on_epoch_end(self.state)
 
     def _step(self, batch: Batch, key: Tensor) -> None:
-        x = batch.x.to(self.fabric.device, non_blocking=True)
-        index = None if batch.index is None else batch.index.to(self.fabric.device, non_blocking=True)
-        terms: LossTerms = self.model(x, key=key, step=self.state.step, index=index, dataset_size=self.batches.size)
+        x, condition, index = batch.to(self.fabric.device)
+        terms: LossTerms = self.model(
+            x, condition, key=key, step=self.state.step, index=index, dataset_size=self.batches.size
+        )
         self.fabric.backward(terms.total)
         self.non_finite += terms.total.detach() - terms.total.detach()
         if self.gradient_clip is not None:
@@ -237,7 +240,7 @@ class _Run:
         self.adam.found_inf = self.non_finite.isnan().float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        unchecked = batch.x if self.batches.examples is None else None
+        unchecked = batch if self.batches.examples is None else None
         extras = {name: value.detach() for name, value in terms.extras.items()}
         detached = LossTerms(terms.total.detach(), terms.reconstruction.detach(), terms.kl.detach(), extras)
         self.pending.append(_Step(self.state.step, batch.index, unchecked, detached))

@@ -1,0 +1,103 @@
+"""Labels and vectors: what the networks get of them, and what is refused."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from vaekit import conditions
+from vaekit.conditions import Labels, Vector
+
+
+def test_labels_are_one_hot():
+    labels = torch.tensor([2, 0, 1, 2])
+    assert torch.equal(Labels(3)(labels), F.one_hot(labels, 3).float())
+    assert Labels(3).double()(labels).dtype == torch.float64
+    assert Labels(3).dim == 3
+
+
+def test_learned_labels_are_rows_of_a_table_that_learns():
+    kind = Labels(5, dim=2)
+    embedded = kind(torch.tensor([4, 1, 4]))
+    assert torch.equal(embedded, torch.stack([kind.vectors[4], kind.vectors[1], kind.vectors[4]]))
+    embedded.sum().backward()
+    assert kind.vectors.grad.sum(1).tolist() == [0.0, 2.0, 0.0, 0.0, 4.0]
+    assert [name for name, _ in kind.named_parameters()] == ["vectors"]
+    assert not list(Labels(5).state_dict())  # one-hot vectors need not be saved
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_labels_of_any_integer_type_are_taken(dtype):
+    kind = Labels(3)
+    rows = kind.as_rows(torch.tensor([0, 2], dtype=dtype), 2)
+    assert kind(rows).argmax(1).tolist() == [0, 2]
+
+
+def test_one_label_stands_for_all():
+    assert Labels(3).as_rows(2, 4).tolist() == [2, 2, 2, 2]
+    assert Labels(3).as_rows([2, 0], 2).tolist() == [2, 0]
+    assert Vector(2).as_rows([0.5, 1.0], 2).tolist() == [[0.5, 1.0], [0.5, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        (None, ValueError, "no condition was given"),
+        ([0, 1], ValueError, r"got the shape \(2,\) for 3"),
+        ([[0], [1], [2]], ValueError, r"got the shape \(3, 1\)"),
+        ([0.0, 1.0, 2.0], TypeError, r"float32: labels.long\(\)"),
+        ([True, False, True], TypeError, "bool"),
+    ],
+)
+def test_labels_refuse(given, error, words):
+    with pytest.raises(error, match=words):
+        Labels(3).as_rows(given, 3)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_is_none_of_the_classes_is_refused(label):
+    with pytest.raises(ValueError, match=f"from 0 to 2 .*; got {label}"):
+        Labels(3)(torch.tensor([0, label]))
+
+
+def test_a_vector_is_taken_as_it_is_or_through_a_layer():
+    vectors = torch.randn(5, 3)
+    assert torch.equal(Vector(3)(vectors), vectors)
+    kind = Vector(3, dim=4, activation="tanh")
+    weight, bias = kind.layers[0].weight, kind.layers[0].bias
+    assert torch.allclose(kind(vectors), torch.tanh(vectors @ weight.T + bias), atol=1e-6)
+    assert (Vector(3).dim, kind.dim) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ([[0, 1]], TypeError, r"int64: vectors.float\(\)"),
+        (torch.zeros(2, 2), ValueError, r"got the shape \(2, 2\) for 1"),
+        (torch.zeros(1, 3), ValueError, r"floats \[batch, 2\]; got the shape \(1, 3\)"),
+    ],
+)
+def test_vectors_refuse(given, error, words):
+    with pytest.raises(error, match=words):
+        Vector(2).as_rows(given, 1)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_vector_that_is_not_finite_is_refused_by_its_row(bad):
+    vectors = torch.zeros(4, 2)
+    vectors[2, 1] = bad
+    with pytest.raises(ValueError, match="example 2 of 4 holds NaN or infinity"):
+        Vector(2).check(vectors)
+
+
+@pytest.mark.parametrize("option", [{"classes": 0}, {"classes": 2.0}, {"classes": 3, "dim": 0}])
+def test_sizes_are_whole_numbers(option):
+    with pytest.raises(ValueError, match="whole number of at least 1"):
+        conditions.create("labels", **option)
+
+
+def test_what_a_picture_shows():
+    assert Labels(3).every().tolist() == [0, 1, 2]
+    assert Vector(2).every() is None
+    assert Labels(3).in_words(torch.tensor(2)) == "2"
+    assert Vector(2).in_words(torch.tensor([0.25, -1.0])) == "0.25, -1"
+    assert Vector(9).in_words(torch.arange(9.0)) == "0, 1, 2, ..."

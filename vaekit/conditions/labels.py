@@ -1,0 +1,71 @@
+"""A condition that is one of several classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vaekit.conditions.base import Condition, registry
+from vaekit.sizes import checked_size
+
+
+@registry.register("labels")
+class Labels(Condition):
+    """One of K classes, given as its number, 0 to K - 1.
+
+    The networks get a one-hot vector of K numbers, or a learned vector for each class.
+
+    Args:
+        classes: K.
+        dim: the size of the learned vectors, drawn from N(0, 1) at first; None for one-hot ones, of the size K.
+
+    Raises:
+        ValueError: a size that is not a whole number of at least 1.
+
+    Example:
+        >>> Labels(classes=3)(torch.tensor([2, 0]))
+        tensor([[0., 0., 1.],
+                [1., 0., 0.]])
+        >>> Labels(classes=1000, dim=16)(torch.tensor([2, 0])).shape
+        torch.Size([2, 16])
+    """
+
+    def __init__(self, classes: int, dim: int | None = None) -> None:
+        super().__init__()
+        self.classes = checked_size("classes", classes)
+        self.dim = classes if dim is None else checked_size("dim", dim)
+        self.given_as = f"a class number from 0 to {classes - 1} for each example, integers [batch]"
+        self.vectors: Tensor
+        if dim is None:
+            self.register_buffer("vectors", torch.eye(classes), persistent=False)
+        else:
+            self.vectors = nn.Parameter(torch.randn(classes, dim))
+
+    def forward(self, condition: Tensor) -> Tensor:
+        if condition.device.type == "cpu" and not torch.compiler.is_compiling():  # where looking costs nothing
+            self.check(condition)
+        return F.embedding(condition.long(), self.vectors)
+
+    def as_rows(self, condition: Any, count: int) -> Tensor:
+        labels = self.as_tensor(condition)
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise TypeError(f"the condition is {self.given_as}; got {labels.dtype}: labels.long() where they are whole numbers")
+        if labels.ndim == 0:
+            labels = labels.expand(count)
+        if labels.shape != (count,):
+            raise ValueError(f"the condition is {self.given_as}; got the shape {tuple(labels.shape)} for {count} example(s)")
+        return labels.to(self.vectors.device)
+
+    def check(self, condition: Tensor) -> None:
+        outside = (condition < 0) | (condition >= self.classes)
+        if outside.any():
+            raise ValueError(
+                f"the condition is {self.given_as}; got {int(condition[outside][0])}. Number the classes from 0 on, and set the "
+                "condition's option classes to how many there are"
+            )
+
+    def every(self) -> Tensor:
+        return torch.arange(self.classes)

@@ -1,0 +1,61 @@
+"""A condition that is a vector of numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.conditions.base import Condition, registry
+from vaekit.layers import LayerStyle, dense_layers
+from vaekit.sizes import checked_size
+
+
+@registry.register("vector")
+class Vector(Condition):
+    """A vector of K numbers: an angle, a dose and a temperature, the features of a text, several one-hot labels in a row.
+
+    The networks get it as it is, or what a dense layer makes of it. Bring the numbers to similar scales first.
+
+    Args:
+        size: K.
+        dim: the size of what the dense layer makes of it; None for no such layer.
+        activation: of that layer: elu, gelu, leaky_relu, relu, silu, softplus or tanh.
+
+    Raises:
+        ValueError: a size that is not a whole number of at least 1; an unknown activation.
+
+    Example:
+        >>> Vector(size=3)(torch.tensor([[0.1, 0.2, 0.3]]))
+        tensor([[0.1000, 0.2000, 0.3000]])
+        >>> Vector(size=300, dim=16)(torch.zeros(5, 300)).shape
+        torch.Size([5, 16])
+    """
+
+    def __init__(self, size: int, dim: int | None = None, activation: str = "silu") -> None:
+        super().__init__()
+        self.size, style = checked_size("size", size), LayerStyle(activation)
+        self.dim = size if dim is None else checked_size("dim", dim)
+        self.given_as = f"a vector of {size} number(s) for each example, floats [batch, {size}]"
+        self.layers = nn.Sequential() if dim is None else dense_layers((size, dim), style)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        return self.layers(condition)  # type: ignore[no-any-return]
+
+    def as_rows(self, condition: Any, count: int) -> Tensor:
+        vectors = self.as_tensor(condition)
+        if not vectors.is_floating_point():
+            raise TypeError(f"the condition is {self.given_as}; got {vectors.dtype}: vectors.float() makes floats of them")
+        if vectors.shape == (self.size,):
+            vectors = vectors.expand(count, self.size)
+        if vectors.shape != (count, self.size):
+            raise ValueError(f"the condition is {self.given_as}; got the shape {tuple(vectors.shape)} for {count} example(s)")
+        return vectors
+
+    def check(self, condition: Tensor) -> None:
+        bad = (~condition.isfinite()).flatten(1).any(1)
+        if bad.any():
+            raise ValueError(
+                f"the condition is {self.given_as}; that of example {int(bad.nonzero()[0])} of {len(condition)} holds NaN or infinity"
+            )
