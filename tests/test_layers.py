@@ -10,7 +10,17 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from vaekit.layers import NORMALIZATIONS, BatchNorm, LayerStyle, dense_layers, group_count, halved_resolutions
+from vaekit.layers import (
+    NORMALIZATIONS,
+    AddedCondition,
+    BatchNorm,
+    Layers,
+    LayerStyle,
+    dense_layers,
+    group_count,
+    halved_resolutions,
+    with_condition,
+)
 from vaekit.residual import ResidualBlock, SelfAttention
 
 positions = st.lists(st.integers(1, 4), max_size=3).map(tuple)
@@ -122,6 +132,56 @@ def test_halvings_round_up(sizes, halvings):
     assert halved_resolutions(sizes, halvings) == [tuple(math.ceil(s / 2**n) for s in sizes) for n in range(halvings + 1)]
 
 
+# Conditions.
+
+
+@given(features=st.integers(1, 6), sizes=positions, batch=st.integers(0, 3), condition_dim=st.integers(1, 5))
+def test_a_condition_is_mapped_linearly_and_added_at_every_position(features, sizes, batch, condition_dim):
+    added = AddedCondition(features, condition_dim).double()
+    x = torch.randn(batch, features, *sizes, dtype=torch.float64)
+    condition = torch.randn(batch, condition_dim, dtype=torch.float64)
+    difference = (added(x, condition) - x).reshape(batch, features, math.prod(sizes))
+    expected = torch.einsum("fe,be->bf", added.linear.weight, condition)
+    assert_close(difference, expected[:, :, None].expand_as(difference))
+    assert [name for name, _ in added.named_parameters()] == ["linear.weight"]
+
+
+def test_layers_hand_the_condition_to_those_that_take_it_and_to_no_other():
+    added = AddedCondition(3, 2)
+    block = perturbed(ResidualBlock(3, 3, (4,), LayerStyle("tanh"), condition_dim=2))
+    x, condition = torch.randn(2, 3, 4), torch.randn(2, 2)
+    assert torch.equal(
+        Layers(nn.Tanh(), added, nn.ReLU(), block)(x, condition), block(added(x.tanh(), condition).relu(), condition)
+    )
+    assert torch.equal(Layers(nn.Tanh())(x), x.tanh())
+
+
+def test_a_condition_stands_behind_a_dense_input():
+    x, condition = torch.randn(2, 3), torch.randn(2, 4)
+    both = with_condition(x, condition)
+    assert torch.equal(both[:, :3], x)
+    assert torch.equal(both[:, 3:], condition)
+    assert with_condition(x, None) is x
+
+
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_only_one_feature_normalised_by_itself_would_lose_its_condition(name):
+    x, condition = torch.randn(3, 2, 4), torch.randn(3, 5)
+    style = LayerStyle("tanh", name)
+    layers = Layers(*style.conditioned(2, 5), *style.after(2, (4,)))
+    assert not torch.allclose(layers(x, condition), layers(x, -condition))
+    assert style.conditioned(1, 0) == style.conditioned(2, 0) == []
+    if name in ("layer", "group"):
+        lost = Layers(AddedCondition(1, 5), *style.after(1, (4,)))
+        assert_close(lost(x[:, :1], condition), lost(x[:, :1], -condition), rtol=1e-3, atol=1e-4)
+        with pytest.raises(
+            ValueError, match=f"normalization='{name}' of a convolution with one channel subtracts .* more channels"
+        ):
+            style.conditioned(1, 5)
+    else:
+        assert len(style.conditioned(1, 5)) == 1
+
+
 # Residual blocks and attention.
 
 
@@ -166,3 +226,21 @@ def test_attention_is_the_formula():
 def test_attention_over_one_position_is_refused_with_what_to_do():
     with pytest.raises(ValueError, match=r"lowest resolution, \(1, 1\), has one position, .* fewer channels"):
         SelfAttention(8, (1, 1), LayerStyle("silu", "group"))
+
+
+@given(channels=st.tuples(st.integers(2, 6), st.integers(2, 6)), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3))
+@pytest.mark.parametrize("name", ["none", "layer", "group"])
+def test_a_conditional_block_is_the_one_whose_first_convolution_has_the_bias_b_plus_v_c(name, channels, sizes):
+    style = LayerStyle("silu", name)
+    block = perturbed(ResidualBlock(*channels, sizes, style, condition_dim=5)).double()
+    plain = ResidualBlock(*channels, sizes, style).double()
+    x, condition = (torch.randn(*shape, dtype=torch.float64) for shape in ((3, channels[0], *sizes), (3, 5)))
+    (added,) = [module for module in block.modules() if isinstance(module, AddedCondition)]
+    values = [value for key, value in block.named_parameters() if not key.endswith(".linear.weight")]
+    for row in range(3):
+        with torch.no_grad():
+            for own, value in zip(plain.parameters(), values, strict=True):
+                own.copy_(value)
+            first = next(module for module in plain.residual if hasattr(module, "kernel_size"))
+            first.bias += added.linear.weight @ condition[row]
+        assert_close(block(x, condition)[row], plain(x)[row])

@@ -1,14 +1,20 @@
-"""Building blocks that several encoders and decoders share: what follows a layer, dense layers, sizes of convolutions."""
+"""Building blocks that several encoders and decoders share: what follows a layer, conditions, dense layers, sizes.
+
+A condition enters a network as in K. Sohn, H. Lee, X. Yan, "Learning Structured Output Representation using Deep Conditional
+Generative Models", NeurIPS 2015: as more inputs of its first layer.
+"""
 
 from __future__ import annotations
 
 import difflib
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -74,6 +80,21 @@ class LayerStyle:
         """The modules that follow a layer with `features` outputs at each of `positions`; only those that do something."""
         return [*self.normalized(features, positions), ACTIVATIONS[self.activation](), *self.dropped()]
 
+    def conditioned(self, features: int, condition_dim: int) -> list[nn.Module]:
+        """What adds a condition to a convolution's output [B, features, *positions], between it and what follows; [] without one.
+
+        Raises:
+            ValueError: a single feature that is normalised by itself, which would subtract the condition again.
+        """
+        if not condition_dim:
+            return []
+        if features == 1 and self.normalization in ("layer", "group"):
+            raise ValueError(
+                f"normalization={self.normalization!r} of a convolution with one channel subtracts what a condition added to it; "
+                'give it more channels, or take normalization="batch" or "none"'
+            )
+        return [AddedCondition(features, condition_dim)]
+
     def dropped(self) -> list[nn.Module]:
         return [nn.Dropout(self.dropout)] if self.dropout else []
 
@@ -112,6 +133,104 @@ class BatchNorm(nn.BatchNorm1d):
             raise ValueError(
                 f"batch normalisation over a batch of {tuple(input.shape)} has one value for each feature, and so no variance; "
                 'train with larger batches (the last one of an epoch counts), or take normalization="layer" or "group"'
+            )
+
+
+class ConditionalLayer(nn.Module, ABC):
+    """A module that `Layers` hands the condition to."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """[B, features, *positions], and [B, condition_dim] if it was made for a condition, -> [B, features_out, *positions]."""
+
+
+class AddedCondition(ConditionalLayer):
+    """x + V c at every position: what planes of constants beside a convolution's inputs would add to its output x.
+
+    But for the border, where such planes would end. V is applied once for each example, however many positions there are; it has
+    no bias, the convolution has one.
+
+    Args:
+        features: of x.
+        condition_dim: of c.
+
+    Example:
+        >>> AddedCondition(8, condition_dim=10)(torch.rand(2, 8, 9, 7), torch.rand(2, 10)).shape
+        torch.Size([2, 8, 9, 7])
+    """
+
+    def __init__(self, features: int, condition_dim: int) -> None:
+        super().__init__()
+        self.linear = glorot(nn.Linear(condition_dim, features, bias=False))
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """x [B, features, *positions], condition [B, condition_dim] -> the shape of x."""
+        added = self.linear(condition)
+        return x + added.reshape(*added.shape, *(1,) * (x.ndim - 2))  # type: ignore[no-any-return]
+
+
+class Layers(nn.Sequential):
+    """Modules one after the other; each `ConditionalLayer` among them also gets the condition.
+
+    Example:
+        >>> layers = Layers(nn.Conv1d(3, 8, 3), *LayerStyle("relu").conditioned(8, condition_dim=10), nn.ReLU())
+        >>> layers(torch.rand(2, 3, 9), torch.rand(2, 10)).shape
+        torch.Size([2, 8, 7])
+    """
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        for module in self:
+            x = module(x, condition) if isinstance(module, ConditionalLayer) else module(x)
+        return x
+
+
+def with_condition(x: Tensor, condition: Tensor | None) -> Tensor:
+    """A dense layer's input: x [B, N] with the condition [B, condition_dim] behind it, if there is one."""
+    return x if condition is None else torch.cat((x, condition), dim=1)
+
+
+class Network(nn.Module):
+    """What encoders and decoders share: whether they take a condition.
+
+    Args:
+        condition_dim: the size of the condition; 0 for a network that takes none.
+
+    Raises:
+        ValueError: not a whole number of at least 0.
+    """
+
+    condition_dim: int = 0
+
+    def __init__(self, condition_dim: int = 0) -> None:
+        super().__init__()
+        if isinstance(condition_dim, bool) or not isinstance(condition_dim, int) or condition_dim < 0:
+            raise ValueError(f"condition_dim has to be a whole number, 0 for a network without one, got {condition_dim!r}")
+        self.condition_dim = condition_dim
+
+    def check_condition(self, x: Tensor, condition: Tensor | None) -> None:
+        """Raise an error unless `condition` is what this network needs beside a batch x: [B, condition_dim], or None.
+
+        Raises:
+            ValueError: a condition that is missing, not taken, or of another shape.
+            TypeError: not a floating-point tensor.
+        """
+        name, size = type(self).__name__, self.condition_dim
+        if condition is None:
+            if size:
+                raise ValueError(f"this {name} was made with condition_dim={size}: call it with a condition [batch, {size}] too")
+            return
+        if not size:
+            raise ValueError(f"this {name} takes no condition; make it with condition_dim=E to give it conditions [batch, E]")
+        if not isinstance(condition, Tensor) or not condition.is_floating_point():
+            given = condition.dtype if isinstance(condition, Tensor) else type(condition).__name__
+            raise TypeError(
+                f"the condition of this {name} has to be a floating-point tensor [batch, {size}], got {given}; "
+                "vaekit.conditions makes one of labels"
+            )
+        if condition.shape != (len(x), size):
+            raise ValueError(
+                f"the condition of this {name} has to have the shape ({len(x)}, {size}), a row of condition_dim={size} for each "
+                f"example of the batch, got {tuple(condition.shape)}"
             )
 
 

@@ -14,19 +14,21 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vaekit.layers import CONVOLUTIONS, LayerStyle, glorot
+from vaekit.layers import CONVOLUTIONS, ConditionalLayer, Layers, LayerStyle, glorot
 from vaekit.sizes import checked_flag
 
 M = TypeVar("M", bound=nn.Module)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(ConditionalLayer):
     """x + f(x): normalisation, activation and a 3x3 convolution, twice, with dropout before the second one.
 
     Args:
         channels_in, channels_out: where they differ, a 1x1 convolution takes x there.
         sizes: the spatial sizes of x, one to three of them.
         style: normalisation, activation and dropout.
+        condition_dim: of a condition, of which a linear map is added to the first convolution's output at every position, as that
+            of the time in J. Ho et al., "Denoising Diffusion Probabilistic Models", 2020, arXiv:2006.11239; 0 for none.
 
     Example:
         >>> import torch
@@ -36,21 +38,24 @@ class ResidualBlock(nn.Module):
         True
     """
 
-    def __init__(self, channels_in: int, channels_out: int, sizes: Sequence[int], style: LayerStyle) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, sizes: Sequence[int], style: LayerStyle, condition_dim: int = 0
+    ) -> None:
         super().__init__()
         convolution, bare = CONVOLUTIONS[len(sizes)], LayerStyle(style.activation, style.normalization)
-        self.residual = nn.Sequential(
+        self.residual = Layers(
             *bare.after(channels_in, sizes),
             glorot(convolution(channels_in, channels_out, 3, padding=1, bias=style.has_bias)),
+            *style.conditioned(channels_out, condition_dim),
             *style.after(channels_out, sizes),
             _zeroed(convolution(channels_out, channels_out, 3, padding=1)),
         )
         same = channels_in == channels_out
         self.shortcut = nn.Identity() if same else glorot(convolution(channels_in, channels_out, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, channels_in, *sizes] -> [B, channels_out, *sizes]."""
-        return self.shortcut(x) + self.residual(x)  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """[B, channels_in, *sizes], and [B, condition_dim] if it was made for a condition, -> [B, channels_out, *sizes]."""
+        return self.shortcut(x) + self.residual(x, condition)  # type: ignore[no-any-return]
 
 
 class SelfAttention(nn.Module):
@@ -92,10 +97,13 @@ class SelfAttention(nn.Module):
         return x + self.out(attended.squeeze(1).mT.reshape(x.shape))  # type: ignore[no-any-return]
 
 
-def middle_blocks(channels: int, sizes: Sequence[int], style: LayerStyle, attention: bool) -> list[nn.Module]:
+def middle_blocks(
+    channels: int, sizes: Sequence[int], style: LayerStyle, attention: bool, condition_dim: int = 0
+) -> list[nn.Module]:
     """Two blocks at the lowest resolution, with attention between them if it is asked for."""
     between = [SelfAttention(channels, sizes, style)] if checked_flag("attention", attention) else []
-    return [ResidualBlock(channels, channels, sizes, style), *between, ResidualBlock(channels, channels, sizes, style)]
+    first, second = (ResidualBlock(channels, channels, sizes, style, condition_dim) for _ in range(2))
+    return [first, *between, second]
 
 
 def _zeroed(layer: M) -> M:

@@ -5,27 +5,38 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from vaekit.layers import Network
 from vaekit.registry import Registry
 from vaekit.sizes import checked_size, checked_sizes
 
 
-class Decoder(nn.Module, ABC):
-    """The network of p(x | z): from latents [B, *latent_shape] to natural parameters [B, P, *output_shape].
+class Decoder(Network, ABC):
+    """The network of p(x | z), or p(x | z, c): from latents [B, *latent_shape] to natural parameters [B, P, *output_shape].
+
+    A class of one's own becomes conditional by taking the option condition_dim, which it hands on to `super().__init__`, and the
+    argument condition; without them its condition_dim is 0 and it is called with z alone. `vaekit.Encoder` has an example.
 
     Args:
         latent_dim: the number D of latent dimensions, or the shape (D, *sizes) of a spatial latent; `latent_shape` is (D,) or
             that shape.
         output_shape: the shape of one example, the encoder's input_shape.
         parameters_per_element: P, the likelihood's; the axis is there even when it is 1.
+        condition_dim: the size of the condition c, what `vaekit.conditions` makes of an example's label or vector; 0 for none.
 
     Raises:
-        ValueError: an empty shape, or a size that is not a whole number of at least 1.
+        ValueError: an empty shape, or a size that is not a whole number of at least 1; a condition_dim below 0.
     """
 
-    def __init__(self, latent_dim: int | Sequence[int], output_shape: Sequence[int], parameters_per_element: int = 1) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        latent_dim: int | Sequence[int],
+        output_shape: Sequence[int],
+        parameters_per_element: int = 1,
+        condition_dim: int = 0,
+    ) -> None:
+        super().__init__(condition_dim)
         if isinstance(latent_dim, (list, tuple)) and latent_dim:
             self.latent_shape: tuple[int, ...] = checked_sizes("latent_dim", latent_dim)
         else:
@@ -36,8 +47,13 @@ class Decoder(nn.Module, ABC):
         self.parameters_per_element = checked_size("parameters_per_element", parameters_per_element)
 
     @abstractmethod
-    def forward(self, z: Tensor) -> Tensor:
-        """[B, *latent_shape] -> [B, P, *output_shape], unconstrained."""
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """[B, *latent_shape] -> [B, P, *output_shape], unconstrained.
+
+        Args:
+            z: the latents.
+            condition: [B, condition_dim], in the dtype of z; a decoder whose condition_dim is 0 is called without it.
+        """
 
     @property
     def output_bias(self) -> Tensor | None:

@@ -13,7 +13,17 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from vaekit.decoders.base import Decoder, registry
-from vaekit.layers import CONVOLUTIONS, TRANSPOSED, LayerStyle, checked_rank, dense_layers, glorot, halved_resolutions
+from vaekit.layers import (
+    CONVOLUTIONS,
+    TRANSPOSED,
+    Layers,
+    LayerStyle,
+    checked_rank,
+    dense_layers,
+    glorot,
+    halved_resolutions,
+    with_condition,
+)
 from vaekit.sizes import checked_sizes
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}  # torch's names of the one method
@@ -35,8 +45,9 @@ class ConvolutionalDecoder(Decoder):
         upsample: str = "transpose",
         normalization: str = "none",
         dropout: float = 0.0,
+        condition_dim: int = 0,
     ) -> None:
-        super().__init__(latent_dim, output_shape, parameters_per_element)
+        super().__init__(latent_dim, output_shape, parameters_per_element, condition_dim)
         checked_rank(self.output_shape, (self.rank,), "convolutions")
         if upsample not in ("transpose", "nearest", _INTERPOLATION[self.rank]):
             raise ValueError(f'upsample has to be "transpose", "nearest" or "{_INTERPOLATION[self.rank]}", got {upsample!r}')
@@ -53,9 +64,11 @@ class ConvolutionalDecoder(Decoder):
         self.first_shape = (channels[0], *resolutions[0])
         if self.is_spatial:
             first = glorot(convolution(self.latent_shape[0], channels[0], kernel_size=1, bias=style.has_bias))
-            self.body = nn.Sequential(first, *style.after(channels[0], resolutions[0]))
+            added = style.conditioned(channels[0], condition_dim)
+            self.body: nn.Module = Layers(first, *added, *style.after(channels[0], resolutions[0]))
         else:
-            self.body = dense_layers((*self.latent_shape, *checked_sizes("hidden", hidden), math.prod(self.first_shape)), style)
+            size_in = self.latent_shape[0] + condition_dim
+            self.body = dense_layers((size_in, *checked_sizes("hidden", hidden), math.prod(self.first_shape)), style)
         layers: list[nn.Module] = []
         for channels_in, channels_out, small, large in zip(
             (channels[0], *channels), channels, resolutions, resolutions[1:], strict=False
@@ -80,8 +93,10 @@ class ConvolutionalDecoder(Decoder):
         last = convolution(channels[-1], parameters_per_element * self.output_shape[0], 3, padding=1)
         self.convolutions = nn.Sequential(*layers, glorot(last))
 
-    def forward(self, z: Tensor) -> Tensor:
-        data = self.convolutions(self.body(z).reshape(len(z), *self.first_shape))
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        self.check_condition(z, condition)
+        features = self.body(z, condition) if self.is_spatial else self.body(with_condition(z, condition))
+        data = self.convolutions(features.reshape(len(z), *self.first_shape))
         return data.reshape(len(z), self.parameters_per_element, *self.output_shape)  # type: ignore[no-any-return]
 
     @property
@@ -106,6 +121,8 @@ class ConvDecoder(ConvolutionalDecoder):
         upsample: "transpose", a transposed convolution, or "nearest" or "bilinear", resizing and then a convolution.
         normalization: before each activation: none, batch, layer or group; see `vaekit.layers.LayerStyle`.
         dropout: the share of each layer's features that are left out in training.
+        condition_dim: of a condition, which the first dense layer reads behind the latents; with a spatial latent a linear map of
+            it is added to the first convolution's output at every position. 0 for none.
 
     Raises:
         ValueError: an output_shape of another rank; no channels; another word for `upsample`; a spatial latent of another
@@ -130,7 +147,7 @@ class Conv1dDecoder(ConvolutionalDecoder):
     Args:
         latent_dim: D, or the shape (D, length) of a spatial latent.
         output_shape: (channels, length), any length.
-        parameters_per_element, channels, hidden, activation, normalization, dropout: as for `conv`.
+        parameters_per_element, channels, hidden, activation, normalization, dropout, condition_dim: as for `conv`.
         upsample: "transpose", "nearest" or "linear".
 
     Raises:
@@ -155,7 +172,7 @@ class Conv3dDecoder(ConvolutionalDecoder):
     Args:
         latent_dim: D, or the shape (D, depth, height, width) of a spatial latent.
         output_shape: (channels, depth, height, width), or (channels, time, height, width), any sizes.
-        parameters_per_element, channels, hidden, activation, normalization, dropout: as for `conv`.
+        parameters_per_element, channels, hidden, activation, normalization, dropout, condition_dim: as for `conv`.
         upsample: "transpose", "nearest" or "trilinear".
 
     Raises:

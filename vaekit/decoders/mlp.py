@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vaekit.decoders.base import Decoder, registry
-from vaekit.layers import LayerStyle, dense_layers, glorot
+from vaekit.layers import LayerStyle, dense_layers, glorot, with_condition
 from vaekit.sizes import checked_sizes
 
 
@@ -24,6 +24,7 @@ class MLPDecoder(Decoder):
         activation: between the layers: elu, gelu, leaky_relu, relu, silu, softplus or tanh.
         normalization: before each activation: none, batch, layer or group; see `vaekit.layers.LayerStyle`.
         dropout: the share of each hidden layer's features that are left out in training.
+        condition_dim: of a condition, which the first layer reads behind the latents; 0 for none.
 
     Example:
         >>> import torch
@@ -43,14 +44,16 @@ class MLPDecoder(Decoder):
         activation: str = "relu",
         normalization: str = "none",
         dropout: float = 0.0,
+        condition_dim: int = 0,
     ) -> None:
-        super().__init__(latent_dim, output_shape, parameters_per_element)
-        sizes = (math.prod(self.latent_shape), *checked_sizes("hidden", hidden))
+        super().__init__(latent_dim, output_shape, parameters_per_element, condition_dim)
+        sizes = (math.prod(self.latent_shape) + condition_dim, *checked_sizes("hidden", hidden))
         self.body = dense_layers(sizes, LayerStyle(activation, normalization, dropout))
         self.head = glorot(nn.Linear(sizes[-1], parameters_per_element * math.prod(self.output_shape)))
 
-    def forward(self, z: Tensor) -> Tensor:
-        parameters = self.head(self.body(z.flatten(1)))
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        self.check_condition(z, condition)
+        parameters = self.head(self.body(with_condition(z.flatten(1), condition)))
         return parameters.reshape(len(z), self.parameters_per_element, *self.output_shape)  # type: ignore[no-any-return]
 
     @property

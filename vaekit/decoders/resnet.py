@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vaekit.decoders.base import Decoder, registry
-from vaekit.layers import CONVOLUTIONS, LayerStyle, checked_rank, glorot, halved_resolutions
+from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, halved_resolutions, with_condition
 from vaekit.residual import ResidualBlock, middle_blocks
 from vaekit.sizes import checked_size, checked_sizes
 
@@ -35,6 +35,8 @@ class ResNetDecoder(Decoder):
         activation: elu, gelu, leaky_relu, relu, silu, softplus or tanh.
         normalization: before each activation: none, batch, layer or group; see `vaekit.layers.LayerStyle`.
         dropout: the share of features that are left out in training, in each block before its second convolution.
+        condition_dim: of a condition, of which every block adds a linear map between its convolutions, see `ResidualBlock`; the
+            dense layer that reads D numbers reads it too, so that it can say what is where. 0 for none.
 
     Raises:
         ValueError: an output_shape of another rank; no channels; attention over a single position; a spatial latent of another
@@ -62,8 +64,9 @@ class ResNetDecoder(Decoder):
         activation: str = "silu",
         normalization: str = "group",
         dropout: float = 0.0,
+        condition_dim: int = 0,
     ) -> None:
-        super().__init__(latent_dim, output_shape, parameters_per_element)
+        super().__init__(latent_dim, output_shape, parameters_per_element, condition_dim)
         self.rank = checked_rank(self.output_shape, (1, 2, 3), "'resnet'")
         if not checked_sizes("channels", channels):
             raise ValueError("channels has to name at least one level, (256, 128, 64) for example")
@@ -75,22 +78,24 @@ class ResNetDecoder(Decoder):
         if self.is_spatial:
             self.first = glorot(convolution(self.latent_shape[0], channels[0], 3, padding=1))
         else:
-            self.first = glorot(nn.Linear(self.latent_shape[0], math.prod(self.first_shape)))
-        layers = middle_blocks(channels[0], resolutions[0], style, attention)
+            self.first = glorot(nn.Linear(self.latent_shape[0] + condition_dim, math.prod(self.first_shape)))
+        layers = middle_blocks(channels[0], resolutions[0], style, attention, condition_dim)
         size_in = channels[0]
         for level, (size, resolution) in enumerate(zip(channels, resolutions, strict=True)):
             if level:
                 layers += [nn.Upsample(resolution, mode="nearest"), glorot(convolution(size_in, size_in, 3, padding=1))]
             for _ in range(checked_size("blocks", blocks)):
-                layers.append(ResidualBlock(size_in, size, resolution, style))
+                layers.append(ResidualBlock(size_in, size, resolution, style, condition_dim))
                 size_in = size
         last_style = LayerStyle(activation, normalization)  # dropout is inside of the blocks
         layers += last_style.after(channels[-1], resolutions[-1])
-        self.body = nn.Sequential(*layers)
+        self.body = Layers(*layers)
         self.head = glorot(convolution(channels[-1], parameters_per_element * self.output_shape[0], 3, padding=1))
 
-    def forward(self, z: Tensor) -> Tensor:
-        data = self.head(self.body(self.first(z).reshape(len(z), *self.first_shape)))
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        self.check_condition(z, condition)
+        first = self.first(z if self.is_spatial else with_condition(z, condition))
+        data = self.head(self.body(first.reshape(len(z), *self.first_shape), condition))
         return data.reshape(len(z), self.parameters_per_element, *self.output_shape)  # type: ignore[no-any-return]
 
     @property

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from vaekit.layers import Network
 from vaekit.ops import reference
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
@@ -19,11 +20,14 @@ from vaekit.sizes import checked_size, checked_sizes
 Head = TypeVar("Head", nn.Linear, nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
-class Encoder(nn.Module, ABC):
-    """q(z | x): a module from a batch [B, *input_shape] to a `Posterior` over latents [B, *latent_shape].
+class Encoder(Network, ABC):
+    """q(z | x), or q(z | x, c): a module from a batch [B, *input_shape] to a `Posterior` over latents [B, *latent_shape].
 
     An encoder whose posterior is a diagonal Gaussian hands its last layer's output [B, 2 D, ...] to `posterior`, which knows
     the bound, and its last layer to `start_logvar` when it is made.
+
+    A class of one's own becomes conditional by taking the option condition_dim, which it hands on to `super().__init__`, and the
+    argument condition; without them its condition_dim is 0 and it is called with x alone.
 
     Args:
         input_shape: the shape of one example, without the batch.
@@ -31,10 +35,24 @@ class Encoder(nn.Module, ABC):
         logvar_bound: keeps every logvar between -logvar_bound and logvar_bound, see `bounded`; None for no bound.
         initial_logvar: what a new encoder gives as logvar, for every x, in nats; None for what its random weights make of x,
             values around 0.
+        condition_dim: the size of the condition c, what `vaekit.conditions` makes of an example's label or vector; 0 for none.
 
     Raises:
         ValueError: an empty shape, a size that is not a whole number of at least 1; a bound that is not positive; an
-            initial_logvar that is not within it.
+            initial_logvar that is not within it; a condition_dim below 0.
+
+    Example:
+        >>> from vaekit.layers import with_condition
+        >>> class Linear(Encoder):
+        ...     def __init__(self, input_shape, latent_dim, condition_dim=0):
+        ...         super().__init__(input_shape, latent_dim, condition_dim=condition_dim)
+        ...         self.linear = nn.Linear(math.prod(input_shape) + condition_dim, 2 * latent_dim)
+        ...
+        ...     def forward(self, x, condition=None):
+        ...         self.check_condition(x, condition)  # says what is wrong with it, if anything is
+        ...         return self.posterior(self.linear(with_condition(x.flatten(1), condition)))
+        >>> Linear((3, 4), latent_dim=2, condition_dim=10)(torch.rand(5, 3, 4), torch.rand(5, 10)).mean.shape
+        torch.Size([5, 2])
     """
 
     def __init__(
@@ -44,8 +62,9 @@ class Encoder(nn.Module, ABC):
         *,
         logvar_bound: float | None = None,
         initial_logvar: float | None = None,
+        condition_dim: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(condition_dim)
         self.input_shape = checked_sizes("input_shape", input_shape)
         if not self.input_shape:
             raise ValueError("input_shape has to have at least one dimension; a table with 13 columns has (13,)")
@@ -63,8 +82,13 @@ class Encoder(nn.Module, ABC):
         self.logvar_bound, self.initial_logvar = logvar_bound, initial_logvar
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Posterior:
-        """[B, *input_shape] -> a posterior over [B, *latent_shape]."""
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
+        """[B, *input_shape] -> a posterior over [B, *latent_shape].
+
+        Args:
+            x: the batch.
+            condition: [B, condition_dim], in the dtype of x; an encoder whose condition_dim is 0 is called without it.
+        """
 
     def posterior(self, parameters: Tensor) -> DiagonalGaussian:
         """The last layer's output [B, 2 D, ...] as a Gaussian: its halves, where they lie, are mu and the (bounded) logvar."""

@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from vaekit.encoders.base import Encoder, registry
-from vaekit.layers import CONVOLUTIONS, LayerStyle, checked_rank, dense_layers, glorot, halved_resolutions
+from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, dense_layers, glorot, halved_resolutions
 from vaekit.posteriors import DiagonalGaussian
 from vaekit.sizes import checked_flag, checked_sizes
 
@@ -34,8 +34,11 @@ class ConvolutionalEncoder(Encoder):
         dropout: float = 0.0,
         logvar_bound: float | None = None,
         initial_logvar: float | None = None,
+        condition_dim: int = 0,
     ) -> None:
-        super().__init__(input_shape, latent_dim, logvar_bound=logvar_bound, initial_logvar=initial_logvar)
+        super().__init__(
+            input_shape, latent_dim, logvar_bound=logvar_bound, initial_logvar=initial_logvar, condition_dim=condition_dim
+        )
         checked_rank(self.input_shape, (self.rank,), "convolutions")
         if not checked_sizes("channels", channels):
             raise ValueError("channels has to name at least one convolution, (32, 64) for example")
@@ -45,11 +48,13 @@ class ConvolutionalEncoder(Encoder):
             )
         style = LayerStyle(activation, normalization, dropout)
         resolutions = halved_resolutions(self.input_shape[1:], len(channels))
-        convolution, layers = CONVOLUTIONS[self.rank], []
+        convolution = CONVOLUTIONS[self.rank]
+        layers: list[nn.Module] = []
         for channels_in, channels_out, sizes in zip((self.input_shape[0], *channels), channels, resolutions[1:], strict=False):
             halving = convolution(channels_in, channels_out, kernel_size=3, stride=2, padding=1, bias=style.has_bias)
-            layers += [glorot(halving), *style.after(channels_out, sizes)]
-        self.convolutions = nn.Sequential(*layers)
+            added = [] if layers else style.conditioned(channels_out, condition_dim)
+            layers += [glorot(halving), *added, *style.after(channels_out, sizes)]
+        self.convolutions = Layers(*layers)
         self.spatial = spatial
         if spatial:
             self.latent_shape = (latent_dim, *resolutions[-1])
@@ -60,8 +65,9 @@ class ConvolutionalEncoder(Encoder):
         self.body = dense_layers(features, style)
         self.head = self.start_logvar(glorot(nn.Linear(features[-1], 2 * latent_dim)))
 
-    def forward(self, x: Tensor) -> DiagonalGaussian:
-        features = self.convolutions(x)
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> DiagonalGaussian:
+        self.check_condition(x, condition)
+        features = self.convolutions(x, condition)
         if not self.spatial:
             features = self.body(features.flatten(1))
         return self.posterior(self.head(features))
@@ -85,6 +91,8 @@ class ConvEncoder(ConvolutionalEncoder):
         dropout: the share of each layer's features that are left out in training.
         logvar_bound: keeps logvar between -logvar_bound and logvar_bound.
         initial_logvar: what logvar starts from; None for random values around 0.
+        condition_dim: of a condition, of which a linear map is added to the first convolution's output at every position; 0 for
+            none.
 
     Raises:
         ValueError: an input_shape of another rank; no channels; dense layers and a spatial latent.
@@ -110,7 +118,7 @@ class Conv1dEncoder(ConvolutionalEncoder):
     Args:
         input_shape: (channels, length).
         latent_dim: D.
-        channels, hidden, activation, normalization, dropout, logvar_bound, initial_logvar: as for `conv`.
+        channels, hidden, activation, normalization, dropout, logvar_bound, initial_logvar, condition_dim: as for `conv`.
         spatial: latents of the shape (D, length), at the last convolution's resolution, instead of D numbers.
 
     Raises:
@@ -135,7 +143,7 @@ class Conv3dEncoder(ConvolutionalEncoder):
     Args:
         input_shape: (channels, depth, height, width), or (channels, time, height, width).
         latent_dim: D.
-        channels, hidden, activation, normalization, dropout, logvar_bound, initial_logvar: as for `conv`.
+        channels, hidden, activation, normalization, dropout, logvar_bound, initial_logvar, condition_dim: as for `conv`.
         spatial: latents of the shape (D, depth, height, width), at the last convolution's resolution, instead of D numbers.
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vaekit.encoders.base import Encoder, registry
-from vaekit.layers import LayerStyle, dense_layers, glorot
+from vaekit.layers import LayerStyle, dense_layers, glorot, with_condition
 from vaekit.posteriors import DiagonalGaussian
 from vaekit.sizes import checked_sizes
 
@@ -26,6 +26,7 @@ class MLPEncoder(Encoder):
         dropout: the share of each hidden layer's features that are left out in training.
         logvar_bound: keeps logvar between -logvar_bound and logvar_bound.
         initial_logvar: what logvar starts from; None for random values around 0.
+        condition_dim: of a condition, which the first layer reads behind the input; 0 for none.
 
     Example:
         >>> import torch
@@ -46,11 +47,15 @@ class MLPEncoder(Encoder):
         dropout: float = 0.0,
         logvar_bound: float | None = None,
         initial_logvar: float | None = None,
+        condition_dim: int = 0,
     ) -> None:
-        super().__init__(input_shape, latent_dim, logvar_bound=logvar_bound, initial_logvar=initial_logvar)
-        sizes = (math.prod(self.input_shape), *checked_sizes("hidden", hidden))
+        super().__init__(
+            input_shape, latent_dim, logvar_bound=logvar_bound, initial_logvar=initial_logvar, condition_dim=condition_dim
+        )
+        sizes = (math.prod(self.input_shape) + condition_dim, *checked_sizes("hidden", hidden))
         self.body = dense_layers(sizes, LayerStyle(activation, normalization, dropout))
         self.head = self.start_logvar(glorot(nn.Linear(sizes[-1], 2 * latent_dim)))
 
-    def forward(self, x: Tensor) -> DiagonalGaussian:
-        return self.posterior(self.head(self.body(x.flatten(1))))
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> DiagonalGaussian:
+        self.check_condition(x, condition)
+        return self.posterior(self.head(self.body(with_condition(x.flatten(1), condition))))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vaekit.encoders.base import Encoder, registry
-from vaekit.layers import CONVOLUTIONS, LayerStyle, checked_rank, glorot, halved_resolutions
+from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, halved_resolutions
 from vaekit.posteriors import DiagonalGaussian
 from vaekit.residual import ResidualBlock, middle_blocks
 from vaekit.sizes import checked_flag, checked_size, checked_sizes
@@ -37,6 +37,8 @@ class ResNetEncoder(Encoder):
         dropout: the share of features that are left out in training, in each block before its second convolution.
         logvar_bound: keeps logvar between -logvar_bound and logvar_bound.
         initial_logvar: what logvar starts from; None for random values around 0.
+        condition_dim: of a condition, of which every block adds a linear map between its convolutions, see `ResidualBlock`; a new
+            encoder, whose blocks are still their shortcuts, does not see it before the first step. 0 for none.
 
     Raises:
         ValueError: an input_shape of another rank; no channels; attention over a single position.
@@ -65,8 +67,11 @@ class ResNetEncoder(Encoder):
         dropout: float = 0.0,
         logvar_bound: float | None = None,
         initial_logvar: float | None = None,
+        condition_dim: int = 0,
     ) -> None:
-        super().__init__(input_shape, latent_dim, logvar_bound=logvar_bound, initial_logvar=initial_logvar)
+        super().__init__(
+            input_shape, latent_dim, logvar_bound=logvar_bound, initial_logvar=initial_logvar, condition_dim=condition_dim
+        )
         convolution = CONVOLUTIONS[checked_rank(self.input_shape, (1, 2, 3), "'resnet'")]
         if not checked_sizes("channels", channels):
             raise ValueError("channels has to name at least one level, (64, 128, 256) for example")
@@ -78,11 +83,11 @@ class ResNetEncoder(Encoder):
             if level:
                 layers.append(glorot(convolution(size_in, size_in, 3, stride=2, padding=1)))
             for _ in range(checked_size("blocks", blocks)):
-                layers.append(ResidualBlock(size_in, size, resolution, style))
+                layers.append(ResidualBlock(size_in, size, resolution, style, condition_dim))
                 size_in = size
-        layers += middle_blocks(channels[-1], resolutions[-1], style, attention)
+        layers += middle_blocks(channels[-1], resolutions[-1], style, attention, condition_dim)
         last_style = LayerStyle(activation, normalization)  # dropout is inside of the blocks
-        self.body = nn.Sequential(*layers, *last_style.after(channels[-1], resolutions[-1]))
+        self.body = Layers(*layers, *last_style.after(channels[-1], resolutions[-1]))
         self.spatial = checked_flag("spatial", spatial)
         if spatial:
             self.latent_shape = (latent_dim, *resolutions[-1])
@@ -90,6 +95,7 @@ class ResNetEncoder(Encoder):
         else:
             self.head = self.start_logvar(glorot(nn.Linear(channels[-1] * math.prod(resolutions[-1]), 2 * latent_dim)))
 
-    def forward(self, x: Tensor) -> DiagonalGaussian:
-        features = self.body(x)
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> DiagonalGaussian:
+        self.check_condition(x, condition)
+        features = self.body(x, condition)
         return self.posterior(self.head(features if self.spatial else features.flatten(1)))
