@@ -23,7 +23,9 @@ def conditions(kind, n=12):
     return Y[:n] if kind is LABELS else torch.randn(n, 2, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(params=[LABELS, VECTOR, {**LABELS, "dim": 4}, {**VECTOR, "dim": 4}], ids=["one-hot", "vector", "embedding", "layer"])
+@pytest.fixture(
+    params=[LABELS, VECTOR, {**LABELS, "dim": 4}, {**VECTOR, "dim": 4}], ids=["one-hot", "vector", "embedding", "layer"]
+)
 def kind(request):
     return request.param
 
@@ -73,6 +75,9 @@ def test_in_double_precision_too(kind):
 def test_the_bound_is_the_exact_likelihood_of_a_linear_model_given_its_condition():
     vae = model(LABELS, encoder=LINEAR, decoder=LINEAR, likelihood={"name": "gaussian", "sigma": 0.8}).double()
     weights = vae.decoder.head.weight.detach()
+    weights[:, :2] *= 0.3  # draws from the prior, which the encoder then gives, are good ones
+    vae.encoder.head.weight.data.zero_()
+    weights[:, 2:] *= 3.0
     w, v = weights[:, :2], weights[:, 2:]  # of z and of the one-hot label
     covariance = w @ w.mT + 0.8**2 * torch.eye(5, dtype=torch.float64)
     exact = torch.distributions.MultivariateNormal(vae.decoder.head.bias.detach() + v.mT[Y], covariance).log_prob(X.double())
@@ -80,10 +85,12 @@ def test_the_bound_is_the_exact_likelihood_of_a_linear_model_given_its_condition
     assert abs(bound.log_likelihood - float(exact.mean())) < 4 * bound.standard_error
     assert bound.standard_error < 0.05
     wrong = importance_weighted_bound(vae, (X.double(), (Y + 1) % 3), num_samples=20000)
-    assert abs(wrong.log_likelihood - float(exact.mean())) > 20 * wrong.standard_error
+    assert (wrong.per_example - exact).abs().median() > 1.0
 
 
-@pytest.mark.parametrize("figures", [vaekit.evaluate, reconstruction_error, lambda *a, **o: {"kl": latent_statistics(*a, **o).kl.tolist()}])
+@pytest.mark.parametrize(
+    "figures", [vaekit.evaluate, reconstruction_error, lambda *a, **o: {"kl": latent_statistics(*a, **o).kl.tolist()}]
+)
 def test_figures_of_a_dataset_are_those_of_its_batches_in_every_form(figures, kind):
     vae, c = model(kind), given(kind)
     expected = figures(vae, (X, c))

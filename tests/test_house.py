@@ -24,7 +24,7 @@ FLOORS = [
     {"residual"},
     {"priors"},
     {"posteriors"},
-    {"encoders", "decoders", "likelihoods"},
+    {"encoders", "decoders", "likelihoods", "conditions"},
     {"losses"},
     {"config"},
     {"vae"},

@@ -17,7 +17,20 @@ import torch
 import typer
 
 import vaekit
-from vaekit import conditions, config, data, decoders, encoders, evaluation, likelihoods, losses, plots, presets, priors, schedules
+from vaekit import (
+    conditions,
+    config,
+    data,
+    decoders,
+    encoders,
+    evaluation,
+    likelihoods,
+    losses,
+    plots,
+    presets,
+    priors,
+    schedules,
+)
 from vaekit.data.batches import check_examples
 from vaekit.priors import StandardNormal
 from vaekit.registry import Registry
@@ -232,7 +245,8 @@ def sample(
     condition: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="VALUE", help="A row for this condition: a label, or a vector like 0.5,1,-2; repeatable. All labels by default."
+            metavar="VALUE",
+            help="A row for this condition: a label, or a vector like 0.5,1,-2; repeatable. All labels by default.",
         ),
     ] = None,
     draw: Annotated[bool, typer.Option("--draw", help="Draw from the likelihood as well, instead of taking its mean.")] = False,
@@ -462,7 +476,9 @@ def _condition_rows(vae: vaekit.VAE, texts: Sequence[str]) -> torch.Tensor:
         values = [int(text) if is_label else [float(number) for number in text.split(",")] for text in texts]
         return torch.tensor(values)
     except ValueError as error:
-        raise ValueError(f"--condition takes {vae.condition.given_as}: 3, or 0.5,1,-2 for example; got {' '.join(texts)}") from error
+        raise ValueError(
+            f"--condition takes {vae.condition.given_as}: 3, or 0.5,1,-2 for example; got {' '.join(texts)}"
+        ) from error
 
 
 def _draw(folder: Path, vae: vaekit.VAE, history: Mapping[str, Sequence[float]] | None, test: data.Examples) -> list[Path]:

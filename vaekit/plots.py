@@ -117,9 +117,7 @@ def reconstructions(vae: VAE, x: Tensor, condition: Any = None) -> Figure:
 
 
 @_looking
-def samples(
-    vae: VAE, n: int | None = None, condition: Any = None, *, draw: bool = False, key: Tensor | None = None
-) -> Figure:
+def samples(vae: VAE, n: int | None = None, condition: Any = None, *, draw: bool = False, key: Tensor | None = None) -> Figure:
     """Decoded draws from the prior; of a conditional model a row for each condition, from the same codes in every row.
 
     Args:
@@ -280,9 +278,7 @@ def latent_grid(vae: VAE, side: int = 16, condition: Any = None) -> Figure:
 
 
 @_looking
-def traversals(
-    vae: VAE, x: Tensor | None = None, condition: Any = None, *, steps: int = 9, span: float = 2.5
-) -> Figure:
+def traversals(vae: VAE, x: Tensor | None = None, condition: Any = None, *, steps: int = 9, span: float = 2.5) -> Figure:
     """What each latent dimension does: decoded codes in which one coordinate moves and the others stay.
 
     Args:

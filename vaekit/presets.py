@@ -118,7 +118,14 @@ def create_vae(
         if value is None:
             raise TypeError(f"create_vae needs {option}, {option}={example} for example, or a preset: {', '.join(names())}")
 
-    given = {"encoder": encoder, "decoder": decoder, "likelihood": likelihood, "prior": prior, "loss": loss, "condition": condition}
+    given = {
+        "encoder": encoder,
+        "decoder": decoder,
+        "likelihood": likelihood,
+        "prior": prior,
+        "loss": loss,
+        "condition": condition,
+    }
     specs = {kind: _resolve(kind, given[kind], chosen.get(kind, default)) for kind, default in _DEFAULTS.items()}
 
     def build(kind: str, context: Mapping[str, Any] = {}) -> Any:

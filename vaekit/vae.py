@@ -98,8 +98,8 @@ class VAE(nn.Module):
         if decoder.condition_dim != dim or encoder.condition_dim not in (0, dim):
             told = "nothing besides x" if condition is None else f"{dim} number(s) by {type(condition).__name__}"
             raise ValueError(
-                f"the networks are told {told}, but the encoder is made for condition_dim={encoder.condition_dim} and the decoder "
-                f"for condition_dim={decoder.condition_dim}; make them with condition_dim={dim}"
+                f"the networks are told {told}, but the encoder is made for condition_dim={encoder.condition_dim} and the "
+                f"decoder for condition_dim={decoder.condition_dim}; make them with condition_dim={dim}"
             )
         self.encoder, self.decoder, self.likelihood, self.prior, self.loss = encoder, decoder, likelihood, prior, loss
         self.condition = condition

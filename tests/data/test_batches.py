@@ -15,6 +15,7 @@ import vaekit
 from vaekit.data import Batches, Examples, MappedArray
 from vaekit.data import batches as module
 from vaekit.data.batches import check_examples, check_values
+from vaekit.losses import Batch
 
 sizes = st.tuples(st.integers(1, 20), st.integers(1, 25))  # examples, batch_size: also more than there are
 
@@ -200,4 +201,4 @@ def test_a_file_on_the_disk_is_checked_as_a_whole(vae):
 def test_values_of_a_batch_are_numbered_from_where_it_starts(vae):
     x = torch.full((3, 2, 3), math.inf)
     with pytest.raises(ValueError, match=r"step 7: sample 100 holds infinity \(3 such"):
-        check_values(vae, x, "step 7", torch.arange(100, 103))
+        check_values(vae, Batch(x), "step 7", torch.arange(100, 103))

@@ -119,12 +119,20 @@ def test_whole_numbers_of_any_kind_are_labels(y):
 
 @pytest.mark.parametrize(
     "y",
-    [[0.5, 1.0, 2.0], [float("nan"), 1, 2], ["a", "b", "c"], np.eye(3), 3],
-    ids=["fractions", "NaN", "words", "one-hot", "one"],
+    [[0.5, 1.0, 2.0], [float("nan"), 1, 2], ["a", "b", "c"], [["a"], ["b"], ["c"]], np.zeros((3, 1, 1)), 3],
+    ids=["fractions", "NaN", "words", "vectors of words", "images", "one"],
 )
 def test_labels_that_are_no_list_of_whole_numbers_are_refused_as_labels(y):
     with pytest.raises((TypeError, ValueError), match="label"):
         as_examples((np.zeros((3, 2)), y))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, np.uint8, bool])
+def test_vectors_are_floats_as_they_are(dtype):
+    examples = as_examples((np.zeros((3, 2)), np.eye(3, dtype=dtype)))
+    assert examples.y.dtype == torch.float32
+    assert torch.equal(examples.y, torch.eye(3))
+    assert as_examples((torch.zeros(3, 2).double(), torch.eye(3).double())).y.dtype == torch.float64
 
 
 def test_another_number_of_labels_than_of_examples_is_refused():

@@ -13,6 +13,7 @@ import vaekit
 from vaekit import likelihoods
 from vaekit.data.batches import check_values
 from vaekit.likelihoods import Bernoulli, Gaussian, Likelihood
+from vaekit.losses import Batch
 
 NAMES = likelihoods.names()
 NAN = math.nan
@@ -136,7 +137,7 @@ def test_infinity_is_refused_beside_missing_values(value):
     with pytest.raises(
         ValueError, match=r"train: sample 4 holds infinity \(1 such sample\(s\) of 9 looked at\); remove or fill them first$"
     ):
-        check_values(vae, x, "train")
+        check_values(vae, Batch(x), "train")
 
 
 def test_loaders_with_holes_are_taken_and_checked():

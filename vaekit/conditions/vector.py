@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vaekit.conditions.base import Condition, registry
@@ -27,6 +26,7 @@ class Vector(Condition):
         ValueError: a size that is not a whole number of at least 1; an unknown activation.
 
     Example:
+        >>> import torch
         >>> Vector(size=3)(torch.tensor([[0.1, 0.2, 0.3]]))
         tensor([[0.1000, 0.2000, 0.3000]])
         >>> Vector(size=300, dim=16)(torch.zeros(5, 300)).shape
@@ -57,5 +57,6 @@ class Vector(Condition):
         bad = (~condition.isfinite()).flatten(1).any(1)
         if bad.any():
             raise ValueError(
-                f"the condition is {self.given_as}; that of example {int(bad.nonzero()[0])} of {len(condition)} holds NaN or infinity"
+                f"the condition is {self.given_as}; that of example {int(bad.nonzero()[0])} of {len(condition)} holds NaN or "
+                "infinity"
             )

@@ -64,7 +64,9 @@ class Batches:
     def in_order(self, order: Tensor | None) -> Iterator[Batch]:
         """The batches, with whole examples in the order of the rows int64 [N], or as they lie."""
         if self.examples is None:
-            yield from (Batch(_tensor_of(item, "x"), _tensor_of(item, "y") if self.conditional else None) for item in self._loader)
+            yield from (
+                Batch(_tensor_of(item, "x"), _tensor_of(item, "y") if self.conditional else None) for item in self._loader
+            )
             return
         x, size = self.examples.x, len(self.examples)
         y = self.examples.y if self.conditional else None

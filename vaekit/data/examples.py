@@ -45,7 +45,7 @@ class Examples(Dataset[Any]):
 
     Attributes:
         x: float [N, *S]: a tensor, or a `MappedArray`, which is indexed like one.
-        y: int64 [N], labels; float [N, K], vectors; or None. A conditional model is conditioned on it, and labels colour pictures.
+        y: int64 [N], labels; float [N, K], vectors; or None. What a conditional model is told; labels also colour pictures.
         rows: int64 [N], the examples' numbers in the file or array that they were split from; None where they are 0 to N - 1.
 
     Raises:

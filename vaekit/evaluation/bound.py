@@ -115,9 +115,14 @@ def _log_weight_sums(
         # Sample k is the stream with offset + k 2^40: so the samples do not depend on the chunks.
         chunk_key = key + torch.tensor([0, first], device=key.device) * philox.SAMPLE_STRIDE
         z, log_ratio = posterior.rsample_kl(prior, key=chunk_key, num_samples=count, row_start=row_start)
-        repeated, told = (None if t is None else t.expand(count, *t.shape).flatten(0, 1) for t in (x, condition))
-        nll = vae.likelihood.nll(vae.natural_parameters(z.flatten(0, 1), told), repeated).view(count, len(x))
+        told = None if condition is None else _repeated(condition, count)
+        nll = vae.likelihood.nll(vae.natural_parameters(z.flatten(0, 1), told), _repeated(x, count)).view(count, len(x))
         log_weights = -(nll.double() + log_ratio.double())
         log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(0))
         log_sum_of_squares = torch.logaddexp(log_sum_of_squares, (2.0 * log_weights).logsumexp(0))
     return log_sum, log_sum_of_squares
+
+
+def _repeated(rows: Tensor, count: int) -> Tensor:
+    """[B, ...] -> [count * B, ...], all rows and then all of them again."""
+    return rows.expand(count, *rows.shape).flatten(0, 1)

@@ -29,7 +29,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        return Batch(*(None if value is None else value.to(device, non_blocking=True) for value in self))
+        condition, index = (None if value is None else value.to(device, non_blocking=True) for value in self[1:])
+        return Batch(self.x.to(device, non_blocking=True), condition, index)
 
 
 class StepContext(NamedTuple):

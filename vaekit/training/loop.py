@@ -229,9 +229,7 @@ class _Run:
 
     def _step(self, batch: Batch, key: Tensor) -> None:
         x, condition, index = batch.to(self.fabric.device)
-        terms: LossTerms = self.model(
-            x, condition, key=key, step=self.state.step, index=index, dataset_size=self.batches.size
-        )
+        terms: LossTerms = self.model(x, condition, key=key, step=self.state.step, index=index, dataset_size=self.batches.size)
         self.fabric.backward(terms.total)
         self.non_finite += terms.total.detach() - terms.total.detach()
         if self.gradient_clip is not None:
