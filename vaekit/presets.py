@@ -78,7 +78,8 @@ def create_vae(
     Args:
         preset: a name from `vaekit.presets.names()`; what it leaves open, and everything without a preset, is an "mlp"
             encoder and decoder, a "bernoulli" likelihood, a "standard_normal" prior and the "elbo".
-        input_shape: the shape of one example, without the batch.
+        input_shape: the shape of one example, without the batch. The encoder is made for what the likelihood shows it of such
+            an example.
         latent_dim: the number of latent dimensions; of latent channels for an encoder with spatial=True, whose latents' shape the
             decoder then gets.
         encoder, decoder, likelihood, prior, loss: a registered name, {"name": ..., option: ...}, or an object. A mapping without
@@ -106,6 +107,7 @@ def create_vae(
     chosen = {} if preset is None else dict(registry.create(preset))
     input_shape = chosen.get("input_shape") if input_shape is None else input_shape
     latent_dim = chosen.get("latent_dim") if latent_dim is None else latent_dim
+    is_inferred = input_shape is None
     if isinstance(encoder, Encoder):
         input_shape = encoder.input_shape if input_shape is None else input_shape
         latent_dim = encoder.latent_shape[0] if latent_dim is None else latent_dim
@@ -123,7 +125,15 @@ def create_vae(
     def compose() -> VAE:
         built = {kind: build(kind) for kind in ("likelihood", "prior", "loss")}
         per_element = getattr(built["likelihood"], "parameters_per_element", 1)  # VAE refuses what is no Likelihood
-        built["encoder"] = build("encoder", {"input_shape": input_shape, "latent_dim": latent_dim})
+        shown = input_shape
+        if isinstance(built["likelihood"], Likelihood) and input_shape is not None:
+            shown = built["likelihood"].encoder_input_shape(input_shape)
+            if is_inferred and shown != input_shape:
+                raise TypeError(
+                    f"create_vae needs input_shape, the shape of one example: the encoder reads {input_shape}, but of data "
+                    f"{type(built['likelihood']).__name__} shows it something of another shape"
+                )
+        built["encoder"] = build("encoder", {"input_shape": shown, "latent_dim": latent_dim})
         latent_shape: tuple[int, ...] = getattr(built["encoder"], "latent_shape", ())  # VAE refuses what is no Encoder
         is_spatial = len(latent_shape) > 1 and latent_shape[0] == latent_dim
         context = {
