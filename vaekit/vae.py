@@ -32,7 +32,7 @@ class VAE(nn.Module):
     """A variational autoencoder composed of objects; `vaekit.create_vae` composes by names.
 
     Args:
-        encoder: x [B, *input_shape] -> a posterior over z [B, *latent_shape].
+        encoder: what the likelihood shows of x, x itself as a rule -> a posterior over z [B, *latent_shape].
         decoder: z -> natural parameters [B, P, *input_shape].
         likelihood: p(x | z), with P parameters for each element.
         prior: p(z); the standard normal by default.
@@ -80,9 +80,15 @@ class VAE(nn.Module):
                     f"{kind} has to be an instance of vaekit.{base.__name__}, got {part!r}. To compose by names or specs use "
                     f"vaekit.create_vae; to use a module of your own, let its class extend vaekit.{base.__name__}."
                 )
-        if encoder.input_shape != decoder.output_shape:
+        shown = likelihood.encoder_input_shape(decoder.output_shape)
+        if encoder.input_shape != shown:
+            hint = (
+                f", of which {type(likelihood).__name__} shows the encoder {shown}; make the encoder with "
+                f"input_shape=likelihood.encoder_input_shape({decoder.output_shape})"
+            )
             raise ValueError(
                 f"the encoder reads data of shape {encoder.input_shape}, but the decoder describes {decoder.output_shape}"
+                + (hint if shown != decoder.output_shape else "")
             )
         if encoder.latent_shape != decoder.latent_shape:
             raise ValueError(
@@ -107,7 +113,7 @@ class VAE(nn.Module):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one example."""
-        return self.encoder.input_shape
+        return self.decoder.output_shape
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -146,14 +152,13 @@ class VAE(nn.Module):
     def encode(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
         """q(z | x) for x [B, *input_shape], or q(z | x, c) with the condition of each example, [B] or [B, K].
 
-        With a likelihood that ignores missing values, the encoder sees 0 for each NaN: the zero imputation of P.-A. Mattei,
-        J. Frellsen, "MIWAE", 2019, arXiv:1812.02633, section 2. Standardised data has its mean there.
+        The encoder sees what `likelihood.encoder_input` makes of x. With a likelihood that ignores missing values that is 0 for
+        each NaN: the zero imputation of P.-A. Mattei, J. Frellsen, "MIWAE", 2019, arXiv:1812.02633, section 2. Standardised data
+        has its mean there.
         """
         self._check_input(x)
-        if self.likelihood.missing == "ignore":
-            x = x.masked_fill(x.isnan(), 0.0)
         told = self._embedded(condition, len(x))
-        posterior = self.encoder(x, *told) if self.encoder.condition_dim else self.encoder(x)
+        posterior = self.encoder(self.likelihood.encoder_input(x), *(told if self.encoder.condition_dim else ()))
         if not isinstance(posterior, Posterior):
             raise TypeError(
                 f"{type(self.encoder).__name__}.forward has to return a vaekit.Posterior, "
@@ -313,7 +318,7 @@ class VAE(nn.Module):
     def _check_input(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
             raise TypeError(f"x has to be a tensor, got {type(x).__name__}; torch.as_tensor(x) makes one")
-        if x.shape[1:] != self.encoder.input_shape:
+        if x.shape[1:] != self.input_shape:
             expected = ", ".join(map(str, self.input_shape))
             hint = "; add the batch dimension, x[None]" if tuple(x.shape) == self.input_shape else ""
             raise ValueError(f"x has to have the shape [batch, {expected}], got {tuple(x.shape)}{hint}")

@@ -8,12 +8,14 @@ Data Sets", 2019, arXiv:1812.02633, section 2.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vaekit.ops import reference
 from vaekit.registry import Registry
+from vaekit.sizes import checked_sizes
 
 COUNTS_REMEDY = (
     "Counts have to be given as they are, in integers of more than 8 bits or in floats: uint8 is read as grey levels and divided "
@@ -21,11 +23,21 @@ COUNTS_REMEDY = (
 )
 
 
+def log_counts(x: Tensor) -> Tensor:
+    """The features of counts, log(1 + x), as scvi-tools shows them to its encoders: [B, *S] -> [B, 1, *S].
+
+    R. Lopez, J. Regier, M. B. Cole, M. I. Jordan, N. Yosef, "Deep generative modeling for single-cell transcriptomics", 2018,
+    doi:10.1038/s41592-018-0229-2.
+    """
+    return torch.log1p(x).unsqueeze(1)
+
+
 class Likelihood(nn.Module, ABC):
     """p(x | z) with P unconstrained parameters for each element of x.
 
     A likelihood of one's own gives `element_nll`, `mean` and `sample`; one whose elements are not independent gives `nll` instead
-    of `element_nll`, and sees to missing values itself.
+    of `element_nll`, and sees to missing values itself. One whose data is not what a network should see as it is, counts for
+    example, gives `element_features` as well.
 
     Args:
         missing: what NaN in x means: "refuse", a mistake that `check` and `vaekit.fit` report; "ignore", a missing value, which
@@ -33,6 +45,8 @@ class Likelihood(nn.Module, ABC):
 
     Attributes:
         parameters_per_element: P; a decoder's output is [B, P, *x.shape[1:]], the axis is there even for P = 1.
+        features_per_element: Q, how many numbers an encoder sees of each element, see `encoder_input`.
+        data_shape: the shape of an example, where the likelihood has no others; None where any shape will do.
         support: the values that x may take, in words, for messages and figures.
         lowest, highest: the bounds of the support.
         bounds_included: whether x may be a bound itself.
@@ -45,6 +59,8 @@ class Likelihood(nn.Module, ABC):
     """
 
     parameters_per_element: int = 1
+    features_per_element: int = 1
+    data_shape: tuple[int, ...] | None = None
     support: str
     lowest: float = -float("inf")
     highest: float = float("inf")
@@ -105,6 +121,40 @@ class Likelihood(nn.Module, ABC):
             f"{type(self).__name__} does not say which parameters have a given mean, so the decoder's output bias cannot be set "
             "from data; define parameters_of_mean, or leave the bias as it is"
         )
+
+    def encoder_input(self, x: Tensor) -> Tensor:
+        """What an encoder sees of data x: [B, C, *S] -> [B, C Q, *S], the Q features of each entry of the first axis in turn.
+
+        x itself unless the likelihood says otherwise in `element_features`. With missing="ignore" all features of a NaN are 0,
+        the zero imputation of MIWAE.
+
+        Example:
+            >>> from vaekit.likelihoods import Categorical
+            >>> Categorical(classes=3).encoder_input(torch.tensor([[0.0, 2.0]]))
+            tensor([[1., 0., 0., 0., 0., 1.]])
+        """
+        features = self.element_features(x)
+        if self.missing == "ignore":
+            features = features.masked_fill(x.isnan().unsqueeze(1), 0.0)
+        return features.transpose(1, 2).flatten(1, 2)
+
+    def encoder_input_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The input_shape of an encoder for examples of this shape: (C, *S) -> (C Q, *S).
+
+        Raises:
+            ValueError: sizes that are not whole numbers of at least 1; a shape of which the likelihood has no examples.
+
+        Example:
+            >>> from vaekit.likelihoods import Categorical
+            >>> Categorical(classes=3).encoder_input_shape((1, 28, 28))
+            (3, 28, 28)
+        """
+        sizes = checked_sizes("input_shape", shape)
+        return (*(size * self.features_per_element for size in sizes[:1]), *sizes[1:])
+
+    def element_features(self, x: Tensor) -> Tensor:
+        """The Q numbers that an encoder sees of each element: [B, *S] -> [B, Q, *S]; NaN where x is NaN."""
+        return x.unsqueeze(1)
 
     def check(self, x: Tensor) -> None:
         """Raise ValueError, saying what was seen, if a value of x lies outside the support; synchronises.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,7 +15,8 @@ from vaekit.sizes import checked_size
 class Categorical(Likelihood):
     """One of K classes for each element, which x holds as its number, 0.0 to K - 1.
 
-    p(x = k) = softmax(logits)_k; P = K: the logits. The encoder sees the numbers as they are.
+    p(x = k) = softmax(logits)_k; P = K: the logits. The encoder sees K zeros and ones for each element, of which the one is
+    at its class: [B, C, *S] -> [B, C K, *S]. Where x is no class, which `check` refuses, these and the nll are NaN.
 
     Args:
         classes: K, at least 2; the same for all elements.
@@ -24,7 +26,6 @@ class Categorical(Likelihood):
         ValueError: classes that is not a whole number of at least 2.
 
     Example:
-        >>> import torch
         >>> nll = Categorical(classes=4).nll(torch.zeros(1, 4, 2), torch.tensor([[0.0, 3.0]]))
         >>> round(float(nll), 4)  # 2 log 4
         2.7726
@@ -36,13 +37,19 @@ class Categorical(Likelihood):
         super().__init__(missing)
         if checked_size("classes", classes) < 2:
             raise ValueError("classes has to be at least 2: one class holds no information")
-        self.classes = self.parameters_per_element = classes
+        self.classes = self.parameters_per_element = self.features_per_element = classes
         self.highest = float(classes - 1)
         self.support = f"class numbers 0 to {classes - 1}"
         self.remedy = "Number the classes from 0 on, and set the option classes to how many there are."
 
+    def element_features(self, x: Tensor) -> Tensor:
+        classes = torch.arange(self.classes, device=x.device).reshape(-1, *(1,) * (x.ndim - 1))
+        is_class = x.unsqueeze(1) == classes
+        return is_class.to(x.dtype).masked_fill(~is_class.any(1, keepdim=True), torch.nan)
+
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        return F.cross_entropy(parameters, x.long(), reduction="none")
+        classes = x.nan_to_num(0.0).clamp(0.0, self.highest).long()  # no index may lie beyond the end
+        return F.cross_entropy(parameters, classes, reduction="none").masked_fill(classes != x, torch.nan)
 
     def mean(self, parameters: Tensor) -> Tensor:
         """The most probable class, the first of several, as a float: a mean of class numbers would be none of them."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import COUNTS_REMEDY, Likelihood, registry
+from vaekit.likelihoods.base import COUNTS_REMEDY, Likelihood, log_counts, registry
 from vaekit.likelihoods.positive import checked_log, learned_log, log_of
 from vaekit.likelihoods.special import binomial_deviance, log_choice, size_log1p, softplus
 from vaekit.ops import philox
@@ -24,7 +24,8 @@ class NegativeBinomial(Likelihood):
 
     p(x) = gamma(x + t) / (gamma(t) x!) (t / (t + m))^t (m / (t + m))^x; P = 1: log m, or 2 with dispersion="element": log m and
     log t. The larger t, the inverse dispersion, the closer to a Poisson distribution: right for every t, also where the
-    textbook's differences of log-gamma functions are nothing but rounding. In float32 log t between -80 and 80 is right.
+    textbook's differences of log-gamma functions are nothing but rounding. In float32 log t between -80 and 80 is right. The
+    encoder sees log(1 + x).
 
     Args:
         dispersion: "element", log t from the decoder for each element; "shared", one learned number for all elements, which
@@ -54,6 +55,9 @@ class NegativeBinomial(Likelihood):
         self.parameters_per_element = 2 if dispersion == "element" else 1
         self.log_theta = learned_log(dispersion, self._initial_log_theta)
 
+    def element_features(self, x: Tensor) -> Tensor:
+        return log_counts(x)
+
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         return _nll(*self._log_mean_log_theta(parameters), x)
 
@@ -77,6 +81,7 @@ class ZeroInflatedNegativeBinomial(Likelihood):
 
     p(x) = d [x = 0] + (1 - d) NB(x; m, t), with the mean m and the inverse dispersion t of "negative_binomial" and d the sigmoid
     of a dropout logit; P = 2: log m and the logit of d, or 3 with dispersion="element": log m, log t and the logit of d.
+    The encoder sees log(1 + x).
 
     Args:
         dispersion: "element", log t from the decoder for each element; "shared", one learned number for all elements, which
@@ -105,6 +110,9 @@ class ZeroInflatedNegativeBinomial(Likelihood):
         self.dispersion = dispersion
         self.parameters_per_element = 3 if dispersion == "element" else 2
         self.log_theta = learned_log(dispersion, self._initial_log_theta)
+
+    def element_features(self, x: Tensor) -> Tensor:
+        return log_counts(x)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         log_mean, log_theta, logit = self._log_mean_log_theta_logit(parameters)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import COUNTS_REMEDY, Likelihood, registry
+from vaekit.likelihoods.base import COUNTS_REMEDY, Likelihood, log_counts, registry
 from vaekit.likelihoods.special import excess, factorial_excess
 
 
@@ -15,7 +15,7 @@ class Poisson(Likelihood):
     """A Poisson distribution for each element, for counts whose variance is about their mean.
 
     p(x) = r^x exp(-r) / x!; P = 1: log r, the log of the mean. In float32 the nll of a large count is right to what rounding
-    log r changes in it.
+    log r changes in it. The encoder sees log(1 + x).
 
     Args:
         missing: "refuse" or "ignore" NaN in the data.
@@ -29,6 +29,9 @@ class Poisson(Likelihood):
     support = "counts 0, 1, 2, ..."
     lowest, whole = 0.0, True
     remedy = COUNTS_REMEDY
+
+    def element_features(self, x: Tensor) -> Tensor:
+        return log_counts(x)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         log_rate = parameters[:, 0]
