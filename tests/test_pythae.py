@@ -1,12 +1,12 @@
 """The same weights and the same noise in pythae (C. Chadebec et al., "Pythae", 2022, arXiv:2206.08309): the same numbers.
 
 pythae is no dependency of the tests, because it draws in much that nothing else here needs: `pip install pythae==0.1.2`, its
-last release, and these tests run. They hold vaekit against its VAE and its BetaVAE with its own dense networks, whose weights are
-copied from ours; `torch.randn_like`, from which it draws, gives it our noise. Where they differ a test says so, and mpmath who is
-right:
+last release, and these tests run. They hold vaekit against its VAE and its BetaVAE with its own dense networks, whose weights
+are copied from ours; `torch.randn_like`, from which it draws, gives it our noise. Where they differ a test says so, and mpmath
+who is right:
 
 - its "mse" is half the squared error: our Gaussian nll with sigma 1, which is a density's, has D/2 log(2 pi) more, D elements;
-- its "bce" takes a sigmoid's output, which has rounded to 0 or 1 where a logit is large: the nll then is 100 and the gradient 0;
+- its "bce" takes a sigmoid's output, which is rounded to 0 or 1 where a logit is large: the nll then is 100 and the gradient 0;
 - its divergence is 1 + logvar - mu^2 - exp(logvar), which cancels near 0;
 - its `get_nll` gives the log likelihood, not the negative one, from another number of draws than it was asked for.
 """
