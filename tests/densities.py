@@ -14,6 +14,7 @@ from vaekit.likelihoods import (
     Bernoulli,
     Beta,
     Categorical,
+    Columns,
     ContinuousBernoulli,
     DiscretizedLogistic,
     Gaussian,
@@ -194,11 +195,17 @@ CASES = {
 
 
 # Options that a registered likelihood cannot do without.
-REQUIRED = {"categorical": {"classes": 3}}
+REQUIRED = {
+    "categorical": {"classes": 3},
+    "columns": {"columns": {"height": "gaussian", "sex": {"name": "categorical", "classes": 2}, "visits": "poisson"}},
+}
 
 
 def data_in_support(likelihood: Likelihood, shape: Sequence[int], seed: int = 0) -> Tensor:
     """float32 examples that any likelihood of the library takes as its own."""
+    if isinstance(likelihood, Columns):
+        columns = [data_in_support(part, shape[:-1], seed + number) for number, part in enumerate(likelihood.likelihoods)]
+        return torch.stack(columns, -1)
     u = torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
     steps = likelihood.levels - 1 if isinstance(likelihood, DiscretizedLogistic) else 0
     if likelihood.whole:

@@ -79,7 +79,7 @@ def create_vae(
         preset: a name from `vaekit.presets.names()`; what it leaves open, and everything without a preset, is an "mlp"
             encoder and decoder, a "bernoulli" likelihood, a "standard_normal" prior and the "elbo".
         input_shape: the shape of one example, without the batch. The encoder is made for what the likelihood shows it of such
-            an example.
+            an example; where the likelihood names the columns of a table, they are counted.
         latent_dim: the number of latent dimensions; of latent channels for an encoder with spatial=True, whose latents' shape the
             decoder then gets.
         encoder, decoder, likelihood, prior, loss: a registered name, {"name": ..., option: ...}, or an object. A mapping without
@@ -107,13 +107,9 @@ def create_vae(
     chosen = {} if preset is None else dict(registry.create(preset))
     input_shape = chosen.get("input_shape") if input_shape is None else input_shape
     latent_dim = chosen.get("latent_dim") if latent_dim is None else latent_dim
-    is_inferred = input_shape is None
     if isinstance(encoder, Encoder):
-        input_shape = encoder.input_shape if input_shape is None else input_shape
         latent_dim = encoder.latent_shape[0] if latent_dim is None else latent_dim
-    for option, value, example in (("input_shape", input_shape, "(1, 28, 28)"), ("latent_dim", latent_dim, "2")):
-        if value is None:
-            raise TypeError(f"create_vae needs {option}, {option}={example} for example, or a preset: {', '.join(names())}")
+    _check_given("latent_dim", latent_dim, "2")
 
     given = {"encoder": encoder, "decoder": decoder, "likelihood": likelihood, "prior": prior, "loss": loss}
     specs = {kind: _resolve(kind, given[kind], chosen.get(kind, default)) for kind, default in _DEFAULTS.items()}
@@ -125,20 +121,13 @@ def create_vae(
     def compose() -> VAE:
         built = {kind: build(kind) for kind in ("likelihood", "prior", "loss")}
         per_element = getattr(built["likelihood"], "parameters_per_element", 1)  # VAE refuses what is no Likelihood
-        shown = input_shape
-        if isinstance(built["likelihood"], Likelihood) and input_shape is not None:
-            shown = built["likelihood"].encoder_input_shape(input_shape)
-            if is_inferred and shown != input_shape:
-                raise TypeError(
-                    f"create_vae needs input_shape, the shape of one example: the encoder reads {input_shape}, but of data "
-                    f"{type(built['likelihood']).__name__} shows it something of another shape"
-                )
+        data_shape, shown = _data_shapes(built["likelihood"], encoder, input_shape)
         built["encoder"] = build("encoder", {"input_shape": shown, "latent_dim": latent_dim})
         latent_shape: tuple[int, ...] = getattr(built["encoder"], "latent_shape", ())  # VAE refuses what is no Encoder
         is_spatial = len(latent_shape) > 1 and latent_shape[0] == latent_dim
         context = {
             "latent_dim": latent_shape if is_spatial else latent_dim,
-            "output_shape": input_shape,
+            "output_shape": data_shape,
             "parameters_per_element": per_element,
         }
         built["decoder"] = build("decoder", context)
@@ -150,6 +139,28 @@ def create_vae(
     with _seeding, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every accelerator as well
         return compose()
+
+
+def _check_given(option: str, value: Any, example: str) -> None:
+    if value is None:
+        raise TypeError(f"create_vae needs {option}, {option}={example} for example, or a preset: {', '.join(names())}")
+
+
+def _data_shapes(likelihood: Any, encoder: Any, input_shape: Sequence[int] | None) -> tuple[Sequence[int], Sequence[int]]:
+    """The shape of an example, from a part where it was not given, and that of what the likelihood shows of it to the encoder."""
+    if not isinstance(likelihood, Likelihood):  # which VAE refuses
+        return (1,), (1,)
+    shape = likelihood.data_shape if input_shape is None else input_shape
+    if shape is None and isinstance(encoder, Encoder):
+        shape = encoder.input_shape
+        if likelihood.encoder_input_shape(shape) != shape:
+            raise TypeError(
+                f"create_vae needs input_shape, the shape of one example: the encoder reads {shape}, but of data "
+                f"{type(likelihood).__name__} shows it something of another shape"
+            )
+    _check_given("input_shape", shape, "(1, 28, 28)")
+    assert shape is not None
+    return shape, likelihood.encoder_input_shape(shape)
 
 
 def _resolve(kind: str, given: Any, default: Any) -> Any:

@@ -4,6 +4,7 @@ from vaekit.likelihoods.base import Likelihood, registry
 from vaekit.likelihoods.bernoulli import Bernoulli
 from vaekit.likelihoods.beta import Beta
 from vaekit.likelihoods.categorical import Categorical
+from vaekit.likelihoods.columns import Columns
 from vaekit.likelihoods.continuous_bernoulli import ContinuousBernoulli
 from vaekit.likelihoods.discretized_logistic import DiscretizedLogistic
 from vaekit.likelihoods.gaussian import Gaussian
@@ -18,6 +19,7 @@ __all__ = [
     "Bernoulli",
     "Beta",
     "Categorical",
+    "Columns",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Gaussian",

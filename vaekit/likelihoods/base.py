@@ -46,6 +46,7 @@ class Likelihood(nn.Module, ABC):
     Attributes:
         parameters_per_element: P; a decoder's output is [B, P, *x.shape[1:]], the axis is there even for P = 1.
         features_per_element: Q, how many numbers an encoder sees of each element, see `encoder_input`.
+        data_shape: the shape of an example, where the likelihood has no others; None where any shape will do.
         support: the values that x may take, in words, for messages and figures.
         lowest, highest: the bounds of the support.
         bounds_included: whether x may be a bound itself.
@@ -59,6 +60,7 @@ class Likelihood(nn.Module, ABC):
 
     parameters_per_element: int = 1
     features_per_element: int = 1
+    data_shape: tuple[int, ...] | None = None
     support: str
     lowest: float = -float("inf")
     highest: float = float("inf")

@@ -1,0 +1,311 @@
+"""Laws of tables with a likelihood for each column: each column is what its own likelihood makes of it, and no other matters."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from densities import data_in_support
+
+import vaekit
+from vaekit import likelihoods, make_key, plots
+from vaekit.likelihoods import Columns, Gaussian
+
+F64 = torch.float64
+NAN = math.nan
+E = math.exp
+MIXED = {
+    "height": "gaussian",
+    "visits": "poisson",
+    "blood": {"name": "categorical", "classes": 4},
+    "weight": {"name": "gaussian", "variance": "element"},
+    "calls": "poisson",
+    "share": "beta",
+    "noise": {"name": "gaussian", "variance": "shared", "sigma": 2.0},
+    "cells": "negative_binomial",
+    "error": {"name": "gaussian", "variance": "shared", "sigma": 2.0},
+    "drift": "gaussian",
+}
+# The distribution of each column under its parameters, in scipy and torch.
+DISTRIBUTIONS = {
+    "height": lambda p: scipy.stats.norm(p[0], 1.0),
+    "visits": lambda p: scipy.stats.poisson(E(p[0])),
+    "blood": lambda p: torch.distributions.Categorical(logits=torch.tensor(p[:4])),
+    "weight": lambda p: scipy.stats.norm(p[0], E(p[1] / 2)),
+    "calls": lambda p: scipy.stats.poisson(E(p[0])),
+    "share": lambda p: scipy.stats.beta(E(p[0]), E(p[1])),
+    "noise": lambda p: scipy.stats.norm(p[0], 2.0),
+    "cells": lambda p: scipy.stats.nbinom(E(p[1]), 1 / (1 + E(p[0] - p[1]))),
+    "error": lambda p: scipy.stats.norm(p[0], 2.0),
+    "drift": lambda p: scipy.stats.norm(p[0], 1.0),
+}
+FEATURES = {"blood": 4}
+
+
+def mixed(missing="refuse"):
+    return Columns(MIXED, missing=missing).double()
+
+
+def parameters_and_x(n=6, seed=0):
+    likelihood = mixed()
+    parameters = torch.randn(
+        n, likelihood.parameters_per_element, len(MIXED), dtype=F64, generator=torch.Generator().manual_seed(seed)
+    )
+    return parameters, data_in_support(likelihood, (n, len(MIXED)), seed).double()
+
+
+def log_density(name, parameters, value):
+    """log p(value) of one column, parameters [P]."""
+    distribution = DISTRIBUTIONS[name](parameters.tolist())
+    if isinstance(distribution, torch.distributions.Distribution):
+        return float(distribution.log_prob(torch.tensor(value)))
+    return float(distribution.logpmf(value) if hasattr(distribution.dist, "pmf") else distribution.logpdf(value))
+
+
+def test_the_nll_is_the_sum_of_scipys_and_torchs_densities():
+    parameters, x = parameters_and_x()
+    expected = [
+        -sum(log_density(name, parameters[row, :, column], x[row, column].item()) for column, name in enumerate(MIXED))
+        for row in range(len(x))
+    ]
+    np.testing.assert_allclose(mixed().nll(parameters, x).detach().numpy(), expected, rtol=1e-6)  # shared scales are float32
+
+
+def test_each_column_is_its_own_likelihood_in_value_mean_and_gradient():
+    parameters, x = parameters_and_x()
+    parameters.requires_grad_()
+    likelihood = mixed()
+    total, mean = likelihood.nll(parameters, x), likelihood.mean(parameters)
+    (gradient,) = torch.autograd.grad(total.sum(), parameters)
+    alone = []
+    for column, (name, spec) in enumerate(MIXED.items()):
+        options = {"name": spec} if isinstance(spec, str) else dict(spec)
+        own = likelihoods.create(options.pop("name"), **options).double()
+        width = own.parameters_per_element
+        used = parameters[:, :width, column : column + 1].detach().requires_grad_()
+        nll = own.nll(used, x[:, column : column + 1])
+        alone.append(nll)
+        assert torch.equal(mean[:, column], own.mean(used)[:, 0]), name
+        (own_gradient,) = torch.autograd.grad(nll.sum(), used)
+        torch.testing.assert_close(gradient[:, :width, column], own_gradient[..., 0])
+        assert (gradient[:, width:, column] == 0).all()
+    torch.testing.assert_close(total, torch.stack(alone).sum(0))
+
+
+def test_parameters_are_as_many_as_the_widest_column_needs():
+    assert mixed().parameters_per_element == 4
+    assert Columns(["gaussian", "bernoulli"]).parameters_per_element == 1
+    assert Columns(["gaussian", "student_t", "zero_inflated_negative_binomial"]).parameters_per_element == 3
+
+
+def test_columns_without_learned_parameters_are_computed_together_and_learned_ones_are_each_columns_own():
+    likelihood = mixed()
+    assert [group.numbers for group in likelihood.groups] == [[0, 9], [1, 4], [2], [3], [5], [6], [7], [8]]
+    noise, error = (likelihood.likelihoods[list(MIXED).index(name)] for name in ("noise", "error"))
+    assert noise is not error
+    assert {id(p) for p in likelihood.parameters()} == {id(noise.logvar), id(error.logvar)}
+    parameters, x = parameters_and_x()
+    x[:, list(MIXED).index("noise")] += 100.0
+    likelihood.nll(parameters, x).sum().backward()
+    assert noise.logvar.grad < -1000 < error.logvar.grad
+
+
+def test_the_order_of_the_columns_is_only_an_order():
+    parameters, x = parameters_and_x()
+    order = torch.randperm(len(MIXED), generator=torch.Generator().manual_seed(3))
+    names = list(MIXED)
+    other = Columns({names[i]: MIXED[names[i]] for i in order.tolist()}).double()
+    torch.testing.assert_close(other.nll(parameters[..., order], x[:, order]), mixed().nll(parameters, x))
+    assert torch.equal(other.mean(parameters[..., order]), mixed().mean(parameters)[:, order])
+
+
+def test_the_encoder_sees_one_column_after_the_other():
+    _, x = parameters_and_x()
+    seen = []
+    for column, name in enumerate(MIXED):
+        values = x[:, column]
+        if name == "blood":
+            seen.append(torch.nn.functional.one_hot(values.long(), 4).double())
+        else:
+            seen.append((values.log1p() if name in ("visits", "calls", "cells") else values)[:, None])
+    assert torch.equal(mixed().encoder_input(x), torch.cat(seen, 1))
+    assert mixed().encoder_input_shape((len(MIXED),)) == (13,)
+
+
+# Missing values
+
+
+def test_missing_values_change_nothing_but_themselves():
+    parameters, x = parameters_and_x(n=40)
+    missing = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.4
+    missing[7] = True
+    missing[8] = False
+    parameters.requires_grad_()
+    likelihood = mixed("ignore")
+    nll = likelihood.nll(parameters, x.masked_fill(missing, NAN))
+    for row, gone in enumerate(missing):
+        observed = [
+            -log_density(name, parameters[row, :, column].detach(), x[row, column].item())
+            for column, name in enumerate(MIXED)
+            if not gone[column]
+        ]
+        assert nll[row].item() == pytest.approx(sum(observed), rel=1e-6)
+    assert nll[7] == 0
+    (gradient,) = torch.autograd.grad(nll.sum(), parameters)
+    (whole,) = torch.autograd.grad(mixed().nll(parameters, x).sum(), parameters)
+    torch.testing.assert_close(gradient, whole.masked_fill(missing[:, None], 0.0))
+    gone = missing.repeat_interleave(torch.tensor([FEATURES.get(name, 1) for name in MIXED]), 1)
+    assert torch.equal(likelihood.encoder_input(x.masked_fill(missing, NAN)), likelihood.encoder_input(x).masked_fill(gone, 0.0))
+    likelihood.check(x.masked_fill(missing, NAN))
+
+
+def test_a_mixed_table_with_holes_trains_is_saved_and_loads_again(tmp_path):
+    vae = vaekit.create_vae(latent_dim=2, likelihood={"name": "columns", "columns": MIXED, "missing": "ignore"}, seed=0)
+    assert vae.input_shape == (len(MIXED),)
+    x = data_in_support(vae.likelihood, (60, len(MIXED)))
+    x[torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.3] = NAN
+    history = vaekit.fit(vae, x, validation=x, epochs=3, batch_size=16, learning_rate=1e-2, progress=False, out=tmp_path)
+    assert history["val_loss"][-1] < history["val_loss"][0]
+    again = vaekit.load(tmp_path / "last")
+    assert again.likelihood.names == tuple(MIXED)
+    assert json.loads((tmp_path / "last" / "config.json").read_text())["likelihood"]["columns"] == MIXED
+    assert torch.equal(again.reconstruct(x), vae.reconstruct(x))
+    assert again.reconstruct(x).isfinite().all()
+    assert vaekit.evaluate(again, x) == vaekit.evaluate(vae, x)
+    again.likelihood.check(again.sample(50, draw=True, key=make_key(0)))
+    for figure in (plots.reconstructions(again, x[:3]), plots.samples(again, 3, draw=True), plots.traversals(again, steps=3)):
+        assert all(map(math.isfinite, figure.axes[0].get_ylim()))
+
+
+# Draws
+
+
+def test_draws_of_each_column_follow_its_own_distribution_alone():
+    n = 20_000
+    parameters, _ = parameters_and_x(n=1, seed=5)
+    drawn = mixed().sample(parameters.expand(n, -1, -1), key=make_key(1)).detach().numpy()
+    for column, name in enumerate(MIXED):
+        distribution, values = DISTRIBUTIONS[name](parameters[0, :, column].tolist()), drawn[:, column]
+        if name == "blood":
+            expected = distribution.probs.numpy() * n
+            assert scipy.stats.chisquare(np.bincount(values.astype(int), minlength=4), expected).pvalue > 1e-3
+            continue
+        mean, variance = distribution.mean(), distribution.var()
+        squares = (values - mean) ** 2
+        assert abs(values.mean() - mean) <= 4 * math.sqrt(variance / n), name
+        assert abs(squares.mean() - variance) <= 4 * squares.std() / math.sqrt(n), name
+    correlations = np.corrcoef(drawn.T)[np.triu_indices(len(MIXED), 1)]
+    assert np.abs(correlations).max() < 4.5 / math.sqrt(n)  # of 45 pairs, equal columns among them
+
+
+def test_draws_repeat_with_the_key_and_keep_the_dtype():
+    parameters, _ = parameters_and_x()
+    one = mixed().sample(parameters, key=make_key(3))
+    assert torch.equal(one, mixed().sample(parameters, key=make_key(3)))
+    assert not torch.equal(one, mixed().sample(parameters, key=make_key(4)))
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        assert Columns(MIXED).sample(parameters.to(dtype), key=make_key(3)).dtype == dtype
+        assert Columns(MIXED).mean(parameters.to(dtype)).dtype == dtype
+        assert Columns(MIXED).nll(parameters.to(dtype), one.to(dtype)).dtype == torch.float32
+
+
+def test_it_compiles_in_one_graph():
+    likelihood = mixed("ignore")
+    parameters, x = parameters_and_x()
+    x[2, 3] = NAN
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda p, x: (likelihood.nll(p, x), likelihood.encoder_input(x)), backend="eager", fullgraph=True)
+    nll, seen = compiled(parameters, x)
+    torch.testing.assert_close(nll, likelihood.nll(parameters, x))
+    assert torch.equal(seen, likelihood.encoder_input(x))
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("blood", 4.0, r"column 'blood': Categorical models class numbers 0 to 3, but the data ranges from .* to 4\. Number the"),
+        ("calls", -1.0, r"column 'calls': Poisson models counts .*, but the data ranges from -1 to"),
+        ("visits", 0.5, r"column 'visits': Poisson models counts .*, but the data holds 0\.5"),
+        ("share", 1.0, r"column 'share': Beta models values in \(0, 1\)"),
+        ("drift", NAN, r"column 'drift': Gaussian was given 1 missing value\(s\) \(NaN\) in 6; .* the option missing=\"ignore\""),
+    ],
+)
+def test_check_names_the_column_and_what_was_seen(name, value, message):
+    _, x = parameters_and_x()
+    mixed().check(x)
+    x[3, list(MIXED).index(name)] = value
+    with pytest.raises(ValueError, match=message):
+        mixed().check(x)
+    if value == value:
+        with pytest.raises(ValueError, match=f"train: {message}"):
+            vaekit.fit(vaekit.create_vae(latent_dim=2, likelihood=mixed().float()), x.float(), epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "message"),
+    [
+        ({"a": "gausian"}, vaekit.UnknownNameError, "column 'a': unknown likelihood 'gausian'. Did you mean 'gaussian'"),
+        ({"a": {"name": "gaussian", "colour": 3}}, TypeError, "column 'a': likelihood 'gaussian' takes no option 'colour'"),
+        (["gaussian", "categorical"], TypeError, "column '1': likelihood 'categorical' needs the option 'classes'"),
+        ({"a": {"name": "gaussian", "sigma": -1.0}}, ValueError, "column 'a': sigma has to be positive"),
+        ({"a": {"name": "gaussian", "missing": "ignore"}}, ValueError, "missing is one option for all columns, here 'refuse'"),
+        ({"a": {"name": "columns", "columns": ["gaussian"]}}, ValueError, "column 'a' is given columns of its own"),
+        ({"a": {"sigma": 1.0}}, TypeError, r'column \'a\' has to be a string, .* \{"name": ..., option: ...\}, got'),
+        ({"a": Gaussian()}, TypeError, r"column 'a' .* got Gaussian\(\)"),
+        ({1: "gaussian"}, TypeError, "column 1 has to be a string"),
+        ({}, ValueError, "at least one column"),
+        ([], ValueError, "at least one column"),
+        ("gaussian", TypeError, r"columns has to be \{column: likelihood, ...\} or a list of likelihoods"),
+        (3, TypeError, "columns has to be .* got 3"),
+    ],
+)
+def test_what_names_no_columns_is_refused_by_name(columns, error, message):
+    with pytest.raises(error, match=message):
+        Columns(columns)
+
+
+def test_missing_may_be_said_again_but_not_otherwise():
+    Columns({"a": {"name": "gaussian", "missing": "ignore"}}, missing="ignore")
+    with pytest.raises(ValueError, match="column 'a' has missing='refuse', but .* here 'ignore'"):
+        Columns({"a": {"name": "gaussian", "missing": "refuse"}}, missing="ignore")
+
+
+@pytest.mark.parametrize("shape", [(3,), (1,), (2, 1), (1, 2, 2)])
+def test_a_table_with_other_columns_is_refused_when_the_model_is_composed(shape):
+    spec = {"name": "columns", "columns": {"age": "gaussian", "visits": "poisson"}}
+    expected = r"describes tables with 2 column\(s\) \(age, visits\), but an example here has the shape \("
+    with pytest.raises(ValueError, match=expected):
+        vaekit.create_vae(input_shape=shape, latent_dim=2, likelihood=spec)
+    likelihood = Columns(spec["columns"])
+    decoder = vaekit.decoders.create("mlp", latent_dim=2, output_shape=shape)
+    encoder = vaekit.encoders.create("mlp", latent_dim=2, input_shape=shape)
+    with pytest.raises(ValueError, match=expected):
+        vaekit.VAE(encoder, decoder, likelihood=likelihood)
+    x = torch.zeros(2, *shape)
+    for call in (likelihood.check, likelihood.encoder_input, lambda x: likelihood.nll(x[:, None], x)):
+        with pytest.raises(ValueError, match=expected):
+            call(x)
+
+
+def test_a_likelihood_whose_elements_depend_on_each_other_is_not_shared_by_columns(monkeypatch):
+    class Own(vaekit.Likelihood):
+        """The largest error of all elements."""
+
+        def nll(self, parameters, x):
+            return (parameters[:, 0] - x).abs().flatten(1).amax(-1)
+
+        def mean(self, parameters):
+            return parameters[:, 0]
+
+        def sample(self, parameters, *, key):
+            return parameters[:, 0]
+
+    monkeypatch.setattr(likelihoods.registry, "_parts", dict(likelihoods.registry._parts))
+    likelihoods.register("largest-error")(Own)
+    own = Columns(["largest-error", "largest-error"])
+    assert own.nll(torch.zeros(1, 1, 2), torch.tensor([[3.0, -4.0]])) == 7.0
