@@ -6,7 +6,7 @@ D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.61
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal
 from vaekit.registry import UnknownNameError
+
+_EXAMPLES_AT_ONCE = 4096  # of whose statistics a mean is taken; those of classes are many times as large
 
 
 class VAE(nn.Module):
@@ -230,18 +232,20 @@ class VAE(nn.Module):
         return self.decode(z, condition)
 
     @torch.no_grad()
-    def initialize_output_bias(self, x: Tensor) -> None:
+    def initialize_output_bias(self, x: Tensor | Iterable[Tensor]) -> None:
         """Let a new decoder start from the mean of x, so that training does not begin with learning it.
 
-        What the decoder's last layer adds becomes the parameters under which that is the likelihood's mean: for each element, or
-        for each channel where the last layer is a convolution.
+        What the decoder's last layer adds becomes the parameters under which that is the likelihood's mean, or of classes the
+        frequencies: for each element, or for each channel where the last layer is a convolution. Missing values are left out;
+        where there is no other, the bias stays. `Likelihood.parameters_of_mean` says what else it starts from.
 
         Args:
-            x: [N, *input_shape], the training data, or enough of it; `fit(..., initialize_output_bias=True)` takes all.
+            x: [N, *input_shape], the training data, or enough of it, or batches of it;
+                `fit(..., initialize_output_bias=True)` takes all.
 
         Raises:
             NotImplementedError: the decoder or the likelihood does not say how.
-            TypeError, ValueError: an x of another dtype or shape, or without examples.
+            TypeError, ValueError: an x of another dtype or shape, outside the likelihood's support, or without examples.
 
         Example:
             >>> import vaekit
@@ -250,20 +254,32 @@ class VAE(nn.Module):
             >>> vae.decode(torch.zeros(1, 2)).tolist()
             [[1.0, 1.0, 3.0]]
         """
-        self._check_input(x)
-        if not len(x):
-            raise ValueError("there are no examples in x, whose mean was to be taken")
         bias = self.decoder.output_bias
         if bias is None:
             raise NotImplementedError(
                 f"{type(self.decoder).__name__} does not say where its output bias is; define its property output_bias, "
                 "or leave the bias as it is"
             )
-        mean = x.mean(0)
+        count, total, observed = 0, torch.zeros(()), torch.zeros(())
+        for batch in x.split(_EXAMPLES_AT_ONCE) if isinstance(x, Tensor) else x:
+            self._check_input(batch)
+            self.likelihood.check(batch)
+            part = batch.to(bias.device)
+            missing = part.isnan()
+            statistics = self.likelihood.statistics(part).masked_fill(missing.unsqueeze(1), 0.0)
+            total = total + statistics.cpu().sum(0, dtype=torch.float64)
+            observed = observed + (~missing).cpu().sum(0)
+            count += len(batch)
+        if not count:
+            raise ValueError("there are no examples in x, whose mean was to be taken")
         for dimension, size in enumerate(bias.shape[1:]):
             if size == 1:
-                mean = mean.mean(dimension, keepdim=True)
-        bias.copy_(self.likelihood.parameters_of_mean(mean))
+                total, observed = total.sum(dimension + 1, keepdim=True), observed.sum(dimension, keepdim=True)
+        parameters = self.likelihood.parameters_of_mean((total / observed).to(bias))
+        start = torch.where(observed.to(bias.device) > 0, parameters, bias)
+        if not start.isfinite().all():
+            raise ValueError("the mean of x is not finite; remove the examples that hold infinity first")
+        bias.copy_(start)
 
     def config(self) -> dict[str, Any]:
         """Plain data from which `vaekit.load` composes this model again: the options that its parts were constructed with.

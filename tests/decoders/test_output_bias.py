@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 import vaekit
-from vaekit import Decoder, likelihoods
+from vaekit import Decoder
 from vaekit.likelihoods import Bernoulli
 
 PAIRS = {
@@ -18,7 +16,15 @@ PAIRS = {
     "conv3d": ("conv3d", (2, 3, 4, 5), (1, 2, 3)),
     "resnet": ({"channels": (6, 4), "name": "resnet"}, (3, 9, 5), (1, 2)),
 }
-LIKELIHOODS = ["bernoulli", "gaussian", {"name": "gaussian", "variance": "element"}]
+LIKELIHOODS = [
+    "bernoulli",
+    "gaussian",
+    {"name": "gaussian", "variance": "element"},
+    "laplace",
+    "student_t",
+    "beta",
+    "continuous_bernoulli",
+]
 
 
 def model(pair, likelihood="bernoulli", dtype=torch.float32):
@@ -41,18 +47,6 @@ def test_a_new_decoder_starts_from_the_mean(pair, likelihood, dtype):
     changed = [name for name, value in vae.named_parameters() if not torch.equal(value, weights[name])]
     assert len(changed) == 1
     assert changed[0].endswith("bias")
-
-
-@given(mean=st.lists(st.floats(0.0, 1.0, width=32), min_size=1, max_size=4))
-@pytest.mark.parametrize("spec", LIKELIHOODS, ids=str)
-def test_parameters_of_a_mean_have_that_mean(spec, mean):
-    name, options = (spec, {}) if isinstance(spec, str) else (spec["name"], {"variance": spec["variance"]})
-    likelihood, mean = likelihoods.create(name, **options), torch.tensor(mean)
-    parameters = likelihood.parameters_of_mean(mean)
-    assert parameters.shape == (likelihood.parameters_per_element, *mean.shape)
-    assert parameters.isfinite().all()
-    expected = mean.clamp(1e-3, 1 - 1e-3) if name == "bernoulli" else mean  # as it says
-    assert_close(likelihood.mean(parameters[None])[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_fit_sets_it_from_all_of_the_data_before_its_first_step():
@@ -100,3 +94,59 @@ def test_what_does_not_say_how_is_refused_by_name():
         vae.initialize_output_bias(x[:0])
     with pytest.raises(ValueError, match="x has to have the shape"):
         vae.initialize_output_bias(x[:, :2])
+    vae = vaekit.VAE(encoder, decoder, likelihood=Bernoulli())
+    with pytest.raises(ValueError, match="Bernoulli models values in"):
+        vae.initialize_output_bias(x + 1.0)
+    with pytest.raises(TypeError, match="x has to be a tensor, got ndarray"):
+        vae.initialize_output_bias(x.numpy())
+
+
+def test_infinity_is_refused_and_leaves_the_bias_as_it_was():
+    vae, x, _ = model("mlp", "gaussian")
+    before = vae.decoder.output_bias.clone()
+    x[3, 1] = torch.inf
+    with pytest.raises(ValueError, match="mean of x is not finite"):
+        vae.initialize_output_bias(x)
+    assert torch.equal(vae.decoder.output_bias, before)
+
+
+def test_batches_give_what_the_whole_gives():
+    whole, x, _ = model("conv", "gaussian")
+    parts, _, _ = model("conv", "gaussian")
+    whole.initialize_output_bias(x)
+    parts.initialize_output_bias(x[i : i + 7] for i in range(0, len(x), 7))
+    assert_close(parts.state_dict(), whole.state_dict())
+
+
+@pytest.mark.parametrize("pair", ["mlp", "conv"])
+def test_missing_values_are_left_out_of_the_mean(pair):
+    vae, x, _ = model(pair, {"name": "gaussian", "missing": "ignore"})
+    x[torch.rand(x.shape, generator=torch.Generator().manual_seed(2)) < 0.4] = torch.nan
+    _, shape, shared = PAIRS[pair]
+    mean = x.nanmean(0) if shared is None else x.nanmean((0, 2, 3))[:, None, None].expand(shape)
+    vae.initialize_output_bias(x)
+    assert_close(vae.decode(torch.zeros(1, 2))[0].detach(), mean)
+
+
+def test_where_nothing_was_seen_the_bias_stays():
+    vae, x, _ = model("mlp", {"name": "gaussian", "missing": "ignore"})
+    x[:, 1] = torch.nan
+    with torch.no_grad():
+        vae.decoder.output_bias.fill_(7.0)
+    vaekit.fit(vae, x, epochs=1, learning_rate=1e-30, progress=False, initialize_output_bias=True)
+    assert_close(vae.decode(torch.zeros(1, 2))[0].detach(), torch.stack((x[:, 0].mean(), torch.tensor(7.0), x[:, 2].mean())))
+
+
+@pytest.mark.parametrize("pair", ["mlp", "conv"])
+def test_a_decoder_of_classes_starts_from_their_frequencies(pair):
+    vae, x, _ = model(pair, {"name": "categorical", "classes": 4})
+    x = (x * 3.99).floor()
+    shape = x.shape[1:]
+    over = (0,) if PAIRS[pair][2] is None else (0, 2, 3)
+    frequencies = torch.stack([(x == k).double().mean(over) for k in range(4)])
+    vae.initialize_output_bias(x)
+    shown = torch.softmax(vae.decoder(torch.zeros(1, 2))[0], 0)
+    assert shown.shape == (4, *shape)
+    clamped = frequencies.clamp(1e-6)
+    expected = (clamped / clamped.sum(0)).float().reshape(4, shape[0], *(1,) * len(shape[1:])).expand(4, *shape)
+    assert_close(shown.detach(), expected)

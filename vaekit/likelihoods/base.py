@@ -22,6 +22,10 @@ COUNTS_REMEDY = (
     "by 255. For other data choose another likelihood, 'gaussian' for example."
 )
 
+# Where a decoder may start, see `parameters_of_mean`: at the edge of a support a mean has no finite parameters.
+NEAREST_TO_BOUND = 1e-3  # of a mean to 0 or 1; a logit of 6.9
+RAREST = 1e-6  # of counts and classes; a logarithm of -13.8
+
 
 def log_counts(x: Tensor) -> Tensor:
     """The features of counts, log(1 + x), as scvi-tools shows them to its encoders: [B, *S] -> [B, 1, *S].
@@ -37,7 +41,7 @@ class Likelihood(nn.Module, ABC):
 
     A likelihood of one's own gives `element_nll`, `mean` and `sample`; one whose elements are not independent gives `nll` instead
     of `element_nll`, and sees to missing values itself. One whose data is not what a network should see as it is, counts for
-    example, gives `element_features` as well.
+    example, gives `element_features` as well; one whose decoder can start from the data's mean gives `parameters_of_mean`.
 
     Args:
         missing: what NaN in x means: "refuse", a mistake that `check` and `vaekit.fit` report; "ignore", a missing value, which
@@ -45,7 +49,8 @@ class Likelihood(nn.Module, ABC):
 
     Attributes:
         parameters_per_element: P; a decoder's output is [B, P, *x.shape[1:]], the axis is there even for P = 1.
-        features_per_element: Q, how many numbers an encoder sees of each element, see `encoder_input`.
+        features_per_element: how many numbers an encoder sees of each element, see `encoder_input`.
+        statistics_per_element: how many means of each element a decoder can start from, see `statistics`.
         data_shape: the shape of an example, where the likelihood has no others; None where any shape will do.
         support: the values that x may take, in words, for messages and figures.
         lowest, highest: the bounds of the support.
@@ -60,6 +65,7 @@ class Likelihood(nn.Module, ABC):
 
     parameters_per_element: int = 1
     features_per_element: int = 1
+    statistics_per_element: int = 1
     data_shape: tuple[int, ...] | None = None
     support: str
     lowest: float = -float("inf")
@@ -112,7 +118,11 @@ class Likelihood(nn.Module, ABC):
         """A draw from p(x | z), made from `key`: [B, P, *S] -> [B, *S]."""
 
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
-        """Natural parameters under which `mean` is the mean, for a decoder to start from: [*S] -> [P, *S].
+        """Natural parameters under which `mean` is the mean of `statistics`, for a decoder to start from: [Q, *S] -> [P, *S].
+
+        What a mean does not say, a scale for example, is as where the parameters are 0, which is what a new decoder gives. A mean
+        at the edge of the support, whose parameters would be infinite, is taken to be a little inside: 1e-3 from 0 or 1, 1e-6
+        for the mean of counts and for the frequency of a class.
 
         Raises:
             NotImplementedError: the likelihood does not say.
@@ -121,6 +131,10 @@ class Likelihood(nn.Module, ABC):
             f"{type(self).__name__} does not say which parameters have a given mean, so the decoder's output bias cannot be set "
             "from data; define parameters_of_mean, or leave the bias as it is"
         )
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """The Q numbers of each element whose mean `parameters_of_mean` takes, x itself as a rule: [B, *S] -> [B, Q, *S]."""
+        return x.unsqueeze(1)
 
     def encoder_input(self, x: Tensor) -> Tensor:
         """What an encoder sees of data x: [B, C, *S] -> [B, C Q, *S], the Q features of each entry of the first axis in turn.
@@ -195,6 +209,10 @@ class Likelihood(nn.Module, ABC):
         shape = (parameters.shape[0], *parameters.shape[2:])
         if x is not None and x.shape != shape:
             raise ValueError(f"the decoder describes data of shape {tuple(shape)}, but x has the shape {tuple(x.shape)}")
+
+    def _before_zeros(self, first: Tensor) -> Tensor:
+        """`first` as the first of P parameters, and the others 0: [*S] -> [P, *S]."""
+        return torch.cat((first[None], first.new_zeros(self.parameters_per_element - 1, *first.shape)))
 
     def _wide(self, parameters: Tensor) -> Tensor:
         """The parameters, checked, in the dtype in which they are computed with."""

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaekit.likelihoods.base import Likelihood, registry
+from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
 from vaekit.ops import philox
-
-_NEAREST = 1e-3  # to 0 or 1 of a mean from which a decoder starts; a logit of 6.9
 
 
 @registry.register("bernoulli")
@@ -40,8 +38,7 @@ class Bernoulli(Likelihood):
         return torch.sigmoid(parameters[:, 0])
 
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
-        """Logits [1, *S]. A mean within 1e-3 of 0 or 1 counts as that far from it: a pixel that is always black has none."""
-        return torch.logit(mean, eps=_NEAREST)[None]
+        return torch.logit(mean, eps=NEAREST_TO_BOUND)
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         logits = self._wide(parameters)[:, 0]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import Likelihood, registry
+from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
 from vaekit.likelihoods.special import beta_deviance, log_choice
 from vaekit.ops import philox
 
@@ -55,6 +55,11 @@ class Beta(Likelihood):
     def mean(self, parameters: Tensor) -> Tensor:
         log_a, log_b = self._wide(parameters).unbind(1)
         return torch.sigmoid(log_a - log_b).to(parameters.dtype)
+
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        """As every likelihood's, with a + b = 2."""
+        inside = mean[0].clamp(NEAREST_TO_BOUND, 1.0 - NEAREST_TO_BOUND)
+        return torch.stack((inside, 1.0 - inside)).log() + math.log(2.0)
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         """As every likelihood's; synchronises."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import Likelihood, registry
+from vaekit.likelihoods.base import RAREST, Likelihood, registry
 from vaekit.sizes import checked_size
 
 
@@ -37,7 +37,8 @@ class Categorical(Likelihood):
         super().__init__(missing)
         if checked_size("classes", classes) < 2:
             raise ValueError("classes has to be at least 2: one class holds no information")
-        self.classes = self.parameters_per_element = self.features_per_element = classes
+        self.classes = self.parameters_per_element = classes
+        self.features_per_element = self.statistics_per_element = classes
         self.highest = float(classes - 1)
         self.support = f"class numbers 0 to {classes - 1}"
         self.remedy = "Number the classes from 0 on, and set the option classes to how many there are."
@@ -55,6 +56,13 @@ class Categorical(Likelihood):
         """The most probable class, the first of several, as a float: a mean of class numbers would be none of them."""
         self._check_shapes(parameters)
         return parameters.argmax(1).to(parameters.dtype)
+
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        """Logits of the classes' frequencies, which are the mean of one-hot vectors: [K, *S] -> [K, *S]."""
+        return mean.clamp(min=RAREST).log()
+
+    def statistics(self, x: Tensor) -> Tensor:
+        return self.element_features(x)
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         self._check_shapes(parameters)

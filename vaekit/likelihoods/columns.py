@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vaekit.likelihoods.base import Likelihood, registry
 from vaekit.ops import philox
@@ -72,6 +73,7 @@ class Columns(Likelihood):
         self.groups = nn.ModuleList(_Group(likelihood, numbers) for likelihood, numbers in grouped)
         self.data_shape = (len(specs),)
         self.parameters_per_element = max(likelihood.parameters_per_element for likelihood, _ in grouped)
+        self.statistics_per_element = max(likelihood.statistics_per_element for likelihood, _ in grouped)
         self._from_groups: Tensor
         self._features_from_groups: Tensor
         in_groups = torch.tensor([number for _, numbers in grouped for number in numbers])
@@ -96,6 +98,22 @@ class Columns(Likelihood):
         """The mean of each column as its likelihood says, for a class the most probable one: [B, P, F] -> [B, F]."""
         self._check_shapes(parameters)
         return self._ungrouped([group.likelihood.mean(group.parameters_of(parameters)) for group in self._groups()])
+
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        """As each column's likelihood says; parameters that a column does not use are 0: [Q, F] -> [P, F]."""
+        parts = [
+            _widened(group.likelihood.parameters_of_mean(group.statistics_of(mean)), self.parameters_per_element)
+            for group in self._groups()
+        ]
+        return self._ungrouped(parts)
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """Each column's own, and then zeros: [B, F] -> [B, Q, F], Q being what the column that needs most has."""
+        self._check_columns(x.shape[1:])
+        parts = [
+            _widened(group.likelihood.statistics(group.columns_of(x)), self.statistics_per_element) for group in self._groups()
+        ]
+        return self._ungrouped(parts)
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         """As every likelihood's, each column's on its own; synchronises where one of theirs does."""
@@ -167,6 +185,15 @@ class _Group(nn.Module):
     def parameters_of(self, parameters: Tensor) -> Tensor:
         """[B, P, F] -> [B, the likelihood's own P, columns of the group]."""
         return self.columns_of(parameters[:, : self.likelihood.parameters_per_element])
+
+    def statistics_of(self, mean: Tensor) -> Tensor:
+        """[Q, F] -> [the likelihood's own Q, columns of the group]."""
+        return self.columns_of(mean[: self.likelihood.statistics_per_element])
+
+
+def _widened(values: Tensor, size: int) -> Tensor:
+    """[..., n, columns] -> [..., size, columns], zeros after the values."""
+    return F.pad(values, (0, 0, 0, size - values.shape[-2]))
 
 
 def _is_independent(likelihood: Likelihood) -> bool:

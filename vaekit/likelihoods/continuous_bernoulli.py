@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import Likelihood, registry
-from vaekit.likelihoods.special import log_mean_exp, log_mean_exp_slope
+from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
+from vaekit.likelihoods.special import inverse, log_mean_exp, log_mean_exp_slope
 
 
 @registry.register("continuous_bernoulli")
@@ -41,6 +41,11 @@ class ContinuousBernoulli(Likelihood):
     def mean(self, parameters: Tensor) -> Tensor:
         """E[x | z], which is not the sigmoid of t: [B, 1, *S] -> [B, *S]."""
         return log_mean_exp_slope(self._wide(parameters)[:, 0]).to(parameters.dtype)
+
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        inside = mean.clamp(NEAREST_TO_BOUND, 1.0 - NEAREST_TO_BOUND)
+        bound = 1.1 / NEAREST_TO_BOUND  # far from 0, the mean is 1 / |t| from its end
+        return inverse(log_mean_exp_slope, inside, -bound, bound)
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         self._check_shapes(parameters)

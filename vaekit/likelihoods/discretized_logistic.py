@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import Likelihood, registry
-from vaekit.likelihoods.special import log_mean_exp
+from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
+from vaekit.likelihoods.special import inverse, log_mean_exp
 from vaekit.ops import philox
 from vaekit.sizes import checked_size
 
@@ -77,12 +77,15 @@ class DiscretizedLogistic(Likelihood):
     def mean(self, parameters: Tensor) -> Tensor:
         """E[x | z], as a rule between two levels: [B, 3 K, *S] -> [B, *S]; takes a pass over the parameters for each level."""
         logits, mean, log_scale = self._wide(parameters).unflatten(1, (3, self.components)).unbind(1)
-        weights, precision = torch.softmax(logits, 1), torch.exp(-log_scale)
-        # The mean of a count is the sum of the probabilities that it is at least 1, at least 2, ...
-        total = torch.zeros_like(mean)
-        for level in range(1, self.levels):
-            total = total + torch.sigmoid((mean - self._edge(level)) * precision)
-        return ((weights * total).sum(1) / (self.levels - 1)).to(parameters.dtype)
+        return (torch.softmax(logits, 1) * self._mean_of_one(mean, log_scale)).sum(1).to(parameters.dtype)
+
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        """As every likelihood's, with all components in one place."""
+        inside = mean[0].clamp(NEAREST_TO_BOUND, 1.0 - NEAREST_TO_BOUND)
+        # At a scale of 1 a component beyond 30 is on the first or the last level to 1e-12.
+        place = inverse(lambda m: self._mean_of_one(m, torch.zeros_like(m)), inside, -30.0, 30.0)
+        zeros = torch.zeros_like(place)
+        return torch.stack([part for part in (zeros, place, zeros) for _ in range(self.components)])
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         self._check_shapes(parameters)
@@ -106,6 +109,14 @@ class DiscretizedLogistic(Likelihood):
             raise ValueError(
                 f"{type(self).__name__} models {self.support}, but the data holds {value:.6g} between two of them. {self.remedy}"
             )
+
+    def _mean_of_one(self, mean: Tensor, log_scale: Tensor) -> Tensor:
+        """E[x] of components of their own."""
+        precision, total = torch.exp(-log_scale), torch.zeros_like(mean)
+        # The mean of a count is the sum of the probabilities that it is at least 1, at least 2, ...
+        for level in range(1, self.levels):
+            total = total + torch.sigmoid((mean - self._edge(level)) * precision)
+        return total / (self.levels - 1)
 
     def _edge(self, level: Tensor | int) -> Tensor | float:
         """The lower edge of a level's bin, in the units in which the data spans -1 to 1."""

@@ -52,8 +52,7 @@ class Gaussian(Likelihood):
         return parameters[:, 0]
 
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
-        """The mean, and log variances of 0 where the decoder gives them, as a new one does: [P, *S]."""
-        return torch.stack((mean, torch.zeros_like(mean))[: self.parameters_per_element])
+        return self._before_zeros(mean[0])
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         mean, logvar = self._mean_logvar(self._wide(parameters))

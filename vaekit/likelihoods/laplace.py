@@ -56,6 +56,9 @@ class Laplace(Likelihood):
         self._check_shapes(parameters)
         return parameters[:, 0]
 
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        return self._before_zeros(mean[0])
+
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         self._check_shapes(parameters)
         wide, key = draws.wide(parameters, key)

@@ -7,12 +7,14 @@ with an Application to Defects in Manufacturing", 1992. Computed as a deviance a
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import COUNTS_REMEDY, Likelihood, log_counts, registry
+from vaekit.likelihoods.base import COUNTS_REMEDY, RAREST, Likelihood, log_counts, registry
 from vaekit.likelihoods.positive import checked_log, learned_log, log_of
 from vaekit.likelihoods.special import binomial_deviance, log_choice, size_log1p, softplus
 from vaekit.ops import philox
@@ -63,6 +65,9 @@ class NegativeBinomial(Likelihood):
 
     def mean(self, parameters: Tensor) -> Tensor:
         return self._wide(parameters)[:, 0].exp().to(parameters.dtype)
+
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        return self._before_zeros(mean[0].clamp(min=RAREST).log())
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         """As every likelihood's: a Poisson draw whose rate is a gamma draw; synchronises."""
@@ -125,6 +130,10 @@ class ZeroInflatedNegativeBinomial(Likelihood):
     def mean(self, parameters: Tensor) -> Tensor:
         log_mean, _, logit = self._log_mean_log_theta_logit(self._wide(parameters))
         return (log_mean + F.logsigmoid(-logit)).exp().to(parameters.dtype)
+
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        """As every likelihood's, with a dropout logit of 0: half of the counts are lost, the others' mean is twice as large."""
+        return self._before_zeros(mean[0].clamp(min=RAREST).log() + math.log(2.0))
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         """As every likelihood's; synchronises."""

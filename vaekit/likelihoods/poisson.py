@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import COUNTS_REMEDY, Likelihood, log_counts, registry
+from vaekit.likelihoods.base import COUNTS_REMEDY, RAREST, Likelihood, log_counts, registry
 from vaekit.likelihoods.special import excess, factorial_excess
 
 
@@ -42,6 +42,9 @@ class Poisson(Likelihood):
 
     def mean(self, parameters: Tensor) -> Tensor:
         return self._wide(parameters)[:, 0].exp().to(parameters.dtype)
+
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        return mean.clamp(min=RAREST).log()
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         """As every likelihood's; synchronises."""

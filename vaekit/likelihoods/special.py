@@ -10,6 +10,7 @@ Positive arguments come with their logarithms, which are the parameters: neither
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -286,3 +287,22 @@ def log_mean_exp_slope(t: Tensor) -> Tensor:
     size = t.abs().clamp(min=0.5)
     distance = 1.0 / size - torch.exp(-size) / -torch.expm1(-size)  # from the nearer end
     return torch.where(small, 0.5 + series * near, torch.where(t > 0.0, 1.0 - distance, distance))
+
+
+def inverse(increasing: Callable[[Tensor], Tensor], value: Tensor, low: float, high: float) -> Tensor:
+    """Where a function that increases has a value, between low and high, by bisection in float64 on the CPU: of value's shape.
+
+    Args:
+        increasing: float64 [*S] -> [*S], element by element.
+
+    Example:
+        >>> inverse(torch.sigmoid, torch.tensor([0.2, 0.9]), -10.0, 10.0)
+        tensor([-1.3863,  2.1972])
+    """
+    wide = value.detach().cpu().double()
+    below, above = torch.full_like(wide, low), torch.full_like(wide, high)
+    for _ in range(64):
+        middle = 0.5 * (below + above)
+        is_below = increasing(middle) < wide
+        below, above = torch.where(is_below, middle, below), torch.where(is_below, above, middle)
+    return above.to(value)

@@ -83,6 +83,9 @@ class StudentT(Likelihood):
         self._check_shapes(parameters)
         return parameters[:, 0]
 
+    def parameters_of_mean(self, mean: Tensor) -> Tensor:
+        return self._before_zeros(mean[0])
+
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         """As every likelihood's; synchronises."""
         self._check_shapes(parameters)

@@ -113,7 +113,12 @@ def fit(
             if (folder / name).exists():
                 raise FileExistsError(f"{folder} holds the {name} of an earlier run; choose another folder, or remove it")
     if initialize_output_bias:
-        vae.initialize_output_bias(_mean_example(batches).to(next(vae.parameters())))
+        if batches.examples is None:
+            raise ValueError(
+                "initialize_output_bias=True reads the data once before training, and a loader may give its batches only once; "
+                "call vae.initialize_output_bias(x) with some of it, and then fit"
+            )
+        vae.initialize_output_bias(batch.x for batch in batches)
 
     gpus = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus), torch.inference_mode(False), torch.enable_grad():
@@ -341,17 +346,6 @@ class _Run:
     def _save(self, name: str) -> None:
         if self.folder is not None:
             self.vae.save(self.folder / name)
-
-
-def _mean_example(batches: Batches) -> Tensor:
-    """The mean of all examples, as a batch of one: [1, *input_shape]."""
-    if batches.examples is None:
-        raise ValueError(
-            "initialize_output_bias=True reads the data once before training, and a loader may give its batches only once; "
-            "call vae.initialize_output_bias(x) with some of it, and then fit"
-        )
-    sums = [batch.x.cpu().sum(0, dtype=torch.float64) for batch in batches]
-    return torch.stack(sums).sum(0, keepdim=True) / len(batches.examples)
 
 
 def _check_options(
