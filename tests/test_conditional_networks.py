@@ -10,6 +10,7 @@ from torch.testing import assert_close
 import vaekit
 from vaekit import decoders, encoders
 from vaekit.layers import AddedCondition
+from vaekit.residual import ResidualBlock
 
 B, D, E, P = 3, 2, 4, 2
 NAMES = ["conv", "conv1d", "conv3d", "mlp", "resnet"]
@@ -290,6 +291,14 @@ def test_networks_know_their_condition_and_without_one_have_no_weights_for_it(ki
     assert (network.condition_dim, plain.condition_dim) == (E, 0)
     assert sum(p.numel() for p in network.parameters()) > sum(p.numel() for p in plain.parameters())
     assert not [module for module in plain.modules() if isinstance(module, AddedCondition)]
+
+
+@pytest.mark.parametrize(("kind", "case"), [network for network in NETWORKS if "resnet" in network[1]], ids=" ".join)
+def test_every_residual_block_sees_the_condition(kind, case):
+    blocks = [module for module in made(kind, case).modules() if isinstance(module, ResidualBlock)]
+    for block in blocks:
+        assert [isinstance(module, AddedCondition) for module in block.residual].count(True) == 1
+    assert len(blocks) == (4 if case == "resnet" else 6)  # in two levels, and the two at the lowest resolution
 
 
 @every_network

@@ -100,6 +100,9 @@ def test_models_encode_decode_sample_and_reconstruct_with_latents_of_any_shape(p
 
 # What has been published stays: weights and results of the version before the options were there.
 
+RES_8_16 = {"name": "resnet", "channels": (8, 16), "blocks": 1, "attention": True}
+RES_16_8 = {"name": "resnet", "channels": (16, 8), "blocks": 1, "attention": True}
+
 
 @pytest.mark.parametrize(
     ("encoder", "decoder", "shape", "names", "weights", "total"),
@@ -113,6 +116,10 @@ def test_models_encode_decode_sample_and_reconstruct_with_latents_of_any_shape(p
          "698863710ca92ca4", 1572.1809305339123, 205.31399536132812),
         ({"name": "mlp", "hidden": ()}, {"name": "conv", "upsample": "nearest", "activation": "gelu"}, (2, 10, 1),
          "d10face7ca11835d", 1434.3068241426345, 23.246768951416016),
+        ({**RES_8_16, "spatial": True}, RES_16_8, (3, 9, 7), "63b8395f548c1cdc", 1319.0907676484903, 271.0885009765625),
+        (RES_8_16, RES_16_8, (2, 9), "f9f5eb3083c78497", 940.1304857184982, 27.36185646057129),
+        ({"name": "conv", "spatial": True, "normalization": "group"}, {"name": "conv", "normalization": "layer"}, (3, 9, 7),
+         "daae16d33b1c804b", 2158.791135652442, 325.9722595214844),
     ],
 )  # fmt: skip
 def test_defaults_are_what_they_were(encoder, decoder, shape, names, weights, total):
