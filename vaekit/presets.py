@@ -146,7 +146,8 @@ def create_vae(
         built = {kind: build(kind) for kind in ("likelihood", "prior", "loss", "condition")}
         per_element = getattr(built["likelihood"], "parameters_per_element", 1)  # VAE refuses what is no Likelihood
         data_shape, shown = _data_shapes(built["likelihood"], encoder, input_shape)
-        built["encoder"] = build("encoder", {"input_shape": shown, "latent_dim": latent_dim})
+        encoder_context = {"input_shape": shown, "latent_dim": latent_dim, **told("encoder", built["condition"])}
+        built["encoder"] = build("encoder", encoder_context)
         latent_shape: tuple[int, ...] = getattr(built["encoder"], "latent_shape", ())  # VAE refuses what is no Encoder
         is_spatial = len(latent_shape) > 1 and latent_shape[0] == latent_dim
         context = {
