@@ -1,0 +1,127 @@
+"""Every encoder with every decoder, likelihood and condition that fit together: they train, save and load; others are refused.
+
+What runs is a covering set, in which every pair of values occurs that occurs in any combination; VAEKIT_FULL_GRID=1 runs them all.
+"""
+
+import itertools
+import os
+from typing import NamedTuple
+
+import pytest
+import torch
+from densities import REQUIRED, data_in_support
+
+import vaekit
+from vaekit import conditions, decoders, encoders, likelihoods
+
+SHAPES = {1: (5,), 2: (2, 12), 3: (1, 8, 8), 4: (1, 4, 4, 4)}  # a table's row, a series, an image, a volume, by their dimensions
+DIMENSIONS = {"mlp": (1, 2, 3, 4), "conv1d": (2,), "conv": (3,), "conv3d": (4,), "resnet": (2, 3, 4)}
+SMALL = {"mlp": {"hidden": (16,)}, "resnet": {"channels": (8, 16), "blocks": 1}}
+CONVOLUTIONS = {"channels": (4, 8)}
+COLUMNS = ["gaussian", {"name": "categorical", "classes": 3}, "poisson", "laplace", "negative_binomial"]
+CONDITIONS = {
+    "none": None,
+    "labels": {"name": "labels", "classes": 3, "dim": 2},
+    "vector": {"name": "vector", "size": 2},
+}
+EXAMPLES = 24
+
+
+class Combination(NamedTuple):
+    dimensions: int
+    encoder: str
+    spatial: bool
+    decoder: str
+    likelihood: str
+    condition: str
+
+    @property
+    def fits(self) -> bool:
+        networks = all(self.dimensions in DIMENSIONS[name] for name in (self.encoder, self.decoder))
+        # A decoder takes latents with positions at its own lowest resolution: the dense one any, the others that of two halvings.
+        halvings = {"mlp": None, "resnet": 1}
+        same = halvings.get(self.encoder, 2) == halvings.get(self.decoder, 2) or self.decoder == "mlp"
+        positions = not self.spatial or (self.encoder != "mlp" and same)
+        return networks and positions and (self.likelihood != "columns" or self.dimensions == 1)
+
+    def build(self) -> vaekit.VAE:
+        likelihood = {"name": self.likelihood, **REQUIRED.get(self.likelihood, {})}
+        if self.likelihood == "columns":
+            likelihood["columns"] = COLUMNS
+        encoder = {"name": self.encoder, **SMALL.get(self.encoder, CONVOLUTIONS), **({"spatial": True} if self.spatial else {})}
+        decoder = {"name": self.decoder, **SMALL.get(self.decoder, CONVOLUTIONS)}
+        decoder |= {"channels": decoder["channels"][::-1]} if "channels" in decoder else {}
+        return vaekit.create_vae(
+            input_shape=SHAPES[self.dimensions],
+            latent_dim=2,
+            encoder=encoder,
+            decoder=decoder,
+            likelihood=likelihood,
+            condition=CONDITIONS[self.condition],
+            seed=0,
+        )
+
+
+EVERY = [
+    Combination(*values)
+    for values in itertools.product(SHAPES, encoders.names(), (False, True), decoders.names(), likelihoods.names(), CONDITIONS)
+]
+FITTING = [combination for combination in EVERY if combination.fits]
+
+
+def pairs(combination: Combination) -> set[tuple]:
+    return set(itertools.combinations(enumerate(combination), 2))
+
+
+def covering(combinations: list[Combination]) -> list[Combination]:
+    """A few of them in which all pairs occur: again and again the one that has the most new pairs."""
+    left, chosen = set().union(*map(pairs, combinations)), []
+    while left:
+        chosen.append(max(combinations, key=lambda combination: len(pairs(combination) & left)))
+        left -= pairs(chosen[-1])
+    return chosen
+
+
+CHOSEN = FITTING if os.environ.get("VAEKIT_FULL_GRID") else covering(FITTING)
+
+
+def test_the_grid_holds_every_part():
+    assert set(DIMENSIONS) == set(encoders.names()) == set(decoders.names())
+    assert set(CONDITIONS) == {"none", *conditions.names()}
+    assert set().union(*map(pairs, CHOSEN)) == set().union(*map(pairs, FITTING))
+    for place, values in enumerate((SHAPES, encoders.names(), (False, True), decoders.names(), likelihoods.names(), CONDITIONS)):
+        assert {combination[place] for combination in CHOSEN} == set(values)
+
+
+@pytest.mark.parametrize("combination", CHOSEN, ids=lambda c: "-".join(map(str, c)))
+def test_what_fits_together_trains_saves_and_loads(combination, tmp_path):
+    vae = combination.build()
+    x = data_in_support(vae.likelihood, (EXAMPLES, *SHAPES[combination.dimensions]))
+    y = {"none": None, "labels": torch.arange(EXAMPLES) % 3, "vector": torch.linspace(-1, 1, 2 * EXAMPLES).view(-1, 2)}
+    told = y[combination.condition]
+    data = x if told is None else (x, told)
+    before = vaekit.evaluate(vae, data)["loss"]
+    vaekit.fit(vae, data, epochs=10, batch_size=EXAMPLES, learning_rate=3e-3, progress=False, device="cpu")
+    assert vaekit.evaluate(vae, data)["loss"] < before
+
+    again, key = vaekit.load(vae.save(tmp_path)), vaekit.make_key(1)
+    vae.eval(), again.eval()
+    assert again.config() == vae.config()
+    for got, expected in zip(again(x, told, key=key)[:3], vae(x, told, key=key)[:3], strict=True):
+        assert torch.equal(got, expected)
+    assert torch.equal(again.reconstruct(x, told), vae.reconstruct(x, told))
+    drawn = again.sample(EXAMPLES, told, draw=True, key=key)
+    assert torch.equal(drawn, vae.sample(EXAMPLES, told, draw=True, key=key))
+    vae.likelihood.check(drawn)
+
+
+MISFITS = [c for c in EVERY if not c.fits and c.condition == "none" and c.likelihood in ("gaussian", "columns")]
+
+
+@pytest.mark.parametrize("combination", MISFITS, ids=lambda c: "-".join(map(str, c)))
+def test_what_does_not_fit_together_is_refused_with_the_reason(combination):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        combination.build()
+    words = str(caught.value)
+    reasons = ("got the shape", "takes no option 'spatial'", "do not lead to data", "describes tables with 5 column(s)")
+    assert any(reason in words for reason in reasons), words
