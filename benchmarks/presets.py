@@ -11,7 +11,7 @@ Columns:
                        gradients, Adam's two numbers a parameter, activations (two, because Adam's are there from the second on)
 
 The batch is drawn from the new model itself, so that it has the shape and the support that the likelihood asks for. Networks
-take as long for any values; likelihoods whose special functions do not (those of counts) see the values that a new model expects,
+take as long for any values; likelihoods whose special functions do not (those of counts) see values that a new model expects,
 which real data need not have. Adam's learning rate is 0, so that every round has the same weights.
 
 Speeds are medians with quartiles; the presets take turns in every round, forward and training apart, each for long enough that
