@@ -306,6 +306,49 @@ def test_sample_draws_the_same_with_the_same_seed(run, tmp_path):
     assert not np.array_equal(pixels[0], pixels[2])
 
 
+@pytest.fixture(scope="module")
+def conditional_run(data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "conditional"
+    assert command("train", data, *SMALL, *QUICK, "--set", "condition=labels", "--set", "condition.dim=2", "--out", out) == 0
+    return out
+
+
+def test_a_run_may_be_conditional_and_the_data_says_how_many_labels_there_are(conditional_run, data, capsys):
+    vae = vaekit.load(conditional_run / "best")
+    assert vae.config()["condition"] == {"name": "labels", "classes": 3, "dim": 2}
+    assert json.loads((conditional_run / "run.json").read_text())["condition"]["classes"] == 3
+    pictures = {"loss", "reconstructions", "samples", "latent_space", "latent_grid"}
+    assert {file.stem for file in conditional_run.glob("*.png")} == pictures
+    assert command("evaluate", conditional_run, "--samples", 5) == 0
+    test = vaekit.data.load(str(data))[1]
+    assert f"{vaekit.evaluate(vae, test)['loss']:.4f}" in capsys.readouterr().out
+    assert command("reconstruct", conditional_run, "--count", 3) == 0
+    assert command("plot", conditional_run) == 0
+
+
+def test_samples_of_a_conditional_run_have_a_row_for_each_condition(conditional_run, tmp_path):
+    out = tmp_path / "out.png"
+    heights = {}
+    for conditions in ([], ["2"], ["2", "0"]):
+        options = [option for value in conditions for option in ("--condition", value)]
+        assert command("sample", conditional_run, "--count", 4, *options, "--out", out) == 0
+        heights[len(conditions) or 3] = Image.open(out).height
+    assert heights[1] < heights[2] < heights[3]
+
+
+def test_vectors_in_the_data_are_a_condition_of_their_length(tmp_path, capsys):
+    file = tmp_path / "x.npz"
+    rng = np.random.default_rng(0)
+    np.savez(file, x=rng.random((40, 6), dtype=np.float32), y=rng.random((40, 2)))
+    out = tmp_path / "run"
+    assert command("train", file, *SMALL, *QUICK, "--set", "condition=vector", "--out", out) == 0
+    assert vaekit.load(out / "best").condition.size == 2
+    assert (out / "samples.png").exists()
+    assert command("sample", out, "--condition", "0.5,-1") == 0
+    assert command("sample", out) == 2
+    assert "name the conditions that are to have a row" in capsys.readouterr().err
+
+
 def test_plot_draws_every_picture_of_the_run_again(run, capsys):
     pictures = sorted(run.glob("*.png"))
     before = {p: p.read_bytes() for p in pictures}
@@ -520,6 +563,25 @@ def test_a_folder_without_a_run_is_refused_and_says_what_it_holds(name, tmp_path
 def test_a_model_that_does_not_say_its_data_asks_for_it(name, run, tmp_path, mistake):
     vaekit.load(run / "best").save(tmp_path)
     assert "name the data with --data" in mistake(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("condition", "says"),
+    [
+        ("3", "a class number from 0 to 2 for each example, integers [batch]; got 3"),
+        ("1,2", "--condition takes one label, --condition 3 for example, once for each row of the picture; got 1,2"),
+        ("x", "got x"),
+    ],
+)
+def test_a_condition_that_is_none_is_one_line(condition, says, conditional_run, mistake):
+    assert says in mistake("sample", conditional_run, "--condition", condition)
+
+
+def test_a_condition_where_there_is_none_is_one_line(run, tmp_path, mistake, no_pictures):
+    assert "but the model is not conditional" in mistake("sample", run, "--condition", "1")
+    file = write_data(tmp_path / "unlabelled.npz", labels=False)
+    says = mistake("train", file, *SMALL, *QUICK, "--set", "condition=labels", "--out", tmp_path / "run")
+    assert "the data has no labels or vectors" in says
 
 
 def test_mistakes_in_looking_at_a_run_are_one_line(run, tmp_path, mistake):

@@ -5,7 +5,7 @@ import torch
 from densities import REQUIRED, data_in_support
 
 import vaekit
-from vaekit import decoders, encoders, likelihoods, losses, presets, priors
+from vaekit import conditions, decoders, encoders, likelihoods, losses, presets, priors
 
 IMAGE = (1, 9, 7)
 WHERE_FROM = [
@@ -31,6 +31,9 @@ PARTS = [
     *({"likelihood": {"name": name, "missing": "ignore", **REQUIRED.get(name, {})}} for name in likelihoods.names()),
     *({"prior": name} for name in priors.names()),
     *({"loss": name} for name in losses.names()),
+    {"condition": {"name": "labels", "classes": 3}},
+    {"condition": {"name": "labels", "classes": 3, "dim": 2}},
+    {"condition": {"name": "vector", "size": 2, "dim": 2}},
 ]
 
 
@@ -48,7 +51,10 @@ def test_every_part_keeps_the_contract(part, dtype, batch, tmp_path):
     if vae.likelihood.missing == "ignore":
         x.flatten(1)[:, :2] = torch.nan
     vae.likelihood.check(x)
-    terms = vae(x, key=vaekit.make_key(1))
+    told = {conditions.Labels: torch.arange(batch) % 3, conditions.Vector: torch.rand(batch, 2).to(dtype)}.get(
+        type(vae.condition)
+    )
+    terms = vae(x, told, key=vaekit.make_key(1))
     assert terms.total.dtype == dtype
     assert terms.reconstruction.shape == terms.kl.shape == (batch,)
     assert terms.total.isfinite()
@@ -61,12 +67,12 @@ def test_every_part_keeps_the_contract(part, dtype, batch, tmp_path):
     if not batch:
         assert terms.total == 0
     vae.eval()
-    terms = vae(x, key=vaekit.make_key(1))
+    terms = vae(x, told, key=vaekit.make_key(1))
     again = vaekit.load(vae.save(tmp_path)).eval()
-    assert torch.equal(again(x, key=vaekit.make_key(1)).total, terms.total)
-    assert torch.equal(again.reconstruct(x), vae.reconstruct(x))
-    assert again.reconstruct(x).isfinite().all()
-    drawn = vae.sample(batch, draw=True, key=vaekit.make_key(2))
+    assert torch.equal(again(x, told, key=vaekit.make_key(1)).total, terms.total)
+    assert torch.equal(again.reconstruct(x, told), vae.reconstruct(x, told))
+    assert again.reconstruct(x, told).isfinite().all()
+    drawn = vae.sample(batch, told, draw=True, key=vaekit.make_key(2))
     assert drawn.shape == (batch, *shape)
     vae.likelihood.check(drawn)
 

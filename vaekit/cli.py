@@ -476,8 +476,9 @@ def _condition_rows(vae: vaekit.VAE, texts: Sequence[str]) -> torch.Tensor:
         values = [int(text) if is_label else [float(number) for number in text.split(",")] for text in texts]
         return torch.tensor(values)
     except ValueError as error:
+        form = "one label, --condition 3" if is_label else "as many numbers as the model is told, --condition 0.5,1,-2"
         raise ValueError(
-            f"--condition takes {vae.condition.given_as}: 3, or 0.5,1,-2 for example; got {' '.join(texts)}"
+            f"--condition takes {form} for example, once for each row of the picture; got {', '.join(texts)}"
         ) from error
 
 
