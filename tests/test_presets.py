@@ -1,12 +1,14 @@
 """Laws of `create_vae`: what is given wins over the preset, and nothing else changes."""
 
+import numpy as np
 import pytest
 import torch
+from densities import data_in_support
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vaekit
-from vaekit import create_vae, presets
+from vaekit import cli, create_vae, presets
 from vaekit.decoders import ConvDecoder, MLPDecoder
 from vaekit.encoders import ConvEncoder, MLPEncoder
 from vaekit.likelihoods import Gaussian
@@ -27,27 +29,84 @@ def weights(vae):
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_every_preset_composes_trains_and_says_what_it_is(name):
-    vae = create_vae(name)
-    vae(torch.rand(2, *vae.input_shape)).total.backward()
+def test_every_preset_composes_trains_and_comes_back(name, tmp_path):
+    vae = create_vae(name, seed=0)
     assert presets.describe(name).summary
     assert vae.config() == presets.create(name).config()
+    x = data_in_support(vae.likelihood, (1, *vae.input_shape)).repeat(4, *(1,) * len(vae.input_shape))
+    key = vaekit.make_key(0)
+    before = vae.eval()(x, key=key).total
+    vaekit.fit(vae, x, epochs=10, batch_size=4, progress=False)
+    after = vae.eval()(x, key=key).total
+    assert after < before
+    again = vaekit.load(vae.save(tmp_path)).eval()
+    assert torch.equal(again(x, key=key).total, after)
+    drawn = again.sample(2, draw=True, key=key)
+    assert drawn.shape == (2, *vae.input_shape)
 
 
-def test_dense_mnist_has_the_tutorials_parameters():
-    vae = create_vae("dense-mnist")
-    assert (trainable(vae.encoder), trainable(vae.decoder)) == (2_083_284, 2_083_552)
-    assert (vae.input_shape, vae.latent_shape) == ((1, 28, 28), (2,))
+@pytest.mark.parametrize(
+    ("name", "encoder", "decoder", "input_shape", "latent_shape"),
+    [
+        ("dense-mnist", 2_083_284, 2_083_552, (1, 28, 28), (2,)),
+        ("keras-mnist", 69_076, 65_089, (1, 28, 28), (2,)),  # as Keras' example prints them
+        # 784-200-200-2x50 and 50-200-200-784, with biases
+        ("burda-mnist", 785 * 200 + 201 * 200 + 201 * 100, 51 * 200 + 201 * 200 + 201 * 784, (1, 28, 28), (50,)),
+        # a layer normalisation has two numbers for each feature
+        ("single-cell", 2001 * 128 + 2 * 128 + 129 * 20, 11 * 128 + 2 * 128 + 129 * 6000, (2000,), (10,)),
+    ],
+)
+def test_presets_have_the_parameters_of_their_sources(name, encoder, decoder, input_shape, latent_shape):
+    vae = create_vae(name)
+    assert (trainable(vae.encoder), trainable(vae.decoder)) == (encoder, decoder)
+    assert (vae.input_shape, vae.latent_shape) == (input_shape, latent_shape)
 
 
-def test_the_convolutional_parts_have_the_parameters_that_keras_example_prints():
-    vae = create_vae(
-        input_shape=(1, 28, 28),
-        latent_dim=2,
-        encoder={"name": "conv", "channels": (32, 64), "hidden": (16,)},
-        decoder={"name": "conv", "channels": (64, 32)},
-    )
-    assert (trainable(vae.encoder), trainable(vae.decoder)) == (69_076, 65_089)
+@pytest.mark.parametrize("name", presets.names())
+def test_presets_compose_without_memory(name):
+    with torch.device("meta"):  # as `vaekit list presets` counts their parameters
+        assert trainable(create_vae(name)) == trainable(create_vae(name, seed=0))
+
+
+def test_burdas_layers_are_tanh():
+    vae = create_vae("burda-mnist")
+    activations = [type(m) for m in vae.modules() if type(m) in vaekit.layers.ACTIVATIONS.values()]
+    assert activations == [torch.nn.Tanh] * 4
+
+
+def test_the_table_preset_takes_its_shape_from_the_columns_that_replace_its_own():
+    assert create_vae("table").input_shape == (4,)
+    columns = {"height": "gaussian", "blood": {"name": "categorical", "classes": 4}}
+    vae = create_vae("table", likelihood={"columns": columns})
+    assert vae.input_shape == (2,)
+    assert vae.encoder.input_shape == (5,)
+    assert vae.likelihood.names == ("height", "blood")
+    assert vae.likelihood.missing == "ignore"
+    x = torch.tensor([[0.5, 3.0], [torch.nan, 1.0], [-1.0, torch.nan]])
+    vaekit.fit(vae, x, epochs=1, progress=False)
+    with pytest.raises(ValueError, match=r"2 column\(s\) \(height, blood\), but an example here has the shape \(3,\)"):
+        create_vae("table", likelihood={"columns": columns}, input_shape=(3,))
+
+
+@pytest.mark.parametrize("length", [100, 37])
+def test_the_series_preset_takes_other_lengths_and_channels(length):
+    vae = create_vae("series", input_shape=(3, length))
+    assert vae.reconstruct(torch.randn(2, 3, length)).shape == (2, 3, length)
+
+
+def test_the_command_says_when_the_table_has_other_columns(tmp_path, capsys):
+    np.save(tmp_path / "table.npy", np.zeros((20, 5), dtype=np.float32))
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["train", str(tmp_path / "table.npy"), "--preset", "table", "--out", str(tmp_path / "run"), "--no-progress"])
+    assert caught.value.code == 2
+    assert "describes tables with 4 column(s) (number 1, number 2, class, count)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    columns = '{"a": "gaussian", "b": "gaussian", "c": {"name": "categorical", "classes": 2}, "d": "poisson", "e": "laplace"}'
+    arguments = ["train", str(tmp_path / "table.npy"), "--preset", "table", "--set", f"likelihood.columns={columns}"]
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*arguments, "--epochs", "1", "--out", str(tmp_path / "run"), "--no-progress"])
+    assert caught.value.code == 0
+    assert vaekit.load(tmp_path / "run" / "best").likelihood.names == ("a", "b", "c", "d", "e")
 
 
 def test_names_take_a_pattern():

@@ -6,7 +6,7 @@ import mpmath
 import pytest
 import torch
 from densities import CASES, REQUIRED, data_in_support
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mpf
 
@@ -50,6 +50,7 @@ def test_every_registered_likelihood_is_tested_here():
 
 @pytest.mark.parametrize(("name", "options"), SPECS, ids=str)
 @pytest.mark.parametrize("dtype", [F32, F64])
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_parameters_of_a_mean_have_that_mean(name, options, dtype, data):
     likelihood = likelihoods.create(name, **options)

@@ -6,6 +6,7 @@ section 3.1: given z, the columns are independent.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,12 +77,13 @@ class Columns(Likelihood):
         self.statistics_per_element = max(likelihood.statistics_per_element for likelihood, _ in grouped)
         self._from_groups: Tensor
         self._features_from_groups: Tensor
-        in_groups = torch.tensor([number for _, numbers in grouped for number in numbers])
+        in_groups = [number for _, numbers in grouped for number in numbers]
         widths = [group.features_per_column for group in self._groups() for _ in group.numbers]
-        features = torch.arange(sum(widths)).split(widths)
-        order = in_groups.argsort()
-        self.register_buffer("_from_groups", order, persistent=False)
-        self.register_buffer("_features_from_groups", torch.cat([features[i] for i in order.tolist()]), persistent=False)
+        ends = list(itertools.accumulate(widths))
+        order = sorted(range(len(in_groups)), key=in_groups.__getitem__)
+        features = [feature for place in order for feature in range(ends[place] - widths[place], ends[place])]
+        self.register_buffer("_from_groups", torch.tensor(order), persistent=False)
+        self.register_buffer("_features_from_groups", torch.tensor(features), persistent=False)
 
     @property
     def likelihoods(self) -> tuple[Likelihood, ...]:
