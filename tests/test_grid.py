@@ -1,6 +1,6 @@
 """Every encoder with every decoder, likelihood and condition that fit together: they train, save and load; others are refused.
 
-What runs is a covering set, in which every pair of values occurs that occurs in any combination; VAEKIT_FULL_GRID=1 runs them all.
+What runs is a covering set, in which every pair of values occurs that occurs in any combination; VAEKIT_FULL_GRID=1 runs all.
 """
 
 import itertools
