@@ -102,6 +102,11 @@ class VAE(nn.Module):
                 f"but the decoder gives {decoder.parameters_per_element}; "
                 f"make it with parameters_per_element={likelihood.parameters_per_element}"
             )
+        if prior.latent_shape not in (None, encoder.latent_shape):
+            raise ValueError(
+                f"the prior is one over latents of the shape {prior.latent_shape}, but the encoder's have {encoder.latent_shape}"
+            )
+        prior.attach(encoder)
         dim = 0 if condition is None else condition.dim
         if decoder.condition_dim != dim or encoder.condition_dim not in (0, dim):
             told = "nothing besides x" if condition is None else f"{dim} number(s) by {type(condition).__name__}"

@@ -1,8 +1,24 @@
 """Priors p(z)."""
 
 from vaekit.priors.base import Prior, registry
+from vaekit.priors.diagonal_gaussian import LearnedGaussian
+from vaekit.priors.flow import Flow
+from vaekit.priors.gaussian_mixture import GaussianMixture
 from vaekit.priors.standard_normal import StandardNormal
+from vaekit.priors.vamp import Vamp
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
-__all__ = ["Prior", "StandardNormal", "create", "describe", "names", "register", "registry"]
+__all__ = [
+    "Flow",
+    "GaussianMixture",
+    "LearnedGaussian",
+    "Prior",
+    "StandardNormal",
+    "Vamp",
+    "create",
+    "describe",
+    "names",
+    "register",
+    "registry",
+]

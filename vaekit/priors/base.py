@@ -9,13 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.registry import Registry
+from vaekit.sizes import checked_sizes
 
 
 class Prior(nn.Module, ABC):
-    """p(z) over latents of shape [*S]."""
+    """p(z) over latents of shape [*S].
 
-    def __init__(self) -> None:  # torch's own takes any option
+    Args:
+        latent_shape: S, for a prior whose parameters have a shape; `vaekit.create_vae` fills it in.
+
+    Attributes:
+        latent_shape: S; None where any shape will do.
+    """
+
+    def __init__(self, latent_shape: Sequence[int] | None = None) -> None:
         super().__init__()
+        self.latent_shape = None if latent_shape is None else checked_sizes("latent_shape", latent_shape)
+
+    def attach(self, encoder: nn.Module) -> None:
+        """Called by the `vaekit.VAE` that the prior becomes part of, with its encoder, for a prior that is made of posteriors."""
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:

@@ -1,0 +1,82 @@
+"""A normalising flow as prior, by zuko.
+
+X. Chen et al., "Variational Lossy Autoencoder", ICLR 2017, arXiv:1611.02731, section 3.2, of autoregressive flows as priors; the
+flows: G. Papamakarios, T. Pavlakou, I. Murray, "Masked Autoregressive Flow", 2017, arXiv:1705.07057; C. Durkan et al., "Neural
+Spline Flows", 2019, arXiv:1906.04032.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.ops import philox, reference
+from vaekit.priors.base import Prior, registry
+from vaekit.sizes import checked_size, checked_sizes
+
+
+@registry.register("flow")
+class Flow(Prior):
+    """What an invertible network makes of N(0, I): a prior of almost any form, with an exact density.
+
+    log p(z) = log N(f(z); 0, I) + log |det df/dz|. Use it where codes form shapes that no few Gaussians do. There is no closed
+    form of the divergence: `kl` is log q(z | x) - log p(z) of the draw, an estimate that may be negative for an example. The
+    density takes one pass through `transforms` networks, a draw as many passes as there are latent dimensions. It needs the extra
+    `flows`.
+
+    Args:
+        latent_shape: the shape [*S] of one example's latents, all of which are one vector to the flow.
+        kind: "nsf", rational-quadratic splines on [-5, 5], or "maf", affine maps; both autoregressive.
+        transforms: how many such maps, one after the other; 0 leaves N(0, I).
+        hidden: the sizes of the hidden layers of each map's network.
+
+    Raises:
+        ModuleNotFoundError: zuko is not installed.
+        ValueError: another kind; transforms that is not a whole number of at least 0.
+
+    Example:
+        >>> prior = Flow((2,), transforms=2, hidden=(16,))
+        >>> prior.log_prob(torch.zeros(5, 2)).shape, prior.sample((7, 2), key=torch.tensor([0, 0]), dtype=torch.float32).shape
+        (torch.Size([5]), torch.Size([7, 2]))
+    """
+
+    def __init__(
+        self, latent_shape: Sequence[int], kind: str = "nsf", transforms: int = 3, hidden: Sequence[int] = (64, 64)
+    ) -> None:
+        super().__init__(latent_shape)
+        if kind not in ("nsf", "maf"):
+            raise ValueError(f'kind has to be "nsf" or "maf", got {kind!r}')
+        if transforms != 0:
+            checked_size("transforms", transforms)
+        try:
+            from zuko import flows
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("the prior 'flow' is made by the package zuko: pip install 'vaekit[flows]'") from error
+        make: Any = {"nsf": flows.NSF, "maf": flows.MAF}[kind]
+        features = math.prod(self.latent_shape or ())
+        options = {"transforms": transforms, "hidden_features": checked_sizes("hidden", hidden)}
+        self.flow: nn.Module | None = make(features, **options) if transforms else None
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(z) in nats, z [B, *S] -> [B]; float64 for float64, otherwise float32."""
+        base = z.reshape(len(z), math.prod(z.shape[1:])).to(reference.compute_dtype(z.dtype))
+        if self.flow is None:
+            return _log_standard_normal(base)
+        rows = base if len(base) else base.new_zeros(1, base.shape[1])  # zuko takes no empty batch
+        with torch.autocast(z.device.type, enabled=False):
+            mapped, log_slope = self.flow().transform.call_and_ladj(rows)
+        return (_log_standard_normal(mapped) + log_slope)[: len(base)]
+
+    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
+        eps = philox.normal(key, (shape[0], math.prod(shape[1:])), reference.compute_dtype(dtype))
+        z = eps if self.flow is None or not len(eps) else self.flow().transform.inv(eps)
+        return z.reshape(tuple(shape)).to(dtype)
+
+
+def _log_standard_normal(z: Tensor) -> Tensor:
+    """[B, D] -> [B]."""
+    return -0.5 * (z * z + math.log(2.0 * math.pi)).sum(-1)
