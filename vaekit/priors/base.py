@@ -9,22 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.registry import Registry
-from vaekit.sizes import checked_sizes
 
 
 class Prior(nn.Module, ABC):
     """p(z) over latents of shape [*S].
 
-    Args:
-        latent_shape: S, for a prior whose parameters have a shape; `vaekit.create_vae` fills it in.
+    A prior with an option `latent_shape` or `input_shape` (what the encoder reads) gets it from `vaekit.create_vae`.
 
     Attributes:
-        latent_shape: S; None where any shape will do.
+        latent_shape: S, where the prior is one over latents of that shape only.
     """
 
-    def __init__(self, latent_shape: Sequence[int] | None = None) -> None:
+    latent_shape: tuple[int, ...] | None = None
+
+    def __init__(self) -> None:  # torch's own takes any option
         super().__init__()
-        self.latent_shape = None if latent_shape is None else checked_sizes("latent_shape", latent_shape)
 
     def attach(self, encoder: nn.Module) -> None:
         """Called by the `vaekit.VAE` that the prior becomes part of, with its encoder, for a prior that is made of posteriors."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vaekit.ops import philox, reference
 from vaekit.priors.base import Prior, registry
 from vaekit.priors.gaussians import log_normal
+from vaekit.sizes import checked_sizes
 
 
 @registry.register("diagonal_gaussian")
@@ -30,9 +31,10 @@ class LearnedGaussian(Prior):
     """
 
     def __init__(self, latent_shape: Sequence[int]) -> None:
-        super().__init__(latent_shape)
-        self.mu = nn.Parameter(torch.zeros(self.latent_shape))  # type: ignore[arg-type]
-        self.logvar = nn.Parameter(torch.zeros(self.latent_shape))  # type: ignore[arg-type]
+        super().__init__()
+        self.latent_shape = checked_sizes("latent_shape", latent_shape)
+        self.mu = nn.Parameter(torch.zeros(self.latent_shape))
+        self.logvar = nn.Parameter(torch.zeros(self.latent_shape))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z) in nats, z [B, *S] -> [B]; float64 for float64, otherwise float32."""

@@ -47,7 +47,8 @@ class Flow(Prior):
     def __init__(
         self, latent_shape: Sequence[int], kind: str = "nsf", transforms: int = 3, hidden: Sequence[int] = (64, 64)
     ) -> None:
-        super().__init__(latent_shape)
+        super().__init__()
+        self.latent_shape = checked_sizes("latent_shape", latent_shape)
         if kind not in ("nsf", "maf"):
             raise ValueError(f'kind has to be "nsf" or "maf", got {kind!r}')
         if transforms != 0:
@@ -57,7 +58,7 @@ class Flow(Prior):
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("the prior 'flow' is made by the package zuko: pip install 'vaekit[flows]'") from error
         make: Any = {"nsf": flows.NSF, "maf": flows.MAF}[kind]
-        features = math.prod(self.latent_shape or ())
+        features = math.prod(self.latent_shape)
         options = {"transforms": transforms, "hidden_features": checked_sizes("hidden", hidden)}
         self.flow: nn.Module | None = make(features, **options) if transforms else None
 
@@ -69,7 +70,8 @@ class Flow(Prior):
         rows = base if len(base) else base.new_zeros(1, base.shape[1])  # zuko takes no empty batch
         with torch.autocast(z.device.type, enabled=False):
             mapped, log_slope = self.flow().transform.call_and_ladj(rows)
-        return (_log_standard_normal(mapped) + log_slope)[: len(base)]
+        log_density: Tensor = _log_standard_normal(mapped) + log_slope
+        return log_density[: len(base)]
 
     def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
         eps = philox.normal(key, (shape[0], math.prod(shape[1:])), reference.compute_dtype(dtype))

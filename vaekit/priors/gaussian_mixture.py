@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vaekit.ops import philox, reference
 from vaekit.priors.base import Prior, registry
 from vaekit.priors.gaussians import choose, log_normal
-from vaekit.sizes import checked_size
+from vaekit.sizes import checked_size, checked_sizes
 
 
 @registry.register("gaussian_mixture")
@@ -40,8 +40,9 @@ class GaussianMixture(Prior):
     """
 
     def __init__(self, latent_shape: Sequence[int], components: int = 10) -> None:
-        super().__init__(latent_shape)
-        shape = (checked_size("components", components), *latent_shape)
+        super().__init__()
+        self.latent_shape = checked_sizes("latent_shape", latent_shape)
+        shape = (checked_size("components", components), *self.latent_shape)
         self.logits = nn.Parameter(torch.zeros(components))
         self.mu = nn.Parameter(torch.randn(shape))
         self.logvar = nn.Parameter(torch.zeros(shape))
