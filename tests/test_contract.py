@@ -31,6 +31,7 @@ PARTS = [
     *({"likelihood": {"name": name, "missing": "ignore", **REQUIRED.get(name, {})}} for name in likelihoods.names()),
     *({"prior": name} for name in priors.names()),
     *({"loss": name} for name in losses.names()),
+    {"loss": {"name": "iwae", "gradient": "doubly_reparameterized"}, "encoder": {"name": "conv", "spatial": True}},
 ]
 
 

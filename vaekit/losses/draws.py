@@ -44,8 +44,7 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
         >>> effective_sample_size(torch.tensor([[0.0], [0.0], [-100.0]]))
         tensor([2.])
     """
-    log_weights = log_weights.detach()
-    return torch.exp(2.0 * torch.logsumexp(log_weights, dim=0) - torch.logsumexp(2.0 * log_weights, dim=0))
+    return 1.0 / torch.softmax(log_weights.detach(), dim=0).square().sum(0)
 
 
 def batch_mean(values: Tensor) -> Tensor:
