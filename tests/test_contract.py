@@ -34,6 +34,7 @@ PARTS = [
     {"condition": {"name": "labels", "classes": 3}},
     {"condition": {"name": "labels", "classes": 3, "dim": 2}},
     {"condition": {"name": "vector", "size": 2, "dim": 2}},
+    {"loss": {"name": "iwae", "gradient": "doubly_reparameterized"}, "encoder": {"name": "conv", "spatial": True}},
 ]
 
 

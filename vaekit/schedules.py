@@ -1,7 +1,9 @@
 """A weight as a function of the optimizer's step: for the beta of an objective, for example.
 
 Linear warm-up: S. R. Bowman et al., "Generating Sentences from a Continuous Space", 2015, arXiv:1511.06349, section 3.1;
-cyclic: H. Fu et al., "Cyclical Annealing Schedule", 2019, arXiv:1903.10145, section 4.
+sigmoid: the same, figure 2;
+cyclic: H. Fu et al., "Cyclical Annealing Schedule", 2019, arXiv:1903.10145, section 4; cosine: I. Loshchilov, F. Hutter,
+"SGDR", 2017, arXiv:1608.03983, equation 5.
 """
 
 from __future__ import annotations
@@ -60,6 +62,49 @@ class Linear(Schedule):
         return _between(self.start, self.end, 1.0 if step is None else step / self.steps)
 
 
+@registry.register("cosine")
+class Cosine(Schedule):
+    """Half a wave of a cosine from `start` to `end` over `steps` optimizer steps, level at both, then `end`.
+
+    Example:
+        >>> warm_up = Cosine(start=0.0, end=1.0, steps=100)
+        >>> warm_up(0), round(warm_up(25), 4), round(warm_up(50), 4), warm_up(1000), warm_up(None)
+        (0.0, 0.1464, 0.5, 1.0, 1.0)
+    """
+
+    def __init__(self, steps: int, start: float = 0.0, end: float = 1.0) -> None:
+        self.steps, self.start, self.end = checked_size("steps", steps), _finite("start", start), _finite("end", end)
+
+    def __call__(self, step: int | None) -> float:
+        fraction = 1.0 if step is None else min(step / self.steps, 1.0)
+        return _between(self.start, self.end, 0.5 - 0.5 * math.cos(math.pi * fraction))
+
+
+@registry.register("sigmoid")
+class Sigmoid(Schedule):
+    """A logistic curve from `start` to `end` over `steps` optimizer steps, half way after half of them, then `end`.
+
+    1 / (1 + exp(-steepness (step / steps - 1/2))), stretched a little to be at `start` and `end` where it begins and ends: with
+    the default steepness by 1.4 %. The steeper, the more of it is in the middle steps.
+
+    Example:
+        >>> warm_up = Sigmoid(start=0.0, end=1.0, steps=100)
+        >>> warm_up(0), round(warm_up(25), 4), warm_up(50), warm_up(1000), warm_up(None)
+        (0.0, 0.0701, 0.5, 1.0, 1.0)
+    """
+
+    def __init__(self, steps: int, start: float = 0.0, end: float = 1.0, steepness: float = 10.0) -> None:
+        if not 0.0 < steepness < math.inf:
+            raise ValueError(f"steepness has to be positive and finite, got {steepness}")
+        self.steps, self.start, self.end = checked_size("steps", steps), _finite("start", start), _finite("end", end)
+        self.steepness = float(steepness)
+
+    def __call__(self, step: int | None) -> float:
+        fraction = 1.0 if step is None else min(step / self.steps, 1.0)
+        rise = math.tanh(0.5 * self.steepness * (fraction - 0.5)) / math.tanh(0.25 * self.steepness)
+        return _between(self.start, self.end, 0.5 + 0.5 * rise)
+
+
 @registry.register("cyclic")
 class Cyclic(Schedule):
     """A repeated line from `start` to `end`, then `end` for good.
@@ -104,6 +149,17 @@ def as_schedule(weight: float | Schedule | Mapping[str, Any]) -> Schedule:
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
         raise TypeError(f'a weight has to be a number, a Schedule or {{"name": ..., option: ...}}, got {weight!r}')
     return Constant(float(weight))
+
+
+def checked_schedule(
+    name: str, weight: float | Schedule | Mapping[str, Any], lowest: float = 0.0, highest: float = math.inf
+) -> Schedule:
+    """`as_schedule(weight)`, or a ValueError that names the option where it begins or ends outside [lowest, highest]."""
+    schedule = as_schedule(weight)
+    if not all(lowest <= schedule(step) <= highest for step in (0, None)):
+        allowed = f"at least {lowest:g}" if highest == math.inf else f"between {lowest:g} and {highest:g}"
+        raise ValueError(f"{name} has to be {allowed}, got {weight!r}")
+    return schedule
 
 
 def _between(start: float, end: float, fraction: float) -> float:

@@ -154,7 +154,8 @@ class VAE(nn.Module):
             TypeError, ValueError: an x of another dtype or shape.
         """
         key = philox.resolve_key(key, generator, x.device)
-        return self.loss(self, Batch(x, condition, index), StepContext(key, step, dataset_size, row_start))  # type: ignore[no-any-return]
+        told = condition if self.condition is None else self.condition.as_rows(condition, len(x))
+        return self.loss(self, Batch(x, told, index), StepContext(key, step, dataset_size, row_start))  # type: ignore[no-any-return]
 
     def encode(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
         """q(z | x) for x [B, *input_shape], or q(z | x, c) with the condition of each example, [B] or [B, K].

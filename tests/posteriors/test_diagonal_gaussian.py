@@ -46,6 +46,57 @@ def test_a_prior_without_a_closed_form_is_estimated_and_right_on_average():
     assert ((estimates.mean(0) - exact).abs() < 4 * estimates.std(0) / math.sqrt(20_000)).all()
 
 
+@pytest.mark.parametrize("samples", [None, 3])
+@pytest.mark.parametrize("shape", [(4, 3), (2, 2, 3, 3)])
+def test_log_ratios_are_those_of_the_densities_at_the_draw(shape, samples):
+    mu, logvar = torch.randn(2, *shape, dtype=torch.float64)
+    q, key = DiagonalGaussian(mu, logvar), make_key(1)
+    z, log_ratio = q.rsample_log_ratio(StandardNormal(), key=key, num_samples=samples, row_start=5)
+    assert torch.equal(z, q.rsample_kl(StandardNormal(), key=key, num_samples=samples, row_start=5)[0])
+    density = NORMAL(mu, torch.exp(logvar / 2)).log_prob(z) - NORMAL(0.0, 1.0).log_prob(z)
+    torch.testing.assert_close(log_ratio, density.flatten(1 - len(shape)).sum(-1))
+    _, estimate = q.rsample_kl(Unregistered(), key=key, num_samples=samples, row_start=5)
+    torch.testing.assert_close(estimate, log_ratio)
+
+
+def test_the_ratio_to_a_prior_is_taken_in_single_precision_from_half():
+    """Summed over 4096 dimensions in bfloat16 the prior's part alone would be off by some 8 nats."""
+    q = DiagonalGaussian(torch.zeros(3, 4096, dtype=torch.bfloat16), torch.zeros(3, 4096, dtype=torch.bfloat16))
+    z, log_ratio = q.rsample_log_ratio(StandardNormal(), key=make_key(0))
+    assert (z.dtype, log_ratio.dtype) == (torch.bfloat16, torch.float32)
+    noise = DiagonalGaussian(torch.zeros(3, 4096), torch.zeros(3, 4096)).rsample_log_ratio(StandardNormal(), key=make_key(0))[0]
+    rounded = (z.double().square() - noise.double().square()).sum(1) / 2
+    torch.testing.assert_close(log_ratio.double(), rounded, rtol=0.0, atol=2e-3)
+
+
+@pytest.mark.parametrize("samples", [None, 3])
+def test_with_its_parameters_stopped_a_density_has_the_gradient_through_the_draw_alone(samples):
+    mu, logvar = (torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    q, key = DiagonalGaussian(mu, logvar), make_key(1)
+    z, plain = q.rsample_log_prob(key=key, num_samples=samples)
+    weights = torch.randn_like(plain)
+    _, stopped = q.rsample_log_prob(key=key, num_samples=samples, stop_parameters=True)
+    assert torch.equal(stopped, plain)
+    elements = NORMAL(mu.detach(), torch.exp(logvar.detach() / 2)).log_prob(z)
+    expected = torch.autograd.grad((elements.flatten(-2).sum(-1) * weights).sum(), (mu, logvar))
+    torch.testing.assert_close(torch.autograd.grad((stopped * weights).sum(), (mu, logvar)), expected)
+    # The parameters' own gradient has the mean 0, and is what the two differ by: that of the density where z is a constant.
+    whole = torch.autograd.grad((plain * weights).sum(), (mu, logvar), allow_unused=True, materialize_grads=True)
+    elements = NORMAL(mu, torch.exp(logvar / 2)).log_prob(z.detach())
+    own = torch.autograd.grad((elements.flatten(-2).sum(-1) * weights).sum(), (mu, logvar))
+    torch.testing.assert_close(tuple(w - e for w, e in zip(whole, expected, strict=True)), own)
+
+
+def test_the_stopped_gradient_keeps_its_digits_where_sigma_is_far_below_the_mean():
+    """d log q / d z is -eps / sigma, and so through z = mu + sigma eps it is -eps / sigma for mu and -eps^2 / 2 for logvar."""
+    mu, logvar = torch.full((50, 1), 1e4, requires_grad=True), torch.full((50, 1), -20.0, requires_grad=True)
+    _, stopped = DiagonalGaussian(mu, logvar).rsample_log_prob(key=make_key(0), stop_parameters=True)
+    by_mu, by_logvar = torch.autograd.grad(stopped.sum(), (mu, logvar))
+    eps = DiagonalGaussian(torch.zeros(50, 1), torch.zeros(50, 1)).rsample_log_prob(key=make_key(0))[0]
+    torch.testing.assert_close(by_mu, -eps * math.exp(10.0), rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(by_logvar, -eps * eps / 2, rtol=1e-5, atol=0.0)
+
+
 class Flat(Prior):
     """log p(z) = 0: what is left of the divergence is log q(z)."""
 
@@ -67,8 +118,9 @@ def test_rows_from_row_start_draw_what_the_whole_batch_draws():
     posterior = DiagonalGaussian(torch.randn(7, 3), torch.randn(7, 3))
     rest = DiagonalGaussian(posterior.mu[4:], posterior.logvar[4:])
     for prior in (StandardNormal(), Unregistered()):
-        whole, part = (q.rsample_kl(prior, key=make_key(2), row_start=r) for q, r in ((posterior, 0), (rest, 4)))
-        assert all(torch.equal(p, w[4:]) for p, w in zip(part, whole, strict=True))
+        for name in ("rsample_kl", "rsample_log_ratio"):
+            whole, part = (getattr(q, name)(prior, key=make_key(2), row_start=r) for q, r in ((posterior, 0), (rest, 4)))
+            assert all(torch.equal(p, w[4:]) for p, w in zip(part, whole, strict=True))
 
 
 @pytest.mark.parametrize("shapes", [((2, 3), (2, 4)), ((3,), (3,))])

@@ -1,13 +1,12 @@
 """The importance-weighted bound of log p(x).
 
-Y. Burda, R. Grosse, R. Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, arXiv:1509.00519, equation 8; the effective
-sample size: A. Kong, "A note on importance sampling using standardized weights", 1992.
+Y. Burda, R. Grosse, R. Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, arXiv:1509.00519, equation 8; the
+effective sample size: A. Kong, "A note on importance sampling using standardized weights", 1992.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from vaekit.evaluation.terms import checked_batches, evaluation_key, on_device
 from vaekit.losses.base import Batch
+from vaekit.losses.draws import nll_of_draws
 from vaekit.ops import philox
-from vaekit.priors.base import Prior
 from vaekit.sizes import checked_size
 from vaekit.vae import VAE, evaluation_mode
 
@@ -26,8 +25,8 @@ class Bound(NamedTuple):
 
     Attributes:
         log_likelihood: the mean over the examples. Its expectation rises with the number of samples, up to mean log p(x).
-        standard_error: of that mean, from the finite number of samples alone (not from that of the examples); the delta method's,
-            so trust it only where the effective sample size is well above 1.
+        standard_error: of that mean, from the finite number of samples alone (not from that of the examples); the delta
+            method's, so trust it only where the effective sample size is well above 1.
         effective_sample_size: the mean over the examples; between 1 and the number of samples.
         per_example: float64 [N], on the CPU.
         effective_sample_sizes: float64 [N], on the CPU.
@@ -38,20 +37,6 @@ class Bound(NamedTuple):
     effective_sample_size: float
     per_example: Tensor
     effective_sample_sizes: Tensor
-
-
-class _WithoutClosedForm(Prior):
-    """The prior as one that no posterior knows an exact divergence from: so it gives log q(z | x) - log p(z) of each draw."""
-
-    def __init__(self, prior: Prior) -> None:
-        super().__init__()
-        self.prior = prior
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        return self.prior.log_prob(z)
-
-    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.prior.sample(shape, key=key, dtype=dtype)
 
 
 @torch.no_grad()
@@ -85,12 +70,12 @@ def importance_weighted_bound(
     """
     for name, value in (("num_samples", num_samples), ("at_once", at_once)):
         checked_size(name, value)
-    batches, prior = checked_batches(vae, data, batch_size), _WithoutClosedForm(vae.prior)
+    batches = checked_batches(vae, data, batch_size)
     key, row_start = evaluation_key(seed).to(next(vae.parameters()).device), 0
     bounds, sizes = [], []
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
-            log_sum, log_sum_of_squares = _log_weight_sums(vae, prior, batch, key, row_start, num_samples, at_once)
+            log_sum, log_sum_of_squares = _log_weight_sums(vae, batch, key, row_start, num_samples, at_once)
             bounds.append((log_sum - math.log(num_samples)).cpu())
             sizes.append(torch.exp(2.0 * log_sum - log_sum_of_squares).cpu())
             row_start += len(batch.x)
@@ -102,27 +87,19 @@ def importance_weighted_bound(
 
 
 def _log_weight_sums(
-    vae: VAE, prior: Prior, batch: Batch, key: Tensor, row_start: int, num_samples: int, at_once: int
+    vae: VAE, batch: Batch, key: Tensor, row_start: int, num_samples: int, at_once: int
 ) -> tuple[Tensor, Tensor]:
     """log of the sum of the weights and of their squares, float64 [B] each, over all samples."""
-    x, condition, _ = batch
-    posterior = vae.encode(x, condition)
-    log_sum = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    posterior = vae.encode(batch.x, batch.condition)
+    log_sum = torch.full((len(batch.x),), -math.inf, dtype=torch.float64, device=batch.x.device)
     log_sum_of_squares = log_sum.clone()
-    chunk = max(1, at_once // max(1, len(x)))
+    chunk = max(1, at_once // max(1, len(batch.x)))
     for first in range(0, num_samples, chunk):
         count = min(chunk, num_samples - first)
         # Sample k is the stream with offset + k 2^40: so the samples do not depend on the chunks.
         chunk_key = key + torch.tensor([0, first], device=key.device) * philox.SAMPLE_STRIDE
-        z, log_ratio = posterior.rsample_kl(prior, key=chunk_key, num_samples=count, row_start=row_start)
-        told = None if condition is None else _repeated(condition, count)
-        nll = vae.likelihood.nll(vae.natural_parameters(z.flatten(0, 1), told), _repeated(x, count)).view(count, len(x))
-        log_weights = -(nll.double() + log_ratio.double())
+        z, log_ratio = posterior.rsample_log_ratio(vae.prior, key=chunk_key, num_samples=count, row_start=row_start)
+        log_weights = -(nll_of_draws(vae, batch, z).double() + log_ratio.double())
         log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(0))
         log_sum_of_squares = torch.logaddexp(log_sum_of_squares, (2.0 * log_weights).logsumexp(0))
     return log_sum, log_sum_of_squares
-
-
-def _repeated(rows: Tensor, count: int) -> Tensor:
-    """[B, ...] -> [count * B, ...], all rows and then all of them again."""
-    return rows.expand(count, *rows.shape).flatten(0, 1)

@@ -10,22 +10,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
-from vaekit.schedules import Schedule, as_schedule
+from vaekit.losses.draws import batch_mean, nll_of_draws
+from vaekit.schedules import Schedule, checked_schedule
+from vaekit.sizes import checked_size
 
 
 @registry.register("elbo")
 class Elbo(Loss):
     """The negative evidence lower bound, with a weight beta on the divergence.
 
-    total = mean of -log p(x | z) + beta KL(q(z | x) || p(z)), with one draw of z for each x.
+    The reconstruction is what x costs given its code, the divergence what the code costs given the prior; together they are at
+    least what x costs under the model.
+
+        total = mean of -log p(x | z) + beta KL(q(z | x) || p(z))
+
+    Use it first. It costs one pass through the encoder and one through the decoder for each draw. `kl` is exact where the
+    posterior knows it, as `DiagonalGaussian` does for a standard normal prior, and otherwise the mean of log q(z | x) - log
+    p(z) over the draws; `reconstruction` is the mean over the draws.
+
+    Kingma and Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114, equation 10; beta: Higgins et al., "beta-VAE",
+    2017, equation 4.
 
     Args:
         beta: the weight of the divergence: a number, a `vaekit.schedules.Schedule` of the step, or its spec, for example
             {"name": "linear", "steps": 1000}. Outside training a schedule's final weight counts.
+        num_samples: K, how many z are drawn for each x; decoded all at once, with the memory for K times the batch.
 
     Raises:
         TypeError: a beta that is no weight.
-        ValueError: a negative one.
+        ValueError: a negative one; num_samples below 1.
 
     Example:
         >>> import torch, vaekit
@@ -35,14 +48,14 @@ class Elbo(Loss):
         True
     """
 
-    def __init__(self, beta: float | Schedule | Mapping[str, Any] = 1.0) -> None:
+    def __init__(self, beta: float | Schedule | Mapping[str, Any] = 1.0, num_samples: int = 1) -> None:
         super().__init__()
-        self.beta = as_schedule(beta)
-        if min(self.beta(0), self.beta(None)) < 0.0:
-            raise ValueError(f"beta has to be at least 0, got {beta!r}: a negative one rewards distance from the prior")
+        self.beta, self.num_samples = checked_schedule("beta", beta), checked_size("num_samples", num_samples)
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
-        z, kl = model.encode(batch.x, batch.condition).rsample_kl(model.prior, key=context.key, row_start=context.row_start)
-        reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)
-        total = (reconstruction + self.beta(context.step) * kl).sum() / max(len(batch.x), 1)
-        return LossTerms(total, reconstruction, kl, {})
+        z, kl = model.encode(batch.x, batch.condition).rsample_kl(
+            model.prior, key=context.key, num_samples=self.num_samples, row_start=context.row_start
+        )
+        reconstruction = nll_of_draws(model, batch, z).mean(0)
+        kl = kl.mean(0) if kl.ndim == 2 else kl
+        return LossTerms(batch_mean(reconstruction + self.beta(context.step) * kl), reconstruction, kl, {})

@@ -1,4 +1,4 @@
-"""What every posterior offers: a differentiable draw and its divergence from a prior."""
+"""What every posterior offers: a differentiable draw, its density and its divergence from a prior."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from vaekit.priors.base import Prior
 class Posterior(ABC):
     """q(z | x) for a batch of B inputs, with latents of any shape [*S]. An encoder returns one.
 
+    A posterior of one's own gives `mean`, `log_prob` and `rsample_log_prob`, and `rsample_kl` as well where it knows an exact
+    divergence.
+
     Attributes:
         mean: [B, *S], what `VAE.reconstruct` decodes.
     """
@@ -23,6 +26,59 @@ class Posterior(ABC):
         """[B, *S]."""
 
     @abstractmethod
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z | x) in nats: z [..., B, *S] -> [..., B]."""
+
+    @abstractmethod
+    def rsample_log_prob(
+        self,
+        *,
+        key: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        num_samples: int | None = None,
+        row_start: int = 0,
+        stop_parameters: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """A reparameterized draw and its own log density, at the precision of the noise.
+
+        Args:
+            key, generator, num_samples, row_start: as in `rsample_kl`.
+            stop_parameters: take the parameters of the density for constants, so that its gradient is the one through z alone:
+                the path derivative of G. Roeder, Y. Wu, D. Duvenaud, "Sticking the Landing", 2017, arXiv:1703.09194, equation
+                7. The values are the same.
+
+        Returns:
+            z: [B, *S], or [K, B, *S].
+            log q(z | x): [B], or [K, B], nats.
+        """
+
+    def rsample_log_ratio(
+        self,
+        prior: Prior,
+        *,
+        key: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        num_samples: int | None = None,
+        row_start: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """A reparameterized draw and log q(z | x) - log p(z) of that draw, whose mean is the divergence from `prior`.
+
+        Arguments as of `rsample_kl`.
+
+        Returns:
+            z: [B, *S], or [K, B, *S].
+            log q(z | x) - log p(z): [B], or [K, B], nats.
+
+        Example:
+            >>> from vaekit import DiagonalGaussian, StandardNormal
+            >>> q = DiagonalGaussian(torch.zeros(4, 2), torch.zeros(4, 2))  # the prior itself
+            >>> z, log_ratio = q.rsample_log_ratio(StandardNormal(), num_samples=5)
+            >>> z.shape, bool((log_ratio.abs() < 1e-5).all())
+            (torch.Size([5, 4, 2]), True)
+        """
+        z, log_posterior = self.rsample_log_prob(key=key, generator=generator, num_samples=num_samples, row_start=row_start)
+        return z, log_posterior - log_prior(prior, z, self.mean)
+
     def rsample_kl(
         self,
         prior: Prior,
@@ -32,7 +88,7 @@ class Posterior(ABC):
         num_samples: int | None = None,
         row_start: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        """A reparameterized draw and the divergence from `prior`.
+        """A reparameterized draw and the divergence from `prior`, or log q(z) - log p(z) where that is not known.
 
         Args:
             prior: p(z).
@@ -44,7 +100,9 @@ class Posterior(ABC):
             z: [B, *S], or [K, B, *S].
             kl: [B], nats (or [K, B] where it is an estimate from each of K draws).
         """
+        return self.rsample_log_ratio(prior, key=key, generator=generator, num_samples=num_samples, row_start=row_start)
 
-    @abstractmethod
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z | x) in nats: z [..., B, *S] -> [..., B]."""
+
+def log_prior(prior: Prior, z: Tensor, mean: Tensor) -> Tensor:
+    """log p(z) in nats of draws [..., B, *S] from a posterior whose mean is [B, *S] -> [..., B]: a prior sees one batch."""
+    return prior.log_prob(z.reshape(-1, *mean.shape[1:])).reshape(z.shape[: z.ndim - mean.ndim + 1])

@@ -56,20 +56,39 @@ class DiagonalGaussian(Posterior):
         num_samples: int | None = None,
         row_start: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        """As `Posterior.rsample_kl`; exact for a standard normal prior, otherwise log q(z) - log p(z) of the draw."""
-        key = philox.resolve_key(key, generator, self.mu.device)
-        event_dims = self.mu.ndim - 1
-        if isinstance(prior, StandardNormal):
-            return reparameterize_kl(
-                self.mu, self.logvar, key=key, num_samples=num_samples, row_start=row_start, event_dims=event_dims
-            )
+        """As `Posterior.rsample_kl`; exact for a standard normal prior."""
+        if not isinstance(prior, StandardNormal):
+            return super().rsample_kl(prior, key=key, generator=generator, num_samples=num_samples, row_start=row_start)
+        return reparameterize_kl(
+            self.mu,
+            self.logvar,
+            key=key,
+            generator=generator,
+            num_samples=num_samples,
+            row_start=row_start,
+            event_dims=self.mu.ndim - 1,
+        )
+
+    def rsample_log_prob(
+        self,
+        *,
+        key: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        num_samples: int | None = None,
+        row_start: int = 0,
+        stop_parameters: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        key, event_dims = philox.resolve_key(key, generator, self.mu.device), self.mu.ndim - 1
         eps = noise(self.mu, key, None, num_samples, row_start, event_dims)
         z, _ = reparameterize_kl(self.mu, self.logvar, eps=eps, num_samples=num_samples, event_dims=event_dims)
-        # log q(z) from the noise itself: (z - mu) / sigma has lost it where sigma is far below |mu|.
-        elements = -0.5 * (eps * eps + self.logvar.to(eps.dtype) + math.log(2.0 * math.pi))
-        log_posterior = reference.sum_event(elements, event_dims)
-        log_prior = prior.log_prob(z.reshape(-1, *self.mu.shape[1:]))  # a prior sees one batch of latents
-        return z, log_posterior - log_prior.reshape(log_posterior.shape)
+        # From the noise itself: (z - mu) / sigma has lost it where sigma is far below |mu|.
+        standardized, logvar = eps, self.logvar.to(eps.dtype)
+        if stop_parameters:
+            logvar = logvar.detach()
+            moved = (z - z.detach()).to(eps.dtype)  # 0, with the gradient of z
+            standardized = eps + moved * torch.exp(-0.5 * logvar)
+        elements = -0.5 * (standardized * standardized + logvar + math.log(2.0 * math.pi))
+        return z, reference.sum_event(elements, event_dims)
 
     def log_prob(self, z: Tensor) -> Tensor:
         standardized = (z - self.mu) * torch.exp(-0.5 * self.logvar)

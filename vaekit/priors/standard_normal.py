@@ -23,7 +23,8 @@ class StandardNormal(Prior):
     """
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z) in nats, z [B, *S] -> [B]."""
+        """log p(z) in nats, z [B, *S] -> [B]; float64 for float64, otherwise float32."""
+        z = z.to(reference.compute_dtype(z.dtype))
         return -0.5 * (z * z + math.log(2.0 * math.pi)).flatten(1).sum(-1)
 
     def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,91 @@
+"""Free bits: the maximum of each group against torch.distributions, its gradient, and what it refuses."""
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+from torch.testing import assert_close
+
+import vaekit
+from vaekit import make_key
+
+X = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def model(loss, spatial=False, **parts):
+    encoder = {"name": "conv", "channels": (4,), "spatial": True} if spatial else {"name": "mlp", "hidden": (8,)}
+    decoder = {"name": "conv", "channels": (4,)} if spatial else {"name": "mlp", "hidden": (8,)}
+    options = {"encoder": encoder, "decoder": decoder, "loss": loss, "seed": 1, **parts}
+    vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=3, **options).double()
+    with torch.no_grad():
+        for parameter in vae.encoder.parameters():
+            parameter.mul_(3.0)  # divergences on both sides of the minimum
+    return vae
+
+
+def divergences(vae):
+    q = vae.encode(X)
+    return kl_divergence(Normal(q.mu, torch.exp(q.logvar / 2)), Normal(0.0, 1.0))
+
+
+@pytest.mark.parametrize("per", ["dimension", "channel", "example"])
+@pytest.mark.parametrize("spatial", [False, True], ids=["flat", "spatial"])
+def test_each_group_costs_its_mean_over_the_batch_or_the_minimum(spatial, per):
+    elements = divergences(model("elbo", spatial)).detach()
+    groups = {
+        "dimension": elements.flatten(1),
+        "channel": elements.reshape(7, 3, -1).sum(2),
+        "example": elements.flatten(1).sum(1),
+    }[per]
+    means = groups.mean(0).reshape(-1)
+    for free in (0.0, float(means.median()) + 1e-3, float(means.max()) + 1.0):
+        vae = model({"name": "free_bits", "free_nats": free, "per": per}, spatial)
+        terms = vae(X, key=make_key(2))
+        plain = model("elbo", spatial)(X, key=make_key(2))
+        paid = sum(max(free, float(mean)) for mean in means)
+        assert_close(terms.extras["paid_kl"].item(), paid)
+        assert_close(terms.total, plain.reconstruction.mean() + paid)
+        assert_close(terms.kl, elements.flatten(1).sum(1))
+        assert_close(terms.kl, plain.kl)
+        assert_close(terms.reconstruction, plain.reconstruction)
+        if free == 0.0:
+            assert_close(terms.total, plain.total)
+
+
+def test_below_the_minimum_the_divergence_has_no_gradient_and_above_it_its_own():
+    vae = model("elbo")
+    means = divergences(vae).mean(0)
+    free = float(means.detach().median()) + 1e-3
+    (expected,) = torch.autograd.grad(means[means > free].sum(), vae.encoder.head.weight)
+    assert 0 < int((means > free).sum()) < 3
+    vae = model({"name": "free_bits", "free_nats": free})
+    (got,) = torch.autograd.grad(vae(X, key=make_key(0)).extras["paid_kl"], vae.encoder.head.weight)
+    assert_close(got, expected)
+
+
+def test_the_minimum_follows_its_schedule():
+    vae = model({"name": "free_bits", "free_nats": {"name": "linear", "steps": 10, "start": 1000.0, "end": 0.0}})
+    for step, free in ((0, 1000.0), (5, 500.0)):
+        assert_close(vae(X, key=make_key(0), step=step).extras["paid_kl"].item(), 3 * free)
+    terms = vae(X, key=make_key(0))
+    assert_close(terms.extras["paid_kl"], terms.kl.mean())
+
+
+class Other(vaekit.Prior):
+    def log_prob(self, z):
+        return z.flatten(1).sum(-1)
+
+    def sample(self, shape, *, key, dtype):
+        return torch.zeros(shape, dtype=dtype)
+
+
+def test_divergences_that_do_not_come_apart_are_refused():
+    vae = model("free_bits")
+    vae.prior = Other()
+    with pytest.raises(TypeError, match="DiagonalGaussian posterior and a StandardNormal prior, got DiagonalGaussian and Other"):
+        vae(X)
+    with pytest.raises(ValueError, match="free_nats has to be at least 0, got -1"):
+        model({"name": "free_bits", "free_nats": -1})
+    with pytest.raises(ValueError, match="per, the group that has free_nats, has to be \"dimension\", .* got 'dim'"):
+        model({"name": "free_bits", "per": "dim"})
+    with pytest.raises(TypeError, match="a weight has to be a number"):
+        model({"name": "free_bits", "free_nats": None})

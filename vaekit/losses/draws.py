@@ -1,0 +1,57 @@
+"""Several draws of z for each example: decoding them at once, and their importance weights.
+
+The weight of a draw is w = p(x | z) p(z) / q(z | x): Y. Burda, R. Grosse, R. Salakhutdinov, "Importance Weighted Autoencoders",
+ICLR 2016, arXiv:1509.00519, section 3.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from vaekit.losses.base import Batch, LatentVariableModel, StepContext
+
+
+def nll_of_draws(model: LatentVariableModel, batch: Batch, z: Tensor) -> Tensor:
+    """-log p(x | z) in nats of K draws for each of B examples: z [K, B, *S] -> [K, B]. All K B of them are decoded at once."""
+    draws, examples = z.shape[:2]
+    condition = None if batch.condition is None else _repeated(batch.condition, draws)
+    nll = model.likelihood.nll(model.natural_parameters(z.flatten(0, 1), condition), _repeated(batch.x, draws))
+    return nll.view(draws, examples)
+
+
+def nll_and_log_ratio(model: LatentVariableModel, batch: Batch, context: StepContext, num_samples: int) -> tuple[Tensor, Tensor]:
+    """-log p(x | z) and log q(z | x) - log p(z) of K draws for each example, [K, B] each; minus their sum is log w."""
+    z, log_ratio = model.encode(batch.x, batch.condition).rsample_log_ratio(
+        model.prior, key=context.key, num_samples=num_samples, row_start=context.row_start
+    )
+    return nll_of_draws(model, batch, z), log_ratio
+
+
+def log_mean_weight(log_weights: Tensor) -> Tensor:
+    """log 1/K sum_k w_k: [K, ...] -> [...]."""
+    return torch.logsumexp(log_weights, dim=0) - math.log(len(log_weights))
+
+
+def effective_sample_size(log_weights: Tensor) -> Tensor:
+    """(sum_k w_k)^2 / sum_k w_k^2, between 1 and K, without a gradient: [K, ...] -> [...].
+
+    A. Kong, "A note on importance sampling using standardized weights", 1992.
+
+    Example:
+        >>> effective_sample_size(torch.tensor([[0.0], [0.0], [-100.0]]))
+        tensor([2.])
+    """
+    return 1.0 / torch.softmax(log_weights.detach(), dim=0).square().sum(0)
+
+
+def batch_mean(values: Tensor) -> Tensor:
+    """The mean of [B], 0 for an empty batch."""
+    return values.sum() / max(len(values), 1)
+
+
+def _repeated(rows: Tensor, count: int) -> Tensor:
+    """[B, ...] -> [count * B, ...], all rows and then all of them again."""
+    return rows.expand(count, *rows.shape).flatten(0, 1)

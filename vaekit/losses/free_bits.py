@@ -1,0 +1,84 @@
+"""The ELBO with a minimum of nats that latent dimensions hold for free.
+
+D. P. Kingma, T. Salimans, R. Jozefowicz, X. Chen, I. Sutskever, M. Welling, "Improving Variational Inference with Inverse
+Autoregressive Flow", NIPS 2016, arXiv:1606.04934, equation 15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
+from vaekit.losses.draws import batch_mean
+from vaekit.ops.reparameterize_kl import reparameterize_kl
+from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
+from vaekit.priors.standard_normal import StandardNormal
+from vaekit.schedules import Schedule, checked_schedule
+
+
+@registry.register("free_bits")
+class FreeBits(Loss):
+    """The ELBO in which a group of latent dimensions costs at least lambda nats, so that up to lambda it holds for free.
+
+    Below lambda the divergence has no gradient, so that nothing pulls a dimension on to the prior while the decoder does not
+    use it yet: a remedy for collapsed posteriors.
+
+        total = mean of -log p(x | z) + sum_j max(lambda, mean over the batch of KL(q(z_j | x) || p(z_j)))
+
+    Use it where the latent space collapses early in training: with powerful decoders, and many latent dimensions. lambda
+    between 0.03 and 2 nats is common. It costs what `elbo` costs.
+
+    `kl` is the exact divergence without the maximum, `reconstruction` an estimate from one draw. total is a function of the
+    whole batch, so that with other batches it is another number; extras: paid_kl, the sum of the maxima. An empty batch has a
+    total of 0.
+
+    Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", 2016, arXiv:1606.04934, equation 15.
+
+    Args:
+        free_nats: lambda, for each group: a number, a `vaekit.schedules.Schedule`, or its spec.
+        per: what a group is: "dimension"; "channel", all positions of an entry of the latents' first axis, for latents that are
+            kept in space (otherwise the same as "dimension"); or "example", one group of all.
+
+    Raises:
+        TypeError: a free_nats that is no weight; in use, a posterior other than `DiagonalGaussian` or a prior other than
+            `StandardNormal`, whose divergence does not come apart into that of each dimension.
+        ValueError: a negative free_nats, another group.
+
+    Example:
+        >>> import torch, vaekit
+        >>> loss = {"name": "free_bits", "free_nats": 0.25}
+        >>> terms = vaekit.create_vae(input_shape=(4,), latent_dim=6, loss=loss)(torch.rand(8, 4))
+        >>> bool(terms.extras["paid_kl"] >= 6 * 0.25)
+        True
+    """
+
+    def __init__(self, free_nats: float | Schedule | Mapping[str, Any] = 0.5, per: str = "dimension") -> None:
+        super().__init__()
+        if per not in ("dimension", "channel", "example"):
+            raise ValueError(f'per, the group that has free_nats, has to be "dimension", "channel" or "example", got {per!r}')
+        self.free_nats, self.per = checked_schedule("free_nats", free_nats), per
+
+    def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
+        posterior = model.encode(batch.x, batch.condition)
+        if not isinstance(posterior, DiagonalGaussian) or not isinstance(model.prior, StandardNormal):
+            raise TypeError(
+                "free bits need the divergence of each latent dimension, which is known for a DiagonalGaussian posterior and a "
+                f"StandardNormal prior, got {type(posterior).__name__} and {type(model.prior).__name__}; take these two, or the "
+                "loss 'elbo' with a scheduled beta"
+            )
+        z, elements = reparameterize_kl(
+            posterior.mu,
+            posterior.logvar,
+            key=context.key,
+            row_start=context.row_start,
+            reduce="none",
+            event_dims=posterior.mu.ndim - 1,
+        )
+        reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)
+        kl = elements.flatten(1).sum(1)
+        channels = elements.unsqueeze(-1).flatten(2).sum(2)  # those of latents that are not kept in space have one position
+        groups = {"dimension": elements.flatten(1), "channel": channels, "example": kl[:, None]}[self.per]
+        free = self.free_nats(context.step) if len(batch.x) else 0.0
+        paid = (groups.sum(0) / max(len(batch.x), 1)).clamp(min=free).sum()
+        return LossTerms(batch_mean(reconstruction) + paid, reconstruction, kl, {"paid_kl": paid})
