@@ -127,6 +127,22 @@ def test_draws_are_a_function_of_the_key(name):
     assert not torch.equal(draws[0], draws[2])
 
 
+@pytest.mark.parametrize("num_samples", [None, 3])
+def test_the_divergence_from_a_learned_gaussian_is_exact_with_gradients_for_both(num_samples):
+    vae = create("diagonal_gaussian")
+    x = torch.randn(3, 5, dtype=torch.float64)
+    posterior, prior = vae.encode(x), vae.prior
+    z, kl = posterior.rsample_kl(prior, key=vaekit.make_key(0), num_samples=num_samples)
+    exact = D.kl_divergence(
+        D.Normal(posterior.mu, torch.exp(posterior.logvar / 2)), D.Normal(prior.mu, torch.exp(prior.logvar / 2))
+    ).sum(1)
+    torch.testing.assert_close(kl, exact)
+    wanted = [prior.mu, prior.logvar, *vae.encoder.parameters()]
+    for got, expected in zip(*(torch.autograd.grad(t.sum(), wanted, retain_graph=True) for t in (kl, exact)), strict=True):
+        torch.testing.assert_close(got, expected)
+    assert torch.equal(z, posterior.rsample_kl(priors.StandardNormal(), key=vaekit.make_key(0), num_samples=num_samples)[0])
+
+
 def test_the_estimate_of_a_divergence_has_the_divergence_as_its_mean():
     """From a mixture of one component, whose divergence is known."""
     vae = create("gaussian_mixture", components=1)

@@ -37,8 +37,7 @@ class Capacity(Loss):
         gamma: the weight, as a number, a schedule or its spec; 1000 is the paper's for binary images.
         per: whose divergence is held at C: "example", each one's, as the equation has it; or "batch", the mean over the batch,
             as many implementations have it, which lets some examples hold more than others. That total is a function of the
-            whole
-            batch: with other batches it is another number.
+            whole batch: with other batches it is another number.
 
     Raises:
         TypeError: a capacity or gamma that is no weight.

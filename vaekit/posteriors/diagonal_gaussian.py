@@ -14,6 +14,7 @@ from vaekit.ops import philox, reference
 from vaekit.ops.reparameterize_kl import noise, reparameterize_kl
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
+from vaekit.priors.diagonal_gaussian import LearnedGaussian
 from vaekit.priors.standard_normal import StandardNormal
 
 
@@ -56,8 +57,8 @@ class DiagonalGaussian(Posterior):
         num_samples: int | None = None,
         row_start: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        """As `Posterior.rsample_kl`; exact for a standard normal prior."""
-        if not isinstance(prior, StandardNormal):
+        """As `Posterior.rsample_kl`; exact for a standard normal prior and a learned Gaussian one."""
+        if not isinstance(prior, (StandardNormal, LearnedGaussian)):
             return super().rsample_kl(prior, key=key, generator=generator, num_samples=num_samples, row_start=row_start)
         return reparameterize_kl(
             self.mu,
@@ -66,6 +67,7 @@ class DiagonalGaussian(Posterior):
             generator=generator,
             num_samples=num_samples,
             row_start=row_start,
+            prior=(prior.mu, prior.logvar) if isinstance(prior, LearnedGaussian) else None,
             event_dims=self.mu.ndim - 1,
         )
 
