@@ -1,6 +1,7 @@
 """Objectives: (model, batch, context) -> LossTerms."""
 
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
+from vaekit.losses.dip import DipVAE
 from vaekit.losses.elbo import Elbo
 from vaekit.losses.total_correlation import BetaTC
 
@@ -9,6 +10,7 @@ register, create, names, describe = registry.register, registry.create, registry
 __all__ = [
     "Batch",
     "BetaTC",
+    "DipVAE",
     "Elbo",
     "LatentVariableModel",
     "Loss",
