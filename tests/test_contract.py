@@ -31,6 +31,9 @@ PARTS = [
     *({"likelihood": {"name": name, "missing": "ignore", **REQUIRED.get(name, {})}} for name in likelihoods.names()),
     *({"prior": name} for name in priors.names()),
     *({"loss": name} for name in losses.names()),
+    {"loss": {"name": "beta_tc", "sampling": "weighted", "beta": {"name": "linear", "steps": 10, "start": 1.0, "end": 6.0}}},
+    {"loss": {"name": "dip_vae", "kind": "i"}},
+    {"loss": {"name": "info_vae", "alpha": 1.0, "kernel": "rbf", "scales": [0.5, 2.0], "statistic": "v"}},
 ]
 
 

@@ -111,6 +111,15 @@ def test_float32_is_right_wherever_the_points_are(kernel, far):
     assert_close(squared_mmd(x, y, kernel).double(), squared_mmd(x.double(), y.double(), kernel), rtol=1e-5, atol=0.0)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_what_is_left_of_large_sums_is_right_in_float32(kernel):
+    """Of samples of one distribution, 1e-3 or less is left of means that add up to 14."""
+    for _ in range(4):
+        x, y = torch.randn(2, 1000, 4)
+        ours, right = squared_mmd(x, y, kernel), squared_mmd(x.double(), y.double(), kernel)
+        assert_close(ours.double(), right, rtol=1e-6, atol=1e-9)
+
+
 def test_one_point_of_each_says_nothing_to_the_u_statistic():
     x, y = samples(1)
     assert squared_mmd(x, y) == 0
