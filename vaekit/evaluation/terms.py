@@ -79,7 +79,8 @@ def mean_terms(vae: VAE, batches: Batches, key: Tensor) -> dict[str, float]:
     key, sums, row_start = key.to(next(vae.parameters()).device), TermSums(), 0
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
-            sums.add(vae(batch.x, batch.condition, key=key, index=batch.index, row_start=row_start))
+            told = {"index": batch.index, "dataset_size": batches.size, "row_start": row_start}
+            sums.add(vae(batch.x, batch.condition, key=key, **told))
             row_start += len(batch.x)
     return sums.means()
 
@@ -91,7 +92,8 @@ def evaluate(vae: VAE, data: Any, *, batch_size: int = 500, seed: int = 0) -> di
         vae: the model; it stays on its device.
         data: what `vaekit.fit` takes: `Examples`, a tensor or array [N, *input_shape], a pair (x, y), or a loader;
             y is the condition of a conditional model.
-        batch_size: examples at a time; the result does not depend on it.
+        batch_size: examples at a time; the result depends on it only with an objective that compares the examples of a batch
+            with each other, `beta_tc` for example.
         seed: fixes the noise. With the seed of `fit` it is the noise of its validation.
 
     Returns:

@@ -2,19 +2,25 @@
 
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.capacity import Capacity
+from vaekit.losses.dip import DipVAE
 from vaekit.losses.elbo import Elbo
 from vaekit.losses.free_bits import FreeBits
 from vaekit.losses.iwae import Ciwae, Iwae, Miwae
+from vaekit.losses.mmd import WAE, InfoVAE, squared_mmd
 from vaekit.losses.renyi import Renyi
+from vaekit.losses.total_correlation import BetaTC
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
 __all__ = [
     "Batch",
+    "BetaTC",
     "Capacity",
     "Ciwae",
+    "DipVAE",
     "Elbo",
     "FreeBits",
+    "InfoVAE",
     "Iwae",
     "LatentVariableModel",
     "Loss",
@@ -22,9 +28,11 @@ __all__ = [
     "Miwae",
     "Renyi",
     "StepContext",
+    "WAE",
     "create",
     "describe",
     "names",
     "register",
     "registry",
+    "squared_mmd",
 ]

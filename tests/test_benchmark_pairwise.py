@@ -1,0 +1,45 @@
+"""The benchmark of the pairwise objectives compares forms that agree, and has a line for each size."""
+
+import csv
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from torch.testing import assert_close
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)  # the script imports its harness from beside it
+    spec = importlib.util.spec_from_file_location("benchmarks_pairwise_objectives", FOLDER / "pairwise_objectives.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.modules.pop("harness", None)
+
+
+@pytest.mark.parametrize("objective", ["beta_tc", "mmd"])
+def test_both_forms_have_one_value_and_gradient(benchmark, objective):
+    inputs = [t.double().detach().requires_grad_(t.requires_grad) for t in benchmark.codes(40, 5, "cpu")]
+    values = [benchmark.value(objective, form, *inputs) for form in benchmark.FORMS]
+    assert_close(*values, rtol=1e-10, atol=0.0)
+    gradients = [benchmark.torch.autograd.grad(value, inputs[:2]) for value in values]
+    assert_close(*gradients, rtol=1e-8, atol=1e-12)
+
+
+def test_the_table_has_a_line_for_each_objective_and_size(benchmark, tmp_path):
+    file = tmp_path / "table.csv"
+    benchmark.main(["--size", "4x2", "--rounds", "1", "--threads", "1", "--csv", str(file)])
+    head, *lines = csv.reader(file.read_text().splitlines())
+    assert [line[:3] for line in lines] == [["beta_tc", "4", "2"], ["mmd", "4", "2"]]
+    assert all(cell not in ("", "-") for line in lines for cell in line)
+
+
+@pytest.mark.parametrize("size", ["1024", "1x4", "8x0", "axb"])
+def test_sizes_that_are_none_are_refused(benchmark, size, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["--size", size])
+    assert "a size is ROWSxLATENTS" in capsys.readouterr().err

@@ -1,0 +1,226 @@
+"""The divergence in three parts, of which the total correlation is weighed: beta-TCVAE.
+
+R. T. Q. Chen, X. Li, R. Grosse, D. Duvenaud, "Isolating Sources of Disentanglement in VAEs", 2018, arXiv:1802.04942.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
+from vaekit.losses.pairwise import row_blocks
+from vaekit.ops.reparameterize_kl import noise
+from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
+from vaekit.priors.standard_normal import StandardNormal
+from vaekit.schedules import Schedule, as_schedule
+from vaekit.sizes import checked_size
+
+_LOG_2PI = math.log(2.0 * math.pi)
+_SAMPLINGS = ("stratified", "weighted")
+
+
+@registry.register("beta_tc")
+class BetaTC(Loss):
+    """Beta-TCVAE: the divergence as mutual information, total correlation and dimension-wise KL, each with its weight.
+
+    The divergence, averaged over the N examples of the dataset, splits with the aggregate posterior q(z) = 1/N sum_n q(z | x_n).
+    A weight on the total correlation alone asks for latents that are independent of each other, and unlike the beta of `elbo`
+    does not take away what they know of x.
+
+        total = mean of -log p(x | z)
+              + alpha (log q(z | x) - log q(z))                       index-code mutual information
+              + beta  (log q(z) - sum_d log q(z_d))                   total correlation
+              + gamma (sum_d log q(z_d) - log p(z))                   dimension-wise KL
+
+    with one draw of z for each x (equation 2). With all weights 1 it is the ELBO, its divergence estimated from the draw. q(z)
+    and q(z_d) are sums over the M examples of the batch, with weights that say how many others each one stands for:
+
+    - "stratified" (appendix C.2): 1/N for the example that z was drawn for, (N - 1) / (N (M - 1)) for each other. Over all
+      batches with that example the mean is q(z), and a batch that is the dataset gives q(z). The paper gives one of the others,
+      whichever, a weight of its own; here is the mean over which one: as unbiased, with a lower variance.
+    - "weighted" (appendix C.1): 1/(N M) for all, which is too small on average, N times where the batch is the dataset. Mostly
+      that is a constant in the logarithms: the gradient hardly sees it, the terms do, D - 1 times in the total correlation.
+
+    The logarithm of an unbiased estimate still is too low on average, and only examples whose posteriors overlap tell of each
+    other: take batches of hundreds. A term may come out negative.
+
+    When to use it: for latents that each mean one thing; beta from 2 to 10. Not for the highest likelihood.
+    Cost: B^2 D exponentials in forward and in backward, a block of rows at a time, which backward computes again: the memory
+    grows with B D alone. torch.compile traces it in one graph, the blocks unrolled. No second derivatives.
+
+    Args:
+        alpha, beta, gamma: weights of at least 0: a number, a `vaekit.schedules.Schedule` of the step, or its spec.
+        sampling: "stratified" or "weighted".
+        dataset_size: N, where the data does not tell it: a stream. None: the size of the data, in `fit` and in `evaluate` each
+            of its own, so that the terms of validation data are of that data's q(z).
+
+    In the terms `kl` is the exact KL(q(z | x) || p(z)), for reference: it is not in the total. The extras `mutual_information`,
+    `total_correlation` and `dimensionwise_kl` are the estimates, before their weights. Of a batch of one "stratified" takes
+    the example for the whole dataset: the first two are 0.
+
+    Raises:
+        TypeError: weights that are none; in use, a posterior other than a diagonal Gaussian or a prior other than the standard
+            normal, because the parts need the densities of single latents.
+        ValueError: options that are none; in use, an unknown N, or a batch of more than N examples.
+
+    Example:
+        >>> import vaekit
+        >>> vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, loss={"name": "beta_tc", "beta": 4.0})
+        >>> terms = vae(torch.rand(100, 4), dataset_size=5000)
+        >>> sorted(terms.extras)
+        ['dimensionwise_kl', 'mutual_information', 'total_correlation']
+    """
+
+    def __init__(
+        self,
+        alpha: float | Schedule | Mapping[str, Any] = 1.0,
+        beta: float | Schedule | Mapping[str, Any] = 6.0,
+        gamma: float | Schedule | Mapping[str, Any] = 1.0,
+        sampling: str = "stratified",
+        dataset_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if sampling not in _SAMPLINGS:
+            raise ValueError(f"sampling has to be one of {', '.join(map(repr, _SAMPLINGS))}, got {sampling!r}")
+        self.alpha, self.beta, self.gamma = as_schedule(alpha), as_schedule(beta), as_schedule(gamma)
+        for name, weight in (("alpha", self.alpha), ("beta", self.beta), ("gamma", self.gamma)):
+            if (lowest := min(weight(0), weight(None))) < 0.0:
+                raise ValueError(f"{name} has to be at least 0, got {lowest}")
+        self.sampling = sampling
+        self.dataset_size = None if dataset_size is None else checked_size("dataset_size", dataset_size)
+
+    def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
+        posterior, count = model.encode(batch.x, batch.condition), len(batch.x)
+        if not isinstance(posterior, DiagonalGaussian):
+            raise TypeError(
+                "beta_tc needs the density of each latent by itself, q(z_d | x), which a DiagonalGaussian has; the encoder gives "
+                f"a {type(posterior).__name__}. Use another encoder, or the loss elbo"
+            )
+        if not isinstance(model.prior, StandardNormal):
+            raise TypeError(
+                "beta_tc needs a prior whose latents are independent, standard_normal, because it weighs the divergence of each "
+                f"latent by itself; the model has a {type(model.prior).__name__}"
+            )
+        dataset_size = self._dataset_size(context.dataset_size, count)
+        z, kl = posterior.rsample_kl(model.prior, key=context.key, row_start=context.row_start)
+        reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)
+        eps = noise(posterior.mu, context.key, None, None, context.row_start, posterior.mu.ndim - 1).flatten(1)
+        mu, logvar = (t.flatten(1).to(eps.dtype) for t in (posterior.mu, posterior.logvar))
+        own, other = log_weights(self.sampling, count, dataset_size)
+        log_joint, log_marginals = log_aggregate(mu, logvar, eps, own, other)
+        log_posterior = -0.5 * (eps * eps + logvar + _LOG_2PI).sum(1)
+        log_prior = -0.5 * ((mu + torch.exp(0.5 * logvar) * eps).square() + _LOG_2PI).sum(1)
+        terms = {
+            "mutual_information": log_posterior - log_joint,
+            "total_correlation": log_joint - log_marginals,
+            "dimensionwise_kl": log_marginals - log_prior,
+        }
+        extras = {name: term.sum() / max(count, 1) for name, term in terms.items()}
+        weights = (weight(context.step) for weight in (self.alpha, self.beta, self.gamma))
+        divergence = sum(weight * term for weight, term in zip(weights, extras.values(), strict=True))
+        return LossTerms(reconstruction.sum() / max(count, 1) + divergence, reconstruction, kl, extras)
+
+    def _dataset_size(self, of_the_data: int | None, count: int) -> int:
+        size = of_the_data if self.dataset_size is None else self.dataset_size
+        if size is None:
+            raise ValueError(
+                "beta_tc needs the number of examples in the dataset, and the data does not tell it; give it as "
+                'vae(x, dataset_size=...), or in the loss: {"name": "beta_tc", "dataset_size": ...}'
+            )
+        if count > size:
+            raise ValueError(f"a batch of {count} examples is no part of a dataset of {size}; check dataset_size")
+        return size
+
+
+def log_weights(sampling: str, count: int, dataset_size: int) -> tuple[float, float]:
+    """Logarithms of the weights in q(z) = sum_j w_j q(z | x_j), for the example that z was drawn for and for each other one.
+
+    Example:
+        >>> own, other = log_weights("stratified", 3, dataset_size=5)
+        >>> round(math.exp(own), 3), round(math.exp(other), 3)
+        (0.2, 0.4)
+    """
+    if sampling == "weighted":
+        both = -math.log(dataset_size * max(count, 1))
+        return both, both
+    if count < 2:
+        return 0.0, 0.0
+    return -math.log(dataset_size), math.log(dataset_size - 1) - math.log(dataset_size * (count - 1))
+
+
+def log_aggregate(mu: Tensor, logvar: Tensor, eps: Tensor, own: float, other: float) -> tuple[Tensor, Tensor]:
+    """log sum_j w_ij q(z_i | x_j), and sum over d of the same for q(z_id | x_j), at z_i = mu_i + exp(logvar_i / 2) eps_i.
+
+    Args:
+        mu, logvar, eps: [B, D], of one dtype.
+        own, other: log w_ii, and log w_ij of j other than i.
+
+    Returns:
+        [B] and [B], nats.
+    """
+    joint: Tensor
+    joint, marginals = _LogAggregate.apply(mu, logvar, eps, own, other)  # type: ignore[no-untyped-call]
+    return joint, marginals.sum(1)
+
+
+class _LogAggregate(torch.autograd.Function):
+    """`log_aggregate` with the marginals [B, D] apart. A block of rows is [b, D, B], and is computed again in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, mu: Tensor, logvar: Tensor, eps: Tensor, own: float, other: float) -> tuple[Tensor, Tensor]:
+        pairs = _Pairs(mu, logvar, eps, own, other)
+        joint, marginals = [mu.new_empty(0)], [mu.new_empty(0, mu.shape[1])]
+        for rows in pairs.blocks:
+            _, log_density, log_weight = pairs.of_rows(rows)
+            joint.append((log_density.sum(1) + log_weight).logsumexp(-1))
+            marginals.append(log_density.add_(log_weight.unsqueeze(1)).logsumexp(-1))
+        out = torch.cat(joint), torch.cat(marginals)
+        ctx.save_for_backward(mu, logvar, eps, *out)
+        ctx.weights = own, other
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_joint: Tensor, of_marginals: Tensor) -> tuple[Tensor | None, ...]:
+        mu, logvar, eps, joint, marginals = ctx.saved_tensors
+        pairs = _Pairs(mu, logvar, eps, *ctx.weights)
+        of_z, of_mean, of_logvar = [torch.zeros_like(mu[:0])], torch.zeros_like(pairs.mean), torch.zeros_like(pairs.mean)
+        for rows in pairs.blocks:
+            standardized, gradient, log_weight = pairs.of_rows(rows)
+            # Each is a softmax over j times what comes in; their sum is the gradient of log q(z_id | x_j).
+            through_joint = (gradient.sum(1) + log_weight - joint[rows, None]).exp_().mul_(of_joint[rows, None])
+            gradient.add_(log_weight.unsqueeze(1)).sub_(marginals[rows, :, None]).exp_().mul_(of_marginals[rows, :, None])
+            gradient.add_(through_joint.unsqueeze(1))
+            of_logvar -= 0.5 * gradient.sum(0)
+            gradient.mul_(standardized)
+            of_mean += gradient.sum(0)
+            of_logvar += 0.5 * standardized.mul_(gradient).sum(0)
+            of_z.append(-gradient.mul_(pairs.inverse_sigma).sum(-1))
+        of_row = torch.cat(of_z)
+        of_mu = of_row + (of_mean * pairs.inverse_sigma).T
+        return of_mu, of_row * 0.5 * pairs.shift + of_logvar.T, None, None, None
+
+
+class _Pairs:
+    """log q(z_id | x_j), for some rows i at a time."""
+
+    def __init__(self, mu: Tensor, logvar: Tensor, eps: Tensor, own: float, other: float) -> None:
+        self.mu, self.mean, self.shift = mu, mu.T.contiguous(), torch.exp(0.5 * logvar) * eps
+        self.inverse_sigma = torch.exp(-0.5 * logvar).T.contiguous()
+        self.log_scale = 0.5 * (logvar.T + _LOG_2PI)
+        self.own, self.other, self.example = own, other, torch.arange(len(mu), device=mu.device)
+        self.blocks = row_blocks(len(mu), mu.numel(), mu.device)
+
+    def of_rows(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """(z_id - mu_jd) / sigma_jd [b, D, B], log q(z_id | x_j) [b, D, B], log w_ij [b, B]."""
+        # z_i - mu_j by way of mu_i - mu_j: where sigma is far below |mu|, z alone has lost the noise.
+        standardized = (self.mu[rows].unsqueeze(-1) - self.mean).add_(self.shift[rows].unsqueeze(-1)).mul_(self.inverse_sigma)
+        log_density = torch.addcmul(-self.log_scale, standardized, standardized, value=-0.5)
+        is_own = self.example[rows].unsqueeze(-1) == self.example
+        return standardized, log_density, is_own.to(self.mu.dtype).mul_(self.own - self.other).add_(self.other)
