@@ -331,6 +331,28 @@ def test_figures_of_a_dataset_do_not_depend_on_its_batches(loss):
         assert parts[name] == pytest.approx(whole[name], rel=1e-12), name
 
 
+@pytest.mark.parametrize("loss", SEVERAL, ids=str)
+def test_missing_values_are_left_out_of_every_draw(loss):
+    """Against a model of the observed elements alone: its decoder has no rows for the others, and its encoder sees 0 there."""
+    vae, x, observed = linear_model(loss), X.clone(), [0, 2, 3]
+    vae.likelihood = vaekit.likelihoods.Gaussian(sigma=SIGMA, missing="ignore")
+    x[:, [1, 4]] = torch.nan
+    terms, got = gradients(vae, make_key(1), x)
+    part = vaekit.create_vae(
+        input_shape=(3,), latent_dim=2, encoder=LINEAR, decoder=LINEAR, loss=loss, likelihood={"name": "gaussian", "sigma": SIGMA}
+    ).double()  # fmt: skip
+    with torch.no_grad():
+        part.encoder.head.weight.copy_(vae.encoder.head.weight[:, observed])
+        part.encoder.head.bias.copy_(vae.encoder.head.bias)
+        part.decoder.head.weight.copy_(vae.decoder.head.weight[observed])
+        part.decoder.head.bias.copy_(vae.decoder.head.bias[observed])
+    expected, gradient = gradients(part, make_key(1), x[:, observed])
+    for name in ("total", "reconstruction", "kl"):
+        assert_close(getattr(terms, name), getattr(expected, name))
+    assert_close(got["encoder.head.weight"][:, observed], gradient["encoder.head.weight"])
+    assert (got["decoder.head.weight"][[1, 4]] == 0).all()
+
+
 def test_effective_sample_sizes_lie_between_1_and_k():
     for weights, size in (([0.0, 0.0, 0.0], 3.0), ([0.0, -1e4, -1e4], 1.0), ([1e4, 1e4, -1e4], 2.0)):
         assert_close(effective_sample_size(torch.tensor(weights)), torch.tensor(size))

@@ -27,7 +27,7 @@ from vaekit.posteriors.base import log_prior
 def doubly_reparameterized_bound(
     model: LatentVariableModel, batch: Batch, context: StepContext, num_samples: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log 1/K sum_k w_k, [B], with that gradient; -log p(x | z) and log q(z | x) - log p(z) of each draw, [K, B], without any."""
+    """log 1/K sum_k w_k, [B], with that gradient; of each draw -log p(x | z) and log q(z | x) - log p(z), without."""
     posterior = model.encode(batch.x, batch.condition)
     z, log_posterior = posterior.rsample_log_prob(
         key=context.key, num_samples=num_samples, row_start=context.row_start, stop_parameters=True

@@ -44,10 +44,10 @@ class Iwae(Loss):
 
     Args:
         num_samples: K; with 1 it is the ELBO with an estimated divergence.
-        gradient: "reparameterized", that of the formula; or "doubly_reparameterized", which for decoder and prior is the same and
-            for the encoder has the same mean, and far less variance near the true posterior, where it vanishes (G. Tucker et al.
-            2019, arXiv:1810.04152, equation 8). Weights that encoder and decoder share, a condition's, get both parts. The terms
-            then have no gradient besides total.
+        gradient: "reparameterized", that of the formula; or "doubly_reparameterized", which for decoder and prior is the same
+            and for the encoder has the same mean, and far less variance near the true posterior, where it vanishes (G. Tucker
+            et al. 2019, arXiv:1810.04152, equation 8). Weights that encoder and decoder share, a condition's, get both parts.
+            The terms then have no gradient besides total.
 
     Raises:
         ValueError: num_samples below 1, or another gradient.
@@ -84,9 +84,9 @@ class Miwae(Loss):
 
         total = mean of -1/M sum_m log 1/K sum_k w_mk
 
-    Use it in the place of `iwae` where the encoder learns badly; 8 draws 8 times are the paper's. It costs M K passes through
+    Use it in the place of `iwae` where the encoder learns badly: 8 bounds of 8 draws for one of 64. It costs M K passes through
     the decoder, all at once. The terms are those of `iwae`, means over all M K draws; effective_sample_size is the mean of the
-    M ones. For missing values any objective will do: see the likelihoods' option missing; this is another "MIWAE".
+    M ones. It has nothing to do with missing values, for which there is another "MIWAE": see the likelihoods' option missing.
 
     Rainforth et al., "Tighter Variational Bounds are Not Necessarily Better", 2018, arXiv:1802.04537, section "New Estimators".
 
@@ -123,9 +123,8 @@ class Ciwae(Loss):
 
         total = mean of -(beta 1/K sum_k log w_k + (1 - beta) log 1/K sum_k w_k)
 
-    Use it where `iwae` gives a good decoder with a bad encoder; the paper's best beta were small, 0.05 to 0.5. It costs what
-    `iwae` costs, K passes through the decoder at once, and its terms are those of `iwae`; the ELBO's divergence here is an
-    estimate too.
+    Use it where `iwae` gives a good decoder with a bad encoder. It costs what `iwae` costs, K passes through the decoder at
+    once, and its terms are those of `iwae`; the ELBO's divergence here is an estimate too.
 
     Rainforth et al., "Tighter Variational Bounds are Not Necessarily Better", 2018, arXiv:1802.04537, section "New Estimators".
 

@@ -44,8 +44,8 @@ class Posterior(ABC):
         Args:
             key, generator, num_samples, row_start: as in `rsample_kl`.
             stop_parameters: take the parameters of the density for constants, so that its gradient is the one through z alone:
-                the path derivative of G. Roeder, Y. Wu, D. Duvenaud, "Sticking the Landing", 2017, arXiv:1703.09194, equation
-                7. The values are the same.
+                the path derivative of G. Roeder, Y. Wu, D. Duvenaud, "Sticking the Landing", 2017, arXiv:1703.09194. The values
+                are the same.
 
         Returns:
             z: [B, *S], or [K, B, *S].
