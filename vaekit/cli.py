@@ -114,6 +114,7 @@ def train(
             "--set",
             metavar="PART.OPTION=VALUE",
             help="Any option of any part, as often as you like: --set encoder=conv --set encoder.hidden=[64] --set loss.beta=4. "
+            "--set condition=labels makes the model conditional. "
             "`vaekit list encoders mlp` shows what a part takes.",
         ),
     ] = None,
@@ -211,9 +212,13 @@ def evaluate(
             f"effective sample size {bound.effective_sample_size:.1f} of {samples})"
         )
     errors = evaluation.reconstruction_error(vae, test, batch_size=batch_size)
-    typer.echo(
-        f"reconstructions are off by {errors['rmse']:.4g} (root mean square), {errors['mae']:.4g} (mean), in the data's units"
-    )
+    if "rmse" in errors:
+        typer.echo(
+            f"reconstructions are off by {errors['rmse']:.4g} (root mean square), {errors['mae']:.4g} (mean), in the data's units"
+        )
+    else:
+        typer.echo("errors of reconstructions; classes: the share of wrong ones; others: in the data's units")
+        typer.echo(_table([(name, f"{value:.4g}") for name, value in errors.items()], indent="  "))
     if isinstance(vae.prior, StandardNormal) and len(test) > 1:
         latents = evaluation.latent_statistics(vae, test, batch_size=batch_size)
         collapsed = f"; collapsed: {', '.join(latents.collapsed)}" if latents.collapsed else ""
@@ -418,7 +423,16 @@ def _amended(key: str, before: Any, assigned: Any) -> Any:
     if not isinstance(before, (str, dict)):
         raise ValueError(f"the config has {before!r} as {key!r}, which is neither a name nor an object")
     before = {"name": before} if isinstance(before, str) else before
-    return {**before, **assigned} if assigned.get("name") in (None, before.get("name")) else assigned
+    return _merged(before, assigned)
+
+
+def _merged(before: dict[str, Any], assigned: dict[str, Any]) -> dict[str, Any]:
+    """`before` with what `assigned` says, at every level; another name takes nothing along."""
+    if assigned.get("name") not in (None, before.get("name")):
+        return assigned
+    both = {key: _merged(before[key], value) for key, value in assigned.items()
+            if isinstance(value, dict) and isinstance(before.get(key), dict)}  # fmt: skip
+    return {**before, **assigned, **both}
 
 
 def _new_folder(out: Path | None, preset: str) -> Path:
@@ -454,10 +468,16 @@ def _condition_of(part: Any, train: data.Examples, test: data.Examples) -> Any:
         return part
     if train.y is None:
         raise ValueError("the model is to be conditional, but the data has no labels or vectors: a .npz file with x and y has")
-    if spec.get("name") == "labels" and train.y.ndim == 1:
+    numbers = {"labels": 1, "vector": 2}.get(str(spec.get("name")))
+    if numbers is not None and train.y.ndim != numbers:
+        form = (
+            "one whole number for each example" if numbers == 1 else "a vector for each example, y[:, None] for a single number"
+        )
+        raise ValueError(f"the condition {spec['name']!r} needs {form}, but the data's y has the shape {tuple(train.y.shape)}")
+    if spec.get("name") == "labels":
         highest = max(int(part.y.max()) for part in (train, test) if part.y is not None)
         return {"classes": max(highest + 1, 1), **spec}
-    if spec.get("name") == "vector" and train.y.ndim == 2:
+    if spec.get("name") == "vector":
         return {"size": train.y.shape[1], **spec}
     return spec
 
@@ -490,12 +510,12 @@ def _draw(folder: Path, vae: vaekit.VAE, history: Mapping[str, Sequence[float]] 
     one = None if shown is None else shown[0]  # where a picture shows a single condition
     figures: dict[str, Callable[[], Any]] = {
         "reconstructions": lambda: plots.reconstructions(vae, test.x[few], shown),
-        "samples": lambda: plots.samples(vae, condition=shown if vae.condition and vae.condition.every() is None else None),
+        "samples": lambda: plots.samples(vae, condition=None if plots.shows_every_condition(vae) else shown),
     }
     if history:
         figures = {"loss": lambda: plots.loss_curves(history), **figures}
     if two_dimensional:
-        labels = None if test.y is None or test.y.ndim > 1 else test.y[rows]
+        labels = None if test.y is None else test.y[rows]
         figures["latent_space"] = lambda: plots.latent_space(vae, test.x[rows], labels, _conditions(vae, test, rows))
     if two_dimensional and plots.is_image(vae.input_shape):
         figures["latent_grid"] = lambda: plots.latent_grid(vae, condition=one)

@@ -53,7 +53,8 @@ def build_part(kind: str, spec: Spec) -> Any:
     options = dict(spec)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise TypeError(f'the spec of a {kind} needs a "name", {{"name": "mlp", ...}} for example; got {dict(spec)!r}')
+        example = "mlp" if kind in ("encoder", "decoder") else REGISTRIES[kind].names()[0]
+        raise TypeError(f'the spec of a {kind} needs a "name", {{"name": "{example}", ...}} for example; got {dict(spec)!r}')
     return REGISTRIES[kind].create(name, **options)
 
 

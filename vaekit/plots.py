@@ -177,6 +177,12 @@ def _samples_by_condition(vae: VAE, n: int, condition: Any, draw: bool, key: Ten
     return figure
 
 
+def shows_every_condition(vae: VAE) -> bool:
+    """Whether `samples` has a row for each condition there is, without being told which; True for a model without one."""
+    every = None if vae.condition is None else vae.condition.every()
+    return vae.condition is None or (every is not None and len(every) <= _MOST_COLUMNS)
+
+
 def _rows_of_conditions(kind: Condition, condition: Any) -> Tensor:
     """The conditions for which a picture has a row each: [R] or [R, K], all there are where none is named."""
     every = kind.every() if condition is None else torch.as_tensor(condition)
@@ -197,7 +203,7 @@ def latent_space(vae: VAE, x: Tensor, y: Tensor | None = None, condition: Any = 
     Args:
         vae: a model with two latent dimensions.
         x: [N, *input_shape].
-        y: integer labels [N], or None.
+        y: integer labels [N]; or vectors [N, K], which are not shown; or None.
         condition: of each example, for a conditional model; y by default.
 
     Raises:
@@ -212,7 +218,7 @@ def latent_space(vae: VAE, x: Tensor, y: Tensor | None = None, condition: Any = 
     _check_two_dimensions(vae, "latent_space")
     if y is not None and len(y) != len(x):
         raise ValueError(f"there are {len(x)} examples but {len(y)} labels")
-    told = _told(vae, y if condition is None else condition, len(x))
+    told = _told(vae, y if condition is None and vae.condition is not None else condition, len(x))
     encoded = []
     for start in range(0, len(x), 500):
         rows = slice(start, start + 500)
@@ -220,7 +226,7 @@ def latent_space(vae: VAE, x: Tensor, y: Tensor | None = None, condition: Any = 
     means = torch.cat(encoded).numpy()
     figure = _figure(6.4, 5.6)
     axes = figure.subplots()
-    if y is None:
+    if y is None or torch.as_tensor(y).ndim > 1:  # vectors have no colour
         axes.scatter(means[:, 0], means[:, 1], s=9, color=BLUE, linewidths=0)
     else:
         labels = torch.as_tensor(y).cpu().numpy()
@@ -405,6 +411,8 @@ def _given(vae: VAE, condition: Any) -> str:
 def _told(vae: VAE, condition: Any, count: int) -> Tensor | None:
     """The condition of each of `count` examples, [count] or [count, K]; None for a model without one."""
     if vae.condition is None:
+        if condition is not None:
+            raise ValueError("a condition was given, but the model has none")
         return None
     return vae.condition.as_rows(condition, count)
 

@@ -21,7 +21,7 @@ from vaekit.encoders.base import Encoder
 from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.base import Batch, Loss, LossTerms, StepContext
 from vaekit.losses.elbo import Elbo
-from vaekit.ops import philox
+from vaekit.ops import philox, reference
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal
@@ -130,7 +130,7 @@ class VAE(nn.Module):
     def forward(
         self,
         x: Tensor,
-        condition: Tensor | None = None,
+        condition: Any = None,
         *,
         key: Tensor | None = None,
         generator: torch.Generator | None = None,
@@ -157,7 +157,7 @@ class VAE(nn.Module):
         told = condition if self.condition is None else self.condition.as_rows(condition, len(x))
         return self.loss(self, Batch(x, told, index), StepContext(key, step, dataset_size, row_start))  # type: ignore[no-any-return]
 
-    def encode(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
+    def encode(self, x: Tensor, condition: Any = None) -> Posterior:
         """q(z | x) for x [B, *input_shape], or q(z | x, c) with the condition of each example, [B] or [B, K].
 
         The encoder sees what `likelihood.encoder_input` makes of x. With a likelihood that ignores missing values that is 0 for
@@ -174,7 +174,7 @@ class VAE(nn.Module):
             )
         return posterior
 
-    def natural_parameters(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+    def natural_parameters(self, z: Tensor, condition: Any = None) -> Tensor:
         """What the decoder makes of z [B, *latent_shape], and of the condition [B] or [B, K]: [B, P, *input_shape]."""
         return self.decoder(z, *self._embedded(condition, len(z)))  # type: ignore[no-any-return]
 
@@ -268,6 +268,8 @@ class VAE(nn.Module):
             )
         count, total, observed = 0, torch.zeros(()), torch.zeros(())
         for batch in x.split(_EXAMPLES_AT_ONCE) if isinstance(x, Tensor) else x:
+            if not isinstance(batch, Tensor):
+                raise TypeError(f"batches have to be x alone, got {type(batch).__name__}; (x for x, y in loader) for example")
             self._check_input(batch)
             self.likelihood.check(batch)
             part = batch.to(bias.device)
@@ -281,7 +283,8 @@ class VAE(nn.Module):
         for dimension, size in enumerate(bias.shape[1:]):
             if size == 1:
                 total, observed = total.sum(dimension + 1, keepdim=True), observed.sum(dimension, keepdim=True)
-        parameters = self.likelihood.parameters_of_mean((total / observed).to(bias))
+        mean = (total / observed).to(bias.device, reference.compute_dtype(bias.dtype))
+        parameters = self.likelihood.parameters_of_mean(mean).to(bias.dtype)
         start = torch.where(observed.to(bias.device) > 0, parameters, bias)
         if not start.isfinite().all():
             raise ValueError("the mean of x is not finite; remove the examples that hold infinity first")
@@ -324,7 +327,10 @@ class VAE(nn.Module):
         return next(self.parameters())
 
     def _embedded(self, condition: Any, count: int) -> tuple[Tensor, ...]:
-        """What the networks are told of `count` examples besides x or z: [count, dim], or nothing."""
+        """What the networks are told of `count` examples besides x or z: [count, dim], or nothing.
+
+        Vectors are converted to the weights' dtype, which keeps of them what the networks can see.
+        """
         if self.condition is None:
             if condition is not None:
                 raise ValueError(
@@ -332,10 +338,8 @@ class VAE(nn.Module):
                     'condition={"name": "labels", "classes": 10}'
                 )
             return ()
-        rows = self.condition.as_rows(condition, count).to(self._weight().device)
-        if rows.is_floating_point():
-            self._check_dtype("condition", rows)
-        return (self.condition(rows),)
+        weight, rows = self._weight(), self.condition.as_rows(condition, count)
+        return (self.condition(rows.to(weight.device, weight.dtype if rows.is_floating_point() else rows.dtype)),)
 
     def _check_input(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):

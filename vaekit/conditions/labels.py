@@ -16,7 +16,8 @@ from vaekit.sizes import checked_size
 class Labels(Condition):
     """One of K classes, given as its number, 0 to K - 1.
 
-    The networks get a one-hot vector of K numbers, or a learned vector for each class.
+    The networks get a one-hot vector of K numbers, or a learned vector for each class: take those where K is large. Under
+    torch.compile and on a GPU nobody looks whether a number is one of the classes; `fit` and `evaluate` do before they begin.
 
     Args:
         classes: K.
@@ -38,26 +39,30 @@ class Labels(Condition):
         self.classes = checked_size("classes", classes)
         self.dim = classes if dim is None else checked_size("dim", dim)
         self.given_as = f"a class number from 0 to {classes - 1} for each example, integers [batch]"
-        self.vectors: Tensor
-        if dim is None:
-            self.register_buffer("vectors", torch.eye(classes), persistent=False)
-        else:
-            self.vectors = nn.Parameter(torch.randn(classes, dim))
+        self.vectors = None if dim is None else nn.Parameter(torch.randn(classes, dim))
+        self.register_buffer("_one", torch.ones(()), persistent=False)  # in the model's dtype and on its device
+        self._one: Tensor
 
     def forward(self, condition: Tensor) -> Tensor:
+        condition = condition.long()
         if condition.device.type == "cpu" and not torch.compiler.is_compiling():  # where looking costs nothing
             self.check(condition)
-        return F.embedding(condition.long(), self.vectors)
+        if self.vectors is None:
+            return F.one_hot(condition, self.classes).to(self._one.dtype)
+        return F.embedding(condition, self.vectors)
 
     def as_rows(self, condition: Any, count: int) -> Tensor:
         labels = self.as_tensor(condition)
+        if labels.ndim > 1:
+            hint = "y[:, 0] takes the numbers" if labels.shape[1] == 1 else "y.argmax(1) takes them of one-hot rows"
+            raise ValueError(f"the condition is {self.given_as}; got the shape {tuple(labels.shape)}: {hint}")
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise TypeError(f"the condition is {self.given_as}; got {labels.dtype}: labels.long() where they are whole numbers")
-        if labels.ndim == 0:
-            labels = labels.expand(count)
+        if labels.numel() == 1:
+            labels = labels.reshape(()).expand(count)
         if labels.shape != (count,):
             raise ValueError(f"the condition is {self.given_as}; got the shape {tuple(labels.shape)} for {count} example(s)")
-        return labels.to(self.vectors.device)
+        return labels.to(self._one.device).long()
 
     def check(self, condition: Tensor) -> None:
         outside = (condition < 0) | (condition >= self.classes)
@@ -69,3 +74,6 @@ class Labels(Condition):
 
     def every(self) -> Tensor:
         return torch.arange(self.classes)
+
+    def in_words(self, condition: Tensor) -> str:
+        return str(int(condition))

@@ -20,10 +20,10 @@ class Vector(Condition):
     Args:
         size: K.
         dim: the size of what the dense layer makes of it; None for no such layer.
-        activation: of that layer: elu, gelu, leaky_relu, relu, silu, softplus or tanh.
+        activation: of that layer: elu, gelu, leaky_relu, relu, silu, softplus or tanh; silu by default.
 
     Raises:
-        ValueError: a size that is not a whole number of at least 1; an unknown activation.
+        ValueError: a size that is not a whole number of at least 1; an unknown activation, or one without dim.
 
     Example:
         >>> import torch
@@ -33,9 +33,11 @@ class Vector(Condition):
         torch.Size([5, 16])
     """
 
-    def __init__(self, size: int, dim: int | None = None, activation: str = "silu") -> None:
+    def __init__(self, size: int, dim: int | None = None, activation: str | None = None) -> None:
         super().__init__()
-        self.size, style = checked_size("size", size), LayerStyle(activation)
+        if dim is None and activation is not None:
+            raise ValueError(f"activation={activation!r} is that of a dense layer, which there is only with dim; give it too")
+        self.size, style = checked_size("size", size), LayerStyle("silu" if activation is None else activation)
         self.dim = size if dim is None else checked_size("dim", dim)
         self.given_as = f"a vector of {size} number(s) for each example, floats [batch, {size}]"
         self.layers = nn.Sequential() if dim is None else dense_layers((size, dim), style)
@@ -45,9 +47,13 @@ class Vector(Condition):
 
     def as_rows(self, condition: Any, count: int) -> Tensor:
         vectors = self.as_tensor(condition)
+        if vectors.ndim == 1 and self.size == 1 and count > 1 and len(vectors) == count:
+            raise ValueError(
+                f"the condition is {self.given_as}; got the shape {tuple(vectors.shape)}: y[:, None] makes vectors of it"
+            )
         if not vectors.is_floating_point():
             raise TypeError(f"the condition is {self.given_as}; got {vectors.dtype}: vectors.float() makes floats of them")
-        if vectors.shape == (self.size,):
+        if vectors.shape in ((self.size,), (1, self.size)):
             vectors = vectors.expand(count, self.size)
         if vectors.shape != (count, self.size):
             raise ValueError(f"the condition is {self.given_as}; got the shape {tuple(vectors.shape)} for {count} example(s)")

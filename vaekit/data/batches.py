@@ -33,7 +33,7 @@ class Batches:
 
     Raises:
         TypeError: data of another kind.
-        ValueError: no examples; a batch_size below 1; no condition where there has to be one.
+        ValueError: no examples; a batch_size below 1.
 
     Example:
         >>> batches = Batches(torch.rand(5, 3), batch_size=2)
@@ -53,8 +53,6 @@ class Batches:
         else:
             self.examples = as_examples(data)
             self.size = len(self.examples)
-            if conditional and self.examples.y is None:
-                raise ValueError("the model is conditional: give the condition of each example as well, (x, y) instead of x")
         if 0 in (self.size, _length(data)):
             raise ValueError("the dataset is empty: there is nothing to train on or to evaluate")
 
@@ -99,6 +97,11 @@ def check_examples(vae: VAE, examples: Examples, name: str) -> None:
         raise TypeError(
             f"{name}: x is {examples.x.dtype}, the model's weights are {dtype}; convert one, x.to({dtype}) for example"
         )
+    if vae.condition is not None and examples.y is None:
+        raise ValueError(
+            f"{name}: the model is conditional: give the condition of each example as well, (x, y) instead of x, or a .npz file "
+            "with x and y"
+        )
     rows = max(1, _CHECKED_AT_ONCE // math.prod(vae.input_shape))
     for start in range(0, len(examples), rows):
         x = examples.x[start : start + rows]
@@ -130,8 +133,8 @@ def check_values(vae: VAE, batch: Batch, name: str, numbers: Tensor | None = Non
         vae.likelihood.check(x)
         if vae.condition is not None:
             vae.condition.check(vae.condition.as_rows(batch.condition, len(x)))
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _is_whole(data: Any) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vaekit.evaluation.terms import checked_batches, on_device
+from vaekit.likelihoods.columns import Columns
 from vaekit.vae import VAE, evaluation_mode
 
 
@@ -20,8 +23,10 @@ def reconstruction_error(vae: VAE, data: Any, *, batch_size: int = 500) -> dict[
         batch_size: examples at a time; the result does not depend on it.
 
     Returns:
-        "rmse", the root of the mean squared difference, and "mae", the mean absolute one, both in the units of x. Missing
-        elements (NaN, where the likelihood ignores them) are left out; NaN where nothing was observed.
+        "rmse", the root of the mean squared difference, and "mae", the mean absolute one, both in the units of x; of classes,
+        which have no distance, "wrong", the share that the most probable class misses. With the likelihood `columns` these of
+        each column, "height rmse" for example: columns have units of their own. Missing elements (NaN, where the likelihood
+        ignores them) are left out; NaN where nothing was observed.
 
     Raises:
         ValueError: an empty dataset, or data that does not fit the model.
@@ -37,8 +42,20 @@ def reconstruction_error(vae: VAE, data: Any, *, batch_size: int = 500) -> dict[
         for batch in on_device(vae, batches):
             observed = ~batch.x.isnan()
             difference = torch.where(observed, vae.reconstruct(batch.x, batch.condition) - batch.x, 0.0).double()
-            sums.append(torch.stack([(difference * difference).sum(), difference.abs().sum(), observed.sum().double()]))
-    squared, absolute, count = torch.stack(sums).sum(0).tolist()
-    if count == 0:
-        return {"rmse": float("nan"), "mae": float("nan")}
-    return {"rmse": (squared / count) ** 0.5, "mae": absolute / count}
+            figures = torch.stack([difference.square(), difference.abs(), (difference != 0).double(), observed.double()])
+            sums.append(figures.flatten(2).sum(1))  # [figures, elements of an example]
+    total = torch.stack(sums).sum(0)
+    if isinstance(vae.likelihood, Columns):
+        errors: dict[str, float] = {}
+        for column, name, likelihood in zip(total.unbind(1), vae.likelihood.names, vae.likelihood.likelihoods, strict=True):
+            errors |= {f"{name} {figure}": value for figure, value in _errors(column, likelihood.is_nominal).items()}
+        return errors
+    return _errors(total.sum(1), vae.likelihood.is_nominal)
+
+
+def _errors(sums: Tensor, is_nominal: bool) -> dict[str, float]:
+    """The figures from sums of squared and absolute differences, of differences that are not 0, and of what was observed."""
+    squared, absolute, different, count = sums.tolist()
+    if is_nominal:
+        return {"wrong": different / count if count else math.nan}
+    return {"rmse": math.sqrt(squared / count) if count else math.nan, "mae": absolute / count if count else math.nan}

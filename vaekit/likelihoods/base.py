@@ -56,6 +56,7 @@ class Likelihood(nn.Module, ABC):
         lowest, highest: the bounds of the support.
         bounds_included: whether x may be a bound itself.
         whole: whether x has to be whole numbers.
+        is_nominal: whether these are names of classes, which can be equal or not but have no distance.
         filler: a value of the support, which stands in for a missing one.
         remedy: what to do with data outside the support, for messages.
 
@@ -72,6 +73,7 @@ class Likelihood(nn.Module, ABC):
     highest: float = float("inf")
     bounds_included: bool = True
     whole: bool = False
+    is_nominal: bool = False
     filler: float = 0.0
     remedy: str = "Rescale the data (uint8 images: divide by 255) or choose another likelihood, 'gaussian' for example."
     missing: str = "refuse"

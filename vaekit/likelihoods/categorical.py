@@ -31,7 +31,7 @@ class Categorical(Likelihood):
         2.7726
     """
 
-    lowest, whole = 0.0, True
+    lowest, whole, is_nominal = 0.0, True, True
 
     def __init__(self, classes: int, missing: str = "refuse") -> None:
         super().__init__(missing)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
+from vaekit.losses.draws import batch_mean
 from vaekit.ops import reference
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.priors.standard_normal import StandardNormal
-from vaekit.schedules import Schedule, as_schedule
+from vaekit.schedules import Schedule, checked_schedule
 
 _KINDS = ("i", "ii")
 
@@ -73,10 +74,8 @@ class DipVAE(Loss):
         if kind not in _KINDS:
             raise ValueError(f"kind has to be one of {', '.join(map(repr, _KINDS))}, got {kind!r}")
         self.kind = kind
-        self.lambda_offdiagonal, self.lambda_diagonal = as_schedule(lambda_offdiagonal), as_schedule(lambda_diagonal)
-        for name, weight in (("lambda_offdiagonal", self.lambda_offdiagonal), ("lambda_diagonal", self.lambda_diagonal)):
-            if (lowest := min(weight(0), weight(None))) < 0.0:
-                raise ValueError(f"{name} has to be at least 0, got {lowest}")
+        self.lambda_offdiagonal = checked_schedule("lambda_offdiagonal", lambda_offdiagonal)
+        self.lambda_diagonal = checked_schedule("lambda_diagonal", lambda_diagonal)
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
         posterior, count = model.encode(batch.x, batch.condition), len(batch.x)
@@ -95,7 +94,7 @@ class DipVAE(Loss):
         }
         penalty = self.lambda_offdiagonal(context.step) * extras["covariance_offdiagonal"]
         penalty = penalty + self.lambda_diagonal(context.step) * extras["covariance_diagonal"]
-        return LossTerms((reconstruction + kl).sum() / max(count, 1) + penalty, reconstruction, kl, extras)
+        return LossTerms(batch_mean(reconstruction + kl) + penalty, reconstruction, kl, extras)
 
     def _covariance(self, posterior: Posterior) -> Tensor:
         """C [D, D] of the batch."""

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
+from vaekit.losses.draws import batch_mean
 from vaekit.losses.pairwise import row_blocks
 from vaekit.ops import philox, reference
-from vaekit.schedules import Schedule, as_schedule
+from vaekit.schedules import Schedule, as_schedule, checked_schedule
 
 _KERNELS, _STATISTICS = ("imq", "rbf"), ("u", "v")
 _SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -175,7 +176,7 @@ class InfoVAE(_MatchesPrior):
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
         reconstruction, kl, squared = self._terms(model, batch, context)
         alpha, lambda_ = self.alpha(context.step), self.lambda_(context.step)
-        elbo = (reconstruction + (1.0 - alpha) * kl).sum() / max(len(batch.x), 1)
+        elbo = batch_mean(reconstruction + (1.0 - alpha) * kl)
         return LossTerms(elbo + (alpha + lambda_ - 1.0) * squared, reconstruction, kl, {"mmd": squared})
 
 
@@ -224,11 +225,9 @@ class WAE(_MatchesPrior):
         statistic: str = "u",
     ) -> None:
         super().__init__(kernel, scales, statistic)
-        self.lambda_ = as_schedule(lambda_)
-        if (lowest := min(self.lambda_(0), self.lambda_(None))) < 0.0:
-            raise ValueError(f"lambda_ has to be at least 0, got {lowest}")
+        self.lambda_ = checked_schedule("lambda_", lambda_)
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
         reconstruction, kl, squared = self._terms(model, batch, context)
-        total = reconstruction.sum() / max(len(batch.x), 1) + self.lambda_(context.step) * squared
+        total = batch_mean(reconstruction) + self.lambda_(context.step) * squared
         return LossTerms(total, reconstruction, kl, {"mmd": squared})

@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
+from vaekit.losses.draws import batch_mean
 from vaekit.losses.pairwise import row_blocks
 from vaekit.ops.reparameterize_kl import noise
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.priors.standard_normal import StandardNormal
-from vaekit.schedules import Schedule, as_schedule
+from vaekit.schedules import Schedule, checked_schedule
 from vaekit.sizes import checked_size
 
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -88,10 +89,9 @@ class BetaTC(Loss):
         super().__init__()
         if sampling not in _SAMPLINGS:
             raise ValueError(f"sampling has to be one of {', '.join(map(repr, _SAMPLINGS))}, got {sampling!r}")
-        self.alpha, self.beta, self.gamma = as_schedule(alpha), as_schedule(beta), as_schedule(gamma)
-        for name, weight in (("alpha", self.alpha), ("beta", self.beta), ("gamma", self.gamma)):
-            if (lowest := min(weight(0), weight(None))) < 0.0:
-                raise ValueError(f"{name} has to be at least 0, got {lowest}")
+        self.alpha, self.beta, self.gamma = (
+            checked_schedule(name, weight) for name, weight in (("alpha", alpha), ("beta", beta), ("gamma", gamma))
+        )
         self.sampling = sampling
         self.dataset_size = None if dataset_size is None else checked_size("dataset_size", dataset_size)
 
@@ -121,10 +121,10 @@ class BetaTC(Loss):
             "total_correlation": log_joint - log_marginals,
             "dimensionwise_kl": log_marginals - log_prior,
         }
-        extras = {name: term.sum() / max(count, 1) for name, term in terms.items()}
+        extras = {name: batch_mean(term) for name, term in terms.items()}
         weights = (weight(context.step) for weight in (self.alpha, self.beta, self.gamma))
         divergence = sum(weight * term for weight, term in zip(weights, extras.values(), strict=True))
-        return LossTerms(reconstruction.sum() / max(count, 1) + divergence, reconstruction, kl, extras)
+        return LossTerms(batch_mean(reconstruction) + divergence, reconstruction, kl, extras)
 
     def _dataset_size(self, of_the_data: int | None, count: int) -> int:
         size = of_the_data if self.dataset_size is None else self.dataset_size
