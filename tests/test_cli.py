@@ -326,6 +326,18 @@ def test_a_run_may_be_conditional_and_the_data_says_how_many_labels_there_are(co
     assert command("plot", conditional_run) == 0
 
 
+def test_more_labels_than_a_picture_has_rows_are_no_mistake(tmp_path):
+    file, out = tmp_path / "x.npz", tmp_path / "run"
+    x = np.random.default_rng(0).random((60, 6), dtype=np.float32)
+    y = np.arange(60) % 31
+    y[vaekit.data.load((x, np.arange(60)))[1].y[0]] = 40  # the highest label is one of the examples that are held out
+    np.savez(file, x=x, y=y)
+    assert command("train", file, *SMALL, *QUICK, "--set", "condition=labels", "--out", out) == 0
+    assert vaekit.load(out / "best").condition.classes == 41
+    assert (out / "samples.png").exists()
+    assert (out / "latent_space.png").exists()
+
+
 def test_samples_of_a_conditional_run_have_a_row_for_each_condition(conditional_run, tmp_path):
     out = tmp_path / "out.png"
     heights = {}
@@ -582,6 +594,37 @@ def test_a_condition_where_there_is_none_is_one_line(run, tmp_path, mistake, no_
     file = write_data(tmp_path / "unlabelled.npz", labels=False)
     says = mistake("train", file, *SMALL, *QUICK, "--set", "condition=labels", "--out", tmp_path / "run")
     assert "the data has no labels or vectors" in says
+    for name, y in (("labels", np.zeros((40, 2))), ("vector", np.zeros(40, int))):
+        np.savez(file, x=np.random.default_rng(0).random((40, 6), dtype=np.float32), y=y)
+        says = mistake("train", file, *SMALL, *QUICK, "--set", f"condition={name}", "--out", tmp_path / "run")
+        assert f"the condition {name!r} needs" in says
+        assert f"the data's y has the shape {(36, *y.shape[1:])}" in says
+
+
+def test_set_changes_one_column_of_a_config(tmp_path, no_pictures):
+    file = tmp_path / "x.npy"
+    np.save(file, np.random.default_rng(0).poisson(2.0, (40, 2)).astype(np.float32))
+    columns = {"a": "gaussian", "b": {"name": "negative_binomial", "dispersion": "shared"}}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"likelihood": {"name": "columns", "columns": columns}}))
+    likelihoods = []
+    for number, change in enumerate(("data=x.npy", "likelihood.columns.a=laplace", "likelihood.columns.b.theta=2.0")):
+        out = tmp_path / f"run{number}"
+        assert command("train", file, *SMALL, *QUICK, "--config", config, "--set", change, "--out", out) == 0
+        likelihoods.append(vaekit.load(out / "best").config()["likelihood"]["columns"])
+    assert likelihoods == [columns, {**columns, "a": "laplace"}, {**columns, "b": {**columns["b"], "theta": 2.0}}]
+
+
+def test_evaluate_prints_the_errors_of_each_column(tmp_path, no_pictures, capsys):
+    file, out = tmp_path / "x.npy", tmp_path / "run"
+    np.save(file, (np.arange(80).reshape(40, 2) % 3).astype(np.float32))
+    spec = json.dumps({"name": "columns", "columns": {"age": "gaussian", "kind": {"name": "categorical", "classes": 3}}})
+    assert command("train", file, *SMALL, *QUICK, "--set", f"likelihood={spec}", "--out", out) == 0
+    capsys.readouterr()
+    assert command("evaluate", out) == 0
+    shown = capsys.readouterr().out
+    assert "age rmse" in shown
+    assert "kind wrong" in shown
 
 
 def test_mistakes_in_looking_at_a_run_are_one_line(run, tmp_path, mistake):

@@ -84,6 +84,14 @@ def test_the_bound_is_the_exact_likelihood_of_a_linear_model_given_its_condition
     bound = importance_weighted_bound(vae, (X.double(), Y), num_samples=20000, batch_size=5)
     assert abs(bound.log_likelihood - float(exact.mean())) < 4 * bound.standard_error
     assert bound.standard_error < 0.05
+    one = importance_weighted_bound(vae, (X.double(), Y), num_samples=1)  # whose draws depend on what the encoder is told
+    told = model(LABELS, encoder=LINEAR, decoder=LINEAR, likelihood={"name": "gaussian", "sigma": 0.8}).double()
+    key = vaekit.fold_in(vaekit.make_key(0), 2)
+    z, ratio = told.encode(X.double(), Y).rsample_log_ratio(told.prior, key=key)
+    nll = told.likelihood.nll(told.natural_parameters(z, Y), X.double())
+    assert not torch.equal(one.per_example, -(nll + ratio))
+    per_example = importance_weighted_bound(told, (X.double(), Y), num_samples=1).per_example
+    torch.testing.assert_close(per_example, -(nll + ratio).detach())
     wrong = importance_weighted_bound(vae, (X.double(), (Y + 1) % 3), num_samples=20000)
     assert (wrong.per_example - exact).abs().median() > 1.0
 
@@ -198,8 +206,17 @@ def test_a_condition_that_is_missing_or_wrong_is_refused(call, words):
 def test_a_loader_without_a_condition_is_refused():
     with pytest.raises(TypeError, match=r"\(x, y\) .* tensor y, because the model is conditional, got NoneType"):
         vaekit.evaluate(model(), [X])
-    with pytest.raises(TypeError, match="float32"):
+    with pytest.raises(ValueError, match=r"data: the condition is .* got the shape \(12, 2\)"):
         vaekit.evaluate(model(), (X, torch.randn(12, 2)))
+    with pytest.raises(TypeError, match=r"data: the condition is .* got torch.int64: vectors.float\(\)"):
+        vaekit.evaluate(model(VECTOR), vaekit.data.Examples(X, torch.ones(12, 2, dtype=torch.long)))
+
+
+def test_vectors_of_another_precision_are_converted():
+    vae, c, key = model(VECTOR), given(VECTOR), vaekit.make_key(0)
+    assert torch.equal(vae(X, c.double(), key=key).total, vae(X, c.double().float(), key=key).total)
+    assert vae.double().sample(2, [0.5, 1.0]).dtype == torch.float64
+    assert vaekit.evaluate(vae, (X.double(), c))["loss"] == pytest.approx(vaekit.evaluate(vae, (X.double(), c.double()))["loss"])
 
 
 def test_a_condition_for_a_model_without_one_is_refused_but_labels_beside_the_data_are_not():

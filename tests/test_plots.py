@@ -449,7 +449,26 @@ def test_a_conditional_models_pictures_are_of_what_it_is_told():
     grids = [plots.latent_grid(vae, side=2, condition=label).axes[0].images[0].get_array() for label in (0, 1)]
     assert (grids[0] != grids[1]).any()
     vae = model(latent_dim=3, condition=LABELS)
-    assert "given 1" in plots.traversals(vae, steps=2, condition=1).get_suptitle()
+    figure = plots.traversals(vae, x[:1], 1, steps=2, span=1.0)
+    assert "given 1" in figure.get_suptitle()
+    z = vae.encode(x[:1], 1).mean.detach().clone()
+    z[0, 0] = -1.0
+    torch.testing.assert_close(shown(figure.axes[0]), vae.decode(z, 1)[0].detach())
+
+
+def test_more_labels_than_a_picture_has_rows_are_not_all_shown():
+    assert plots.shows_every_condition(model(condition=LABELS))
+    assert plots.shows_every_condition(model())
+    assert not plots.shows_every_condition(model(condition={"name": "labels", "classes": 31}))
+    assert not plots.shows_every_condition(model(condition={"name": "vector", "size": 2}))
+
+
+def test_vectors_beside_the_data_have_no_colour():
+    vae, x = model(), data(6)
+    (points,) = plots.latent_space(vae, x, torch.rand(6, 3)).axes[0].collections
+    assert len(points.get_offsets()) == 6
+    told = model(condition={"name": "vector", "size": 3})
+    plots.latent_space(told, x, torch.rand(6, 3))
 
 
 def test_vectors_are_named_for_a_picture():
@@ -468,6 +487,7 @@ def test_vectors_are_named_for_a_picture():
         (lambda vae: plots.latent_space(vae, data(2)), "no condition was given"),
         (lambda vae: plots.latent_grid(vae), "no condition was given"),
         (lambda vae: plots.samples(model(), condition=[1]), "the model has none"),
+        (lambda vae: plots.latent_space(model(), data(2), condition=1), "the model has none"),
         (lambda vae: plots.samples(model(condition={"name": "vector", "size": 2})), "name the conditions that are to have a row"),
     ],
 )

@@ -268,7 +268,7 @@ class VAE(nn.Module):
             )
         count, total, observed = 0, torch.zeros(()), torch.zeros(())
         for batch in x.split(_EXAMPLES_AT_ONCE) if isinstance(x, Tensor) else x:
-            if not isinstance(batch, Tensor):
+            if isinstance(batch, (tuple, list, dict)):
                 raise TypeError(f"batches have to be x alone, got {type(batch).__name__}; (x for x, y in loader) for example")
             self._check_input(batch)
             self.likelihood.check(batch)

@@ -1,5 +1,6 @@
 """Labels and vectors: what the networks get of them, and what is refused."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -25,17 +26,27 @@ def test_learned_labels_are_rows_of_a_table_that_learns():
     assert not list(Labels(5).state_dict())  # one-hot vectors need not be saved
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
-def test_labels_of_any_integer_type_are_taken(dtype):
-    kind = Labels(3)
-    rows = kind.as_rows(torch.tensor([0, 2], dtype=dtype), 2)
-    assert kind(rows).argmax(1).tolist() == [0, 2]
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.int64])
+@pytest.mark.parametrize("classes", [3, 128, 256, 300])
+@pytest.mark.parametrize("dim", [None, 2])
+def test_labels_of_any_integer_type_are_taken(dtype, classes, dim):
+    kind = Labels(classes, dim)
+    rows = kind.as_rows(np.array([0, 2], dtype=dtype), 2)
+    kind.check(rows)
+    assert torch.equal(kind(rows), kind(torch.tensor([0, 2])))
+
+
+def test_one_hot_vectors_of_many_classes_need_no_table_of_them():
+    assert sum(b.numel() for b in Labels(10**6).buffers()) == 1
+    assert Labels(2000).in_words(torch.tensor(1234)) == "1234"
 
 
 def test_one_label_stands_for_all():
     assert Labels(3).as_rows(2, 4).tolist() == [2, 2, 2, 2]
     assert Labels(3).as_rows([2, 0], 2).tolist() == [2, 0]
     assert Vector(2).as_rows([0.5, 1.0], 2).tolist() == [[0.5, 1.0], [0.5, 1.0]]
+    assert Labels(3).as_rows([2], 3).tolist() == [2, 2, 2]
+    assert Vector(2).as_rows([[0.5, 1.0]], 2).tolist() == [[0.5, 1.0], [0.5, 1.0]]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +54,8 @@ def test_one_label_stands_for_all():
     [
         (None, ValueError, "no condition was given"),
         ([0, 1], ValueError, r"got the shape \(2,\) for 3"),
-        ([[0], [1], [2]], ValueError, r"got the shape \(3, 1\)"),
+        ([[0], [1], [2]], ValueError, r"got the shape \(3, 1\): y\[:, 0\] takes the numbers"),
+        (torch.eye(3), ValueError, r"got the shape \(3, 3\): y.argmax\(1\)"),
         ([0.0, 1.0, 2.0], TypeError, r"float32: labels.long\(\)"),
         ([True, False, True], TypeError, "bool"),
     ],
@@ -79,6 +91,13 @@ def test_a_vector_is_taken_as_it_is_or_through_a_layer():
 def test_vectors_refuse(given, error, words):
     with pytest.raises(error, match=words):
         Vector(2).as_rows(given, 1)
+
+
+def test_a_single_number_for_each_example_is_a_vector_of_one():
+    with pytest.raises(ValueError, match=r"got the shape \(3,\): y\[:, None\] makes vectors of it"):
+        Vector(1).as_rows([20, 30, 40], 3)
+    with pytest.raises(ValueError, match="activation='tanh' is that of a dense layer, which there is only with dim"):
+        Vector(3, activation="tanh")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

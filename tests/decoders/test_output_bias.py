@@ -150,3 +150,17 @@ def test_a_decoder_of_classes_starts_from_their_frequencies(pair):
     clamped = frequencies.clamp(1e-6)
     expected = (clamped / clamped.sum(0)).float().reshape(4, shape[0], *(1,) * len(shape[1:])).expand(4, *shape)
     assert_close(shown.detach(), expected)
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "continuous_bernoulli", "beta"])
+def test_in_half_precision_a_mean_next_to_1_is_next_to_1(name):
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, likelihood=name).bfloat16()
+    x = torch.full((8, 4), 1.0 if name != "beta" else 0.9961, dtype=torch.bfloat16)
+    vae.initialize_output_bias(x)
+    assert vae.decoder.output_bias.isfinite().all()
+
+
+def test_batches_of_a_loader_with_labels_are_refused_with_what_to_do():
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2)
+    with pytest.raises(TypeError, match=r"batches have to be x alone, got list; \(x for x, y in loader\)"):
+        vae.initialize_output_bias([[torch.rand(3, 4), torch.arange(3)]])

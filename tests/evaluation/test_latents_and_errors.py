@@ -88,3 +88,23 @@ def test_a_reconstruction_that_is_not_a_number_is_not_taken_for_a_missing_elemen
     with torch.no_grad():
         vae.decoder.head.bias[1] = float("nan")
     assert np.isnan(reconstruction_error(vae, X)["rmse"])
+
+
+def test_classes_have_a_share_of_wrong_ones_and_columns_errors_of_their_own():
+    columns = {"age": "gaussian", "kind": {"name": "categorical", "classes": 4}, "visits": "poisson"}
+    vae = vaekit.create_vae(latent_dim=2, likelihood={"name": "columns", "columns": columns, "missing": "ignore"}, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.stack((torch.randn(50, generator=generator), torch.arange(50.0) % 4, torch.arange(50.0) * 10), 1)
+    x[::5, 1] = torch.nan
+    made = vae.reconstruct(x)
+    errors = reconstruction_error(vae, x, batch_size=7)
+    assert list(errors) == ["age rmse", "age mae", "kind wrong", "visits rmse", "visits mae"]
+    seen = ~x[:, 1].isnan()
+    assert errors["kind wrong"] == pytest.approx(float((made != x)[seen, 1].double().mean()))
+    for name, column in (("age", 0), ("visits", 2)):
+        difference = (made - x)[:, column].double()
+        assert errors[f"{name} rmse"] == pytest.approx(float(difference.square().mean().sqrt()))
+        assert errors[f"{name} mae"] == pytest.approx(float(difference.abs().mean()))
+    only = vaekit.create_vae(input_shape=(1,), latent_dim=2, likelihood={"name": "categorical", "classes": 4}, seed=0)
+    first = reconstruction_error(only, torch.zeros(8, 1))
+    assert first in ({"wrong": 0.0}, {"wrong": 1.0})

@@ -91,6 +91,9 @@ class OtherPosterior(vaekit.Posterior):
     def rsample_kl(self, prior, *, key=None, generator=None, num_samples=None, row_start=0):
         return self._mean, self._mean.sum(1)
 
+    def rsample_log_prob(self, **options):
+        return self._mean, self._mean.sum(1)
+
     def log_prob(self, z):
         return z.sum(1)
 
