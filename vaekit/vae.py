@@ -102,10 +102,6 @@ class VAE(nn.Module):
                 f"but the decoder gives {decoder.parameters_per_element}; "
                 f"make it with parameters_per_element={likelihood.parameters_per_element}"
             )
-        if prior.latent_shape not in (None, encoder.latent_shape):
-            raise ValueError(
-                f"the prior is one over latents of the shape {prior.latent_shape}, but the encoder's have {encoder.latent_shape}"
-            )
         prior.attach(encoder)
         dim = 0 if condition is None else condition.dim
         if decoder.condition_dim != dim or encoder.condition_dim not in (0, dim):
@@ -116,6 +112,7 @@ class VAE(nn.Module):
             )
         self.encoder, self.decoder, self.likelihood, self.prior, self.loss = encoder, decoder, likelihood, prior, loss
         self.condition = condition
+        self._check_prior(prior)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -211,6 +208,7 @@ class VAE(nn.Module):
         condition: Any = None,
         *,
         draw: bool = False,
+        prior: Prior | None = None,
         key: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
@@ -220,19 +218,22 @@ class VAE(nn.Module):
             n: how many.
             condition: for a conditional model, of each one, [n] or [n, K]; one value, 3 for example, stands for all.
             draw: draw from the likelihood as well, instead of taking its mean.
+            prior: take z from this one instead, `vaekit.evaluation.fitted_mixture` for example.
             key: the noise, int64 [2]; without one it is drawn from `generator` or torch's global generator.
 
         Returns:
             [n, *input_shape].
 
         Raises:
-            ValueError: n below 0.
+            ValueError: n below 0; a prior over latents of another shape.
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ValueError(f"n, the number of samples, has to be a whole number of at least 0, got {n!r}")
+        prior = self.prior if prior is None else prior
+        self._check_prior(prior)
         weight = self._weight()
         key = philox.resolve_key(key, generator, weight.device)
-        z = self.prior.sample((n, *self.latent_shape), key=key, dtype=weight.dtype)
+        z = prior.sample((n, *self.latent_shape), key=key, dtype=weight.dtype)
         if draw:
             return self.likelihood.sample(self.natural_parameters(z, condition), key=philox.fold_in(key, 1))
         return self.decode(z, condition)
@@ -321,6 +322,12 @@ class VAE(nn.Module):
             OSError: the folder cannot be written.
         """
         return config.write_model(folder, self, self.config())
+
+    def _check_prior(self, prior: Prior) -> None:
+        if prior.latent_shape not in (None, self.latent_shape):
+            raise ValueError(
+                f"the prior is one over latents of the shape {prior.latent_shape}, but the encoder's have {self.latent_shape}"
+            )
 
     def _weight(self) -> Tensor:
         """Any weight: its device and dtype are the model's."""

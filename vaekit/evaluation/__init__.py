@@ -3,12 +3,14 @@
 from vaekit.evaluation.bound import Bound, importance_weighted_bound
 from vaekit.evaluation.errors import reconstruction_error
 from vaekit.evaluation.latents import LatentStatistics, latent_statistics
+from vaekit.evaluation.sampler import fitted_mixture
 from vaekit.evaluation.terms import evaluate
 
 __all__ = [
     "Bound",
     "LatentStatistics",
     "evaluate",
+    "fitted_mixture",
     "importance_weighted_bound",
     "latent_statistics",
     "reconstruction_error",
