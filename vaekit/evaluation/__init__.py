@@ -1,6 +1,13 @@
 """Evaluation: what a trained model is worth, in nats and in the data's own units."""
 
 from vaekit.evaluation.bound import Bound, importance_weighted_bound
+from vaekit.evaluation.disentanglement import (
+    dci,
+    disentanglement,
+    factor_vae_score,
+    mutual_information_gap,
+    separated_attribute_predictability,
+)
 from vaekit.evaluation.errors import reconstruction_error
 from vaekit.evaluation.latents import LatentStatistics, latent_statistics
 from vaekit.evaluation.sampler import fitted_mixture
@@ -9,9 +16,14 @@ from vaekit.evaluation.terms import evaluate
 __all__ = [
     "Bound",
     "LatentStatistics",
+    "dci",
+    "disentanglement",
     "evaluate",
+    "factor_vae_score",
     "fitted_mixture",
     "importance_weighted_bound",
     "latent_statistics",
+    "mutual_information_gap",
     "reconstruction_error",
+    "separated_attribute_predictability",
 ]

@@ -1,0 +1,122 @@
+"""Scores against known factors: perfect codes, codes that mix or know nothing, and scikit-learn's mutual information."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import mutual_info_score
+
+import vaekit
+from vaekit.evaluation import dci, disentanglement, factor_vae_score, mutual_information_gap, separated_attribute_predictability
+
+SCORES = {
+    "mig": mutual_information_gap,
+    "sap": separated_attribute_predictability,
+    "factor_vae": factor_vae_score,
+    "disentanglement": lambda z, v: dci(z, v)["disentanglement"],
+    "completeness": lambda z, v: dci(z, v)["completeness"],
+}
+FACTORS = torch.tensor(list(itertools.product(range(4), range(3), range(5)))).repeat(10, 1)
+RANDOM = np.random.default_rng(0)
+
+
+def standardised(z):
+    return (z - z.mean(0)) / z.std(0)
+
+
+PERFECT = standardised(FACTORS.double())
+NOISE = torch.from_numpy(RANDOM.normal(size=(600, 3)))
+MIXED = standardised(PERFECT @ torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 1.0], [-1.0, 1.0, 1.2]]).double())
+
+
+@pytest.mark.parametrize("name", [name for name in SCORES if name != "sap"])
+def test_codes_that_are_the_factors_have_the_highest_score(name):
+    assert SCORES[name](PERFECT, FACTORS) == pytest.approx(1.0, abs=1e-6)
+    assert SCORES[name](PERFECT[:, [2, 0, 1]] * -3.0 + 7.0, FACTORS) == pytest.approx(1.0, abs=1e-6)
+    with_collapsed = torch.cat((PERFECT, 1e-3 * NOISE), 1)
+    assert SCORES[name](with_collapsed, FACTORS) > 0.9
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_codes_that_mix_the_factors_score_less_and_noise_next_to_nothing(name):
+    perfect, mixed, noise = (SCORES[name](z, FACTORS) for z in (PERFECT, MIXED, NOISE))
+    assert perfect > mixed + 0.15
+    # Votes of noise are those of chance, one of three; a forest spreads what it makes of noise over the dimensions.
+    assert noise < {"factor_vae": 0.5}.get(name, 0.1)
+
+
+def test_the_gap_is_that_of_scikit_learns_mutual_information():
+    codes = torch.cat((PERFECT + 0.4 * NOISE, MIXED), 1)
+
+    def binned(column):
+        edges = np.linspace(column.min(), column.max(), 11)
+        return np.clip(np.digitize(column, edges[1:-1]), 0, 9)
+
+    gaps = []
+    for factor in FACTORS.T.numpy():
+        information = sorted(mutual_info_score(factor, binned(column)) for column in codes.T.numpy())
+        gaps.append((information[-1] - information[-2]) / mutual_info_score(factor, factor))
+    assert mutual_information_gap(codes, FACTORS, bins=10) == pytest.approx(np.mean(gaps), rel=1e-9)
+
+
+def test_two_dimensions_that_know_the_same_close_the_gap():
+    twice = torch.cat((PERFECT, PERFECT), 1)
+    assert mutual_information_gap(twice, FACTORS) == pytest.approx(0.0, abs=1e-12)
+    assert separated_attribute_predictability(twice, FACTORS) == pytest.approx(0.0, abs=0.02)
+    assert dci(twice, FACTORS)["disentanglement"] == pytest.approx(1.0, abs=1e-6)  # each still means one thing
+
+
+def test_a_dimension_that_knows_two_factors_is_complete_but_not_disentangled():
+    both = (FACTORS[:, 0] * 3 + FACTORS[:, 1]).double()
+    scores = dci(torch.stack((both, PERFECT[:, 2]), 1), FACTORS)
+    assert scores["completeness"] == pytest.approx(1.0, abs=0.01)
+    assert scores["disentanglement"] < 0.75
+    assert scores["informativeness"] == pytest.approx(1.0)
+
+
+def test_predictability_of_two_valued_factors_is_known():
+    """One dimension tells each, the others guess: accuracies of 1 and of a half."""
+    factors = torch.cartesian_prod(torch.arange(2), torch.arange(2)).repeat(400, 1)
+    codes = standardised(factors.double())
+    assert separated_attribute_predictability(codes, factors) == pytest.approx(0.5, abs=0.1)
+
+
+def test_nothing_used_scores_nothing():
+    assert factor_vae_score(1e-3 * NOISE, FACTORS) == 0.0
+    assert mutual_information_gap(torch.zeros(600, 3), FACTORS) == 0.0
+    assert mutual_information_gap(PERFECT[:, :1], FACTORS[:, :1]) == pytest.approx(1.0)
+
+
+def test_scores_are_the_same_each_time():
+    codes = PERFECT + NOISE
+    for score in SCORES.values():
+        assert score(codes, FACTORS) == score(codes, FACTORS)
+    assert factor_vae_score(codes, FACTORS, seed=1, votes=101) != factor_vae_score(codes, FACTORS, seed=2, votes=101)
+
+
+@pytest.mark.parametrize(
+    ("codes", "factors", "words"),
+    [
+        (PERFECT[:5], FACTORS, r"as many examples, got \(5, 3\) and \(600, 3\)"),
+        (PERFECT[:, 0], FACTORS, "have to have the shape"),
+        (PERFECT, FACTORS + 0.5, "whole numbers"),
+        (PERFECT, FACTORS * torch.tensor([1, 0, 1]), "factor 1 has one value"),
+        (PERFECT * float("nan"), FACTORS, "NaN or infinity"),
+    ],
+)
+@pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
+def test_what_cannot_be_scored_is_refused(score, codes, factors, words):
+    with pytest.raises(ValueError, match=words):
+        score(codes, factors)
+
+
+def test_all_scores_of_a_model_are_those_of_its_posterior_means():
+    made = vaekit.data.shapes(size=8, orientations=2, positions=2)
+    vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2, seed=0)
+    scores = disentanglement(vae, made, made.factors, batch_size=13)
+    means = vae.encode(made.x).mean.detach()
+    assert scores["mig"] == pytest.approx(mutual_information_gap(means, made.factors), abs=1e-6)
+    assert scores["factor_vae"] == pytest.approx(factor_vae_score(means, made.factors), abs=0.02)
+    assert set(scores) == {"mig", "sap", "dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae"}
+    assert all(0.0 <= value <= 1.0 for value in scores.values())

@@ -1,0 +1,95 @@
+"""Pictures of shapes, made here, with the factors that each was made from.
+
+After L. Matthey, I. Higgins, D. Hassabis, A. Lerchner, "dSprites", 2017, github.com/deepmind/dsprites-dataset, with the same
+five factors.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from vaekit.data.examples import Examples
+from vaekit.sizes import checked_size
+
+_SHAPES = ("square", "ellipse", "triangle")
+
+
+class Shapes(Examples):
+    """Examples with the factors that they were made from.
+
+    Attributes:
+        x: float32 [N, 1, size, size], in [0, 1].
+        y: int64 [N], the number of the shape.
+        factors: int64 [N, 5], the number of each factor's value, from 0 on.
+        names: the factors' names.
+    """
+
+    names = ("shape", "scale", "orientation", "x", "y")
+
+    def __init__(self, x: Tensor, factors: Tensor) -> None:
+        super().__init__(x, factors[:, 0])
+        self.factors = factors
+
+
+def shapes(size: int = 32, *, scales: int = 3, orientations: int = 8, positions: int = 8) -> Shapes:
+    """Every combination of three shapes, sizes, orientations and places, one white shape on black in each picture.
+
+    Edges are drawn with grey levels, so that a shift of a fraction of a pixel shows. The square, which looks the same after a
+    quarter of a turn, the ellipse (half) and the triangle (a third) are turned by less than a quarter, so that every
+    orientation of every shape is another picture.
+
+    Args:
+        size: of the pictures, in pixels.
+        scales, orientations, positions: how many values these factors have; positions along each side.
+
+    Returns:
+        `Shapes`, 3 scales orientations positions^2 of them: 4,608 by default.
+
+    Raises:
+        ValueError: sizes that are not whole numbers of at least 1, or a size below 8.
+
+    Example:
+        >>> made = shapes(size=16, orientations=2, positions=3)
+        >>> made.x.shape, made.factors[-1].tolist()
+        (torch.Size([162, 1, 16, 16]), [2, 2, 1, 2, 2])
+    """
+    if checked_size("size", size) < 8:
+        raise ValueError(f"size has to be at least 8 pixels, for shapes to be told apart, got {size}")
+    counts = [len(_SHAPES)]
+    counts += [checked_size(n, c) for n, c in (("scales", scales), ("orientations", orientations), ("positions", positions))]
+    factors = torch.cartesian_prod(*map(torch.arange, (*counts, positions))).long()
+    shape, scale, turn, column, row = factors.unbind(1)
+    radius = size * _between(scale, scales, 0.13, 0.2)
+    angle = turn * (math.pi / 2.0 / orientations)
+    across, down = (size * _between(place, positions, 0.3, 0.7) for place in (column, row))
+    pixels = torch.arange(size) + 0.5
+    x = pixels[None, None, :] - across[:, None, None]
+    y = pixels[None, :, None] - down[:, None, None]
+    cosine, sine = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
+    u, v = (x * cosine + y * sine) / radius[:, None, None], (y * cosine - x * sine) / radius[:, None, None]
+    distances = torch.stack((_square(u, v), _ellipse(u, v), _triangle(u, v)))
+    distance = distances[shape, torch.arange(len(factors))] * radius[:, None, None]
+    return Shapes((0.5 - distance).clamp(0.0, 1.0)[:, None], factors)
+
+
+def _between(value: Tensor, count: int, low: float, high: float) -> Tensor:
+    return low + (high - low) * (value / (count - 1) if count > 1 else torch.full(value.shape, 0.5))
+
+
+# About how far outside of the shape (u, v) lies, in units of its radius; negative inside.
+
+
+def _square(u: Tensor, v: Tensor) -> Tensor:
+    return torch.maximum(u.abs(), v.abs()) - 0.85
+
+
+def _ellipse(u: Tensor, v: Tensor) -> Tensor:
+    return 0.6 * (torch.hypot(u / 1.1, v / 0.6) - 1.0)
+
+
+def _triangle(u: Tensor, v: Tensor) -> Tensor:
+    sides = [math.pi / 2.0 + side * 2.0 * math.pi / 3.0 for side in range(3)]
+    return torch.stack([u * math.cos(a) + v * math.sin(a) for a in sides]).amax(0) - 0.6

@@ -1,0 +1,275 @@
+"""How far each latent dimension means one thing: scores against known factors of variation.
+
+All are between 0 and 1 (but for rounding), higher is better, and say different things: F. Locatello et al., "Challenging Common
+Assumptions in the Unsupervised Learning of Disentangled Representations", ICML 2019, arXiv:1811.12359, compares them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vaekit.evaluation.terms import checked_batches, on_device
+from vaekit.sizes import checked_size
+from vaekit.vae import VAE, evaluation_mode
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_COLLAPSED = 0.05  # the variance, where the prior's is 1, below which a dimension says nothing: as in Locatello et al. 2019
+
+
+@torch.no_grad()
+def disentanglement(vae: VAE, data: Any, factors: Any, *, batch_size: int = 500, seed: int = 0) -> dict[str, float]:
+    """All scores of a model's codes, the posterior means, against the factors that the data was made from.
+
+    Args:
+        vae: the model; it stays on its device.
+        data: what `vaekit.evaluate` takes, in the factors' order.
+        factors: integers [N, F], each example's value of each factor, from 0 on: `vaekit.data.shapes().factors` for example.
+        batch_size: examples at a time.
+        seed: fixes what is random in the scores.
+
+    Returns:
+        "mig" (`mutual_information_gap`), "sap" (`separated_attribute_predictability`), "dci_disentanglement",
+        "dci_completeness", "dci_informativeness" (`dci`) and "factor_vae" (`factor_vae_score`).
+
+    Raises:
+        ValueError: factors of another length or form; data that does not fit the model.
+        ModuleNotFoundError: scikit-learn is not installed.
+
+    Example:
+        >>> import vaekit
+        >>> shapes = vaekit.data.shapes(size=8, positions=2, orientations=2)
+        >>> vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2)
+        >>> sorted(disentanglement(vae, shapes, shapes.factors))[:2]
+        ['dci_completeness', 'dci_disentanglement']
+    """
+    with evaluation_mode(vae):
+        batches = on_device(vae, checked_batches(vae, data, batch_size))
+        means = [vae.encode(batch.x, batch.condition).mean.flatten(1).cpu() for batch in batches]
+    codes = torch.cat(means)
+    parts = dci(codes, factors, seed=seed)
+    return {
+        "mig": mutual_information_gap(codes, factors),
+        "sap": separated_attribute_predictability(codes, factors, seed=seed),
+        **{f"dci_{name}": value for name, value in parts.items()},
+        "factor_vae": factor_vae_score(codes, factors, seed=seed),
+    }
+
+
+def mutual_information_gap(codes: Any, factors: Any, *, bins: int = 20) -> float:
+    """MIG: how much more the best dimension knows of a factor than the second best, in entropies of the factor.
+
+    1/F sum_k (I(z_first; v_k) - I(z_second; v_k)) / H(v_k): 1 where each factor is known by one dimension, and by no other.
+    R. T. Q. Chen et al., "Isolating Sources of Disentanglement in VAEs", 2018, arXiv:1802.04942, equation 6; the mutual
+    information is that of the codes in bins of equal width, as in Locatello et al. 2019.
+
+    Args:
+        codes: floats [N, D].
+        factors: integers [N, F].
+        bins: how many for each dimension.
+
+    Raises:
+        ValueError: other shapes, or a factor with one value.
+
+    Example:
+        >>> factors = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+        >>> round(mutual_information_gap(factors.float(), factors), 6)
+        1.0
+    """
+    z, v = _checked(codes, factors)
+    checked_size("bins", bins)
+    binned = np.stack([_binned(column, bins) for column in z.T], 1)
+    information = np.array([[_mutual_information(code, factor) for factor in v.T] for code in binned.T])
+    entropies = np.array([_mutual_information(factor, factor) for factor in v.T])
+    ordered = np.sort(information, axis=0)[::-1]
+    second = ordered[1] if len(ordered) > 1 else 0.0
+    return float(np.mean((ordered[0] - second) / entropies))
+
+
+def factor_vae_score(codes: Any, factors: Any, *, examples: int = 64, votes: int = 5000, seed: int = 0) -> float:
+    """The share of groups with a fixed factor whose least varying dimension tells which one it is.
+
+    Of `votes` groups of `examples` that share the value of one factor, each votes for the dimension with the least variance,
+    relative to its variance over all; a majority vote from half of them says which factor a dimension stands for, and the score
+    is how often it is right on the other half. H. Kim, A. Mnih, "Disentangling by Factorising", ICML 2018, arXiv:1802.05983,
+    section 3. Dimensions whose variance is below 0.05 are left out; 0 where there is no other.
+
+    Args:
+        codes: floats [N, D].
+        factors: integers [N, F].
+        examples, votes: sizes.
+        seed: fixes the groups.
+
+    Raises:
+        ValueError: other shapes, or a factor with one value.
+
+    Example:
+        >>> factors = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+        >>> factor_vae_score(factors.float(), factors, votes=100)
+        1.0
+    """
+    z, v = _checked(codes, factors)
+    checked_size("examples", examples)
+    checked_size("votes", votes)
+    random = np.random.default_rng(seed)
+    scale = z.std(0)
+    used = scale**2 > _COLLAPSED
+    if not used.any():
+        return 0.0
+    z = z[:, used] / scale[used]
+    count = np.zeros((2, z.shape[1], v.shape[1]))
+    for vote in range(votes):
+        factor = random.integers(v.shape[1])
+        value = v[random.integers(len(v)), factor]
+        group = random.choice(np.flatnonzero(v[:, factor] == value), examples)
+        count[vote % 2, z[group].var(0).argmin(), factor] += 1
+    stands_for = count[0].argmax(1)
+    return float(count[1][np.arange(len(stands_for)), stands_for].sum() / max(count[1].sum(), 1))
+
+
+def dci(codes: Any, factors: Any, *, seed: int = 0) -> dict[str, float]:
+    """Disentanglement, completeness, informativeness, from what a random forest uses to predict each factor.
+
+    With R_dk the importance of dimension d for factor k, and P its rows (columns) as shares: disentanglement is 1 minus the
+    entropy of row d, in units of log F, weighted by the row's importance; completeness 1 minus that of column k in units of
+    log D, a mean over factors; informativeness the accuracy on a quarter that is held out. C. Eastwood, C. K. I. Williams, "A
+    Framework for the Quantitative Evaluation of Disentangled Representations", ICLR 2018, section 2. It needs scikit-learn.
+
+    Args:
+        codes: floats [N, D].
+        factors: integers [N, F].
+        seed: fixes the forest and what is held out.
+
+    Returns:
+        "disentanglement", "completeness" and "informativeness".
+
+    Raises:
+        ValueError: other shapes, or a factor with one value.
+        ModuleNotFoundError: scikit-learn is not installed.
+
+    Example:
+        >>> factors = torch.cartesian_prod(torch.arange(4), torch.arange(4)).repeat(20, 1)
+        >>> scores = dci(factors.float(), factors)
+        >>> round(scores["disentanglement"], 3), round(scores["informativeness"], 3)
+        (1.0, 1.0)
+    """
+    z, v = _checked(codes, factors)
+    ensemble, order = _sklearn("ensemble"), np.random.default_rng(seed).permutation(len(z))
+    held_out, known = np.split(order, [len(z) // 4])
+    importance, accuracy = np.zeros((z.shape[1], v.shape[1])), []
+    for k, factor in enumerate(v.T):
+        forest = ensemble.RandomForestClassifier(n_estimators=20, max_features=None, random_state=seed % 2**32)
+        forest.fit(z[known], factor[known])
+        importance[:, k] = forest.feature_importances_
+        accuracy.append(float((forest.predict(z[held_out]) == factor[held_out]).mean()))
+    weights = importance.sum(1) / max(importance.sum(), 1e-300)
+    return {
+        "disentanglement": float((weights * (1.0 - _relative_entropy(importance, 1))).sum()),
+        "completeness": float(np.mean(1.0 - _relative_entropy(importance, 0))),
+        "informativeness": float(np.mean(accuracy)),
+    }
+
+
+def separated_attribute_predictability(codes: Any, factors: Any, *, seed: int = 0) -> float:
+    """SAP: how much better the best dimension alone predicts a factor than the second best.
+
+    The accuracy is that of a linear support vector machine on one dimension, on a quarter that is held out; the gap is averaged
+    over the factors. A. Kumar, P. Sattigeri, A. Balakrishnan, "Variational Inference of Disentangled Latent Concepts from
+    Unlabeled Observations", ICLR 2018, arXiv:1711.00848, section 3; with the classifier of Locatello et al. 2019 for every
+    factor. It needs scikit-learn.
+
+    Args:
+        codes: floats [N, D].
+        factors: integers [N, F].
+        seed: fixes what is held out.
+
+    Raises:
+        ValueError: other shapes, or a factor with one value.
+        ModuleNotFoundError: scikit-learn is not installed.
+
+    Example:
+        >>> factors = torch.cartesian_prod(torch.arange(2), torch.arange(2)).repeat(50, 1)
+        >>> separated_attribute_predictability(factors.float(), factors) > 0.4  # 1 against chance, about a half
+        True
+    """
+    z, v = _checked(codes, factors)
+    svm, order = _sklearn("svm"), np.random.default_rng(seed).permutation(len(z))
+    held_out, known = np.split(order, [len(z) // 4])
+    z = (z - z.mean(0)) / np.maximum(z.std(0), 1e-12)
+    accuracy = np.zeros((z.shape[1], v.shape[1]))
+    for k, factor in enumerate(v.T):
+        for d in range(z.shape[1]):
+            machine = svm.LinearSVC(C=0.01, class_weight="balanced", random_state=seed % 2**32, max_iter=5000)
+            machine.fit(z[known, d : d + 1], factor[known])
+            accuracy[d, k] = (machine.predict(z[held_out, d : d + 1]) == factor[held_out]).mean()
+    ordered = np.sort(accuracy, axis=0)[::-1]
+    second = ordered[1] if len(ordered) > 1 else 0.0
+    return float(np.mean(ordered[0] - second))
+
+
+def _checked(codes: Any, factors: Any) -> tuple[Floats, Ints]:
+    z = _numpy(codes).astype(np.float64)
+    v = _numpy(factors)
+    if z.ndim != 2 or v.ndim != 2 or len(z) != len(v) or not z.size or not v.size:
+        raise ValueError(
+            "codes have to have the shape [examples, dimensions] and factors [examples, factors], with as many examples, got "
+            f"{z.shape} and {v.shape}"
+        )
+    if not np.isfinite(z).all():
+        raise ValueError("the codes hold NaN or infinity")
+    if not np.array_equal(v, np.trunc(v)):
+        raise ValueError("factors have to be whole numbers, the value of each as its number; put continuous ones into bins")
+    constant = [k for k in range(v.shape[1]) if len(np.unique(v[:, k])) < 2]
+    if constant:
+        raise ValueError(f"factor {constant[0]} has one value in this data, so that nothing can be said of it; leave it out")
+    return z, v.astype(np.int64)
+
+
+def _numpy(values: Any) -> npt.NDArray[Any]:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _binned(values: Floats, bins: int) -> Ints:
+    low, high = values.min(), values.max()
+    if low == high:
+        return np.zeros(len(values), dtype=np.int64)
+    numbers: Ints = np.minimum(((values - low) / (high - low) * bins).astype(np.int64), bins - 1)
+    return numbers
+
+
+def _mutual_information(a: Ints, b: Ints) -> float:
+    """In nats, of the two columns' joint frequencies."""
+    _, a_number = np.unique(a, return_inverse=True)
+    _, b_number = np.unique(b, return_inverse=True)
+    joint = np.zeros((a_number.max() + 1, b_number.max() + 1))
+    np.add.at(joint, (a_number, b_number), 1.0 / len(a))
+    independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    seen = joint > 0
+    return float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
+
+
+def _relative_entropy(importance: Floats, axis: int) -> Floats:
+    """The entropy along an axis of what is there as shares, in units of the largest possible; 1 where there is nothing."""
+    count = importance.shape[axis]
+    if count == 1:
+        return np.zeros(importance.shape[1 - axis])
+    total = importance.sum(axis, keepdims=True)
+    shares = np.divide(importance, total, out=np.full_like(importance, 1.0 / count), where=total > 0)
+    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    entropy: Floats = -(shares * logs).sum(axis) / np.log(count)
+    return entropy
+
+
+def _sklearn(module: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(f"sklearn.{module}")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("this score fits classifiers of scikit-learn: pip install scikit-learn") from error
