@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from other_parts import OtherPosterior, OtherPrior
 from torch.testing import assert_close
 
 import vaekit
@@ -70,32 +71,6 @@ def test_weights_follow_the_step():
 def test_it_is_one_graph(kind):
     vae, x, key = model({"name": "dip_vae", "kind": kind}), data(), vaekit.make_key(1)
     assert_close(torch.compile(vae, fullgraph=True, backend="aot_eager")(x, key=key).total, vae(x, key=key).total)
-
-
-class OtherPrior(vaekit.Prior):
-    def log_prob(self, z):
-        return -z.abs().flatten(1).sum(1)
-
-    def sample(self, shape, *, key, dtype):
-        return torch.zeros(shape, dtype=dtype)
-
-
-class OtherPosterior(vaekit.Posterior):
-    def __init__(self, mean):
-        self._mean = mean
-
-    @property
-    def mean(self):
-        return self._mean
-
-    def rsample_kl(self, prior, *, key=None, generator=None, num_samples=None, row_start=0):
-        return self._mean, self._mean.sum(1)
-
-    def rsample_log_prob(self, **options):
-        return self._mean, self._mean.sum(1)
-
-    def log_prob(self, z):
-        return z.sum(1)
 
 
 def test_pairs_that_do_not_fit_are_refused_by_name():

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from other_parts import OtherPosterior, OtherPrior
 from pairs import largest_tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.testing import assert_close
@@ -226,32 +227,6 @@ def test_it_is_one_graph():
 
 
 # What does not fit.
-
-
-class OtherPrior(vaekit.Prior):
-    def log_prob(self, z):
-        return -z.abs().flatten(1).sum(1)
-
-    def sample(self, shape, *, key, dtype):
-        return torch.zeros(shape, dtype=dtype)
-
-
-class OtherPosterior(vaekit.Posterior):
-    def __init__(self, mean):
-        self._mean = mean
-
-    @property
-    def mean(self):
-        return self._mean
-
-    def rsample_kl(self, prior, *, key=None, generator=None, num_samples=None, row_start=0):
-        return self._mean, self._mean.sum(1)
-
-    def rsample_log_prob(self, **options):
-        return self._mean, self._mean.sum(1)
-
-    def log_prob(self, z):
-        return z.sum(1)
 
 
 def test_pairs_that_do_not_fit_are_refused_by_name():
