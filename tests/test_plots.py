@@ -367,6 +367,11 @@ def history(epochs, terms=("loss", "reconstruction", "kl"), validation=True) -> 
     return made
 
 
+def test_only_terms_that_are_nats_are_said_to_be():
+    figure = plots.loss_curves(history(2, terms=("loss", "kl", "effective_sample_size")))
+    assert [axes.get_ylabel() for axes in figure.axes] == ["nats per example", "nats per example", "mean"]
+
+
 @pytest.mark.parametrize("epochs", [1, 5])
 @pytest.mark.parametrize("validation", [True, False])
 def test_loss_curves_are_the_history(epochs, validation):

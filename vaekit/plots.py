@@ -72,7 +72,8 @@ def loss_curves(history: Mapping[str, Sequence[float]]) -> Figure:
         axes.plot(epochs, history[term], color=BLUE, label="training", marker=marker)
         if f"val_{term}" in history:
             axes.plot(epochs, history[f"val_{term}"], color=ORANGE, linestyle="--", label="validation", marker=marker)
-        axes.set(title=term, xlabel="epoch", ylabel="nats per example")
+        in_nats = term in ("loss", "reconstruction", "kl")  # an objective's extras have units of their own
+        axes.set(title=term, xlabel="epoch", ylabel="nats per example" if in_nats else "mean")
         axes.xaxis.get_major_locator().set_params(integer=True)
         if len(epochs) == 1:
             axes.set_xticks([1])
