@@ -16,7 +16,7 @@ from vaekit.evaluation import importance_weighted_bound
 
 SMALL = ["--set", "encoder.hidden=[16]", "--set", "decoder.hidden=[16]"]
 QUICK = ["--epochs", "1", "--batch-size", "16", "--device", "cpu", "--no-progress"]
-REGISTRIES = ["encoders", "decoders", "likelihoods", "priors", "losses", "conditions", "schedules", "presets"]
+REGISTRIES = ["encoders", "decoders", "likelihoods", "posteriors", "priors", "losses", "conditions", "schedules", "presets"]
 
 
 def write_data(file: Path, n=40, shape=(1, 8, 8), labels=True, **changes) -> Path:

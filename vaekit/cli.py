@@ -27,6 +27,7 @@ from vaekit import (
     likelihoods,
     losses,
     plots,
+    posteriors,
     presets,
     priors,
     schedules,
@@ -50,7 +51,7 @@ DEFAULT_DATA = "mnist5k"
 RUN_FILE = "run.json"
 _MOST_POINTS = 5000  # of a scatter plot
 
-_MODEL_KEYS = ("input_shape", "latent_dim", "encoder", "decoder", "likelihood", "prior", "loss", "condition")
+_MODEL_KEYS = ("input_shape", "latent_dim", "encoder", "decoder", "likelihood", "prior", "loss", "condition", "posterior")
 _FIT_KEYS = ("epochs", "batch_size", "learning_rate", "seed", "device", "gradient_clip", "initialize_output_bias")
 _RUN_KEYS = ("data", "preset", *_MODEL_KEYS, *_FIT_KEYS)
 
@@ -58,6 +59,7 @@ _REGISTRIES: Mapping[str, Registry[Any]] = {
     "encoders": encoders.registry,
     "decoders": decoders.registry,
     "likelihoods": likelihoods.registry,
+    "posteriors": posteriors.registry,
     "priors": priors.registry,
     "losses": losses.registry,
     "conditions": conditions.registry,

@@ -15,6 +15,7 @@ from vaekit.encoders.base import Encoder
 from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.base import Loss
 from vaekit.ops import make_key
+from vaekit.posteriors.family import Family
 from vaekit.priors.base import Prior
 from vaekit.registry import Registry
 from vaekit.vae import VAE
@@ -193,6 +194,7 @@ def create_vae(
     prior: str | Mapping[str, Any] | Prior | None = None,
     loss: str | Mapping[str, Any] | Loss | None = None,
     condition: str | Mapping[str, Any] | Condition | None = None,
+    posterior: str | Mapping[str, Any] | Family | None = None,
     seed: int | None = None,
 ) -> VAE:
     """Compose a model from a preset, from parts, or from a preset with other parts.
@@ -208,6 +210,7 @@ def create_vae(
             a name sets options of the preset's (or the default) part.
         condition: the same, what a conditional model is told of each example: {"name": "labels", "classes": 10} for example. The
             networks need the option condition_dim, which they get from it.
+        posterior: the family of q(z | x), the same way; it is the encoder's option of that name, "diagonal_gaussian" by default.
         seed: fixes the initial weights, and leaves torch's global generator as it was; without one they come from there.
 
     Returns:
@@ -243,6 +246,8 @@ def create_vae(
         "loss": loss,
         "condition": condition,
     }
+    if not isinstance(encoder, Encoder):
+        posterior = _resolve("posterior", posterior, chosen.get("posterior"))
     specs = {kind: _resolve(kind, given[kind], chosen.get(kind, default)) for kind, default in _DEFAULTS.items()}
 
     def build(kind: str, context: Mapping[str, Any] = {}) -> Any:
@@ -261,11 +266,27 @@ def create_vae(
             )
         return {"condition_dim": getattr(condition, "dim", 0)}  # VAE refuses what is no Condition
 
+    def family() -> dict[str, Any]:
+        """What the encoder has to know of the posterior."""
+        spec = specs["encoder"]
+        if posterior is None:
+            return {}
+        if not isinstance(spec, Mapping):
+            raise TypeError(f"the encoder is an object, with a posterior already: make it with posterior={posterior!r} instead")
+        if "posterior" in spec:
+            raise TypeError(f"two posteriors were given, {posterior!r} and the encoder's {spec['posterior']!r}; leave one out")
+        if not config.REGISTRIES["encoder"].takes(spec["name"], "posterior"):
+            raise TypeError(
+                f"the encoder {spec['name']!r} has a posterior of its own: it has no option posterior. Let its class take that "
+                "option and make its last layer by `self.make_head(posterior, ...)`"
+            )
+        return {"posterior": posterior}
+
     def compose() -> VAE:
         built = {kind: build(kind) for kind in ("likelihood", "loss", "condition")}
         per_element = getattr(built["likelihood"], "parameters_per_element", 1)  # VAE refuses what is no Likelihood
         data_shape, shown = _data_shapes(built["likelihood"], encoder, input_shape)
-        encoder_context = {"input_shape": shown, "latent_dim": latent_dim, **told("encoder", built["condition"])}
+        encoder_context = {"input_shape": shown, "latent_dim": latent_dim, **told("encoder", built["condition"]), **family()}
         built["encoder"] = build("encoder", encoder_context)
         latent_shape: tuple[int, ...] = getattr(built["encoder"], "latent_shape", ())  # VAE refuses what is no Encoder
         is_spatial = len(latent_shape) > 1 and latent_shape[0] == latent_dim

@@ -102,7 +102,6 @@ class VAE(nn.Module):
                 f"but the decoder gives {decoder.parameters_per_element}; "
                 f"make it with parameters_per_element={likelihood.parameters_per_element}"
             )
-        prior.attach(encoder)
         dim = 0 if condition is None else condition.dim
         if decoder.condition_dim != dim or encoder.condition_dim not in (0, dim):
             told = "nothing besides x" if condition is None else f"{dim} number(s) by {type(condition).__name__}"
@@ -113,6 +112,8 @@ class VAE(nn.Module):
         self.encoder, self.decoder, self.likelihood, self.prior, self.loss = encoder, decoder, likelihood, prior, loss
         self.condition = condition
         self._check_prior(prior)
+        self._check_latents("loss", loss.discrete, loss)
+        prior.attach(encoder)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -323,7 +324,18 @@ class VAE(nn.Module):
         """
         return config.write_model(folder, self, self.config())
 
+    def _check_latents(self, kind: str, discrete: bool, part: nn.Module) -> None:
+        """Refuse a prior or an objective for latents that are codes where the encoder's are not, and the other way round."""
+        if discrete != self.encoder.family.discrete:
+            kinds = ("vectors of real numbers", "codes from a codebook")
+            raise ValueError(
+                f"{type(part).__name__} is a {kind} for latents that are {kinds[discrete]}, but those of the encoder's "
+                f"{type(self.encoder.family).__name__} are {kinds[not discrete]}; the posterior 'vector_quantized' goes with the "
+                "prior 'codes' and the loss 'vector_quantized', others go with the others"
+            )
+
     def _check_prior(self, prior: Prior) -> None:
+        self._check_latents("prior", prior.discrete, prior)
         if prior.latent_shape not in (None, self.latent_shape):
             raise ValueError(
                 f"the prior is one over latents of the shape {prior.latent_shape}, but the encoder's have {self.latent_shape}"

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vaekit.layers import Network
+from vaekit.layers import Network, glorot
 from vaekit.ops import reference
 from vaekit.posteriors.base import Posterior
-from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
+from vaekit.posteriors.family import DiagonalGaussianFamily, Family, make_family
 from vaekit.registry import Registry
 from vaekit.sizes import checked_size, checked_sizes
-
-Head = TypeVar("Head", nn.Linear, nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
 class Encoder(Network, ABC):
     """q(z | x), or q(z | x, c): a module from a batch [B, *input_shape] to a `Posterior` over latents [B, *latent_shape].
 
-    An encoder whose posterior is a diagonal Gaussian hands its last layer's output [B, 2 D, ...] to `posterior`, which knows
-    the bound, and its last layer to `start_logvar` when it is made.
+    An encoder makes its last layer by `make_head`, which knows how many numbers a posterior takes, and hands what that gives to
+    `posterior`, which makes one of them; or it returns a posterior of its own, `vaekit.DiagonalGaussian(mu, logvar)` for example.
 
     A class of one's own becomes conditional by taking the option condition_dim, which it hands on to `super().__init__`, and the
     argument condition; without them its condition_dim is 0 and it is called with x alone.
@@ -80,6 +78,7 @@ class Encoder(Network, ABC):
                 f"initial_logvar={initial_logvar!r} is not between -{logvar_bound} and {logvar_bound}, as logvar_bound asks for"
             )
         self.logvar_bound, self.initial_logvar = logvar_bound, initial_logvar
+        self.family: Family = DiagonalGaussianFamily(self.latent_shape)
 
     @abstractmethod
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
@@ -90,22 +89,49 @@ class Encoder(Network, ABC):
             condition: [B, condition_dim], in the dtype of x; an encoder whose condition_dim is 0 is called without it.
         """
 
-    def posterior(self, parameters: Tensor) -> DiagonalGaussian:
-        """The last layer's output [B, 2 D, ...] as a Gaussian: its halves, where they lie, are mu and the (bounded) logvar."""
-        mu, logvar = parameters.chunk(2, dim=1)
-        return DiagonalGaussian(mu, logvar if self.logvar_bound is None else bounded(logvar, self.logvar_bound))
+    def make_head(
+        self, posterior: str | Mapping[str, Any] | Family, layer: Callable[..., Any], features: int, **options: Any
+    ) -> nn.Module:
+        """The last layer, layer(features, outputs, **options), and the family of the posteriors that are made of what it gives.
 
-    def start_logvar(self, head: Head) -> Head:
-        """The last layer, with 2 D outputs, made to give `initial_logvar`: those weights start at 0, their bias at that value."""
-        if self.initial_logvar is not None:
-            start = self.initial_logvar
-            if self.logvar_bound is not None:  # what `bounded` makes initial_logvar of
-                start = _atan_scale(self.logvar_bound) * math.tan(start / _atan_scale(self.logvar_bound))
-            assert head.bias is not None
-            with torch.no_grad():
-                for parameter, value in ((head.weight, 0.0), (head.bias, start)):
-                    parameter[len(parameter) // 2 :].fill_(value)
-        return head
+        To be called once, when `latent_shape` is what it will be. Weights are drawn by Glorot's rule; logvar starts at
+        `initial_logvar`, by weights of 0 and that as bias.
+
+        Args:
+            posterior: a name from `vaekit.posteriors.names()`, {"name": ..., option: ...}, or a `vaekit.posteriors.Family`.
+            layer: nn.Linear, nn.Conv2d, ...: of the positions that latents have.
+            features: what the layer reads.
+
+        Raises:
+            TypeError, ValueError, UnknownNameError: a family that does not exist or does not fit, or that has no logvar where a
+                bound or start of it was asked for.
+        """
+        family = self.family = make_family(posterior, self.latent_shape)
+        if not family.has_logvar and (self.logvar_bound, self.initial_logvar) != (None, None):
+            raise ValueError(f"{type(family).__name__} has no logvar; leave logvar_bound and initial_logvar at None")
+        size = self.latent_shape[0]
+        gaussian = 2 * size if family.has_logvar else size
+        head: Any = glorot(layer(features, gaussian + family.extra, **options))
+        with torch.no_grad():
+            if self.initial_logvar is not None:
+                start = self.initial_logvar
+                if self.logvar_bound is not None:  # what `bounded` makes initial_logvar of
+                    start = _atan_scale(self.logvar_bound) * math.tan(start / _atan_scale(self.logvar_bound))
+                head.weight[size:gaussian].zero_()
+                head.bias[size:gaussian].fill_(start)
+            family.start(head.weight[gaussian:], head.bias[gaussian:])
+        return head  # type: ignore[no-any-return]
+
+    def posterior(self, parameters: Tensor) -> Posterior:
+        """The last layer's output [B, outputs, ...] as a posterior: mu, the (bounded) logvar and the rest, where they lie."""
+        latents = parameters.shape[1] - self.family.extra
+        size = latents // 2 if self.family.has_logvar else latents
+        mu, logvar, extra = parameters.split((size, latents - size, self.family.extra), dim=1)
+        if not self.family.has_logvar:
+            return self.family(mu, None, extra)  # type: ignore[no-any-return]
+        return self.family(  # type: ignore[no-any-return]
+            mu, logvar if self.logvar_bound is None else bounded(logvar, self.logvar_bound), extra
+        )
 
 
 def bounded(logvar: Tensor, bound: float) -> Tensor:

@@ -6,14 +6,14 @@ For images the shape of the Keras variational autoencoder example (F. Chollet, 2
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from vaekit.encoders.base import Encoder, registry
 from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, dense_layers, glorot, halved_resolutions
-from vaekit.posteriors import DiagonalGaussian
+from vaekit.posteriors import Family, Posterior
 from vaekit.sizes import checked_flag, checked_sizes
 
 
@@ -35,6 +35,7 @@ class ConvolutionalEncoder(Encoder):
         logvar_bound: float | None = None,
         initial_logvar: float | None = None,
         condition_dim: int = 0,
+        posterior: str | Mapping[str, Any] | Family = "diagonal_gaussian",
     ) -> None:
         super().__init__(
             input_shape, latent_dim, logvar_bound=logvar_bound, initial_logvar=initial_logvar, condition_dim=condition_dim
@@ -58,14 +59,14 @@ class ConvolutionalEncoder(Encoder):
         self.spatial = spatial
         if spatial:
             self.latent_shape = (latent_dim, *resolutions[-1])
-            self.head: nn.Module = self.start_logvar(glorot(convolution(channels[-1], 2 * latent_dim, kernel_size=1)))
+            self.head: nn.Module = self.make_head(posterior, convolution, channels[-1], kernel_size=1)
             return
         hidden = (256,) if hidden is None else checked_sizes("hidden", hidden)
         features = (channels[-1] * math.prod(resolutions[-1]), *hidden)
         self.body = dense_layers(features, style)
-        self.head = self.start_logvar(glorot(nn.Linear(features[-1], 2 * latent_dim)))
+        self.head = self.make_head(posterior, nn.Linear, features[-1])
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> DiagonalGaussian:
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
         self.check_condition(x, condition)
         features = self.convolutions(x, condition)
         if not self.spatial:
@@ -93,6 +94,7 @@ class ConvEncoder(ConvolutionalEncoder):
         initial_logvar: what logvar starts from; None for random values around 0.
         condition_dim: of a condition, of which a linear map is added to the first convolution's output at every position; 0 for
             none.
+        posterior: the family of q(z | x), a name from `vaekit.posteriors.names()` or {"name": ..., option: ...}.
 
     Raises:
         ValueError: an input_shape of another rank; no channels; dense layers and a spatial latent.
@@ -118,7 +120,8 @@ class Conv1dEncoder(ConvolutionalEncoder):
     Args:
         input_shape: (channels, length).
         latent_dim: D.
-        channels, hidden, activation, normalization, dropout, logvar_bound, initial_logvar, condition_dim: as for `conv`.
+        channels, hidden, activation, normalization, dropout, logvar_bound, initial_logvar, condition_dim, posterior: as
+            for `conv`.
         spatial: latents of the shape (D, length), at the last convolution's resolution, instead of D numbers.
 
     Raises:
@@ -143,7 +146,8 @@ class Conv3dEncoder(ConvolutionalEncoder):
     Args:
         input_shape: (channels, depth, height, width), or (channels, time, height, width).
         latent_dim: D.
-        channels, hidden, activation, normalization, dropout, logvar_bound, initial_logvar, condition_dim: as for `conv`.
+        channels, hidden, activation, normalization, dropout, logvar_bound, initial_logvar, condition_dim, posterior: as
+            for `conv`.
         spatial: latents of the shape (D, depth, height, width), at the last convolution's resolution, instead of D numbers.
 
     Raises:

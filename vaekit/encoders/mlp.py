@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from vaekit.encoders.base import Encoder, registry
 from vaekit.layers import LayerStyle, dense_layers, glorot, with_condition
-from vaekit.posteriors import DiagonalGaussian
+from vaekit.posteriors import Family, Posterior
 from vaekit.sizes import checked_sizes
 
 
@@ -27,6 +28,7 @@ class MLPEncoder(Encoder):
         logvar_bound: keeps logvar between -logvar_bound and logvar_bound.
         initial_logvar: what logvar starts from; None for random values around 0.
         condition_dim: of a condition, which the first layer reads behind the input; 0 for none.
+        posterior: the family of q(z | x), a name from `vaekit.posteriors.names()` or {"name": ..., option: ...}.
 
     Example:
         >>> import torch
@@ -48,14 +50,15 @@ class MLPEncoder(Encoder):
         logvar_bound: float | None = None,
         initial_logvar: float | None = None,
         condition_dim: int = 0,
+        posterior: str | Mapping[str, Any] | Family = "diagonal_gaussian",
     ) -> None:
         super().__init__(
             input_shape, latent_dim, logvar_bound=logvar_bound, initial_logvar=initial_logvar, condition_dim=condition_dim
         )
         sizes = (math.prod(self.input_shape) + condition_dim, *checked_sizes("hidden", hidden))
         self.body = dense_layers(sizes, LayerStyle(activation, normalization, dropout))
-        self.head = self.start_logvar(glorot(nn.Linear(sizes[-1], 2 * latent_dim)))
+        self.head = self.make_head(posterior, nn.Linear, sizes[-1])
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> DiagonalGaussian:
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
         self.check_condition(x, condition)
         return self.posterior(self.head(self.body(with_condition(x.flatten(1), condition))))

@@ -7,13 +7,14 @@ R. Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from vaekit.encoders.base import Encoder, registry
 from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, halved_resolutions
-from vaekit.posteriors import DiagonalGaussian
+from vaekit.posteriors import Family, Posterior
 from vaekit.residual import ResidualBlock, middle_blocks
 from vaekit.sizes import checked_flag, checked_size, checked_sizes
 
@@ -39,6 +40,7 @@ class ResNetEncoder(Encoder):
         initial_logvar: what logvar starts from; None for random values around 0.
         condition_dim: of a condition, of which every block adds a linear map between its convolutions, see `ResidualBlock`; a new
             encoder, whose blocks are still their shortcuts, does not see it before the first step. 0 for none.
+        posterior: the family of q(z | x), a name from `vaekit.posteriors.names()` or {"name": ..., option: ...}.
 
     Raises:
         ValueError: an input_shape of another rank; no channels; attention over a single position.
@@ -68,6 +70,7 @@ class ResNetEncoder(Encoder):
         logvar_bound: float | None = None,
         initial_logvar: float | None = None,
         condition_dim: int = 0,
+        posterior: str | Mapping[str, Any] | Family = "diagonal_gaussian",
     ) -> None:
         super().__init__(
             input_shape, latent_dim, logvar_bound=logvar_bound, initial_logvar=initial_logvar, condition_dim=condition_dim
@@ -91,11 +94,11 @@ class ResNetEncoder(Encoder):
         self.spatial = checked_flag("spatial", spatial)
         if spatial:
             self.latent_shape = (latent_dim, *resolutions[-1])
-            self.head: nn.Module = self.start_logvar(glorot(convolution(channels[-1], 2 * latent_dim, 3, padding=1)))
+            self.head: nn.Module = self.make_head(posterior, convolution, channels[-1], kernel_size=3, padding=1)
         else:
-            self.head = self.start_logvar(glorot(nn.Linear(channels[-1] * math.prod(resolutions[-1]), 2 * latent_dim)))
+            self.head = self.make_head(posterior, nn.Linear, channels[-1] * math.prod(resolutions[-1]))
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> DiagonalGaussian:
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
         self.check_condition(x, condition)
         features = self.body(x, condition)
         return self.posterior(self.head(features if self.spatial else features.flatten(1)))

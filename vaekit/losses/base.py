@@ -78,7 +78,13 @@ class LatentVariableModel(Protocol):
 
 
 class Loss(nn.Module, ABC):
-    """An objective, called as loss(model, batch, context)."""
+    """An objective, called as loss(model, batch, context).
+
+    Attributes:
+        discrete: whether it is one for latents that are codes from a codebook; others are for latents with a density.
+    """
+
+    discrete: bool = False
 
     def __init__(self) -> None:  # torch's own takes any option
         super().__init__()

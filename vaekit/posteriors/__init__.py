@@ -1,6 +1,19 @@
-"""Approximate posteriors q(z | x): what an encoder returns."""
+"""Approximate posteriors q(z | x): what an encoder returns, and the families from which it picks them."""
 
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
+from vaekit.posteriors.family import DiagonalGaussianFamily, Family, registry
 
-__all__ = ["DiagonalGaussian", "Posterior"]
+register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
+
+__all__ = [
+    "DiagonalGaussian",
+    "DiagonalGaussianFamily",
+    "Family",
+    "Posterior",
+    "create",
+    "describe",
+    "names",
+    "register",
+    "registry",
+]

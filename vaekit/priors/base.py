@@ -18,9 +18,11 @@ class Prior(nn.Module, ABC):
 
     Attributes:
         latent_shape: S, where the prior is one over latents of that shape only.
+        discrete: whether it is one over the codes of a codebook, with probabilities in place of densities.
     """
 
     latent_shape: tuple[int, ...] | None = None
+    discrete: bool = False
 
     def __init__(self) -> None:  # torch's own takes any option
         super().__init__()
