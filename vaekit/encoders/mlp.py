@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vaekit.encoders.base import Encoder, registry
-from vaekit.layers import LayerStyle, dense_layers, glorot, with_condition
+from vaekit.layers import LayerStyle, dense_layers, with_condition
 from vaekit.posteriors import Family, Posterior
 from vaekit.sizes import checked_sizes
 
