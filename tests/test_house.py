@@ -75,6 +75,21 @@ def test_every_public_name_is_there_and_documented():
         assert getattr(vaekit, name).__doc__, f"{name} has no docstring"
 
 
+METHODS = [(kind, name) for kind in ("losses", "posteriors", "priors") for name in getattr(vaekit, kind).names()]
+
+
+@pytest.mark.parametrize(("kind", "name"), METHODS)
+def test_the_page_of_a_method_says_what_it_is_for_what_it_costs_and_who_found_it(kind, name):
+    page = getattr(vaekit, kind).describe(name).documentation
+    for what, pattern in {
+        "when": r"\b[Uu]se ",
+        "cost": r"\b[Cc]osts?\b",
+        "source": r"arXiv:\d{4}\.\d{4}",
+        "example": ">>> ",
+    }.items():
+        assert re.search(pattern, page), f"the page of {kind} {name!r} lacks: {what}"
+
+
 def test_the_build_says_what_serves_each_device():
     assert set(vaekit.build_info()) >= {"vaekit", "torch", "cpu kernel", "cuda kernel"}
     with pytest.raises(ValueError, match="'cpu' or 'cuda'"):

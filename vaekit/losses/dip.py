@@ -40,9 +40,11 @@ class DipVAE(Loss):
     Covariance and mean are those of the batch of B examples, divided by B as in the authors' code: an estimate, off by the
     order of 1/B, and squares of its noise add to the penalty.
 
-    When to use it: for latents without correlation at little cost; in the paper "i" has lambda_diagonal = 10 lambda_offdiagonal,
+    Use it for latents without correlation at little cost; in the paper "i" has lambda_diagonal = 10 lambda_offdiagonal,
     "ii" has both equal. It does not see dependence that is not correlation; `beta_tc` does.
     Cost: B D^2. torch.compile traces it in one graph.
+
+    Kumar et al., "Variational Inference of Disentangled Latent Concepts from Unlabeled Observations", 2018, arXiv:1711.00848.
 
     Args:
         kind: "i" or "ii".

@@ -126,12 +126,14 @@ class InfoVAE(_MatchesPrior):
 
         total = mean of -log p(x | z) + (1 - alpha) KL(q(z | x) || p(z))  +  (alpha + lambda - 1) MMD^2(q(z), p(z))
 
-    Equation 6, with the maximum mean discrepancy as its divergence (`vaekit.losses.squared_mmd`). alpha = 0, lambda = 1 is the
-    ELBO; alpha = 1 leaves the discrepancy alone ("MMD-VAE").
+    with the maximum mean discrepancy as its divergence (`vaekit.losses.squared_mmd`). alpha = 0, lambda = 1 is the ELBO; alpha =
+    1 leaves the discrepancy alone ("MMD-VAE").
 
-    When to use it: for decoders so strong that they ignore the code, or posteriors that collapse. The discrepancy is small, below
+    Use it for decoders so strong that they ignore the code, or posteriors that collapse. The discrepancy is small, below
     2 for each scale, next to a reconstruction in nats: take a lambda that makes the two matter alike, 10 to 1000.
     Cost: 3 B^2 kernels of each scale, in memory that does not grow with B^2. torch.compile traces it in one graph.
+
+    Zhao, Song, Ermon, "InfoVAE", 2017, arXiv:1706.02262, equation 6.
 
     Args:
         alpha: at most 1: a number, a `vaekit.schedules.Schedule` of the step, or its spec.
@@ -190,11 +192,13 @@ class WAE(_MatchesPrior):
 
         total = mean of -log p(x | z) + lambda MMD^2(q(z), p(z))
 
-    Equation 4 and algorithm 2. The cost is the likelihood's: "gaussian" has the squared distance of the paper, divided by
+    The cost is the likelihood's: "gaussian" has the squared distance of the paper, divided by
     2 sigma^2. The encoder draws z, as the paper allows; nothing keeps its variance from vanishing.
 
-    When to use it: for sharper reconstructions than the ELBO's and a latent space that fills the prior. It bounds no likelihood.
+    Use it for sharper reconstructions than the ELBO's and a latent space that fills the prior. It bounds no likelihood.
     Cost: 3 B^2 kernels of each scale, in memory that does not grow with B^2. torch.compile traces it in one graph.
+
+    Tolstikhin et al., "Wasserstein Auto-Encoders", 2017, arXiv:1711.01558, equation 4 and algorithm 2.
 
     Args:
         lambda_: at least 0: a number, a `vaekit.schedules.Schedule` of the step, or its spec.

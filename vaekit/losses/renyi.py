@@ -31,6 +31,8 @@ class Renyi(Loss):
     Everything is an estimate from the draws. With K draws it is biased towards the ELBO, which one draw gives with any alpha.
     `reconstruction` and `kl` are means over the draws, as of `iwae`.
 
+    Li and Turner, "Renyi Divergence Variational Inference", 2016, arXiv:1602.02311, section 4.1.
+
     Args:
         alpha: any number, or -inf or inf.
         num_samples: K.

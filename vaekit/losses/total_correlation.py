@@ -52,9 +52,11 @@ class BetaTC(Loss):
     other: take batches of hundreds. A term may come out negative. `vaekit.evaluate` with "stratified" and one batch of the whole
     data has the exact log q(z) and log q(z_d) of each draw.
 
-    When to use it: for latents that each mean one thing; beta from 2 to 10. Not for the highest likelihood.
+    Use it for latents that each mean one thing; beta from 2 to 10. Not for the highest likelihood.
     Cost: B^2 D exponentials in forward and in backward, a block of rows at a time, which backward computes again: the memory
     grows with B D alone. torch.compile traces it in one graph, the blocks unrolled. No second derivatives.
+
+    Chen et al., "Isolating Sources of Disentanglement in VAEs", 2018, arXiv:1802.04942, equation 2.
 
     Args:
         alpha, beta, gamma: weights of at least 0: a number, a `vaekit.schedules.Schedule` of the step, or its spec.

@@ -73,8 +73,8 @@ registry: Registry[Family] = Registry("posterior", "vaekit.posteriors", Family)
 class DiagonalGaussianFamily(Family):
     """N(mu, diag(exp(logvar))): latent dimensions that are independent of each other, given x.
 
-    Use it first: its divergence from Gaussian priors is exact, and computed together with the draw by one fused operator. The
-    encoder gives two numbers for each latent dimension.
+    Use it first: its divergence from Gaussian priors is exact, and computed together with the draw by one fused operator. It
+    costs the encoder two numbers for each latent dimension.
 
     Kingma and Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114, appendix C.2.
 

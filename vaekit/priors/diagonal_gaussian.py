@@ -18,8 +18,8 @@ class LearnedGaussian(Prior):
     """N(mu, diag(exp(logvar))) with mu and logvar learned: the prior moves to where the codes are, instead of the codes to it.
 
     The divergence from it is exact, and costs what that from N(0, I) costs. Since the decoder's first layer could shift and scale
-    its input as well, the bound gains little; use it where that layer cannot, or to start a mixture or a flow from. It begins as
-    N(0, I).
+    its input as well, the bound gains little. Use it where that layer cannot, or to start a mixture or a flow from. It begins as
+    N(0, I), the prior of Kingma and Welling, 2013, arXiv:1312.6114.
 
     Args:
         latent_shape: the shape [*S] of one example's latents.

@@ -25,8 +25,10 @@ class Flow(Prior):
 
     log p(z) = log N(f(z); 0, I) + log |det df/dz|. Use it where codes form shapes that no few Gaussians do. There is no closed
     form of the divergence: `kl` is log q(z | x) - log p(z) of the draw, an estimate that may be negative for an example. The
-    density takes one pass through `transforms` networks, a draw as many passes as there are latent dimensions. It needs the extra
+    density costs one pass through `transforms` networks, a draw as many passes as there are latent dimensions. It needs the extra
     `flows`.
+
+    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 3.2.
 
     Args:
         latent_shape: the shape [*S] of one example's latents, all of which are one vector to the flow.

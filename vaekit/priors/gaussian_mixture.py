@@ -27,6 +27,8 @@ class GaussianMixture(Prior):
     divergence: `kl` is log q(z | x) - log p(z) of the draw, an estimate that may be negative for an example. A call costs K times
     that of a Gaussian, and [B, K, D] numbers of memory.
 
+    The "MoG prior" of Tomczak and Welling, "VAE with a VampPrior", 2018, arXiv:1705.07120, section 4.
+
     Args:
         latent_shape: the shape [*S] of one example's latents.
         components: K.

@@ -21,12 +21,17 @@ from vaekit.sizes import checked_size, checked_sizes
 
 @registry.register("vamp")
 class Vamp(Prior):
-    """1/K sum_k q(z | u_k): the average posterior of K learned pseudo-inputs u_k, equation 9 of the paper.
+    """1/K sum_k q(z | u_k): the average posterior of K learned pseudo-inputs u_k.
 
-    The prior that maximises the bound is the average of the posteriors of all examples; this is its best approximation by K of
-    them, which needs no parameters in the latent space and cannot be far from what the encoder gives. There is no closed form of
-    the divergence: `kl` is log q(z | x) - log p(z) of the draw, an estimate that may be negative for an example. Every step
-    encodes the K pseudo-inputs too, and batch normalisation would see them.
+    The prior that maximises the bound is the average of the posteriors of all examples; this is an approximation of it by K of
+    them, which needs no parameters in the latent space and cannot be far from what the encoder gives.
+
+    Use it where the simple prior leaves latents unused, or its draws look like nothing in the data. There is no closed form of
+    the divergence: `kl` is log q(z | x) - log p(z) of the draw, an estimate that may be negative for an example. It costs a pass
+    of the K pseudo-inputs through the encoder in every step, where batch normalisation would see them, and [B, K, D] numbers of
+    memory.
+
+    Tomczak and Welling, "VAE with a VampPrior", 2018, arXiv:1705.07120, equation 9.
 
     Args:
         input_shape: the shape of what the encoder reads of one example; `vaekit.create_vae` fills it in.
