@@ -1,0 +1,109 @@
+"""Laws of how an encoder's last layer becomes a posterior, on families of the tests' own."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import vaekit
+from vaekit import encoders
+from vaekit.encoders.base import bounded
+from vaekit.posteriors import DiagonalGaussianFamily, Family
+
+ENCODERS = [
+    {"name": "mlp", "input_shape": (7,), "hidden": (6,)},
+    {"name": "conv", "input_shape": (2, 7, 5), "channels": (4, 6)},
+    {"name": "conv", "input_shape": (2, 7, 5), "channels": (4, 6), "spatial": True},
+    {"name": "resnet", "input_shape": (2, 7), "channels": (4, 6), "spatial": True},
+]
+every_encoder = pytest.mark.parametrize("options", ENCODERS, ids=str)
+
+
+class Seen(vaekit.DiagonalGaussian):
+    """A posterior that remembers what its family was given."""
+
+
+class Extra(Family):
+    """A family with five numbers besides mean and log variance, which start at 7."""
+
+    extra = 5
+
+    def forward(self, mu, logvar, extra):
+        posterior = Seen(mu, logvar)
+        posterior.extra = extra
+        return posterior
+
+    def start(self, weight, bias):
+        weight.zero_()
+        bias.fill_(7.0)
+
+
+class MeanOnly(Family):
+    """A family without log variances."""
+
+    has_logvar = False
+
+    def forward(self, mu, logvar, extra):
+        assert logvar is None
+        assert extra.shape[1] == 0
+        return vaekit.DiagonalGaussian(mu, torch.zeros_like(mu))
+
+
+def made(options, posterior, **more):
+    options = {**options, **more}
+    torch.manual_seed(0)
+    encoder = encoders.create(options.pop("name"), latent_dim=3, posterior=posterior, **options)
+    return encoder, torch.randn(4, *encoder.input_shape)
+
+
+def latent_shape(options):
+    return made(options, "diagonal_gaussian")[0].latent_shape
+
+
+@every_encoder
+def test_the_last_layer_gives_means_log_variances_and_the_rest(options):
+    shape = latent_shape(options)
+    encoder, x = made(options, Extra(shape), logvar_bound=2.0, initial_logvar=-1.0)
+    seen = []
+    encoder.head.register_forward_hook(lambda module, given, out: seen.append(out))
+    posterior = encoder(x)
+    assert seen[0].shape == (4, 11, *shape[1:])
+    assert_close(posterior.mu, seen[0][:, :3], rtol=0.0, atol=0.0)
+    assert_close(posterior.logvar, bounded(seen[0][:, 3:6], 2.0), rtol=0.0, atol=0.0)
+    assert_close(posterior.logvar, torch.full_like(posterior.logvar, -1.0))
+    assert_close(posterior.extra, torch.full((4, 5, *shape[1:]), 7.0), rtol=0.0, atol=0.0)
+
+
+@every_encoder
+def test_a_family_without_log_variances_takes_means_alone(options):
+    shape = latent_shape(options)
+    encoder, x = made(options, MeanOnly(shape))
+    assert encoder(x).mean.shape == (4, *shape)
+    assert encoder.head(torch.zeros(1, encoder.head.weight.shape[1], *shape[1:])).shape[1] == 3
+    for option in ({"logvar_bound": 3.0}, {"initial_logvar": 0.0}):
+        with pytest.raises(ValueError, match="MeanOnly has no logvar"):
+            made(options, MeanOnly(shape), **option)
+
+
+def test_naming_the_diagonal_gaussian_changes_nothing():
+    unnamed, x = made(ENCODERS[0], "diagonal_gaussian")
+    torch.manual_seed(0)
+    named = encoders.create("mlp", input_shape=(7,), hidden=(6,), latent_dim=3, posterior=DiagonalGaussianFamily((3,)))
+    assert list(named.state_dict()) == list(unnamed.state_dict())
+    assert torch.equal(named(x).mu, unnamed(x).mu)
+    assert torch.equal(named(x).logvar, unnamed(x).logvar)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "error", "said"),
+    [
+        (Extra((4,)), ValueError, r"Extra is made for latents of the shape \(4,\), but the encoder's have \(3,\)"),
+        (Extra, TypeError, "posterior has to be a name"),
+        (None, TypeError, "posterior has to be a name"),
+        ({"extra": 3}, TypeError, 'needs a "name", one of .*diagonal_gaussian'),
+        ("diagonal", vaekit.UnknownNameError, "diagonal_gaussian"),
+        ({"name": "diagonal_gaussian", "rank": 2}, TypeError, "rank"),
+    ],
+)
+def test_what_is_no_family_is_refused(posterior, error, said):
+    with pytest.raises(error, match=said):
+        made(ENCODERS[0], posterior)
