@@ -131,7 +131,7 @@ def test_a_discriminator_trained_by_auxiliary_alone_finds_a_known_total_correlat
     )  # fmt: skip
     with torch.no_grad():  # z = x + sigma eps, sigma^2 = 0.1: with the covariance of x below that of z is [[1, rho], [rho, 1]]
         vae.encoder.head.weight.copy_(torch.eye(4, 2))
-        vae.encoder.head.bias.copy_(torch.tensor([0.0, 0.0, 0.1, 0.1]).log().nan_to_num(neginf=0.0))
+        vae.encoder.head.bias.copy_(torch.tensor([0.0, 0.0, math.log(0.1), math.log(0.1)]))
     mix = torch.linalg.cholesky(torch.tensor([[0.9, rho], [rho, 0.9]]))
     adam = torch.optim.Adam(vae.loss.parameter_groups())
     for _ in range(400):
@@ -231,7 +231,7 @@ def test_a_model_keeps_its_discriminator_when_it_is_saved(tmp_path):
 
 
 def test_training_brings_the_total_correlation_down():
-    """Two latents, of which the encoder gives the same number at first."""
+    """Of two latents that are correlated at first."""
 
     def start():
         vae = vaekit.create_vae(
@@ -251,8 +251,8 @@ def test_training_brings_the_total_correlation_down():
     plain.loss = vaekit.Elbo()
     assert correlation(vae) > 0.7
     for each in (vae, plain):
-        fit(each, x, epochs=20, batch_size=100, learning_rate=3e-3)
-    assert correlation(vae) < 0.1 < correlation(plain)
+        fit(each, x, epochs=50, batch_size=100, learning_rate=3e-3)
+    assert correlation(vae) < 0.1 < 0.3 < correlation(plain)
 
 
 # In every precision, compiled, and of nothing.
