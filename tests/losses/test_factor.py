@@ -90,6 +90,14 @@ def test_one_key_gives_one_result_and_torchs_generator_is_left_alone():
     assert torch.equal(torch.rand(3), after)
 
 
+def test_the_default_discriminator_has_six_hidden_layers_of_1000():
+    discriminator = FactorVAE((2, 5)).discriminator
+    linear, between = discriminator[::2], discriminator[1::2]
+    assert [layer.out_features for layer in linear] == [1000] * 6 + [1]
+    assert linear[0].in_features == 10
+    assert [layer.negative_slope for layer in between] == [0.2] * 6
+
+
 # What learns from what.
 
 

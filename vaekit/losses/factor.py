@@ -48,7 +48,7 @@ class FactorVAE(Loss):
         latent_shape: the shape [*S] of one example's latents, which the discriminator sees as one vector; `vaekit.create_vae`
             fills it in.
         gamma: a weight of at least 0: a number, a `vaekit.schedules.Schedule` of the step, or its spec. 35 is the paper's for
-            dSprites; elsewhere from 6 to 100.
+            dSprites; `disentanglement_lib` tries 10 to 100.
         hidden: the sizes of the discriminator's hidden layers, each followed by a leaky ReLU of slope 0.2. The default is the
             paper's, six of 1000 (as `disentanglement_lib` reads it; others have five).
         learning_rate, betas: Adam's for the discriminator; the defaults are the paper's.
