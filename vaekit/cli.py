@@ -33,7 +33,7 @@ from vaekit import (
     schedules,
 )
 from vaekit.data.batches import check_examples
-from vaekit.priors import StandardNormal
+from vaekit.priors import LearnedGaussian, StandardNormal
 from vaekit.registry import Registry
 from vaekit.training import History
 from vaekit.training.loop import HISTORY_FILE
@@ -221,7 +221,7 @@ def evaluate(
     else:
         typer.echo("errors of reconstructions; classes: the share of wrong ones; others: in the data's units")
         typer.echo(_table([(name, f"{value:.4g}") for name, value in errors.items()], indent="  "))
-    if isinstance(vae.prior, StandardNormal) and len(test) > 1:
+    if isinstance(vae.prior, (StandardNormal, LearnedGaussian)) and len(test) > 1:
         latents = evaluation.latent_statistics(vae, test, batch_size=batch_size)
         collapsed = f"; collapsed: {', '.join(latents.collapsed)}" if latents.collapsed else ""
         typer.echo(f"{int(latents.active.sum())} of {latents.active.numel()} latent dimensions are active{collapsed}")

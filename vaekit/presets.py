@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vaekit import config, priors
+from vaekit import config
 from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
 from vaekit.encoders.base import Encoder
@@ -283,7 +283,7 @@ def create_vae(
         return {"posterior": posterior}
 
     def compose() -> VAE:
-        built = {kind: build(kind) for kind in ("likelihood", "loss", "condition")}
+        built = {kind: build(kind) for kind in ("likelihood", "condition")}
         per_element = getattr(built["likelihood"], "parameters_per_element", 1)  # VAE refuses what is no Likelihood
         data_shape, shown = _data_shapes(built["likelihood"], encoder, input_shape)
         encoder_context = {"input_shape": shown, "latent_dim": latent_dim, **told("encoder", built["condition"]), **family()}
@@ -298,9 +298,10 @@ def create_vae(
         }
         built["decoder"] = build("decoder", context)
         shapes = {"latent_shape": latent_shape, "input_shape": getattr(built["encoder"], "input_shape", ())}
-        prior = specs["prior"]["name"] if isinstance(specs["prior"], Mapping) else None
-        needed = {option for option in shapes if prior is not None and priors.registry.takes(prior, option)}
-        built["prior"] = build("prior", {option: shapes[option] for option in needed})
+        for kind in ("prior", "loss"):
+            spec, takes = specs[kind], config.REGISTRIES[kind].takes
+            needed = [option for option in shapes if takes(spec["name"], option)] if isinstance(spec, Mapping) else []
+            built[kind] = build(kind, {option: shapes[option] for option in needed})
         return VAE(**built)
 
     if seed is None:

@@ -113,6 +113,11 @@ class VAE(nn.Module):
         self.condition = condition
         self._check_prior(prior)
         self._check_latents("loss", loss.discrete, loss)
+        if loss.latent_shape not in (None, encoder.latent_shape):
+            raise ValueError(
+                f"the loss is a {type(loss).__name__} for latents of the shape {loss.latent_shape}, but the encoder's have "
+                f"{encoder.latent_shape}; make it with latent_shape={encoder.latent_shape}"
+            )
         prior.attach(encoder)
 
     @property
@@ -146,7 +151,7 @@ class VAE(nn.Module):
             step, index, dataset_size, row_start: for objectives that look at them; see `StepContext` and `Batch`.
 
         Returns:
-            LossTerms(total [], reconstruction [B], kl [B], extras).
+            LossTerms(total [], reconstruction [B], kl [B], extras, auxiliary); a training loop calls backward on `objective`.
 
         Raises:
             TypeError, ValueError: an x of another dtype or shape.

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 from torch.utils.data import DataLoader
 
 import vaekit
@@ -45,6 +46,20 @@ def test_divergences_of_the_dimensions_add_up_to_that_of_evaluate():
     assert float(latent_statistics(vae, X).kl.sum()) == pytest.approx(vaekit.evaluate(vae, X)["kl"], rel=1e-6)
 
 
+def test_divergences_from_a_learned_gaussian_are_torchs():
+    vae = identity_model()
+    vae.prior = vaekit.priors.LearnedGaussian((3,))
+    with torch.no_grad():
+        vae.prior.mu[:] = torch.tensor([0.5, -1.0, 0.0])
+        vae.prior.logvar[:] = torch.tensor([0.0, 1.0, -0.7])
+        q = vae.encode(X)
+        one, other = (Normal(part.mu.double(), torch.exp(part.logvar.double() / 2)) for part in (q, vae.prior))
+    for batch_size in (7, 100):
+        torch.testing.assert_close(
+            latent_statistics(vae, X, batch_size=batch_size).kl, kl_divergence(one, other).mean(0), rtol=1e-6, atol=1e-9
+        )
+
+
 def test_a_variance_far_from_zero_does_not_cancel():
     vae = identity_model()
     with torch.no_grad():
@@ -68,7 +83,9 @@ def test_what_has_no_dimensions_to_take_apart_is_refused():
 
     parts = identity_model()
     vae = vaekit.VAE(parts.encoder, parts.decoder, likelihood=parts.likelihood, prior=Other())
-    with pytest.raises(TypeError, match="for a StandardNormal prior, got Other"):
+    with pytest.raises(
+        TypeError, match="from the priors standard_normal and diagonal_gaussian; from a Other it has no closed form"
+    ):
         latent_statistics(vae, X)
     with pytest.raises(ValueError, match="at least two of them, got 1"):
         latent_statistics(identity_model(), X[:1])

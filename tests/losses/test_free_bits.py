@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from other_parts import OtherPosterior
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
 import vaekit
 from vaekit import make_key
+from vaekit.priors import LearnedGaussian
 
 X = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -19,18 +21,23 @@ def model(loss, spatial=False, **parts):
     with torch.no_grad():
         for parameter in vae.encoder.parameters():
             parameter.mul_(3.0)  # divergences on both sides of the minimum
+        for parameter in vae.prior.parameters():
+            parameter.copy_(torch.linspace(-0.5, 0.7, parameter.numel()).view(parameter.shape))
     return vae
 
 
 def divergences(vae):
-    q = vae.encode(X)
-    return kl_divergence(Normal(q.mu, torch.exp(q.logvar / 2)), Normal(0.0, 1.0))
+    q, prior = vae.encode(X), Normal(0.0, 1.0)
+    if isinstance(vae.prior, LearnedGaussian):
+        prior = Normal(vae.prior.mu, torch.exp(vae.prior.logvar / 2))
+    return kl_divergence(Normal(q.mu, torch.exp(q.logvar / 2)), prior)
 
 
 @pytest.mark.parametrize("per", ["dimension", "channel", "example"])
 @pytest.mark.parametrize("spatial", [False, True], ids=["flat", "spatial"])
-def test_each_group_costs_its_mean_over_the_batch_or_the_minimum(spatial, per):
-    elements = divergences(model("elbo", spatial)).detach()
+@pytest.mark.parametrize("prior", ["standard_normal", "diagonal_gaussian"])
+def test_each_group_costs_its_mean_over_the_batch_or_the_minimum(prior, spatial, per):
+    elements = divergences(model("elbo", spatial, prior=prior)).detach()
     groups = {
         "dimension": elements.flatten(1),
         "channel": elements.reshape(7, 3, -1).sum(2),
@@ -38,9 +45,9 @@ def test_each_group_costs_its_mean_over_the_batch_or_the_minimum(spatial, per):
     }[per]
     means = groups.mean(0).reshape(-1)
     for free in (0.0, float(means.median()) + 1e-3, float(means.max()) + 1.0):
-        vae = model({"name": "free_bits", "free_nats": free, "per": per}, spatial)
+        vae = model({"name": "free_bits", "free_nats": free, "per": per}, spatial, prior=prior)
         terms = vae(X, key=make_key(2))
-        plain = model("elbo", spatial)(X, key=make_key(2))
+        plain = model("elbo", spatial, prior=prior)(X, key=make_key(2))
         paid = sum(max(free, float(mean)) for mean in means)
         assert_close(terms.extras["paid_kl"].item(), paid)
         assert_close(terms.total, plain.reconstruction.mean() + paid)
@@ -51,14 +58,16 @@ def test_each_group_costs_its_mean_over_the_batch_or_the_minimum(spatial, per):
             assert_close(terms.total, plain.total)
 
 
-def test_below_the_minimum_the_divergence_has_no_gradient_and_above_it_its_own():
-    vae = model("elbo")
+@pytest.mark.parametrize("prior", ["standard_normal", "diagonal_gaussian"])
+def test_below_the_minimum_the_divergence_has_no_gradient_and_above_it_its_own(prior):
+    vae = model("elbo", prior=prior)
     means = divergences(vae).mean(0)
     free = float(means.detach().median()) + 1e-3
-    (expected,) = torch.autograd.grad(means[means > free].sum(), vae.encoder.head.weight)
+    expected = torch.autograd.grad(means[means > free].sum(), [vae.encoder.head.weight, *vae.prior.parameters()])
     assert 0 < int((means > free).sum()) < 3
-    vae = model({"name": "free_bits", "free_nats": free})
-    (got,) = torch.autograd.grad(vae(X, key=make_key(0)).extras["paid_kl"], vae.encoder.head.weight)
+    vae = model({"name": "free_bits", "free_nats": free}, prior=prior)
+    paid = vae(X, key=make_key(0)).extras["paid_kl"]
+    got = torch.autograd.grad(paid, [vae.encoder.head.weight, *vae.prior.parameters()])
     assert_close(got, expected)
 
 
@@ -81,7 +90,11 @@ class Other(vaekit.Prior):
 def test_divergences_that_do_not_come_apart_are_refused():
     vae = model("free_bits")
     vae.prior = Other()
-    with pytest.raises(TypeError, match="DiagonalGaussian posterior and a StandardNormal prior, got DiagonalGaussian and Other"):
+    with pytest.raises(TypeError, match="known from the priors standard_normal and diagonal_gaussian; from a Other it has no"):
+        vae(X)
+    vae = model("free_bits")
+    vae.encoder.forward = lambda x: OtherPosterior(x.flatten(1)[:, :3])
+    with pytest.raises(TypeError, match="known of a DiagonalGaussian posterior, got OtherPosterior"):
         vae(X)
     with pytest.raises(ValueError, match="free_nats has to be at least 0, got -1"):
         model({"name": "free_bits", "free_nats": -1})

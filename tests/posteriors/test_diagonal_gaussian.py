@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vaekit import DiagonalGaussian, Prior, StandardNormal, make_key
+from vaekit.priors import LearnedGaussian
 
 NORMAL = torch.distributions.Normal
 
@@ -35,6 +36,25 @@ def test_the_divergence_sums_over_all_latent_dimensions(shape):
     expected = torch.distributions.kl_divergence(NORMAL(mu, torch.exp(logvar / 2)), NORMAL(0.0, 1.0)).flatten(1).sum(-1)
     assert z.shape == shape
     torch.testing.assert_close(kl, expected)
+
+
+@pytest.mark.parametrize("samples", [None, 3])
+@pytest.mark.parametrize("shape", [(4, 3), (2, 2, 3, 3)])
+def test_the_divergence_of_each_dimension_is_torchs(shape, samples):
+    mu, logvar = torch.randn(2, *shape, dtype=torch.float64)
+    q, options = DiagonalGaussian(mu, logvar), {"key": make_key(0), "num_samples": samples, "row_start": 5}
+    learned = LearnedGaussian(shape[1:]).double()
+    with torch.no_grad():
+        learned.mu.normal_()
+        learned.logvar.normal_()
+    for prior, same in ((StandardNormal(), NORMAL(0.0, 1.0)), (learned, NORMAL(learned.mu, torch.exp(learned.logvar / 2)))):
+        z, kl = q.rsample_kl_per_dimension(prior, **options)
+        summed_z, summed = q.rsample_kl(prior, **options)
+        assert torch.equal(z, summed_z)
+        torch.testing.assert_close(kl, torch.distributions.kl_divergence(NORMAL(mu, torch.exp(logvar / 2)), same))
+        torch.testing.assert_close(kl.flatten(1).sum(1), summed)
+    with pytest.raises(TypeError, match="standard_normal and diagonal_gaussian; from a Unregistered it has no closed form"):
+        q.rsample_kl_per_dimension(Unregistered())
 
 
 def test_a_prior_without_a_closed_form_is_estimated_and_right_on_average():

@@ -161,6 +161,79 @@ def test_gradient_clipping_bounds_the_norm():
     assert norms[1] == pytest.approx(0.5, rel=1e-3)
 
 
+class WithScale(Elbo):
+    """An ELBO with a parameter of its own, which learns the mean divergence, and changes nothing else."""
+
+    def __init__(self, group=None, spoiled=None):
+        super().__init__()
+        self.scale, self.group, self.spoiled = torch.nn.Parameter(torch.zeros(3)), group or {}, spoiled
+
+    def parameter_groups(self):
+        return [{"params": [self.scale], **self.group}]
+
+    def forward(self, model, batch, context):
+        terms = super().forward(model, batch, context)
+        auxiliary = 1000.0 * (self.scale - terms.kl.detach().mean()).square().sum()
+        return terms._replace(auxiliary=auxiliary * (math.nan if context.step == self.spoiled else 1.0))
+
+
+def with_loss(loss):
+    parts = model()
+    return vaekit.VAE(parts.encoder, parts.decoder, likelihood=parts.likelihood, loss=loss)
+
+
+def test_parameters_of_the_objective_change_nothing_in_the_rest_and_are_clipped_by_themselves():
+    plain, vae = model(), with_loss(WithScale({"lr": 0.5, "eps": 1.0}))
+    expected, history = fit(plain, gradient_clip=0.01), fit(vae, gradient_clip=0.01)
+    assert dict(history) == dict(expected)
+    state = vae.state_dict()
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(weight, state[name])
+    steps = 2 * 4  # each of at most lr |gradient| / (|gradient| + eps), with gradients clipped from thousands to 0.01
+    assert 0.0 < vae.loss.scale.norm() < steps * 0.5 * 0.01
+
+
+def test_what_the_group_leaves_out_is_as_for_the_rest():
+    moved = []
+    for group, options in (({}, {"learning_rate": 0.02}), ({"lr": 0.02, "betas": (0.9, 0.999), "eps": 1e-8}, {})):
+        vae = with_loss(WithScale(group))
+        fit(vae, batch_size=50, epochs=1, **options)
+        moved.append(vae.loss.scale.detach())
+    assert torch.equal(*moved)
+    assert moved[0][0].item() == pytest.approx(0.02, rel=1e-4)  # the first step of Adam is as long as its learning rate
+
+
+def test_an_auxiliary_that_is_not_finite_stops_the_run_and_is_named():
+    good, bad = with_loss(WithScale()), with_loss(WithScale(spoiled=5))
+    fit(good, epochs=2, callbacks=[_StopAfter(5)])
+    with pytest.raises(
+        NonFiniteLossError, match=r"epoch 2, step 5: auxiliary is not finite\. .*the weights from before that step"
+    ):
+        fit(bad, epochs=3)
+    assert torch.equal(weights(bad), weights(good))
+
+
+@pytest.mark.parametrize(
+    ("group", "error", "message"),
+    [
+        ({"learning_rate": 0.1}, TypeError, r"WithScale.parameter_groups has to give .* got params, learning_rate"),
+        (
+            {"params": [torch.nn.Parameter(torch.zeros(7))]},
+            ValueError,
+            r"not the model's, of the shapes \(7,\); make their module",
+        ),
+        ({"lr": 0.0}, ValueError, "lr in WithScale.parameter_groups has to be positive and finite, got 0.0"),
+    ],
+)
+def test_groups_that_are_none_are_refused_before_the_first_step(group, error, message):
+    with pytest.raises(error, match=message):
+        fit(with_loss(WithScale(group)), callbacks=[_StopAfter(0)])
+    vae = with_loss(WithScale())
+    vae.loss.parameter_groups = lambda: [vae.loss.scale]
+    with pytest.raises(TypeError, match=r"has to give mappings with \"params\""):
+        fit(vae)
+
+
 def test_out_keeps_the_best_and_the_last_weights_and_the_history(tmp_path):
     kept = []
 
@@ -196,8 +269,7 @@ class _Spoiled(Elbo):
 
 
 def spoiled(step, how):
-    parts = model()
-    return vaekit.VAE(parts.encoder, parts.decoder, likelihood=parts.likelihood, loss=_Spoiled(step, how))
+    return with_loss(_Spoiled(step, how))
 
 
 class _StopAfter(Callback):

@@ -4,6 +4,7 @@ from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, Step
 from vaekit.losses.capacity import Capacity
 from vaekit.losses.dip import DipVAE
 from vaekit.losses.elbo import Elbo
+from vaekit.losses.factor import FactorVAE
 from vaekit.losses.free_bits import FreeBits
 from vaekit.losses.iwae import Ciwae, Iwae, Miwae
 from vaekit.losses.mmd import WAE, InfoVAE, squared_mmd
@@ -19,6 +20,7 @@ __all__ = [
     "Ciwae",
     "DipVAE",
     "Elbo",
+    "FactorVAE",
     "FreeBits",
     "InfoVAE",
     "Iwae",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -58,12 +58,20 @@ class LossTerms(NamedTuple):
         reconstruction: [B], -log p(x | z), summed over the elements of each x.
         kl: [B], the divergence from the prior, summed over latent dimensions, before any weight.
         extras: further named scalars or [B], for the history.
+        auxiliary: scalar, what the objective's own parameters, a discriminator's for example, are trained on: its gradient
+            reaches those alone, and total's never does. None for an objective without any.
     """
 
     total: Tensor
     reconstruction: Tensor
     kl: Tensor
     extras: dict[str, Tensor]
+    auxiliary: Tensor | None = None
+
+    @property
+    def objective(self) -> Tensor:
+        """total, and auxiliary where there is one: what a training loop calls backward on."""
+        return self.total if self.auxiliary is None else self.total + self.auxiliary
 
 
 class LatentVariableModel(Protocol):
@@ -80,14 +88,37 @@ class LatentVariableModel(Protocol):
 class Loss(nn.Module, ABC):
     """An objective, called as loss(model, batch, context).
 
+    An objective with an option `latent_shape` or `input_shape` (what the encoder reads) gets it from `vaekit.create_vae`. One
+    with parameters of its own trains them on `LossTerms.auxiliary`, and says in `parameter_groups` how.
+
     Attributes:
+        latent_shape: the shape [*S] of one example's latents, where the objective is one for latents of that shape only.
         discrete: whether it is one for latents that are codes from a codebook; others are for latents with a density.
     """
 
+    latent_shape: tuple[int, ...] | None = None
     discrete: bool = False
 
     def __init__(self) -> None:  # torch's own takes any option
         super().__init__()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The objective's own parameters with the options of Adam that they take, as groups of `torch.optim`; none by default.
+
+        `vaekit.fit` adds them to its optimizer: "params", and any of "lr", "betas", "eps" and "weight_decay"; what is left out
+        is as for the rest of the model.
+
+        Example, a loop of one's own:
+            >>> import vaekit
+            >>> vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, loss={"name": "factor", "hidden": (32, 32)})
+            >>> rest = [*vae.encoder.parameters(), *vae.decoder.parameters()]
+            >>> adam = torch.optim.Adam([{"params": rest}, *vae.loss.parameter_groups()], lr=1e-3)
+            >>> for x in torch.rand(200, 4).split(100):
+            ...     adam.zero_grad()
+            ...     vae(x).objective.backward()
+            ...     adam.step()
+        """
+        return []
 
     @abstractmethod
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:

@@ -11,9 +11,7 @@ from typing import Any
 
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean
-from vaekit.ops.reparameterize_kl import reparameterize_kl
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
-from vaekit.priors.standard_normal import StandardNormal
 from vaekit.schedules import Schedule, checked_schedule
 
 
@@ -42,7 +40,7 @@ class FreeBits(Loss):
 
     Raises:
         TypeError: a free_nats that is no weight; in use, a posterior other than `DiagonalGaussian` or a prior other than
-            `StandardNormal`, whose divergence does not come apart into that of each dimension.
+            standard_normal and diagonal_gaussian, whose divergence does not come apart into that of each dimension.
         ValueError: a negative free_nats, another group.
 
     Example:
@@ -61,20 +59,12 @@ class FreeBits(Loss):
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
         posterior = model.encode(batch.x, batch.condition)
-        if not isinstance(posterior, DiagonalGaussian) or not isinstance(model.prior, StandardNormal):
+        if not isinstance(posterior, DiagonalGaussian):
             raise TypeError(
-                "free bits need the divergence of each latent dimension, which is known for a DiagonalGaussian posterior and a "
-                f"StandardNormal prior, got {type(posterior).__name__} and {type(model.prior).__name__}; take these two, or "
-                "the loss 'elbo' with a scheduled beta"
+                "free bits need the divergence of each latent dimension, which is known of a DiagonalGaussian posterior, got "
+                f"{type(posterior).__name__}; take another encoder, or the loss 'elbo' with a scheduled beta"
             )
-        z, elements = reparameterize_kl(
-            posterior.mu,
-            posterior.logvar,
-            key=context.key,
-            row_start=context.row_start,
-            reduce="none",
-            event_dims=posterior.mu.ndim - 1,
-        )
+        z, elements = posterior.rsample_kl_per_dimension(model.prior, key=context.key, row_start=context.row_start)
         reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)
         kl = elements.flatten(1).sum(1)
         channels = elements.unsqueeze(-1).flatten(2).sum(2)  # those of latents that are not kept in space have one position

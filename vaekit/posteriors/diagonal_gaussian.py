@@ -6,6 +6,7 @@ D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.61
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,16 +61,44 @@ class DiagonalGaussian(Posterior):
         """As `Posterior.rsample_kl`; exact for a standard normal prior and a learned Gaussian one."""
         if not isinstance(prior, (StandardNormal, LearnedGaussian)):
             return super().rsample_kl(prior, key=key, generator=generator, num_samples=num_samples, row_start=row_start)
-        return reparameterize_kl(
-            self.mu,
-            self.logvar,
-            key=key,
-            generator=generator,
-            num_samples=num_samples,
-            row_start=row_start,
-            prior=(prior.mu, prior.logvar) if isinstance(prior, LearnedGaussian) else None,
-            event_dims=self.mu.ndim - 1,
-        )
+        return self._rsample_exact_kl(prior, "event", key=key, generator=generator, num_samples=num_samples, row_start=row_start)
+
+    def rsample_kl_per_dimension(
+        self,
+        prior: Prior,
+        *,
+        key: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        num_samples: int | None = None,
+        row_start: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """A reparameterized draw and the exact divergence of each latent dimension, whose sum is that of `rsample_kl`.
+
+        Arguments as of `rsample_kl`.
+
+        Returns:
+            z: [B, *S], or [K, B, *S].
+            kl: [B, *S], nats.
+
+        Raises:
+            TypeError: a prior other than a standard normal or a learned Gaussian one: the divergence from it has no closed form.
+
+        Example:
+            >>> from vaekit.priors import LearnedGaussian
+            >>> q = DiagonalGaussian(torch.ones(1, 2), torch.zeros(1, 2))
+            >>> q.rsample_kl_per_dimension(LearnedGaussian((2,)))[1].detach()
+            tensor([[0.5000, 0.5000]])
+        """
+        if not isinstance(prior, (StandardNormal, LearnedGaussian)):
+            raise TypeError(
+                "the divergence of each latent dimension is known from the priors standard_normal and diagonal_gaussian; from a "
+                f"{type(prior).__name__} it has no closed form"
+            )
+        return self._rsample_exact_kl(prior, "none", key=key, generator=generator, num_samples=num_samples, row_start=row_start)
+
+    def _rsample_exact_kl(self, prior: StandardNormal | LearnedGaussian, reduce: str, **options: Any) -> tuple[Tensor, Tensor]:
+        parameters = (prior.mu, prior.logvar) if isinstance(prior, LearnedGaussian) else None
+        return reparameterize_kl(self.mu, self.logvar, prior=parameters, reduce=reduce, event_dims=self.mu.ndim - 1, **options)
 
     def rsample_log_prob(
         self,

@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 HISTORY_FILE = "history.csv"
 _SECONDS_BETWEEN_LOOKS = 0.25
 _STEP_KEYS_AT_ONCE = 256
+_GROUP_OPTIONS = ("params", "lr", "betas", "eps", "weight_decay")
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -59,6 +60,9 @@ def fit(
 ) -> History:
     """Train a model with Adam (D. P. Kingma, J. Ba, 2014, arXiv:1412.6980), in place.
 
+    An objective with parameters of its own, the discriminator of `factor` for example, says how Adam trains those, in the same
+    step after one backward through `LossTerms.objective`.
+
     Args:
         vae: the model. Afterwards it holds the last weights, on `device`.
         train: `vaekit.data.Examples`, a tensor or array [N, *input_shape], a pair (x, y) of them, or a loader, whose batches
@@ -67,12 +71,13 @@ def fit(
         validation: the same, evaluated after every epoch with the same noise each time.
         epochs: passes over `train`.
         batch_size: for whole examples; a loader has its own.
-        learning_rate: Adam's.
+        learning_rate: Adam's; not that of parameters for which the objective has one of its own (`Loss.parameter_groups`).
         seed: fixes the order of the examples and all noise (dropout too, unless other threads draw from torch's global
             generator meanwhile). The weights that training starts from are the model's own:
             `create_vae(..., seed=0)` fixes those.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
-        gradient_clip: scale the gradient down to this norm where it is longer.
+        gradient_clip: scale the gradient down to this norm where it is longer; that of each group of the objective's own
+            parameters by itself.
         callbacks: see `Callback`.
         out: a folder for the results: `best` (the lowest validation loss, or training loss without validation) and `last`, each
             to be read by `vaekit.load`, and `history.csv`. Under a scheduled weight only validation losses compare from epoch to
@@ -156,7 +161,7 @@ class _Run:
         folder: Path | None,
     ) -> None:
         vae.to(fabric.device)
-        optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate, fused=True)
+        optimizer = torch.optim.Adam(_parameter_groups(vae), lr=learning_rate, fused=True)
         self.vae, self.fabric, self.adam = vae, fabric, optimizer
         self.model, self.optimizer = fabric.setup(vae, optimizer)
         self.batches, self.validation = batches, validation
@@ -235,17 +240,20 @@ class _Run:
     def _step(self, batch: Batch, key: Tensor) -> None:
         x, condition, index = batch.to(self.fabric.device)
         terms: LossTerms = self.model(x, condition, key=key, step=self.state.step, index=index, dataset_size=self.batches.size)
-        self.fabric.backward(terms.total)
-        self.non_finite += terms.total.detach() - terms.total.detach()
+        objective = terms.objective
+        self.fabric.backward(objective)
+        self.non_finite += objective.detach() - objective.detach()
         if self.gradient_clip is not None:
-            norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.gradient_clip)
-            self.non_finite += norm - norm
+            for group in self.adam.param_groups:
+                norm = torch.nn.utils.clip_grad_norm_(group["params"], self.gradient_clip)
+                self.non_finite += norm - norm
         self.adam.found_inf = self.non_finite.isnan().float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         unchecked = batch if self.batches.examples is None else None
         extras = {name: value.detach() for name, value in terms.extras.items()}
-        detached = LossTerms(terms.total.detach(), terms.reconstruction.detach(), terms.kl.detach(), extras)
+        auxiliary = None if terms.auxiliary is None else terms.auxiliary.detach()
+        detached = LossTerms(terms.total.detach(), terms.reconstruction.detach(), terms.kl.detach(), extras, auxiliary)
         self.pending.append(_Step(self.state.step, batch.index, unchecked, detached))
         self.state.step += 1
 
@@ -280,11 +288,14 @@ class _Run:
         held, because = self._make_finite()
         where = f"epoch {self.state.epoch + 1}"
         for step in pending:
-            bad = [name for name, value in named_terms(step.terms).items() if not value.isfinite().all()]
+            named = named_terms(step.terms)
+            if step.terms.auxiliary is not None:
+                named["auxiliary"] = step.terms.auxiliary
+            bad = [name for name, value in named.items() if not value.isfinite().all()]
             if bad:
                 self._check(step)
                 name = next((n for n in bad if n != "loss"), "loss")  # the term from which the loss has it
-                rows = self._rows(named_terms(step.terms)[name], step.rows)
+                rows = self._rows(named[name], step.rows)
                 raise NonFiniteLossError(
                     f"{where}, step {step.number}: {name} is not finite{rows}. {because}The model holds {held}. "
                     "A lower learning_rate, or gradient_clip=1.0, often helps"
@@ -348,6 +359,34 @@ class _Run:
             self.vae.save(self.folder / name)
 
 
+def _parameter_groups(vae: VAE) -> list[dict[str, Any]]:
+    """Adam's groups: the rest of the model, and what the objective has of its own.
+
+    Raises:
+        TypeError: something that is no group, or an option that is not Adam's.
+        ValueError: parameters that the model does not have, or a learning rate that is none.
+    """
+    whose, known = f"{type(vae.loss).__name__}.parameter_groups", set(vae.parameters())
+    own: list[dict[str, Any]] = []
+    for group in vae.loss.parameter_groups():
+        if not isinstance(group, Mapping) or "params" not in group or not group.keys() <= set(_GROUP_OPTIONS):
+            given = ", ".join(map(str, group)) if isinstance(group, Mapping) else repr(group)
+            raise TypeError(
+                f'{whose} has to give mappings with "params" and any of {", ".join(_GROUP_OPTIONS[1:])}, '
+                f'{{"params": [...], "lr": 1e-4}} for example; got {given}'
+            )
+        own.append({**group, "params": list(group["params"])})
+        if foreign := [tuple(p.shape) for p in own[-1]["params"] if p not in known]:
+            raise ValueError(
+                f"{whose} gives parameters that are not the model's, of the shapes {', '.join(map(str, foreign))}; "
+                "make their module an attribute of the loss"
+            )
+        if "lr" in group:
+            _check_positive(f"lr in {whose}", group["lr"])
+    taken = {p for group in own for p in group["params"]}
+    return [{"params": [p for p in vae.parameters() if p not in taken]}, *own]
+
+
 def _check_options(
     epochs: int,
     batch_size: int,
@@ -362,10 +401,14 @@ def _check_options(
     for name, value in (("learning_rate", learning_rate), ("gradient_clip", gradient_clip)):
         if name == "gradient_clip" and value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value < math.inf:
-            raise ValueError(f"{name} has to be positive and finite, got {value!r}")
+        _check_positive(name, value)
     if isinstance(callbacks, Callback) or not all(isinstance(callback, Callback) for callback in callbacks):
         raise TypeError(f"callbacks takes a sequence of objects that extend vaekit.Callback, got {callbacks!r}")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value < math.inf:
+        raise ValueError(f"{name} has to be positive and finite, got {value!r}")
 
 
 def _fabric(device: str | torch.device) -> Fabric:
