@@ -18,14 +18,14 @@ KINDS = pytest.mark.parametrize("kind", ["maf", "nsf"])
 CONTEXTS = pytest.mark.parametrize("context", [0, 2])
 
 
-def posterior(shape, kind="maf", context=0, transforms=2, seed=0, grad=False, dtype=torch.float64, **options):
+def posterior(shape, kind="maf", context=0, transforms=2, seed=0, grad=False, dtype=torch.float64, scale=0.3):
     """One whose network is no longer the identity that it starts as."""
     torch.manual_seed(seed)
-    family = FlowFamily(shape[1:], kind=kind, transforms=transforms, hidden=(16,), context=context, **options).to(dtype)
+    family = FlowFamily(shape[1:], kind=kind, transforms=transforms, hidden=(16,), context=context).to(dtype)
     with torch.no_grad():
         for parameter in family.parameters():
-            parameter.copy_(0.5 * torch.randn(parameter.shape))
-    numbers = [0.7 * torch.randn(size, dtype=dtype) for size in (shape, shape, (shape[0], context, *shape[2:]))]
+            parameter.copy_(scale * torch.randn(parameter.shape))
+    numbers = [0.5 * torch.randn(size, dtype=dtype) for size in (shape, shape, (shape[0], context, *shape[2:]))]
     return family, family(*(number.requires_grad_(grad) for number in numbers)), numbers
 
 
@@ -33,12 +33,12 @@ def posterior(shape, kind="maf", context=0, transforms=2, seed=0, grad=False, dt
 @KINDS
 @CONTEXTS
 def test_the_density_integrates_to_1(kind, context, transforms):
-    _, q, _ = posterior((3, 2), kind, context, transforms)
-    line = torch.linspace(-12, 12, 601, dtype=torch.float64)
+    _, q, _ = posterior((2, 2), kind, context, transforms, scale=0.2)
+    line = torch.linspace(-9, 9, 361, dtype=torch.float64)
     with torch.no_grad():
         density = torch.cat([q.log_prob(part.unsqueeze(1)).exp() for part in torch.cartesian_prod(line, line).split(20_000)])
     totals = density.sum(0) * (line[1] - line[0]) ** 2
-    assert_close(totals, torch.ones(3, dtype=torch.float64), rtol=0.0, atol=2e-3)
+    assert_close(totals, torch.ones(2, dtype=torch.float64), rtol=0.0, atol=2e-3)
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (4, 3), (2, 2, 3)])
@@ -146,8 +146,8 @@ def test_a_new_one_is_the_diagonal_gaussian_up_to_rounding_and_can_move(shape, k
 @CONTEXTS
 def test_the_estimate_of_the_divergence_has_the_divergence_as_its_mean(size, kind, context):
     """Against the integral of q log q / p over a grid."""
-    _, q, _ = posterior((2, size), kind, context)
-    line = torch.linspace(-10, 10, 20_001 if size == 1 else 801, dtype=torch.float64)
+    _, q, _ = posterior((2, size), kind, context, scale=0.2)
+    line = torch.linspace(-10, 10, 20_001 if size == 1 else 401, dtype=torch.float64)
     grid = torch.cartesian_prod(*[line] * size).view(-1, size)
     with torch.no_grad():
         log_q = torch.cat([q.log_prob(part.unsqueeze(1)) for part in grid.split(50_000)])
@@ -161,14 +161,14 @@ def test_the_estimate_of_the_divergence_has_the_divergence_as_its_mean(size, kin
 @CONTEXTS
 def test_every_number_has_its_gradient(kind, context):
     family, q, numbers = posterior((2, 2), kind, context, grad=True)
-    weights = torch.randn(2, dtype=torch.float64)
+    at = torch.randn(2, 2, dtype=torch.float64)
 
     def loss(*values):
-        z, log_q = family(*values).rsample_log_prob(key=KEY)
-        return z, log_q, family(*values).log_prob(z.detach()), family(*values).mean
+        q = family(*values)
+        return *q.rsample_log_prob(key=KEY), q.log_prob(at), q.mean
 
     assert torch.autograd.gradcheck(loss, numbers)
-    (q.rsample_log_prob(key=KEY)[1] * weights).sum().backward()
+    q.rsample_log_prob(key=KEY)[1].sum().backward()
     assert all(parameter.grad is not None for parameter in family.parameters())
 
 
@@ -249,7 +249,7 @@ def test_it_fits_a_bent_posterior_that_a_diagonal_gaussian_cannot(kind):
         torch.manual_seed(0)
         banana, family = Banana(), FlowFamily((2,), kind=kind, transforms=transforms, hidden=(32,))
         optimizer = torch.optim.Adam([*banana.parameters(), *family.parameters()], lr=1e-2)
-        for step in range(400):
+        for step in range(300):
             optimizer.zero_grad()
             (-banana.bound(family, 64, vaekit.fold_in(KEY, step))).backward()
             optimizer.step()
