@@ -225,7 +225,9 @@ def test_an_empty_batch_has_empty_results(shape):
     (z.sum() + kl.sum() + log_q.sum()).backward()
 
 
-@pytest.mark.parametrize("shapes", [((2, 3), (2, 4), (2, 3)), ((3,), (3,), (3,)), ((2, 3), (2, 3), (2, 6)), ((2, 3), (2, 3), (1, 3))])
+@pytest.mark.parametrize(
+    "shapes", [((2, 3), (2, 4), (2, 3)), ((3,), (3,), (3,)), ((2, 3), (2, 3), (2, 6)), ((2, 3), (2, 3), (1, 3))]
+)
 def test_shapes_that_are_no_batch_of_gaussians_are_refused(shapes):
     with pytest.raises(ValueError, match=r"lower \[batch, D \(D - 1\) / 2, positions...\], got"):
         FullGaussian(*map(torch.zeros, shapes))

@@ -147,8 +147,8 @@ def invertible_network(
 
 
 def _rows(values: T) -> T:
-    """At least one row."""
-    return values if values is None or len(values) else values.new_zeros(1, *values.shape[1:])
+    """At least one row; gradients still go through."""
+    return values if values is None or len(values) else torch.cat((values, values.new_zeros(1, *values.shape[1:])))
 
 
 def _log_standard_normal(z: Tensor) -> Tensor:
