@@ -281,6 +281,13 @@ def test_a_context_of_another_batch_is_refused():
         FlowPosterior(torch.zeros(4, 2), torch.zeros(4, 2), family.network, torch.zeros(5, 3))
 
 
+@pytest.mark.parametrize("part", ["posterior", "prior"])
+def test_weights_in_half_precision_are_refused_with_what_to_do(part):
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, **{part: "flow"}).bfloat16()
+    with pytest.raises(TypeError, match=r"weights are torch\.bfloat16, and it was given torch\.float32; .* use torch\.autocast"):
+        vae(torch.rand(3, 4, dtype=torch.bfloat16))
+
+
 def test_the_prior_and_the_posterior_are_one_kind_of_network():
     """A prior flow y = f(z) draws z by the inverse; a posterior with that network has the density of y."""
     prior = priors.Flow((2,), transforms=2, hidden=(8,)).double()

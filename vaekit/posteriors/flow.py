@@ -125,7 +125,7 @@ class FlowFamily(Family):
     `kl` is log q(z | x) - log p(z) of the draw, an estimate that may be negative for an example.
     Cost: a draw with its density takes one pass through `transforms` networks. The density of a given z needs T's inverse, D
     passes through each of them in turn: a `vamp` prior asks for that in every step. The doubly reparameterised gradient of `iwae`
-    takes D backward passes, done at once, and D^2 numbers for each draw. It needs the extra `flows`.
+    takes D backward passes through each. It needs the extra `flows`.
 
     `mean`, which `reconstruct` decodes, is T(mu): the base's mean carried along, not the expectation of z. Objectives that need
     the divergence or the variance of each dimension (`free_bits`, `beta_tc`, `dip_vae` of kind "ii") refuse it. logvar_bound and
