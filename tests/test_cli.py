@@ -285,6 +285,35 @@ def test_evaluate_takes_other_data_and_a_folder_that_save_wrote(run, tmp_path, c
     assert "means over 20 examples" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("posterior", ["full_gaussian", "flow"])
+def test_a_run_with_another_posterior_trains_and_shows_itself(posterior, data, tmp_path, capsys):
+    if posterior == "flow":
+        pytest.importorskip("zuko", reason="zuko is not installed: pip install 'vaekit[flows]'")
+    out, more = tmp_path / "run", ["--set", "posterior.context=2"] if posterior == "flow" else []
+    assert command("train", data, *SMALL, *QUICK, "--set", f"posterior={posterior}", *more, "--out", out) == 0
+    assert {p.name for p in out.glob("*.png")} >= {"latent_space.png", "latent_grid.png", "reconstructions.png", "samples.png"}
+    spec = {"name": posterior, **({"context": 2} if more else {})}
+    assert vaekit.load(out / "best").config()["encoder"]["posterior"] == spec
+    capsys.readouterr()
+    assert command("evaluate", out, "--samples", 5) == 0
+    said = capsys.readouterr().out
+    assert "log p(x) at least" in said
+    assert "active" not in said  # of latents that have no divergence each
+    assert command("plot", out) == command("reconstruct", out, "--count", 3) == command("sample", out) == 0
+    assert command("list", "posteriors") == 0
+    assert f"  {posterior}  " in capsys.readouterr().out
+    assert command("list", "posteriors", posterior) == 0
+    assert f"posterior '{posterior}'" in capsys.readouterr().out
+
+
+def test_a_posterior_that_is_none_is_one_line(data, mistake, tmp_path):
+    arguments = ["train", data, *SMALL, *QUICK, "--out", tmp_path / "run", "--set"]
+    assert "unknown posterior 'gauss'. Did you mean 'full_gaussian'" in mistake(*arguments, "posterior=gauss")
+    both = [*arguments, "posterior=full_gaussian", "--set", "encoder.posterior=diagonal_gaussian"]
+    assert "two posteriors were given" in mistake(*both)
+    assert "takes no option 'rank'" in mistake(*arguments, "posterior.name=full_gaussian", "--set", "posterior.rank=2")
+
+
 @pytest.mark.parametrize(
     "arguments", [["reconstruct", "--count", 2], ["sample", "--count", 3], ["sample", "--draw", "--seed", 4]], ids=str
 )

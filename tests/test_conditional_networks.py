@@ -279,9 +279,9 @@ def test_batch_normalisation_and_a_condition_go_together(kind, case):
 
 @pytest.mark.parametrize("registry", [encoders, decoders], ids=["encoders", "decoders"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_network_has_the_option_last_and_off_and_tells_of_it(registry, name):
+def test_every_network_has_the_option_off_and_tells_of_it(registry, name):
     page = registry.describe(name)
-    assert list(page.options.items())[-1] == ("condition_dim", 0)
+    assert page.options["condition_dim"] == 0
     assert "condition_dim" in page.documentation
 
 

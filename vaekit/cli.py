@@ -221,7 +221,8 @@ def evaluate(
     else:
         typer.echo("errors of reconstructions; classes: the share of wrong ones; others: in the data's units")
         typer.echo(_table([(name, f"{value:.4g}") for name, value in errors.items()], indent="  "))
-    if isinstance(vae.prior, (StandardNormal, LearnedGaussian)) and len(test) > 1:
+    diagonal = isinstance(vae.encoder.family, posteriors.DiagonalGaussianFamily)  # a divergence of each dimension by itself
+    if diagonal and isinstance(vae.prior, (StandardNormal, LearnedGaussian)) and len(test) > 1:
         latents = evaluation.latent_statistics(vae, test, batch_size=batch_size)
         collapsed = f"; collapsed: {', '.join(latents.collapsed)}" if latents.collapsed else ""
         typer.echo(f"{int(latents.active.sum())} of {latents.active.numel()} latent dimensions are active{collapsed}")

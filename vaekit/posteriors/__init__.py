@@ -3,6 +3,8 @@
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.posteriors.family import DiagonalGaussianFamily, Family, registry
+from vaekit.posteriors.flow import FlowFamily, FlowPosterior
+from vaekit.posteriors.full_gaussian import FullGaussian, FullGaussianFamily
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
@@ -10,6 +12,10 @@ __all__ = [
     "DiagonalGaussian",
     "DiagonalGaussianFamily",
     "Family",
+    "FlowFamily",
+    "FlowPosterior",
+    "FullGaussian",
+    "FullGaussianFamily",
     "Posterior",
     "create",
     "describe",
