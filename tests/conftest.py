@@ -30,3 +30,10 @@ def _one_thread_and_a_fixed_seed():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def own_registries(monkeypatch):
+    """What a test registers is gone after it."""
+    for registry in vaekit.config.REGISTRIES.values():
+        monkeypatch.setattr(registry, "_parts", dict(registry._parts))

@@ -732,7 +732,7 @@ def test_a_model_folder_within_a_run_knows_the_runs_data(run, capsys):
     assert capsys.readouterr().out == inner
 
 
-def test_a_module_that_registers_parts_can_be_imported_first(data, tmp_path, monkeypatch, no_pictures):
+def test_a_module_that_registers_parts_can_be_imported_first(data, tmp_path, monkeypatch, no_pictures, own_registries):
     (tmp_path / "my_parts_for_the_command.py").write_text(
         "import vaekit\nfrom vaekit.encoders import MLPEncoder\n"
         "@vaekit.encoders.register('only-in-this-module')\nclass Mine(MLPEncoder): ...\n"

@@ -77,13 +77,6 @@ def saved(tmp_path) -> Path:
     return model().save(tmp_path / "saved") / "model.safetensors"
 
 
-@pytest.fixture
-def own_registries(monkeypatch):
-    """What a test registers is gone after it."""
-    for registry in config.REGISTRIES.values():
-        monkeypatch.setattr(registry, "_parts", dict(registry._parts))
-
-
 def rewrite(file: Path, *, tensors=None, change=lambda saved_config: None) -> None:
     """The file again, with other tensors or another config inside."""
     with safe_open(file, framework="pt") as opened:

@@ -292,7 +292,7 @@ def test_a_table_with_other_columns_is_refused_when_the_model_is_composed(shape)
             call(x)
 
 
-def test_a_likelihood_whose_elements_depend_on_each_other_is_not_shared_by_columns(monkeypatch):
+def test_a_likelihood_whose_elements_depend_on_each_other_is_not_shared_by_columns(own_registries):
     class Own(vaekit.Likelihood):
         """The largest error of all elements."""
 
@@ -305,7 +305,6 @@ def test_a_likelihood_whose_elements_depend_on_each_other_is_not_shared_by_colum
         def sample(self, parameters, *, key):
             return parameters[:, 0]
 
-    monkeypatch.setattr(likelihoods.registry, "_parts", dict(likelihoods.registry._parts))
     likelihoods.register("largest-error")(Own)
     own = Columns(["largest-error", "largest-error"])
     assert own.nll(torch.zeros(1, 1, 2), torch.tensor([[3.0, -4.0]])) == 7.0
