@@ -519,7 +519,9 @@ def _draw(folder: Path, vae: vaekit.VAE, history: Mapping[str, Sequence[float]] 
     if two_dimensional:
         labels = None if test.y is None else test.y[rows]
         figures["latent_space"] = lambda: plots.latent_space(vae, test.x[rows], labels, _conditions(vae, test, rows))
-    if two_dimensional and plots.is_image(vae.input_shape):
+    if vae.encoder.family.discrete:
+        pass  # nothing lies between codes from a codebook
+    elif two_dimensional and plots.is_image(vae.input_shape):
         figures["latent_grid"] = lambda: plots.latent_grid(vae, condition=one)
     elif len(vae.latent_shape) == 1:
         figures["traversals"] = lambda: plots.traversals(vae, condition=one)

@@ -3,6 +3,7 @@
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.posteriors.family import DiagonalGaussianFamily, Family, registry
+from vaekit.posteriors.vector_quantized import VectorQuantized, VectorQuantizedFamily
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
@@ -11,6 +12,8 @@ __all__ = [
     "DiagonalGaussianFamily",
     "Family",
     "Posterior",
+    "VectorQuantized",
+    "VectorQuantizedFamily",
     "create",
     "describe",
     "names",
