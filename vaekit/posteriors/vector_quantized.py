@@ -133,7 +133,7 @@ class VectorQuantizedFamily(Family):
     def update(self, encoded: Tensor, indices: Tensor) -> None:
         """Learn from a batch: average, and put codes that are new or too little used onto vectors of it.
 
-        Vectors that are not finite count for nothing.
+        Vectors whose squared length is not finite count for nothing.
 
         Args:
             encoded: [B, D, *positions], what the encoder gave.
@@ -144,7 +144,7 @@ class VectorQuantizedFamily(Family):
         dtype = reference.compute_dtype(self.codebook.dtype)
         with torch.autocast(encoded.device.type, enabled=False):
             rows, index = _rows(encoded.detach()).to(dtype), indices.flatten()
-            finite = rows.isfinite().all(1)
+            finite = rows.square().sum(1).isfinite()  # of what has no distance from a code, no code learns
             rows = torch.where(finite[:, None], rows, 0.0)
             before, uses = self.codebook.detach().to(dtype), self.uses.to(dtype)
             decay = _USES_DECAY if self.decay is None else self.decay
