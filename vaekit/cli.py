@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import json
-import math
 import os
 import platform
 import sys
@@ -158,7 +157,7 @@ def train(
     names = {kind: config.spec_of(kind, getattr(vae, kind))["name"] for kind in ("encoder", "decoder", "likelihood")}
     typer.echo(
         f"training {names['encoder']} encoder, {names['decoder']} decoder, {names['likelihood']} likelihood: "
-        f"{parameters:,} parameters, {math.prod(vae.latent_shape)} latent dimensions"
+        f"{parameters:,} parameters, {plots.latents_in_words(vae)}"
     )
     typer.echo(f"on {run['data']}: {len(train_data):,} examples, and {len(test_data):,} held out")
     try:

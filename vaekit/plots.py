@@ -112,7 +112,7 @@ def reconstructions(vae: VAE, x: Tensor, condition: Any = None) -> Figure:
         for axes, example in zip(row, examples, strict=True):
             _show(axes, vae, example, limits)
         row[0].set_ylabel(name)
-    figure.suptitle(f"reconstructions through {_latents_in_words(vae)}")
+    figure.suptitle(f"reconstructions through {latents_in_words(vae)}")
     _label_elements(figure, vae)
     return figure
 
@@ -429,7 +429,8 @@ def _told(vae: VAE, condition: Any, count: int) -> Tensor | None:
     return vae.condition.as_rows(condition, count)
 
 
-def _latents_in_words(vae: VAE) -> str:
+def latents_in_words(vae: VAE) -> str:
+    """What x goes through: "2 latent dimensions", or "49 codes from a codebook"."""
     if vae.encoder.family.discrete:
         count = math.prod(vae.latent_shape[1:])
         return f"{count} code{'' if count == 1 else 's'} from a codebook"
