@@ -221,7 +221,8 @@ class VectorQuantized(Posterior):
 
     def perplexity(self) -> Tensor:
         """exp of the entropy of the codes' frequencies in this batch: how many are in even use, from 1 to K; a scalar."""
-        return torch.special.entr(self.family.frequencies(self.indices)).sum().exp()
+        entropy: Tensor = torch.special.entr(self.family.frequencies(self.indices)).sum()
+        return entropy.exp()
 
     def update_codebook(self) -> None:
         """Let the codebook learn from this batch, `VectorQuantizedFamily.update`: called by the loss, once, in training mode."""
