@@ -52,6 +52,17 @@ def test_what_is_no_code_has_no_probability():
     assert vae.prior.log_prob(z)[2] == -math.inf
 
 
+def test_codes_that_no_distance_tells_apart_keep_their_own_probabilities():
+    vae = with_other_probabilities(model())
+    book = vae.encoder.family.codebook
+    book.copy_(1.0 + torch.arange(CODES)[:, None] * torch.finfo(torch.float32).eps)
+    indices = torch.randint(CODES, (50, 2, 2))
+    z = vae.encoder.family.embedded(indices)
+    assert torch.equal(vae.prior.log_prob(z), vae.prior.log_prob_of(indices))
+    assert len(vae.prior.log_prob(z).unique()) > 10
+    assert vae.eval()(torch.rand(6, 1, 8, 5)).kl.isfinite().all()
+
+
 @pytest.mark.parametrize("codes", [1, 2, 7, 512])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("decay", [0.9, None])

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from vaekit.ops import reference
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.family import Family, registry
+from vaekit.priors.base import Prior
+from vaekit.priors.codes import Codes
 from vaekit.sizes import checked_size
 
 _AT_ONCE = 1 << 22  # scores of vectors against codes
@@ -245,6 +247,21 @@ class VectorQuantized(Posterior):
         """The codes, and log 1; every sample is the same, and no noise is drawn."""
         z = self._mean if num_samples is None else self._mean.expand(num_samples, *self._mean.shape)
         return z, z.new_zeros(z.shape[: z.ndim - self._mean.ndim + 1], dtype=reference.compute_dtype(z.dtype))
+
+    def rsample_log_ratio(
+        self,
+        prior: Prior,
+        *,
+        key: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        num_samples: int | None = None,
+        row_start: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """As `Posterior.rsample_log_ratio`; of a `Codes` prior, over this family's codebook, by the codes' numbers."""
+        if not isinstance(prior, Codes):
+            return super().rsample_log_ratio(prior, key=key, generator=generator, num_samples=num_samples, row_start=row_start)
+        z, log_posterior = self.rsample_log_prob(num_samples=num_samples)
+        return z, log_posterior - prior.log_prob_of(self.indices, log_posterior.dtype)
 
 
 @torch.library.custom_op("vaekit::kmeans_plus_plus", mutates_args=())

@@ -16,13 +16,13 @@ from vaekit.ops import philox, reference
 from vaekit.priors.base import Prior, registry
 from vaekit.sizes import checked_sizes
 
+_AT_ONCE = 1 << 22  # comparisons of vectors with codes
+
 
 class Codebook(Protocol):
     """What the prior asks of the encoder's family."""
 
     codebook: Tensor
-
-    def nearest(self, z: Tensor) -> Tensor: ...
 
     def embedded(self, indices: Tensor) -> Tensor: ...
 
@@ -81,12 +81,17 @@ class Codes(Prior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z) in nats, z [B, D, *positions] -> [B]; float64 for float64, otherwise float32."""
-        family = self._codebook()
-        indices = family.nearest(z)
-        is_code = (family.embedded(indices) == z).all(1)
-        probabilities = self._log_probabilities(reference.compute_dtype(z.dtype))
-        each = probabilities.expand(len(z), *probabilities.shape).gather(-1, indices.unsqueeze(-1)).squeeze(-1)
+        codebook = self._codebook().codebook.detach()
+        rows = z.movedim(1, -1).reshape(-1, codebook.shape[1])
+        # Equal, not nearest: codes may lie closer together than a distance can tell.
+        found = [_equal(part, codebook) for part in rows.split(max(_AT_ONCE // len(codebook), 1))]
+        indices, is_code = (torch.cat(parts).view(len(z), *z.shape[2:]) for parts in zip(*found, strict=True))
+        each = self._each(indices, reference.compute_dtype(z.dtype))
         return torch.where(is_code, each, -math.inf).reshape(len(z), math.prod(each.shape[1:])).sum(-1)
+
+    def log_prob_of(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """log p of codes by their numbers, in nats: int64 [B, *positions] -> `dtype` [B]."""
+        return self._each(indices, dtype).reshape(len(indices), math.prod(indices.shape[1:])).sum(-1)
 
     def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
         family, count, positions = self._codebook(), shape[0], tuple(shape[2:])
@@ -96,6 +101,11 @@ class Codes(Prior):
         indices = torch.searchsorted(below, u.contiguous(), right=True).clamp(max=below.shape[-1] - 1)
         return family.embedded(indices.T.reshape(count, *positions)).detach().to(dtype)
 
+    def _each(self, indices: Tensor, dtype: torch.dtype) -> Tensor:
+        """log p of each code in its position: int64 [B, *positions] -> [B, *positions]."""
+        probabilities = self._log_probabilities(dtype)
+        return probabilities.expand(len(indices), *probabilities.shape).gather(-1, indices.unsqueeze(-1)).squeeze(-1)
+
     def _log_probabilities(self, dtype: torch.dtype) -> Tensor:
         return self.logits.to(dtype).log_softmax(-1)
 
@@ -103,3 +113,11 @@ class Codes(Prior):
         if not self._family:
             raise RuntimeError("a codes prior is one over a model's codebook: compose a vaekit.VAE with it first")
         return self._family[0]
+
+
+def _equal(rows: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """The first code that each of [N, D] is equal to, int64 [N], and whether there is one, bool [N]."""
+    equal = torch.ones(len(rows), len(codebook), dtype=torch.bool, device=rows.device)
+    for of_rows, of_codes in zip(rows.unbind(1), codebook.unbind(1), strict=True):
+        equal = equal & (of_rows[:, None] == of_codes)
+    return equal.int().argmax(1), equal.any(1)
