@@ -341,8 +341,9 @@ def test_k_means_plus_plus_is_an_operator_as_torch_has_them():
     torch.library.opcheck(kmeans_plus_plus, arguments)
 
 
-def test_with_fewer_vectors_than_codes_each_has_its_own_and_the_rest_wait():
-    family = VectorQuantizedFamily((2,), codes=10)
+@pytest.mark.parametrize("revive_below", [0.0, 0.1])
+def test_with_fewer_vectors_than_codes_each_has_its_own_and_the_rest_wait(revive_below):
+    family = VectorQuantizedFamily((2,), codes=10, revive_below=revive_below)
     z = torch.randn(4, 2)
     VectorQuantized(z, family).update_codebook()
     assert family.placed.sum() == 4
