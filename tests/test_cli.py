@@ -112,6 +112,21 @@ def test_train_leaves_a_run_with_weights_history_and_the_pictures_that_fit(suffi
     assert vaekit.History.from_csv(out / "history.csv").epochs == 1
 
 
+@pytest.mark.parametrize("latent_dim", [2, 3])
+def test_a_vector_quantised_run_leaves_the_pictures_that_fit_and_every_command_takes_it(latent_dim, data, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["posterior=vector_quantized", "posterior.codes=8", "prior=codes", "loss=vector_quantized", "loss.beta=0.5"]
+    options = [argument for option in options for argument in ("--set", option)]
+    assert command("train", data, *SMALL, *QUICK, *options, "--latent-dim", latent_dim, "--out", out) == 0
+    assert "1 code from a codebook" in capsys.readouterr().out
+    pictures = {"loss.png", "reconstructions.png", "samples.png"} | ({"latent_space.png"} if latent_dim == 2 else set())
+    assert {p.name for p in out.glob("*.png")} == pictures
+    for subcommand in (["evaluate", "--samples", 2], ["reconstruct", "--count", 3], ["sample"], ["plot"]):
+        assert command(subcommand[0], out, *subcommand[1:]) == 0
+    assert "perplexity" in capsys.readouterr().out
+    assert {p.name for p in out.glob("*.png")} == pictures
+
+
 def test_a_spatial_latent_and_an_output_bias_from_the_data_can_be_set(data, tmp_path, capsys):
     out = tmp_path / "run"
     options = ["encoder=conv", "encoder.channels=[4]", "encoder.spatial=true", "decoder=conv", "decoder.channels=[4]"]

@@ -18,6 +18,7 @@ WHERE_FROM = [
 ]
 SHAPES = {"conv1d": (2, 9), "conv3d": (1, 5, 4, 3), "columns": (3,)}  # of the parts that take no images
 SMALL = {"resnet": {"channels": (4, 8), "attention": True}}
+VQ = {"posterior": "vector_quantized", "prior": "codes", "loss": "vector_quantized"}  # which go with each other only
 PARTS = [
     *({"encoder": {"name": name, **SMALL.get(name, {})}} for name in encoders.names()),
     *({"decoder": {"name": name, **SMALL.get(name, {})}} for name in decoders.names()),
@@ -29,12 +30,14 @@ PARTS = [
     *({"likelihood": {"name": name, **REQUIRED.get(name, {})}} for name in likelihoods.names()),
     *({"likelihood": {"name": name, option: how}} for name, option in WHERE_FROM for how in ("fixed", "shared", "element")),
     *({"likelihood": {"name": name, "missing": "ignore", **REQUIRED.get(name, {})}} for name in likelihoods.names()),
-    *({"prior": name} for name in priors.names()),
-    *({"loss": name} for name in losses.names()),
+    *({"prior": name} for name in priors.names() if name not in VQ.values()),
+    *({"loss": name} for name in losses.names() if name not in VQ.values()),
     {"posterior": "full_gaussian", "encoder": {"name": "conv", "channels": (4,), "spatial": True}},
     {"posterior": {"name": "flow", "context": 2}},
     {"posterior": {"name": "flow", "kind": "nsf"}, "prior": "flow"},
     {"posterior": {"name": "flow", "context": 1}, "loss": {"name": "iwae", "gradient": "doubly_reparameterized"}},
+    VQ,
+    {**VQ, "encoder": {"name": "conv", "spatial": True}, "decoder": {"name": "conv"}},
     {"condition": {"name": "labels", "classes": 3}},
     {"condition": {"name": "labels", "classes": 3, "dim": 2}},
     {"condition": {"name": "vector", "size": 2, "dim": 2}},

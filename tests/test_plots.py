@@ -270,6 +270,20 @@ def test_a_spatial_latent_is_refused_and_what_can_be_drawn_is_drawn():
     assert len(plots.samples(vae, 4).axes) == 4
 
 
+def test_nothing_is_drawn_between_the_codes_of_a_codebook():
+    vae = model(posterior={"name": "vector_quantized", "codes": 5}, prior="codes", loss="vector_quantized")
+    for name in ("latent_grid", "traversals"):
+        with pytest.raises(ValueError, match=f"{name} moves through the latent space, .* VectorQuantizedFamily are codes from a"):
+            getattr(plots, name)(vae)
+    assert plots.reconstructions(vae, data(2)).get_suptitle() == "reconstructions through 1 code from a codebook"
+    points = plots.latent_space(vae, data(30)).axes[0].collections[0].get_offsets()
+    book = vae.encoder.family.codebook
+    assert {tuple(point) for point in points.tolist()} <= {tuple(code) for code in book.double().tolist()}
+    spatial = vaekit.create_vae("vq-mnist")
+    title = plots.reconstructions(spatial, torch.rand(2, 1, 28, 28)).get_suptitle()
+    assert title == "reconstructions through 49 codes from a codebook"
+
+
 # latent_grid
 
 

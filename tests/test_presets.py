@@ -68,6 +68,14 @@ def test_presets_compose_without_memory(name):
         assert trainable(create_vae(name)) == trainable(create_vae(name, seed=0))
 
 
+def test_the_vector_quantised_preset_has_a_code_at_each_of_49_positions():
+    vae = create_vae("vq-mnist")
+    assert vae.latent_shape == (16, 7, 7)
+    assert vae.encode(torch.rand(3, 1, 28, 28)).indices.shape == (3, 7, 7)
+    assert vae.encoder.family.codebook.shape == (128, 16)
+    assert create_vae("vq-mnist", posterior={"codes": 32}).encoder.family.codebook.shape == (32, 16)
+
+
 def test_burdas_layers_are_tanh():
     vae = create_vae("burda-mnist")
     activations = [type(m) for m in vae.modules() if type(m) in vaekit.layers.ACTIVATIONS.values()]

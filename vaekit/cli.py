@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import json
-import math
 import os
 import platform
 import sys
@@ -158,7 +157,7 @@ def train(
     names = {kind: config.spec_of(kind, getattr(vae, kind))["name"] for kind in ("encoder", "decoder", "likelihood")}
     typer.echo(
         f"training {names['encoder']} encoder, {names['decoder']} decoder, {names['likelihood']} likelihood: "
-        f"{parameters:,} parameters, {math.prod(vae.latent_shape)} latent dimensions"
+        f"{parameters:,} parameters, {plots.latents_in_words(vae)}"
     )
     typer.echo(f"on {run['data']}: {len(train_data):,} examples, and {len(test_data):,} held out")
     try:
@@ -520,7 +519,9 @@ def _draw(folder: Path, vae: vaekit.VAE, history: Mapping[str, Sequence[float]] 
     if two_dimensional:
         labels = None if test.y is None else test.y[rows]
         figures["latent_space"] = lambda: plots.latent_space(vae, test.x[rows], labels, _conditions(vae, test, rows))
-    if two_dimensional and plots.is_image(vae.input_shape):
+    if vae.encoder.family.discrete:
+        pass  # nothing lies between codes from a codebook
+    elif two_dimensional and plots.is_image(vae.input_shape):
         figures["latent_grid"] = lambda: plots.latent_grid(vae, condition=one)
     elif len(vae.latent_shape) == 1:
         figures["traversals"] = lambda: plots.traversals(vae, condition=one)

@@ -112,7 +112,7 @@ def reconstructions(vae: VAE, x: Tensor, condition: Any = None) -> Figure:
         for axes, example in zip(row, examples, strict=True):
             _show(axes, vae, example, limits)
         row[0].set_ylabel(name)
-    figure.suptitle(f"reconstructions through {_latents_in_words(vae)}")
+    figure.suptitle(f"reconstructions through {latents_in_words(vae)}")
     _label_elements(figure, vae)
     return figure
 
@@ -254,7 +254,8 @@ def latent_grid(vae: VAE, side: int = 16, condition: Any = None) -> Figure:
         condition: one value, for a conditional model.
 
     Raises:
-        ValueError: another number of latent dimensions; data that is not images; a side below 2.
+        ValueError: another number of latent dimensions; latents that are codes from a codebook; data that is not images; a side
+            below 2.
 
     Example:
         >>> import vaekit
@@ -262,6 +263,7 @@ def latent_grid(vae: VAE, side: int = 16, condition: Any = None) -> Figure:
         1
     """
     _check_two_dimensions(vae, "latent_grid")
+    _check_continuous(vae, "latent_grid")
     if not is_image(vae.input_shape):
         raise ValueError(f"latent_grid draws images [C, H, W] with 1 or 3 channels, the model's data is {vae.input_shape}")
     if side < 2:
@@ -296,7 +298,7 @@ def traversals(vae: VAE, x: Tensor | None = None, condition: Any = None, *, step
         span: it goes from -span to span, in the prior's standard deviations.
 
     Raises:
-        ValueError: latents that are not a vector; more than one example; fewer than 2 steps.
+        ValueError: latents that are not a vector, or codes from a codebook; more than one example; fewer than 2 steps.
 
     Example:
         >>> import vaekit
@@ -307,6 +309,7 @@ def traversals(vae: VAE, x: Tensor | None = None, condition: Any = None, *, step
         raise ValueError(
             f"traversals draws latents that are a vector, the model's have the shape {vae.latent_shape}; see samples"
         )
+    _check_continuous(vae, "traversals")
     if steps < 2:
         raise ValueError(f"steps has to be at least 2, got {steps}")
     if x is not None and len(x) != 1:
@@ -395,6 +398,14 @@ def _check_two_dimensions(vae: VAE, what: str) -> None:
         raise ValueError(f"{what} draws two latent dimensions, the model's latents have the shape {vae.latent_shape}; see {hint}")
 
 
+def _check_continuous(vae: VAE, what: str) -> None:
+    if vae.encoder.family.discrete:
+        raise ValueError(
+            f"{what} moves through the latent space, but the latents of {type(vae.encoder.family).__name__} are codes from a "
+            "codebook, with nothing between them; see reconstructions and samples"
+        )
+
+
 def _device(vae: VAE) -> torch.device:
     return next(vae.parameters()).device
 
@@ -418,6 +429,10 @@ def _told(vae: VAE, condition: Any, count: int) -> Tensor | None:
     return vae.condition.as_rows(condition, count)
 
 
-def _latents_in_words(vae: VAE) -> str:
+def latents_in_words(vae: VAE) -> str:
+    """What x goes through: "2 latent dimensions", or "49 codes from a codebook"."""
+    if vae.encoder.family.discrete:
+        count = math.prod(vae.latent_shape[1:])
+        return f"{count} code{'' if count == 1 else 's'} from a codebook"
     count = math.prod(vae.latent_shape)
     return f"{count} latent dimension{'' if count == 1 else 's'}"

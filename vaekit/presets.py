@@ -91,6 +91,24 @@ def burda_mnist() -> dict[str, Any]:
     }
 
 
+@register("vq-mnist")
+def vq_mnist() -> dict[str, Any]:
+    """A convolutional autoencoder through 7 x 7 codes out of 128, for 28 x 28 grey images.
+
+    The vector-quantised bottleneck of A. van den Oord, O. Vinyals, K. Kavukcuoglu, "Neural Discrete Representation Learning",
+    2017, arXiv:1711.00937, with the networks of "keras-mnist".
+    """
+    return {
+        "input_shape": (1, 28, 28),
+        "latent_dim": 16,
+        "encoder": {"name": "conv", "channels": (32, 64), "spatial": True},
+        "decoder": {"name": "conv", "channels": (64, 32)},
+        "posterior": {"name": "vector_quantized", "codes": 128},
+        "prior": "codes",
+        "loss": "vector_quantized",
+    }
+
+
 @register("colour-64")
 def colour_64() -> dict[str, Any]:
     """A convolutional autoencoder for 64 x 64 colour images, faces for example, with values in [0, 1].

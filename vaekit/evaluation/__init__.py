@@ -10,7 +10,7 @@ from vaekit.evaluation.disentanglement import (
 )
 from vaekit.evaluation.errors import reconstruction_error
 from vaekit.evaluation.latents import LatentStatistics, latent_statistics
-from vaekit.evaluation.sampler import fitted_mixture
+from vaekit.evaluation.sampler import fitted_codes, fitted_mixture
 from vaekit.evaluation.terms import evaluate
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "disentanglement",
     "evaluate",
     "factor_vae_score",
+    "fitted_codes",
     "fitted_mixture",
     "importance_weighted_bound",
     "latent_statistics",

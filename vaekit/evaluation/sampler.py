@@ -1,16 +1,20 @@
 """A prior fitted to the codes of a trained model, for draws that look more like the data.
 
 P. Ghosh, M. S. M. Sajjadi, A. Vergari, M. Black, B. Schölkopf, "From Variational to Deterministic Autoencoders", ICLR 2020,
-arXiv:1903.12436, section 4: density estimation after training.
+arXiv:1903.12436, section 4: density estimation after training. The same for the codes of a codebook: A. van den Oord, O. Vinyals,
+K. Kavukcuoglu, "Neural Discrete Representation Learning", 2017, arXiv:1711.00937, section 3, with a simpler model of them.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from vaekit.evaluation.terms import checked_batches, evaluation_key, on_device
+from vaekit.posteriors.vector_quantized import VectorQuantized
+from vaekit.priors.codes import Codes
 from vaekit.priors.gaussian_mixture import GaussianMixture
 from vaekit.sizes import checked_size
 from vaekit.vae import VAE, evaluation_mode
@@ -36,6 +40,7 @@ def fitted_mixture(vae: VAE, data: Any, *, components: int = 10, batch_size: int
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
+        TypeError: a model whose latents are codes from a codebook, for which `fitted_codes` is.
         ValueError: fewer examples than components, or data that does not fit the model.
 
     Example:
@@ -45,6 +50,11 @@ def fitted_mixture(vae: VAE, data: Any, *, components: int = 10, batch_size: int
         >>> vae.sample(5, prior=sampler).shape
         torch.Size([5, 4])
     """
+    if vae.encoder.family.discrete:
+        raise TypeError(
+            f"a mixture of Gaussians needs latents with a density, but those of {type(vae.encoder.family).__name__} are codes "
+            "from a codebook; vaekit.evaluation.fitted_codes fits their frequencies"
+        )
     try:
         from sklearn import mixture
     except ModuleNotFoundError as error:
@@ -66,4 +76,55 @@ def fitted_mixture(vae: VAE, data: Any, *, components: int = 10, batch_size: int
     prior.logits.copy_(torch.as_tensor(fitted.weights_).log())
     prior.mu.copy_(torch.as_tensor(fitted.means_).reshape(shape))
     prior.logvar.copy_(torch.as_tensor(fitted.covariances_).log().reshape(shape))
+    return prior
+
+
+@torch.no_grad()
+def fitted_codes(vae: VAE, data: Any, *, smoothing: float = 1.0, batch_size: int = 500) -> Codes:
+    """A prior with the frequencies that the codes of a vector-quantised model have at each position.
+
+    While such a model is trained its prior is uniform, and draws from that decode to nothing that the data has. This one knows
+    which codes are where, not which go together: `vae.sample(16, prior=fitted_codes(vae, train))`. As the model's own prior,
+    `vae.prior = fitted_codes(vae, train)`, it makes `kl` the length in nats of the codes of x, and the bound of log p(x) the
+    higher.
+
+    Args:
+        vae: the model, with the posterior "vector_quantized"; it stays on its device.
+        data: what `vaekit.evaluate` takes: the training data as a rule.
+        smoothing: how many examples more are counted, spread evenly over all codes, so that none has probability 0.
+        batch_size: examples at a time; the result does not depend on it.
+
+    Returns:
+        a `vaekit.priors.Codes` over the model's codebook, on its device and in its dtype.
+
+    Raises:
+        TypeError: another posterior.
+        ValueError: a smoothing that is not positive and finite, or data that does not fit the model.
+
+    Example:
+        >>> import vaekit
+        >>> vae = vaekit.create_vae("vq-mnist", seed=0)
+        >>> prior = fitted_codes(vae, torch.rand(10, 1, 28, 28))
+        >>> prior.logits.shape, vae.sample(5, prior=prior).shape
+        (torch.Size([7, 7, 128]), torch.Size([5, 1, 28, 28]))
+    """
+    if isinstance(smoothing, bool) or not isinstance(smoothing, (int, float)) or not 0.0 < smoothing < math.inf:
+        raise ValueError(f"smoothing has to be positive and finite, got {smoothing!r}")
+    batches, examples, counts = checked_batches(vae, data, batch_size), 0, torch.zeros(())
+    with evaluation_mode(vae):
+        for batch in on_device(vae, batches):
+            posterior = vae.encode(batch.x, batch.condition)
+            if not isinstance(posterior, VectorQuantized):
+                raise TypeError(
+                    f"codes are counted for a VectorQuantized posterior, got {type(posterior).__name__}; "
+                    "vaekit.evaluation.fitted_mixture is for codes with a density"
+                )
+            indices, codes = posterior.indices.cpu(), posterior.family.codes
+            batch_counts = torch.zeros(*indices.shape[1:], codes, dtype=torch.float64)
+            ones = torch.ones(indices.shape, dtype=torch.float64).movedim(0, -1)
+            counts = counts + batch_counts.scatter_add_(-1, indices.movedim(0, -1), ones)
+            examples += len(indices)
+    prior = Codes(vae.latent_shape)
+    prior.attach(vae.encoder)
+    prior.logits.copy_(((counts + smoothing / codes) / (examples + smoothing)).log())
     return prior

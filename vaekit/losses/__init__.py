@@ -10,6 +10,7 @@ from vaekit.losses.iwae import Ciwae, Iwae, Miwae
 from vaekit.losses.mmd import WAE, InfoVAE, squared_mmd
 from vaekit.losses.renyi import Renyi
 from vaekit.losses.total_correlation import BetaTC
+from vaekit.losses.vector_quantized import VectorQuantizedLoss
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
@@ -30,6 +31,7 @@ __all__ = [
     "Miwae",
     "Renyi",
     "StepContext",
+    "VectorQuantizedLoss",
     "WAE",
     "create",
     "describe",

@@ -5,6 +5,7 @@ from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.posteriors.family import DiagonalGaussianFamily, Family, registry
 from vaekit.posteriors.flow import FlowFamily, FlowPosterior
 from vaekit.posteriors.full_gaussian import FullGaussian, FullGaussianFamily
+from vaekit.posteriors.vector_quantized import VectorQuantized, VectorQuantizedFamily
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
@@ -17,6 +18,8 @@ __all__ = [
     "FullGaussian",
     "FullGaussianFamily",
     "Posterior",
+    "VectorQuantized",
+    "VectorQuantizedFamily",
     "create",
     "describe",
     "names",

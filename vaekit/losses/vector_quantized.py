@@ -1,0 +1,75 @@
+"""The objective of a vector-quantised model.
+
+A. van den Oord, O. Vinyals, K. Kavukcuoglu, "Neural Discrete Representation Learning", 2017, arXiv:1711.00937, equation 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
+from vaekit.losses.draws import batch_mean, nll_of_draws
+from vaekit.posteriors.vector_quantized import VectorQuantized
+from vaekit.schedules import Schedule, checked_schedule
+
+
+@registry.register("vector_quantized")
+class VectorQuantizedLoss(Loss):
+    """Reconstruction from codes, with encoder and codes held together.
+
+    What the encoder gives is rounded to the nearest code; a commitment keeps it near, and the codes follow it.
+
+        total = mean of -log p(x | z) + ||sg(z_e) - e||^2 + beta ||z_e - sg(e)||^2
+
+    where sg stops the gradient. The middle term, the extra "codebook", is there for codes that are weights (decay=None) only;
+    otherwise the codes are moving averages, which every call in training mode moves on by its batch. Use it with the posterior
+    "vector_quantized", as the only one; it costs one pass through encoder and decoder.
+
+    `kl` is log q(z | x) - log p(z), positions * log K for the uniform prior: exact, and a constant, so that total leaves it out,
+    as the paper does; log p(x) >= -(reconstruction + kl). Squares are summed over all latents and -log p(x | z) over all
+    elements, as equation 3 says. Other libraries take means over both: a weight b beside the mean squared error of E elements,
+    with L latents, is here the likelihood "gaussian" of variance v with beta = b E / (2 v L). Extras: "commitment",
+    ||z_e - sg(e)||^2 without beta; "perplexity", how many codes are in even use in the batch, 1 to K.
+
+    Van den Oord, Vinyals, Kavukcuoglu, 2017, arXiv:1711.00937, equation 3 and section 3.2.
+
+    Args:
+        beta: the weight of the commitment: a number, a `vaekit.schedules.Schedule` of the step, or its spec. The paper found 0.1
+            to 2.0 to do much the same.
+
+    Raises:
+        TypeError: a beta that is no weight.
+        ValueError: a negative one.
+
+    Example:
+        >>> import torch, vaekit
+        >>> vae = vaekit.create_vae(
+        ...     input_shape=(4,), latent_dim=2, posterior={"name": "vector_quantized", "codes": 8}, prior="codes",
+        ...     loss={"name": "vector_quantized", "beta": 0.5},
+        ... )
+        >>> terms = vae(torch.rand(8, 4))
+        >>> torch.allclose(terms.total, (terms.reconstruction + 0.5 * terms.extras["commitment"]).mean())
+        True
+    """
+
+    discrete = True
+
+    def __init__(self, beta: float | Schedule | Mapping[str, Any] = 0.25) -> None:
+        super().__init__()
+        self.beta = checked_schedule("beta", beta)
+
+    def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
+        posterior = model.encode(batch.x, batch.condition)
+        if not isinstance(posterior, VectorQuantized):
+            raise TypeError(f"the loss vector_quantized takes a VectorQuantized posterior, got {type(posterior).__name__}")
+        z, kl = posterior.rsample_kl(model.prior, key=context.key, num_samples=1, row_start=context.row_start)
+        reconstruction, commitment = nll_of_draws(model, batch, z)[0], posterior.commitment()
+        objective = reconstruction + self.beta(context.step) * commitment
+        extras = {"commitment": commitment, "perplexity": posterior.perplexity()}
+        if posterior.has_weights:
+            extras["codebook"] = posterior.codebook_distance()
+            objective = objective + extras["codebook"]
+        if self.training:
+            posterior.update_codebook()
+        return LossTerms(batch_mean(objective), reconstruction, kl[0], extras)

@@ -1,0 +1,322 @@
+"""The vector-quantised bottleneck: each latent is the nearest entry of a codebook.
+
+A. van den Oord, O. Vinyals, K. Kavukcuoglu, "Neural Discrete Representation Learning", 2017, arXiv:1711.00937.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.ops import reference
+from vaekit.posteriors.base import Posterior
+from vaekit.posteriors.family import Family, registry
+from vaekit.priors.base import Prior
+from vaekit.priors.codes import Codes
+from vaekit.sizes import checked_size
+
+_AT_ONCE = 1 << 22  # scores of vectors against codes
+_USES_DECAY = 0.99  # of the averaged uses, where the codes themselves are no averages
+
+
+@registry.register("vector_quantized")
+class VectorQuantizedFamily(Family):
+    """Each vector that the encoder gives becomes the nearest of K codes: latents are numbers from 0 to K - 1.
+
+    q(z | x) is 1 for k = argmin_j ||z_e(x) - e_j||, equation 1, and z is e_k; the decoder's gradient for z is handed on to
+    z_e, as if nothing had been rounded. Use it with an encoder whose latents have positions (spatial=True), for sharp
+    reconstructions and for a code on which another model can be trained; with the prior "codes" and the loss
+    "vector_quantized". It costs one matrix product of all vectors with all codes.
+
+    Codes are moved by the loss, in training mode only, after each batch; encoding changes nothing. They are moving averages of
+    the vectors that chose them, N_k = decay N_k + (1 - decay) n_k, m_k = decay m_k + (1 - decay) sum of those vectors, e_k =
+    m_k / N_k (appendix A.1), or weights that the optimizer moves. After the first batch they are put onto K of its vectors,
+    far apart, by k-means++ (D. Arthur, S. Vassilvitskii, 2007), with K passes over it. Later, one that is used too little is
+    put onto a vector of the batch again, drawn by torch's global generator with a probability in proportion to the squared
+    distance from its code: the random restarts of P. Dhariwal et al., "Jukebox", 2020, arXiv:2005.00341, section 3.1, weighted
+    as by A. Łańcucki et al., "Robust Training of Vector Quantized Bottleneck Models", 2020, arXiv:2005.08520. Without these, a
+    code that is far from the data never moves. There is no Laplace smoothing of N_k, which would draw unused codes to 0: those
+    stay where they are.
+
+    Van den Oord, Vinyals, Kavukcuoglu, "Neural Discrete Representation Learning", 2017, arXiv:1711.00937; moving averages also
+    in A. Razavi, A. van den Oord, O. Vinyals, 2019, arXiv:1906.00446, section 3.1.
+
+    Args:
+        latent_shape: (D, *positions) of one example's latents: one code of D numbers at each position, or one alone for (D,). The
+            encoder fills it in.
+        codes: K.
+        decay: of the moving averages, from 0 (the last batch's means: a step of k-means) to below 1; None for codes that are
+            weights, trained by the second term of equation 3.
+        revive_below: a code whose averaged uses fall below this share of even use (all vectors of a batch / K) is put onto one of
+            the batch's vectors, and counts as having been used twice that much; 0 leaves all where they are.
+
+    Attributes:
+        codebook: [K, D].
+        uses: [K], the averaged number of uses in a batch, N_k.
+
+    Raises:
+        ValueError: codes below 1; a decay or a revive_below that is not from 0 to below 1.
+
+    Example:
+        >>> import vaekit
+        >>> vae = vaekit.create_vae(
+        ...     input_shape=(1, 8, 8), latent_dim=3, encoder={"name": "conv", "spatial": True}, decoder="conv",
+        ...     posterior={"name": "vector_quantized", "codes": 32}, prior="codes", loss="vector_quantized",
+        ... )
+        >>> q = vae.encode(torch.rand(5, 1, 8, 8))
+        >>> q.mean.shape, q.indices.shape, bool(q.indices.max() < 32)
+        (torch.Size([5, 3, 2, 2]), torch.Size([5, 2, 2]), True)
+    """
+
+    has_logvar = False
+    discrete = True
+
+    placed: Tensor
+    uses: Tensor
+    sums: Tensor | None
+
+    def __init__(
+        self, latent_shape: Sequence[int], codes: int = 512, decay: float | None = 0.99, revive_below: float = 0.1
+    ) -> None:
+        super().__init__(latent_shape)
+        checked_size("codes", codes)
+        for option, value in (("decay", decay), ("revive_below", revive_below)):
+            if option == "decay" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
+                raise ValueError(f"{option} has to be a number from 0 to below 1, got {value!r}")
+        self.codes, self.decay, self.revive_below = codes, decay, float(revive_below)
+        start = torch.randn(codes, self.latent_shape[0])
+        self.codebook: Tensor
+        if decay is None:
+            self.codebook = nn.Parameter(start)
+            self.sums = None
+        else:
+            self.register_buffer("codebook", start)
+            self.register_buffer("sums", torch.zeros_like(start))
+        self.register_buffer("uses", torch.zeros(codes))
+        self.register_buffer("placed", torch.zeros(codes, dtype=torch.bool))
+        self._has_begun = False  # no tensor: nothing waits for the device
+
+    def forward(self, mu: Tensor, logvar: Tensor | None, extra: Tensor) -> VectorQuantized:
+        return VectorQuantized(mu, self)
+
+    @torch.no_grad()
+    def nearest(self, z: Tensor) -> Tensor:
+        """The number of the code nearest to each vector: [B, D, *positions] -> int64 [B, *positions].
+
+        Of codes that are equally near, to rounding, the lowest. A vector that is not finite has no nearest code, and gets any.
+        """
+        dtype = reference.compute_dtype(torch.promote_types(z.dtype, self.codebook.dtype))
+        with torch.autocast(z.device.type, enabled=False):
+            codes = self.codebook.detach().to(dtype)
+            middle = codes.sort(0).values[self.codes // 2]  # far from 0, ||e||^2 - 2 z e would cancel
+            codes = codes - middle
+            half_square = 0.5 * (codes * codes).sum(1)
+            parts = (_rows(z).to(dtype) - middle).split(max(_AT_ONCE // self.codes, 1))
+            chosen = [(half_square - part @ codes.T).argmin(1) for part in parts]
+        return torch.cat(chosen).view(len(z), *z.shape[2:])
+
+    def embedded(self, indices: Tensor) -> Tensor:
+        """The codes with these numbers: int64 [B, *positions] -> [B, D, *positions]."""
+        codes: Tensor = self.codebook[indices]
+        return codes.movedim(-1, 1)
+
+    def frequencies(self, indices: Tensor) -> Tensor:
+        """Each code's share of the indices: int64 [*any] -> [K]; 0 where there are none."""
+        ones = torch.ones(indices.numel(), dtype=reference.compute_dtype(self.uses.dtype), device=indices.device)
+        counts = torch.zeros(self.codes, dtype=ones.dtype, device=indices.device).index_add_(0, indices.flatten(), ones)
+        return counts / max(indices.numel(), 1)
+
+    @torch.no_grad()
+    def update(self, encoded: Tensor, indices: Tensor) -> None:
+        """Learn from a batch: average, and put codes that are new or too little used onto vectors of it.
+
+        Vectors whose squared length is not finite count for nothing.
+
+        Args:
+            encoded: [B, D, *positions], what the encoder gave.
+            indices: int64 [B, *positions], the codes it was given.
+        """
+        if not indices.numel():
+            return
+        dtype = reference.compute_dtype(self.codebook.dtype)
+        with torch.autocast(encoded.device.type, enabled=False):
+            rows, index = _rows(encoded.detach()).to(dtype), indices.flatten()
+            finite = rows.square().sum(1).isfinite()  # of what has no distance from a code, no code learns
+            rows = torch.where(finite[:, None], rows, 0.0)
+            before, uses = self.codebook.detach().to(dtype), self.uses.to(dtype)
+            decay = _USES_DECAY if self.decay is None else self.decay
+            uses = decay * uses + (1.0 - decay) * torch.zeros_like(uses).index_add_(0, index, finite.to(dtype))
+            codebook, sums = before, None
+            if self.sums is not None:
+                sums = decay * self.sums.to(dtype) + (1.0 - decay) * torch.zeros_like(before).index_add_(0, index, rows)
+                counted = uses > math.sqrt(torch.finfo(dtype).tiny)  # below, the ratio of the averages is lost
+                codebook = torch.where(counted[:, None], sums / uses[:, None], before)
+
+            even = finite.to(dtype).sum() / self.codes
+            if self._has_begun:
+                wanted = ~self.placed | (uses < self.revive_below * even)
+                distance = (rows - before[index]).square().sum(1)
+                source = _sources(torch.where(finite, distance, 0.0), wanted)
+            else:
+                wanted, self._has_begun = ~self.placed, True
+                source = kmeans_plus_plus(rows, finite, torch.rand(self.codes, dtype=dtype, device=rows.device))
+            moved = wanted & (source >= 0)
+            place = rows[source.clamp(min=0)]
+            start = even * (2.0 * self.revive_below or 1.0)
+            uses = torch.where(moved, start, uses)
+            if self.sums is not None and sums is not None:
+                self.sums.copy_(torch.where(moved[:, None], start * place, sums))
+            self.codebook.copy_(torch.where(moved[:, None], place, codebook))
+            self.uses.copy_(uses)
+            self.placed.logical_or_(moved)
+
+
+class VectorQuantized(Posterior):
+    """q(z | x) that is 1 for the nearest code at each position.
+
+    Args:
+        encoded: [B, D, *positions], what the encoder gives.
+        family: whose codebook it is.
+
+    Attributes:
+        encoded: as given.
+        indices: int64 [B, *positions], the nearest codes.
+        mean: [B, D, *positions], those codes themselves, in the codebook's dtype; a gradient for it is handed on to `encoded`
+            as it is, and none goes to the codebook. NaN where `encoded` is not finite.
+
+    Example:
+        >>> family = VectorQuantizedFamily((2,), codes=3)
+        >>> _ = family.codebook.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]]))
+        >>> q = VectorQuantized(torch.tensor([[0.9, 1.2]]), family)
+        >>> q.indices, q.mean, q.commitment()
+        (tensor([1]), tensor([[1., 1.]]), tensor([0.0500]))
+    """
+
+    def __init__(self, encoded: Tensor, family: VectorQuantizedFamily) -> None:
+        self.encoded, self.family = encoded, family
+        self.indices = family.nearest(encoded)
+        self._codes = family.embedded(self.indices)
+        self._wide = encoded.to(torch.promote_types(encoded.dtype, self._codes.dtype))
+        self._mean = self._codes.detach() + (self._wide - self._wide.detach())  # + 0, with the gradient of what was encoded
+
+    @property
+    def mean(self) -> Tensor:
+        return self._mean
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the codes are weights, which `codebook_distance` has a gradient for."""
+        return self.family.decay is None
+
+    def commitment(self) -> Tensor:
+        """||z_e - sg(e)||^2, a sum over all latents, with a gradient for what was encoded: [B]."""
+        return _squared_norm(self._wide - self._codes.detach())
+
+    def codebook_distance(self) -> Tensor:
+        """||sg(z_e) - e||^2, a sum over all latents, with a gradient for codes that are weights: [B]."""
+        return _squared_norm(self._wide.detach() - self._codes)
+
+    def perplexity(self) -> Tensor:
+        """exp of the entropy of the codes' frequencies in this batch: how many are in even use, from 1 to K; a scalar."""
+        entropy: Tensor = torch.special.entr(self.family.frequencies(self.indices)).sum()
+        return entropy.exp()
+
+    def update_codebook(self) -> None:
+        """Let the codebook learn from this batch, `VectorQuantizedFamily.update`: called by the loss, once, in training mode."""
+        self.family.update(self.encoded, self.indices)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z | x): 0 where z [..., B, D, *positions] holds the nearest codes, -inf elsewhere: [..., B]."""
+        same = (z == self._mean).flatten(1 - self._mean.ndim).all(-1)
+        return torch.where(same, 0.0, -math.inf).to(reference.compute_dtype(self._mean.dtype))
+
+    def rsample_log_prob(
+        self,
+        *,
+        key: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        num_samples: int | None = None,
+        row_start: int = 0,
+        stop_parameters: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """The codes, and log 1; every sample is the same, and no noise is drawn."""
+        z = self._mean if num_samples is None else self._mean.expand(num_samples, *self._mean.shape)
+        return z, z.new_zeros(z.shape[: z.ndim - self._mean.ndim + 1], dtype=reference.compute_dtype(z.dtype))
+
+    def rsample_log_ratio(
+        self,
+        prior: Prior,
+        *,
+        key: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        num_samples: int | None = None,
+        row_start: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """As `Posterior.rsample_log_ratio`; of a `Codes` prior, over this family's codebook, by the codes' numbers."""
+        if not isinstance(prior, Codes):
+            return super().rsample_log_ratio(prior, key=key, generator=generator, num_samples=num_samples, row_start=row_start)
+        z, log_posterior = self.rsample_log_prob(num_samples=num_samples)
+        return z, log_posterior - prior.log_prob_of(self.indices, log_posterior.dtype)
+
+
+@torch.library.custom_op("vaekit::kmeans_plus_plus", mutates_args=())
+def kmeans_plus_plus(rows: Tensor, eligible: Tensor, u: Tensor) -> Tensor:
+    """K rows, far apart: each is drawn in proportion to its squared distance from the nearest of those before it.
+
+    D. Arthur, S. Vassilvitskii, "k-means++: the advantages of careful seeding", SODA 2007. One operator, so that `torch.compile`
+    does not unroll its K rounds.
+
+    Args:
+        rows: [N, D], finite.
+        eligible: bool [N], which of them may be drawn.
+        u: [K], uniform numbers in [0, 1), one for each draw.
+
+    Returns:
+        int64 [K]; -1 where no row is left that is not among them already.
+
+    Example:
+        >>> rows = torch.tensor([[0.0], [0.0], [9.0]])
+        >>> kmeans_plus_plus(rows, torch.ones(3, dtype=torch.bool), torch.tensor([0.5, 0.5, 0.5]))
+        tensor([ 1,  2, -1])
+    """
+    weights, drawn = eligible.to(rows.dtype), []
+    for number, share in enumerate(u):
+        below = weights.cumsum(0)
+        row = torch.searchsorted(below, (share * below[-1]).reshape(1), right=True).clamp(max=len(rows) - 1)
+        drawn.append(torch.where(weights[row] > 0, row, -1))
+        distance = torch.where(eligible, (rows - rows[row]).square().sum(1), 0.0)
+        weights = distance if number == 0 else torch.minimum(weights, distance)
+    return torch.cat(drawn)
+
+
+@kmeans_plus_plus.register_fake
+def _(rows: Tensor, eligible: Tensor, u: Tensor) -> Tensor:
+    return u.new_empty(u.shape, dtype=torch.int64)
+
+
+def _sources(weights: Tensor, wanted: Tensor) -> Tensor:
+    """Rows for the codes that are wanted, drawn without replacement in proportion to weights [N]: int64 [K], -1 for none.
+
+    The k largest of weight / Exp(1): P. S. Efraimidis, P. G. Spirakis, "Weighted random sampling with a reservoir", 2006.
+    """
+    keys = weights / torch.empty_like(weights).exponential_()
+    keys, rows = keys.topk(min(len(keys), len(wanted)))
+    turn = (wanted.cumsum(0) - 1).clamp(min=0)
+    last = turn.clamp(max=len(rows) - 1)
+    return torch.where(wanted & (turn < len(rows)) & (keys[last] > 0), rows[last], -1)
+
+
+def _rows(z: Tensor) -> Tensor:
+    """[B, D, *positions] -> [B * positions, D]."""
+    return z.movedim(1, -1).reshape(-1, z.shape[1])
+
+
+def _squared_norm(difference: Tensor) -> Tensor:
+    """[B, *S] -> [B]."""
+    wide = difference.to(reference.compute_dtype(difference.dtype))
+    return wide.square().flatten(1).sum(1)
