@@ -36,6 +36,10 @@ class Codes(Prior):
     `vaekit.evaluation.fitted_codes` gives one with the frequencies that codes have at each position, for draws that look more
     like the data; what codes at two positions have to do with each other it leaves out, which a model of the codes would learn.
 
+    Use it with the posterior "vector_quantized", as the only one. It costs next to nothing: a look-up for each code.
+
+    Van den Oord, Vinyals, Kavukcuoglu, "Neural Discrete Representation Learning", 2017, arXiv:1711.00937, section 3.2.
+
     Args:
         latent_shape: (D, *positions) of one example's latents; `vaekit.create_vae` fills it in.
 
