@@ -99,7 +99,9 @@ def parsed_objective(text: str) -> Objective:
             raise ValueError
         return name, float(beta)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"an objective is elbo:BETA or beta_tc:BETA, beta_tc:6 for example; got {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            f"an objective is elbo:BETA or beta_tc:BETA, beta_tc:6 for example; got {text!r}"
+        ) from None
 
 
 def label(objective: Objective) -> tuple[str, str]:
@@ -155,9 +157,7 @@ def summary(runs: Sequence[dict[Objective, dict[str, float]]], objective: Object
     return *label(objective), *columns
 
 
-def differences(
-    runs: Sequence[dict[Objective, dict[str, float]]], objective: Objective, baseline: Objective
-) -> tuple[str, ...]:
+def differences(runs: Sequence[dict[Objective, dict[str, float]]], objective: Objective, baseline: Objective) -> tuple[str, ...]:
     """A row: the objective, then each score's difference from the baseline's, seed by seed."""
     columns = (mean_and_deviation([run[objective][c] - run[baseline][c] for run in runs], DIGITS[c]) for c in SCORES)
     return *label(objective), *columns

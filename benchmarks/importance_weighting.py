@@ -5,11 +5,11 @@ with tanh (the preset "burda-mnist"; there D is 50) are trained with "elbo" and 
 IWAE-K. With 60,000 digits the paper found VAE-5 hardly better than VAE-1, IWAE-5 better than both, and more active units in IWAE
 with more draws.
 
-Here it is 4,000 of the 4,500 training digits of mnist5k, the other 500 to choose when to stop, and its 500 test digits. As in the
-paper a pixel is 1 with its grey value as probability, and of a training digit it is drawn again and again (--copies times, after
-which the draws come round again); validation and test digits are drawn once, and are the same for all. Every --copies passes the
-importance-weighted bound on the validation digits is taken, with the same draws for all objectives, and the weights of the best
-are the result: every objective stops by the same rule, that is not its own.
+Here 4,000 of the 4,500 training digits of mnist5k are trained on, 500 tell when to stop, and the 500 test digits are what is
+reported. As in the paper, a pixel is 1 with its grey value as probability, and training digits are drawn anew --copies times,
+after which the same draws come again. Validation and test digits are drawn once, and are the same for all. After every
+--copies passes the importance-weighted bound on the validation digits is taken, with as many draws for every objective, and the
+weights for which it was highest are kept: all objectives stop by one rule.
 
 A seed is a network's initial weights, the order of the digits, and the noise: the same for every objective, so that differences
 are taken within a seed. Columns, means over the seeds with the standard deviation from seed to seed in brackets:
@@ -90,14 +90,12 @@ def binarised(x: Tensor, key: Tensor) -> Tensor:
 
 
 def digits(copies: int, every: int = 1) -> Digits:
-    """The digits, or every so manieth of them, drawn."""
+    """The digits, or one in `every` of them, drawn."""
     train, test = (examples.x[::every] for examples in vaekit.data.load("mnist5k"))
     held_out = torch.arange(len(train)) % 9 == 8  # they lie class by class: of each its share
     key = vaekit.make_key(0)
     drawn = [binarised(train[~held_out], vaekit.fold_in(key, 2 + number)) for number in range(copies)]
-    return Digits(
-        torch.cat(drawn), binarised(train[held_out], vaekit.fold_in(key, 0)), binarised(test, vaekit.fold_in(key, 1))
-    )
+    return Digits(torch.cat(drawn), binarised(train[held_out], vaekit.fold_in(key, 0)), binarised(test, vaekit.fold_in(key, 1)))
 
 
 class BestBound(vaekit.Callback):
@@ -179,9 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, nargs="+", default=[1, 5], metavar="K", help="for each digit in a step (1 5)")
     parser.add_argument("--seeds", type=int, default=4, help="how many (4)")
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them (0)")
-    parser.add_argument("--every", type=int, default=1, help="only every so manieth digit (1)")
+    parser.add_argument("--every", type=int, default=1, help="take one digit in so many, to try it out (1)")
     parser.add_argument("--latent-dim", type=int, default=25, help="D (25)")
-    parser.add_argument("--passes", type=int, default=80, help="at most, over the training digits (80)")
+    parser.add_argument("--passes", type=int, default=60, help="at most, over the training digits (60)")
     parser.add_argument("--copies", type=int, default=10, help="draws of each training digit (10)")
     parser.add_argument("--batch-size", type=int, default=20, help="(20, the paper's)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="(0.001)")
@@ -194,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{option} has to be at least 1, got {given}")
     if args.passes < args.copies or args.passes % args.copies:
         parser.error(f"--passes has to be a multiple of --copies, {args.copies}, got {args.passes}")
+    if (given := min(args.draws)) < 1:
+        parser.error(f"--draws has to name numbers of at least 1, got {given}")
     args.draws = tuple(sorted(set(args.draws)))
     scale = Scale(*(getattr(args, option) for option in Scale._fields))
     seeds = range(args.first_seed, args.first_seed + args.seeds)
