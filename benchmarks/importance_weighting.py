@@ -14,7 +14,7 @@ weights for which it was highest are kept: all objectives stop by one rule.
 A seed is a network's initial weights, the order of the digits, and the noise: the same for every objective, so that differences
 are taken within a seed. Columns, means over the seeds with the standard deviation from seed to seed in brackets:
 
-    passes             over the training digits, where validation was best
+    passes             over the training digits, where validation was best; where that is --passes, more of them would tell more
     -log p(x)          nats a test digit, from above: the importance-weighted bound with --samples draws
     error              its largest standard error, of any seed, from the finite number of draws
     active units       dimensions whose posterior mean has a variance above 0.01 over the test digits
