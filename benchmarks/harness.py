@@ -1,12 +1,14 @@
-"""Paired, interleaved timing in one process: what every benchmark here has in common.
+"""What every benchmark here has in common: paired, interleaved timing in one process, and the same training for several seeds.
 
 The contenders take turns in a fresh random order each round, so that a machine that slows down slows all of them. A figure is a
 median with its quartiles; a comparison is the median of the ratios within a round, with their quartiles, which drift cancels in.
+What training leads to is no matter of time: those figures are means over seeds, and comparisons differences within a seed.
 """
 
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import os
 import platform
 import random
@@ -14,11 +16,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 import vaekit
+
+T = TypeVar("T")
 
 
 def require(device: str) -> None:
@@ -102,6 +108,25 @@ def spread(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
     """median (first quartile to third)."""
     low, middle, high = (scale * value for value in quartiles(values))
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def mean_and_deviation(values: Sequence[float], digits: int = 2) -> str:
+    """mean (standard deviation), which a single value does not have."""
+    deviation = f"{statistics.stdev(values):.{digits}f}" if len(values) > 1 else "-"
+    return f"{statistics.fmean(values):.{digits}f} ({deviation})"
+
+
+def over_seeds(work: Callable[[int], T], seeds: Sequence[int], processes: int) -> list[T]:
+    """work(seed) for each seed, so many at a time, each on one thread of torch: no result depends on how many.
+
+    With more than one process, `work` has to be a function of a module, or a functools.partial of one.
+    """
+    torch.set_num_threads(1)
+    if processes == 1:
+        return [work(seed) for seed in seeds]
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    with ProcessPoolExecutor(min(processes, len(seeds)), context, torch.set_num_threads, (1,)) as pool:
+        return list(pool.map(work, seeds))
 
 
 def peak_memory(work: Callable[[], object], device: str = "cpu") -> float | None:
