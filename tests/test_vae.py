@@ -364,3 +364,27 @@ def test_an_encoder_that_returns_no_posterior_is_told_what_to_return():
     vae = vaekit.VAE(Tuple((4,), 4), parts.decoder, likelihood=parts.likelihood)
     with pytest.raises(TypeError, match=r"vaekit.DiagonalGaussian\(mu, logvar\) for example, got tuple"):
         vae.encode(torch.rand(2, 4))
+
+
+@pytest.mark.parametrize("prior", ["standard_normal", "gaussian_mixture", {"name": "vamp", "components": 10}, "flow"])
+def test_draws_of_data_have_noise_that_the_prior_has_not_used(prior):
+    """A decoder that looks at nothing gives data that is independent of z, and so of whatever the prior drew."""
+    n = 4000
+    vae = vaekit.create_vae(input_shape=(1,), latent_dim=1, prior=prior, seed=0)
+    with torch.no_grad():
+        for parameter in vae.decoder.parameters():
+            parameter.zero_()
+        if prior == "gaussian_mixture":
+            vae.prior.mu.copy_(torch.linspace(-50.0, 50.0, 10)[:, None])
+    key = vaekit.make_key(3)
+    x = vae.sample(n, draw=True, key=key).flatten()
+    z = vae.prior.sample((n, 1), key=key, dtype=torch.float32).detach().flatten()
+    correlation = torch.corrcoef(torch.stack([x, z]))[0, 1]
+    assert abs(correlation) < 4 / n**0.5
+
+
+def test_samples_are_refused_from_a_prior_that_belongs_to_another_model():
+    mine, other = (vaekit.create_vae(input_shape=(4,), latent_dim=2, prior="vamp", seed=seed) for seed in (0, 1))
+    with pytest.raises(ValueError, match="belongs to another model"):
+        mine.sample(3, prior=other.prior)
+    assert mine.sample(3, prior=mine.prior).shape == (3, 4)

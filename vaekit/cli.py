@@ -36,6 +36,7 @@ from vaekit.priors import LearnedGaussian, StandardNormal
 from vaekit.registry import Registry
 from vaekit.training import History
 from vaekit.training.loop import HISTORY_FILE
+from vaekit.vae import evaluation_mode
 
 app = typer.Typer(
     name="vaekit",
@@ -220,8 +221,11 @@ def evaluate(
     else:
         typer.echo("errors of reconstructions; classes: the share of wrong ones; others: in the data's units")
         typer.echo(_table([(name, f"{value:.4g}") for name, value in errors.items()], indent="  "))
-    diagonal = isinstance(vae.encoder.family, posteriors.DiagonalGaussianFamily)  # a divergence of each dimension by itself
-    if diagonal and isinstance(vae.prior, (StandardNormal, LearnedGaussian)) and len(test) > 1:
+    with evaluation_mode(vae), torch.no_grad():
+        one = torch.zeros(1, dtype=torch.int64)
+        posterior = vae.encode(test.x[one], _conditions(vae, test, one))
+    by_dimension = isinstance(posterior, vaekit.DiagonalGaussian) and isinstance(vae.prior, (StandardNormal, LearnedGaussian))
+    if by_dimension and len(test) > 1:
         latents = evaluation.latent_statistics(vae, test, batch_size=batch_size)
         collapsed = f"; collapsed: {', '.join(latents.collapsed)}" if latents.collapsed else ""
         typer.echo(f"{int(latents.active.sum())} of {latents.active.numel()} latent dimensions are active{collapsed}")

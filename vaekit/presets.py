@@ -292,7 +292,11 @@ def create_vae(
         if not isinstance(spec, Mapping):
             raise TypeError(f"the encoder is an object, with a posterior already: make it with posterior={posterior!r} instead")
         if "posterior" in spec:
-            raise TypeError(f"two posteriors were given, {posterior!r} and the encoder's {spec['posterior']!r}; leave one out")
+            whose = "the preset's" if posterior == chosen.get("posterior") else "that of posterior="
+            raise TypeError(
+                f"there are two posteriors, {whose} {posterior!r} and the encoder's {spec['posterior']!r}; give yours as "
+                "posterior= alone"
+            )
         if not config.REGISTRIES["encoder"].takes(spec["name"], "posterior"):
             raise TypeError(
                 f"the encoder {spec['name']!r} has a posterior of its own: it has no option posterior. Let its class take that "
@@ -317,8 +321,9 @@ def create_vae(
         built["decoder"] = build("decoder", context)
         shapes = {"latent_shape": latent_shape, "input_shape": getattr(built["encoder"], "input_shape", ())}
         for kind in ("prior", "loss"):
-            spec, takes = specs[kind], config.REGISTRIES[kind].takes
-            needed = [option for option in shapes if takes(spec["name"], option)] if isinstance(spec, Mapping) else []
+            spec = specs[kind]
+            takes = config.REGISTRIES[kind].describe(spec["name"]).options if isinstance(spec, Mapping) else ()
+            needed = [option for option in shapes if option in takes]
             built[kind] = build(kind, {option: shapes[option] for option in needed})
         return VAE(**built)
 

@@ -231,17 +231,19 @@ class VAE(nn.Module):
             [n, *input_shape].
 
         Raises:
-            ValueError: n below 0; a prior over latents of another shape.
+            ValueError: n below 0; a prior over latents of another shape, or made of another model's posteriors or codes.
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ValueError(f"n, the number of samples, has to be a whole number of at least 0, got {n!r}")
         prior = self.prior if prior is None else prior
         self._check_prior(prior)
+        prior.attach(self.encoder)
         weight = self._weight()
         key = philox.resolve_key(key, generator, weight.device)
         z = prior.sample((n, *self.latent_shape), key=key, dtype=weight.dtype)
         if draw:
-            return self.likelihood.sample(self.natural_parameters(z, condition), key=philox.fold_in(key, 1))
+            # Priors fold 0, 1, 2, ... into the key for what they draw besides z.
+            return self.likelihood.sample(self.natural_parameters(z, condition), key=philox.fold_in(key, -1))
         return self.decode(z, condition)
 
     @torch.no_grad()

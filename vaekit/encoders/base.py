@@ -113,6 +113,9 @@ class Encoder(Network, ABC):
         gaussian = 2 * size if family.has_logvar else size
         head: Any = glorot(layer(features, gaussian + family.extra, **options))
         with torch.no_grad():
+            if family.extra:  # by the numbers that each part gives, so that extra ones do not make the others smaller
+                nn.init.xavier_uniform_(head.weight[:gaussian])
+                nn.init.xavier_uniform_(head.weight[gaussian:])
             if self.initial_logvar is not None:
                 start = self.initial_logvar
                 if self.logvar_bound is not None:  # what `bounded` makes initial_logvar of

@@ -65,7 +65,8 @@ def latent_statistics(vae: VAE, data: Any, *, threshold: float = 0.01, batch_siz
             posterior = vae.encode(batch.x, batch.condition)
             if not isinstance(posterior, DiagonalGaussian):
                 raise TypeError(
-                    f"the divergence is taken apart by dimension for a DiagonalGaussian posterior, got {type(posterior).__name__}"
+                    f"the divergence is taken apart by dimension for a DiagonalGaussian posterior, got "
+                    f"{type(posterior).__name__}; of others vaekit.evaluate gives the whole"
                 )
             _, kl = posterior.rsample_kl_per_dimension(vae.prior, key=philox.make_key(0, device=device))
             kl_sum += kl.double().sum(0)

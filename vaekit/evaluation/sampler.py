@@ -67,9 +67,9 @@ def fitted_mixture(vae: VAE, data: Any, *, components: int = 10, batch_size: int
             z, _ = vae.encode(batch.x, batch.condition).rsample_log_prob(key=key, row_start=row_start)
             codes.append(z.flatten(1).cpu().double())
             row_start += len(batch.x)
+    if row_start < components:
+        raise ValueError(f"a mixture of {components} components needs at least as many examples, got {row_start}")
     drawn = torch.cat(codes)
-    if len(drawn) < components:
-        raise ValueError(f"a mixture of {components} components needs at least as many examples, got {len(drawn)}")
     fitted = mixture.GaussianMixture(components, covariance_type="diag", random_state=seed % 2**32).fit(drawn.numpy())
     prior = GaussianMixture(vae.latent_shape, components).to(weight)
     shape = (components, *vae.latent_shape)

@@ -33,7 +33,8 @@ class DipVAE(Loss):
         total = mean of -log p(x | z) + KL(q(z | x) || p(z))
               + lambda_offdiagonal sum_{i != j} C_ij^2 + lambda_diagonal sum_i (C_ii - 1)^2
 
-    - kind "i" (equation 6): C = Cov[mu(x)], the covariance of the posterior means.
+    - kind "i" (equation 6): C = Cov[mu(x)], the covariance of the posteriors' `mean`, which for a "flow" is its base's mean
+      carried along.
     - kind "ii" (equation 7): C = Cov[mu(x)] + E[Sigma(x)], the covariance of z under the aggregate posterior. Without it a latent
       may reach variance 1 in its means alone, and "i" leaves the posterior variances to the divergence.
 

@@ -34,7 +34,7 @@ def doubly_reparameterized_bound(
     )
     z, log_posterior, token = _Inlet.apply(z, log_posterior)  # type: ignore[no-untyped-call]
     nll = nll_of_draws(model, batch, z)
-    log_ratio = log_posterior - log_prior(model.prior, z, posterior.mean)
+    log_ratio = log_posterior - log_prior(model.prior, z, log_posterior.shape)
     bound: Tensor = _Bound.apply(-(nll + log_ratio), token)  # type: ignore[no-untyped-call]
     return bound, nll.detach(), log_ratio.detach()
 

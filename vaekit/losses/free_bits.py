@@ -62,7 +62,8 @@ class FreeBits(Loss):
         if not isinstance(posterior, DiagonalGaussian):
             raise TypeError(
                 "free bits need the divergence of each latent dimension, which is known of a DiagonalGaussian posterior, got "
-                f"{type(posterior).__name__}; take another encoder, or the loss 'elbo' with a scheduled beta"
+                f"{type(posterior).__name__}; make the encoder with posterior='diagonal_gaussian', or take the loss 'elbo' with "
+                "a scheduled beta"
             )
         z, elements = posterior.rsample_kl_per_dimension(model.prior, key=context.key, row_start=context.row_start)
         reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)

@@ -103,7 +103,7 @@ class BetaTC(Loss):
         if not isinstance(posterior, DiagonalGaussian):
             raise TypeError(
                 "beta_tc needs the density of each latent by itself, q(z_d | x), which a DiagonalGaussian has; the encoder gives "
-                f"a {type(posterior).__name__}. Use another encoder, or the loss elbo"
+                f"a {type(posterior).__name__}. Make the encoder with posterior='diagonal_gaussian', or take the loss factor"
             )
         if not isinstance(model.prior, StandardNormal):
             raise TypeError(

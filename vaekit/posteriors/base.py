@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -77,7 +78,7 @@ class Posterior(ABC):
             (torch.Size([5, 4, 2]), True)
         """
         z, log_posterior = self.rsample_log_prob(key=key, generator=generator, num_samples=num_samples, row_start=row_start)
-        return z, log_posterior - log_prior(prior, z, self.mean)
+        return z, log_posterior - log_prior(prior, z, log_posterior.shape)
 
     def rsample_kl(
         self,
@@ -103,6 +104,6 @@ class Posterior(ABC):
         return self.rsample_log_ratio(prior, key=key, generator=generator, num_samples=num_samples, row_start=row_start)
 
 
-def log_prior(prior: Prior, z: Tensor, mean: Tensor) -> Tensor:
-    """log p(z) in nats of draws [..., B, *S] from a posterior whose mean is [B, *S] -> [..., B]: a prior sees one batch."""
-    return prior.log_prob(z.reshape(-1, *mean.shape[1:])).reshape(z.shape[: z.ndim - mean.ndim + 1])
+def log_prior(prior: Prior, z: Tensor, leading: torch.Size) -> Tensor:
+    """log p(z) in nats of draws [*leading, *S] -> [*leading]: a prior sees one batch."""
+    return prior.log_prob(z.reshape(math.prod(leading), *z.shape[len(leading) :])).reshape(leading)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -50,7 +49,7 @@ class FlowPosterior(Posterior):
             raise ValueError(f"context has to have a row for each of the {len(mu)} examples, [B, C], got {tuple(context.shape)}")
         self.network, self.context = network, None if context is None else context.to(dtype)
 
-    @cached_property
+    @property
     def mean(self) -> Tensor:
         """T(mu), the base's mean carried along: not the expectation of z."""
         return self._forward(self.base.mu)[0].to(self.dtype)

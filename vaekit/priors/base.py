@@ -28,7 +28,11 @@ class Prior(nn.Module, ABC):
         super().__init__()
 
     def attach(self, encoder: nn.Module) -> None:
-        """Called by the `vaekit.VAE` that the prior becomes part of, with its encoder, for a prior that is made of posteriors."""
+        """Called by the `vaekit.VAE` that the prior is for, with its encoder: for a prior that is made of posteriors or codes.
+
+        Raises:
+            ValueError: the prior belongs to another model.
+        """
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
@@ -36,7 +40,7 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
-        """Draws of shape `shape` = [n, *S], made from `key` on its device."""
+        """Draws of shape `shape` = [n, *S], made from `key` on its device, and from `fold_in(key, i)` with i of at least 0."""
 
 
 registry: Registry[Prior] = Registry("prior", "vaekit.priors", Prior)

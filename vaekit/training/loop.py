@@ -320,7 +320,10 @@ class _Run:
         state = self.vae.state_dict()
         ruined = {name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()}
         if not ruined:
-            return "the weights from before that step", ""
+            moved = [name for name in state if name not in weights and not torch.equal(state[name], self.kept_state[name])]
+            names = ", ".join(moved[:3]) + (f" and {len(moved) - 3} more" if len(moved) > 3 else "")
+            later = f", and the averages {names} as a few steps after it left them" if moved else ""
+            return f"the weights from before that step{later}", ""
         for name in state if ruined & weights else ruined:
             state[name].copy_(self.kept_state[name])
         if not ruined & weights:
@@ -370,12 +373,14 @@ def _parameter_groups(vae: VAE) -> list[dict[str, Any]]:
     own: list[dict[str, Any]] = []
     for group in vae.loss.parameter_groups():
         if not isinstance(group, Mapping) or "params" not in group or not group.keys() <= set(_GROUP_OPTIONS):
-            given = ", ".join(map(str, group)) if isinstance(group, Mapping) else repr(group)
+            got = ", ".join(map(str, group)) if isinstance(group, Mapping) else repr(group)
             raise TypeError(
                 f'{whose} has to give mappings with "params" and any of {", ".join(_GROUP_OPTIONS[1:])}, '
-                f'{{"params": [...], "lr": 1e-4}} for example; got {given}'
+                f'{{"params": [...], "lr": 1e-4}} for example; got {got}'
             )
-        own.append({**group, "params": list(group["params"])})
+        given = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        parameters = [p[1] if isinstance(p, tuple) else p for p in given]  # torch takes (name, parameter) too
+        own.append({**group, "params": parameters})
         if foreign := [tuple(p.shape) for p in own[-1]["params"] if p not in known]:
             raise ValueError(
                 f"{whose} gives parameters that are not the model's, of the shapes {', '.join(map(str, foreign))}; "
@@ -383,6 +388,10 @@ def _parameter_groups(vae: VAE) -> list[dict[str, Any]]:
             )
         if "lr" in group:
             _check_positive(f"lr in {whose}", group["lr"])
+        try:
+            torch.optim.Adam(**{**own[-1], "params": [torch.zeros(1)]})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{whose} gives what Adam does not take: {error}") from error
     taken = {p for group in own for p in group["params"]}
     return [{"params": [p for p in vae.parameters() if p not in taken]}, *own]
 
