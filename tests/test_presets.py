@@ -318,3 +318,19 @@ def test_a_seed_fixes_the_weights_in_every_thread():
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(total, range(16)))) == 1
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_second_posterior_is_told_whose_the_first_is():
+    with pytest.raises(TypeError, match="there are two posteriors, the preset's .*; give yours as posterior= alone"):
+        create_vae("vq-mnist", encoder={"posterior": {"name": "vector_quantized", "codes": 16}})
+    assert create_vae("vq-mnist", posterior={"codes": 16}).encoder.family.codes == 16
+
+
+def test_an_objective_with_any_options_gets_only_those_that_it_names(own_registries):
+    @vaekit.losses.register("any-options")
+    class AnyOptions(vaekit.Elbo):
+        def __init__(self, **options):
+            super().__init__()
+            self.options = options
+
+    assert create_vae(**SMALL, loss={"name": "any-options", "mine": 3}).loss.options == {"mine": 3}

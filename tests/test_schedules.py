@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from vaekit import schedules
+from vaekit import losses, schedules
 from vaekit.schedules import Constant, Cosine, Cyclic, Linear, Sigmoid, as_schedule, checked_schedule
 
 weights = st.floats(-10, 10)
@@ -72,7 +72,7 @@ def test_a_spec_makes_the_schedule():
         (lambda: Cyclic(10, ramp=0.0), r"has to be in \(0, 1\]"),
         (lambda: Cyclic(10, cycles=0), "cycles has to be a whole number"),
         (lambda: Cosine(0), "steps has to be a whole number"),
-        (lambda: Sigmoid(3, steepness=0.0), "steepness has to be positive and finite, got 0.0"),
+        (lambda: Sigmoid(3, steepness=0.0), "steepness has to be positive, got 0.0"),
         (lambda: checked_schedule("beta", -1), "beta has to be at least 0, got -1"),
         (lambda: checked_schedule("beta", Linear(3, end=2.0), highest=1.0), "beta has to be between 0 and 1, got"),
         (lambda: Constant(math.inf), "value has to be a finite number"),
@@ -80,4 +80,24 @@ def test_a_spec_makes_the_schedule():
 )
 def test_numbers_that_make_no_schedule_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda: losses.create("beta_tc", gamma="x"), TypeError, "gamma: a weight has to be a number"),
+        (lambda: losses.create("elbo", beta=math.nan), ValueError, "beta: value has to be a finite number"),
+        (
+            lambda: losses.create("capacity", gamma={"name": "linear"}),
+            TypeError,
+            "gamma: schedule 'linear' needs .*'steps'",
+        ),
+        (lambda: losses.create("info_vae", alpha="x"), TypeError, "alpha: a weight has to be a number"),
+        (lambda: Linear(3, start="a"), TypeError, "start has to be a number, got 'a'"),
+        (lambda: Cyclic(3, ramp="a"), TypeError, "ramp has to be a number, got 'a'"),
+    ],
+)
+def test_a_weight_that_is_none_is_named(make, error, said):
+    with pytest.raises(error, match=said):
         make()

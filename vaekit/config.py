@@ -7,6 +7,7 @@ model again. `config.json` beside it is a copy for people. Nothing is pickled, s
 from __future__ import annotations
 
 import json
+import math
 import os
 import uuid
 import warnings
@@ -77,6 +78,8 @@ def spec_of(kind: str, part: object) -> dict[str, Any]:
 
 def _plain(kind: str, option: str, value: Any) -> Any:
     """`value` as JSON has it: the recorded options of a part may hold tuples, or registered objects such as schedules."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # "inf", which JSON has no number for
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):

@@ -91,3 +91,16 @@ def test_latents_with_positions_keep_their_shape():
 def test_fewer_examples_than_components_are_refused():
     with pytest.raises(ValueError, match="a mixture of 10 components needs at least as many examples, got 9"):
         fitted_mixture(model(), data()[0][:9])
+
+
+def test_fitting_leaves_the_global_generator_alone():
+    vae, x = vaekit.create_vae(input_shape=(4,), latent_dim=2, seed=0), torch.rand(50, 4)
+    before = torch.random.get_rng_state()
+    vaekit.evaluation.fitted_mixture(vae, x, components=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_no_examples_make_no_mixture():
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2)
+    with pytest.raises(ValueError, match="at least as many examples, got 0"):
+        vaekit.evaluation.fitted_mixture(vae, iter([]))

@@ -95,3 +95,14 @@ def test_pairs_that_do_not_fit_are_refused_by_name():
 def test_options_that_are_none_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         DipVAE(**options)
+
+
+@pytest.mark.parametrize("kind", ["i", "ii"])
+def test_the_covariance_is_computed_in_float32_under_autocast(kind):
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=3, loss={"name": "dip_vae", "kind": kind}, seed=0)
+    posterior = vaekit.DiagonalGaussian(torch.randn(50, 3), torch.randn(50, 3))
+    exact = vae.loss._covariance(posterior)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(vae.loss._covariance(posterior), exact)
+        terms = vae(torch.rand(50, 4))
+    assert {value.dtype for value in terms.extras.values()} == {torch.float32}

@@ -1,6 +1,7 @@
 """Importance-weighted and Renyi bounds: against each other, against an exact likelihood, and their gradients in the mean."""
 
 import itertools
+import json
 import math
 
 import mpmath
@@ -374,7 +375,18 @@ def test_options_that_make_no_objective_are_refused(loss, message):
     with pytest.raises(ValueError, match=message):
         linear_model(loss)
     with pytest.raises(TypeError, match="alpha has to be a number"):
-        linear_model({"name": "renyi", "alpha": "inf"})
+        linear_model({"name": "renyi", "alpha": "large"})
+
+
+@pytest.mark.parametrize("alpha", [-math.inf, math.inf])
+def test_an_infinite_alpha_can_be_written_down(alpha, tmp_path):
+    """As the command gives it, and in a file that every JSON parser reads."""
+    by_number, by_word = (linear_model({"name": "renyi", "alpha": given}) for given in (alpha, str(alpha)))
+    assert by_word.loss.alpha == alpha
+    for model in (by_number, by_word):
+        text = (model.save(tmp_path) / "config.json").read_text()
+        json.loads(text, parse_constant=pytest.fail)
+        assert vaekit.load(tmp_path).loss.alpha == alpha
 
 
 # In every precision, compiled, and of nothing: all objectives of this package.

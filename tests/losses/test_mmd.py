@@ -252,3 +252,31 @@ def test_it_is_pythaes_in_value_and_gradient(name, options):
     weights = list(vae.parameters())
     for ours, gradient in zip(torch.autograd.grad(terms.total, weights), torch.autograd.grad(right, weights), strict=True):
         assert_close(ours, gradient, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"kernel": "laplace"}, ValueError, "kernel has to be one of 'imq', 'rbf', got 'laplace'"),
+        ({"statistic": "V"}, ValueError, "statistic has to be one of 'u', 'v', got 'V'"),
+        ({"scales": (-1.0,)}, ValueError, "every entry of scales has to be a positive number"),
+        ({"scales": ()}, ValueError, "scales has to be a sequence of positive numbers"),
+    ],
+)
+def test_the_function_refuses_what_the_objectives_refuse(options, error, said):
+    with pytest.raises(error, match=said):
+        squared_mmd(torch.randn(4, 2), torch.randn(4, 2), **options)
+
+
+def test_the_function_refuses_half_precision_by_name():
+    with pytest.raises(TypeError, match=r"got torch.bfloat16 and torch.bfloat16; x.float\(\)"):
+        squared_mmd(torch.randn(4, 2).bfloat16(), torch.randn(4, 2).bfloat16())
+
+
+def test_weights_that_become_negative_on_the_way_are_refused_by_their_step():
+    alpha, lambda_ = {"name": "linear", "steps": 1000}, {"name": "linear", "steps": 10, "start": 1.0, "end": 0.0}
+    loss = {"name": "info_vae", "alpha": alpha, "lambda_": lambda_}
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, loss=loss)
+    assert vae(torch.rand(8, 4), step=0).total.isfinite()
+    with pytest.raises(ValueError, match=r"lambda_ at least 1 - alpha.* got alpha 0.01 and lambda_ 0.0 at step 10"):
+        vae(torch.rand(8, 4), step=10)

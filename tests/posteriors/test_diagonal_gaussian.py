@@ -147,3 +147,33 @@ def test_rows_from_row_start_draw_what_the_whole_batch_draws():
 def test_shapes_that_are_no_batch_of_gaussians_are_refused(shapes):
     with pytest.raises(ValueError, match=r"one shape \[batch, latent dimensions...\], got"):
         DiagonalGaussian(*map(torch.zeros, shapes))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_densities_of_half_precision_are_computed_in_float32(dtype):
+    mu, logvar, z = (torch.randn(5, 128).to(dtype) for _ in range(3))
+    log_prob = DiagonalGaussian(mu, logvar).log_prob(z)
+    assert log_prob.dtype == torch.float32
+    exact = torch.distributions.Normal(mu.double(), (0.5 * logvar.double()).exp()).log_prob(z.double()).sum(1)
+    torch.testing.assert_close(log_prob.double(), exact, rtol=1e-5, atol=1e-4)
+
+
+def test_a_learned_prior_stays_in_its_precision_beside_a_half_precision_posterior():
+    prior = LearnedGaussian((64,))
+    with torch.no_grad():
+        prior.mu.normal_()
+        prior.logvar.normal_()
+    mu, logvar = (torch.randn(5, 64).to(torch.bfloat16) for _ in range(2))
+    z, kl = DiagonalGaussian(mu, logvar).rsample_kl(prior)
+    assert (z.dtype, kl.dtype) == (torch.bfloat16, torch.float32)
+    q = torch.distributions.Normal(mu.double(), (0.5 * logvar.double()).exp())
+    p = torch.distributions.Normal(prior.mu.detach().double(), (0.5 * prior.logvar.detach().double()).exp())
+    torch.testing.assert_close(kl.detach().double(), torch.distributions.kl_divergence(q, p).sum(1), rtol=1e-5, atol=1e-4)
+
+
+def test_a_density_with_constant_parameters_has_its_value_at_the_smallest_variances():
+    mu, logvar = torch.zeros(3, 2), torch.tensor([-100.0, -180.0]).expand(3, 2)
+    plain, stopped = (
+        DiagonalGaussian(mu, logvar).rsample_log_prob(key=make_key(0), stop_parameters=stop)[1] for stop in (False, True)
+    )
+    assert torch.equal(plain, stopped)

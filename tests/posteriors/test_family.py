@@ -107,3 +107,26 @@ def test_naming_the_diagonal_gaussian_changes_nothing():
 def test_what_is_no_family_is_refused(posterior, error, said):
     with pytest.raises(error, match=said):
         made(ENCODERS[0], posterior)
+
+
+class Unstarted(Extra):
+    """One whose extra numbers start as they are drawn."""
+
+    def start(self, weight, bias):
+        pass
+
+
+def test_the_start_of_logvar_is_that_of_logvar_alone():
+    encoder, x = made(ENCODERS[0], Unstarted((3,)), initial_logvar=-1.0)
+    posterior = encoder(x)
+    assert_close(posterior.logvar, torch.full((4, 3), -1.0))
+    assert (posterior.extra != 0).all()
+    assert posterior.mu.std() > 0
+
+
+def test_extra_numbers_do_not_make_the_others_smaller():
+    """Weights are drawn by the numbers that each part gives: the bound of Glorot's uniform, sqrt(6 / (inputs + outputs))."""
+    encoder, _ = made({"name": "mlp", "input_shape": (7,), "hidden": (400,)}, Unstarted((3,)))
+    for part, outputs in ((encoder.head.weight[:6], 6), (encoder.head.weight[6:], 5)):
+        bound = (6.0 / (400 + outputs)) ** 0.5
+        assert 0.98 * bound < part.abs().max() <= bound

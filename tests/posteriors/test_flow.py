@@ -295,3 +295,10 @@ def test_the_prior_and_the_posterior_are_one_kind_of_network():
     y, log_slope = prior.flow(eps)
     q = FlowPosterior(torch.zeros_like(eps), torch.zeros_like(eps), prior.flow)
     assert_close(q.log_prob(y), StandardNormal().log_prob(eps) - log_slope, rtol=1e-6, atol=1e-6)
+
+
+def test_a_draw_and_its_divergence_take_one_pass():
+    vae, passes = vaekit.create_vae(input_shape=(4,), latent_dim=2, posterior={"name": "flow", "context": 1}), []
+    vae.encoder.family.network.register_forward_hook(lambda *_: passes.append(1))
+    vae(torch.rand(5, 4))
+    assert len(passes) == 1

@@ -220,3 +220,29 @@ def test_what_does_not_fit_is_refused():
 def test_options_that_are_none_are_refused(name, options):
     with pytest.raises(ValueError, match="has to be|positive"):
         priors.create(name, **options)
+
+
+def test_a_vamp_prior_refuses_batch_normalisation():
+    encoder = {"name": "mlp", "hidden": (8,), "normalization": "batch"}
+    with pytest.raises(ValueError, match="batch normalisation would mix .* normalization='layer' or 'group'"):
+        vaekit.create_vae(input_shape=(4,), latent_dim=2, encoder=encoder, prior="vamp")
+
+
+@pytest.mark.parametrize("prior", ["gaussian_mixture", {"name": "vamp", "components": 3}])
+def test_what_a_component_draws_does_not_depend_on_its_choice(prior):
+    """Components far apart, so that each draw tells which it is of: within each one the noise is N(0, 1)."""
+    vae = vaekit.create_vae(input_shape=(1,), latent_dim=1, encoder={"name": "mlp", "hidden": ()}, prior=prior, seed=0)
+    with torch.no_grad():
+        if prior == "gaussian_mixture":
+            centres = vae.prior.mu.copy_(100.0 * torch.arange(10.0)[:, None]).flatten()
+        else:  # q(z | x) = N(100 x, 1)
+            vae.encoder.head.weight.copy_(torch.tensor([[100.0], [0.0]]))
+            vae.prior.pseudo_inputs.copy_(torch.arange(3.0)[:, None])
+            centres = 100.0 * vae.prior.pseudo_inputs.flatten()
+    z = vae.prior.sample((20_000, 1), key=vaekit.make_key(5), dtype=torch.float32).detach()
+    distance = z - centres.detach()
+    component = distance.abs().argmin(1)
+    for number in range(len(centres)):
+        noise = distance[component == number, number]
+        assert len(noise) > 1000
+        assert stats.kstest(noise.numpy(), "norm").pvalue > 1e-4

@@ -223,6 +223,7 @@ def test_an_auxiliary_that_is_not_finite_stops_the_run_and_is_named():
             r"not the model's, of the shapes \(7,\); make their module",
         ),
         ({"lr": 0.0}, ValueError, "lr in WithScale.parameter_groups has to be positive and finite, got 0.0"),
+        ({"betas": (2.0, 3.0)}, ValueError, "WithScale.parameter_groups gives what Adam does not take: Invalid beta"),
     ],
 )
 def test_groups_that_are_none_are_refused_before_the_first_step(group, error, message):
@@ -232,6 +233,36 @@ def test_groups_that_are_none_are_refused_before_the_first_step(group, error, me
     vae.loss.parameter_groups = lambda: [vae.loss.scale]
     with pytest.raises(TypeError, match=r"has to give mappings with \"params\""):
         fit(vae)
+
+
+def test_groups_have_the_forms_that_torch_takes():
+    """One parameter, a list of them, and pairs of names and parameters train alike."""
+    trained = []
+    for form in (lambda scale: scale, lambda scale: [scale], lambda scale: [("scale", scale)]):
+        vae = with_loss(WithScale())
+        group = dict(vae.loss.parameter_groups()[0])
+        vae.loss.parameter_groups = lambda group=group, form=form, vae=vae: [{**group, "params": form(vae.loss.scale)}]
+        fit(vae)
+        trained.append(weights(vae))
+    assert torch.equal(trained[0], trained[1])
+    assert torch.equal(trained[1], trained[2])
+
+
+def test_averages_that_go_on_after_a_bad_step_are_told_of():
+    class Counting(vaekit.Elbo):
+        """Counts its batches in a buffer, and fails at the third."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, model, batch, context):
+            self.seen += 1
+            terms = super().forward(model, batch, context)
+            return terms if context.step < 2 else terms._replace(total=terms.total * math.nan)
+
+    with pytest.raises(NonFiniteLossError, match="the weights from before that step, and the averages loss.seen as a few steps"):
+        fit(with_loss(Counting()))
 
 
 def test_out_keeps_the_best_and_the_last_weights_and_the_history(tmp_path):

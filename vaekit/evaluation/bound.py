@@ -91,7 +91,7 @@ def _log_weight_sums(
 ) -> tuple[Tensor, Tensor]:
     """log of the sum of the weights and of their squares, float64 [B] each, over all samples."""
     posterior = vae.encode(batch.x, batch.condition)
-    log_sum = torch.full((len(batch.x),), -math.inf, dtype=torch.float64, device=batch.x.device)
+    log_sum = torch.full((len(batch.x),), -math.inf, dtype=torch.float64)
     log_sum_of_squares = log_sum.clone()
     chunk = max(1, at_once // max(1, len(batch.x)))
     for first in range(0, num_samples, chunk):
@@ -99,7 +99,7 @@ def _log_weight_sums(
         # Sample k is the stream with offset + k 2^40: so the samples do not depend on the chunks.
         chunk_key = key + torch.tensor([0, first], device=key.device) * philox.SAMPLE_STRIDE
         z, log_ratio = posterior.rsample_log_ratio(vae.prior, key=chunk_key, num_samples=count, row_start=row_start)
-        log_weights = -(nll_of_draws(vae, batch, z).double() + log_ratio.double())
+        log_weights = -(nll_of_draws(vae, batch, z).cpu().double() + log_ratio.cpu().double())  # not every device has float64
         log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(0))
         log_sum_of_squares = torch.logaddexp(log_sum_of_squares, (2.0 * log_weights).logsumexp(0))
     return log_sum, log_sum_of_squares

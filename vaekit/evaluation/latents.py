@@ -59,7 +59,7 @@ def latent_statistics(vae: VAE, data: Any, *, threshold: float = 0.01, batch_siz
         torch.Size([3])
     """
     batches, device, count = checked_batches(vae, data, batch_size), next(vae.parameters()).device, 0
-    mean, squares, kl_sum = (torch.zeros(vae.latent_shape, dtype=torch.float64, device=device) for _ in range(3))
+    mean, squares, kl_sum = (torch.zeros(vae.latent_shape, dtype=torch.float64) for _ in range(3))  # not every device has it
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
             posterior = vae.encode(batch.x, batch.condition)
@@ -69,9 +69,9 @@ def latent_statistics(vae: VAE, data: Any, *, threshold: float = 0.01, batch_siz
                     f"{type(posterior).__name__}; of others vaekit.evaluate gives the whole"
                 )
             _, kl = posterior.rsample_kl_per_dimension(vae.prior, key=philox.make_key(0, device=device))
-            kl_sum += kl.double().sum(0)
+            kl_sum += kl.cpu().double().sum(0)
             # Means and sums of squared distances of two groups, put together: T. F. Chan, G. H. Golub, R. J. LeVeque, 1983.
-            mu, size = posterior.mu.double(), len(posterior.mu)
+            mu, size = posterior.mu.cpu().double(), len(posterior.mu)
             if size == 0:
                 continue
             shift = mu.mean(0) - mean

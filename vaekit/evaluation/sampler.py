@@ -71,7 +71,8 @@ def fitted_mixture(vae: VAE, data: Any, *, components: int = 10, batch_size: int
         raise ValueError(f"a mixture of {components} components needs at least as many examples, got {row_start}")
     drawn = torch.cat(codes)
     fitted = mixture.GaussianMixture(components, covariance_type="diag", random_state=seed % 2**32).fit(drawn.numpy())
-    prior = GaussianMixture(vae.latent_shape, components).to(weight)
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced at once
+        prior = GaussianMixture(vae.latent_shape, components).to(weight)
     shape = (components, *vae.latent_shape)
     prior.logits.copy_(torch.as_tensor(fitted.weights_).log())
     prior.mu.copy_(torch.as_tensor(fitted.means_).reshape(shape))

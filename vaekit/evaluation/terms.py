@@ -97,8 +97,8 @@ def evaluate(vae: VAE, data: Any, *, batch_size: int = 500, seed: int = 0) -> di
         seed: fixes the noise. With the seed of `fit` it is the noise of its validation.
 
     Returns:
-        means over the examples, in nats: "loss", "reconstruction", "kl", and the objective's extras. They are estimates from one
-        draw of z for each example.
+        means over the examples, in nats: "loss", "reconstruction", "kl", and the objective's extras. They are estimates from as
+        many draws of z for each example as the objective takes.
 
     Raises:
         ValueError: an empty dataset, or data that does not fit the model; the message names the first bad example.

@@ -105,7 +105,8 @@ class DipVAE(Loss):
         mean = mean.to(reference.compute_dtype(mean.dtype))
         count = max(len(mean), 1)
         centred = mean - mean.sum(0) / count
-        covariance = centred.T @ centred / count
+        with torch.autocast(mean.device.type, enabled=False):
+            covariance = centred.T @ centred / count
         if self.kind == "i":
             return covariance
         if not isinstance(posterior, DiagonalGaussian):

@@ -19,7 +19,7 @@ from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, Step
 from vaekit.losses.draws import batch_mean
 from vaekit.losses.pairwise import row_blocks
 from vaekit.ops import philox, reference
-from vaekit.schedules import Schedule, as_schedule, checked_schedule
+from vaekit.schedules import Schedule, checked_schedule
 
 _KERNELS, _STATISTICS = ("imq", "rbf"), ("u", "v")
 _SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -49,7 +49,9 @@ def squared_mmd(x: Tensor, y: Tensor, kernel: str = "imq", scales: Sequence[floa
         a scalar of that dtype.
 
     Raises:
-        ValueError: samples of different shapes, or that are no rows of points.
+        ValueError: samples of different shapes, or that are no rows of points; another kernel or statistic; scales that are not
+            positive numbers.
+        TypeError: samples of other dtypes.
 
     Example:
         >>> x = torch.randn(100, 2)
@@ -58,6 +60,9 @@ def squared_mmd(x: Tensor, y: Tensor, kernel: str = "imq", scales: Sequence[floa
     """
     if x.ndim != 2 or x.shape != y.shape:
         raise ValueError(f"x and y have to be as many points each, [B, D], got {tuple(x.shape)} and {tuple(y.shape)}")
+    if x.dtype != y.dtype or x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"x and y have to be both float32 or both float64, got {x.dtype} and {y.dtype}; x.float() for example")
+    _check_options(kernel, scales, statistic)
     count = len(x)
     within = (_kernel_sum(x, x, kernel, scales), _kernel_sum(y, y, kernel, scales))
     across = _kernel_sum(x, y, kernel, scales) / max(count * count, 1)
@@ -69,6 +74,17 @@ def squared_mmd(x: Tensor, y: Tensor, kernel: str = "imq", scales: Sequence[floa
         itself = count * float(len(scales))  # k(x, x) is 1 at each scale
         squared = sum(total - itself for total in within) / max(count * (count - 1), 1) - 2.0 * across
     return squared.to(x.dtype)
+
+
+def _check_options(kernel: str, scales: Sequence[float], statistic: str) -> None:
+    for name, value, known in (("kernel", kernel, _KERNELS), ("statistic", statistic, _STATISTICS)):
+        if value not in known:
+            raise ValueError(f"{name} has to be one of {', '.join(map(repr, known))}, got {value!r}")
+    if isinstance(scales, str) or not isinstance(scales, Sequence) or not scales:
+        raise ValueError(f"scales has to be a sequence of positive numbers, (0.5, 1.0, 2.0) for example, got {scales!r}")
+    for scale in scales:
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.0 < scale < math.inf:
+            raise ValueError(f"every entry of scales has to be a positive number, got {scale!r}")
 
 
 def _kernel_sum(x: Tensor, y: Tensor, kernel: str, scales: Sequence[float]) -> Tensor:
@@ -97,14 +113,7 @@ class _MatchesPrior(Loss):
 
     def __init__(self, kernel: str, scales: Sequence[float], statistic: str) -> None:
         super().__init__()
-        for name, value, known in (("kernel", kernel, _KERNELS), ("statistic", statistic, _STATISTICS)):
-            if value not in known:
-                raise ValueError(f"{name} has to be one of {', '.join(map(repr, known))}, got {value!r}")
-        if isinstance(scales, str) or not isinstance(scales, Sequence) or not scales:
-            raise ValueError(f"scales has to be a sequence of positive numbers, (0.5, 1.0, 2.0) for example, got {scales!r}")
-        for scale in scales:
-            if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.0 < scale < math.inf:
-                raise ValueError(f"every entry of scales has to be a positive number, got {scale!r}")
+        _check_options(kernel, scales, statistic)
         self.kernel, self.scales, self.statistic = kernel, tuple(map(float, scales)), statistic
 
     def _terms(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,9 +153,10 @@ class InfoVAE(_MatchesPrior):
 
     The terms `reconstruction` and `kl` are the ELBO's; the extra `mmd` is the estimate of the squared discrepancy from the
     batch's codes, one for each x, and as many draws from the prior, which are noise of a second key.
+    The weights of a gaussian_mixture prior learn from the divergence alone: draws have no gradient for them.
 
     Raises:
-        TypeError, ValueError: options that are none.
+        TypeError, ValueError: options that are none; in use, scheduled weights that have become negative.
 
     Example:
         >>> import vaekit
@@ -166,20 +176,27 @@ class InfoVAE(_MatchesPrior):
         statistic: str = "u",
     ) -> None:
         super().__init__(kernel, scales, statistic)
-        self.alpha, self.lambda_ = as_schedule(alpha), as_schedule(lambda_)
+        self.alpha = checked_schedule("alpha", alpha, lowest=-math.inf)
+        self.lambda_ = checked_schedule("lambda_", lambda_, lowest=-math.inf)
         for step in (0, None):
-            now = self.alpha(step), self.lambda_(step)
-            if now[0] > 1.0 or sum(now) < 1.0:
-                raise ValueError(
-                    "alpha has to be at most 1 and lambda_ at least 1 - alpha, because the weights of the terms are "
-                    f"1 - alpha and alpha + lambda_ - 1; got alpha {now[0]} and lambda_ {now[1]}"
-                )
+            self._weights(step)
+
+    def _weights(self, step: int | None) -> tuple[float, float]:
+        """Those of the divergence and of the discrepancy."""
+        alpha, lambda_ = self.alpha(step), self.lambda_(step)
+        if alpha > 1.0 or alpha + lambda_ < 1.0:
+            raise ValueError(
+                "alpha has to be at most 1 and lambda_ at least 1 - alpha, because the weights of the terms are "
+                f"1 - alpha and alpha + lambda_ - 1; got alpha {alpha} and lambda_ {lambda_}"
+                + ("" if step is None else f" at step {step}")
+            )
+        return 1.0 - alpha, alpha + lambda_ - 1.0
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
         reconstruction, kl, squared = self._terms(model, batch, context)
-        alpha, lambda_ = self.alpha(context.step), self.lambda_(context.step)
-        elbo = batch_mean(reconstruction + (1.0 - alpha) * kl)
-        return LossTerms(elbo + (alpha + lambda_ - 1.0) * squared, reconstruction, kl, {"mmd": squared})
+        of_kl, of_squared = self._weights(context.step)
+        total = batch_mean(reconstruction + of_kl * kl) + of_squared * squared
+        return LossTerms(total, reconstruction, kl, {"mmd": squared})
 
 
 @registry.register("wae")
@@ -208,6 +225,7 @@ class WAE(_MatchesPrior):
 
     The term `kl` is the divergence, for reference: it is not in the total. The extra `mmd` is the estimate of the squared
     discrepancy from the batch's codes, one for each x, and as many draws from the prior, which are noise of a second key.
+    The weights of a gaussian_mixture prior learn from the divergence alone: draws have no gradient for them.
 
     Raises:
         TypeError, ValueError: options that are none.

@@ -34,7 +34,7 @@ class Renyi(Loss):
     Li and Turner, "Renyi Divergence Variational Inference", 2016, arXiv:1602.02311, section 4.1.
 
     Args:
-        alpha: any number, or -inf or inf.
+        alpha: any number, or -inf or inf, also written "-inf" and "inf".
         num_samples: K.
 
     Raises:
@@ -49,8 +49,9 @@ class Renyi(Loss):
         True
     """
 
-    def __init__(self, alpha: float = 0.5, num_samples: int = 5) -> None:
+    def __init__(self, alpha: float | str = 0.5, num_samples: int = 5) -> None:
         super().__init__()
+        alpha = {"inf": math.inf, "-inf": -math.inf}.get(alpha, alpha) if isinstance(alpha, str) else alpha
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
             raise TypeError(f"alpha has to be a number, got {alpha!r}")
         if math.isnan(alpha):

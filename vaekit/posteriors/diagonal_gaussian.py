@@ -16,6 +16,7 @@ from vaekit.ops.reparameterize_kl import noise, reparameterize_kl
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.diagonal_gaussian import LearnedGaussian
+from vaekit.priors.gaussians import log_normal
 from vaekit.priors.standard_normal import StandardNormal
 
 
@@ -97,8 +98,13 @@ class DiagonalGaussian(Posterior):
         return self._rsample_exact_kl(prior, "none", key=key, generator=generator, num_samples=num_samples, row_start=row_start)
 
     def _rsample_exact_kl(self, prior: StandardNormal | LearnedGaussian, reduce: str, **options: Any) -> tuple[Tensor, Tensor]:
-        parameters = (prior.mu, prior.logvar) if isinstance(prior, LearnedGaussian) else None
-        return reparameterize_kl(self.mu, self.logvar, prior=parameters, reduce=reduce, event_dims=self.mu.ndim - 1, **options)
+        options |= {"reduce": reduce, "event_dims": self.mu.ndim - 1}
+        if not isinstance(prior, LearnedGaussian):
+            return reparameterize_kl(self.mu, self.logvar, **options)
+        dtype = torch.promote_types(self.mu.dtype, prior.mu.dtype)  # under autocast the prior is the wider one
+        mu, logvar, *parameters = (t.to(dtype) for t in (self.mu, self.logvar, prior.mu, prior.logvar))
+        z, kl = reparameterize_kl(mu, logvar, prior=(parameters[0], parameters[1]), **options)
+        return z.to(self.mu.dtype), kl
 
     def rsample_log_prob(
         self,
@@ -117,11 +123,11 @@ class DiagonalGaussian(Posterior):
         if stop_parameters:
             logvar = logvar.detach()
             moved = (z - z.detach()).to(eps.dtype)  # 0, with the gradient of z
-            standardized = eps + moved * torch.exp(-0.5 * logvar)
+            largest = math.log(torch.finfo(eps.dtype).max) - 1.0  # 0 times infinity would be NaN
+            standardized = eps + moved * torch.exp((-0.5 * logvar).clamp(max=largest))
         elements = -0.5 * (standardized * standardized + logvar + math.log(2.0 * math.pi))
         return z, reference.sum_event(elements, event_dims)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        standardized = (z - self.mu) * torch.exp(-0.5 * self.logvar)
-        elements = -0.5 * (standardized * standardized + self.logvar + math.log(2.0 * math.pi))
-        return elements.flatten(1 - self.mu.ndim).sum(-1)
+        """As `Posterior.log_prob`; float64 for float64, otherwise float32."""
+        return log_normal(z, self.mu, self.logvar).flatten(1 - self.mu.ndim).sum(-1)

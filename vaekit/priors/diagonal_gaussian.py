@@ -22,7 +22,7 @@ class LearnedGaussian(Prior):
     N(0, I), the prior of Kingma and Welling, 2013, arXiv:1312.6114.
 
     Args:
-        latent_shape: the shape [*S] of one example's latents.
+        latent_shape: the shape [*S] of one example's latents; `vaekit.create_vae` fills it in.
 
     Example:
         >>> prior = LearnedGaussian((2,))

@@ -33,7 +33,8 @@ class Flow(Prior):
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 3.2.
 
     Args:
-        latent_shape: the shape [*S] of one example's latents, all of which are one vector to the flow.
+        latent_shape: the shape [*S] of one example's latents, all of which are one vector to the flow; `vaekit.create_vae` fills
+            it in.
         kind: "nsf", rational-quadratic splines on [-5, 5], or "maf", affine maps; both autoregressive.
         transforms: how many such maps, one after the other; 0 leaves N(0, I).
         hidden: the sizes of the hidden layers of each map's network.

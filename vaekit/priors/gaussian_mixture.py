@@ -30,7 +30,7 @@ class GaussianMixture(Prior):
     The "MoG prior" of Tomczak and Welling, "VAE with a VampPrior", 2018, arXiv:1705.07120, section 4.
 
     Args:
-        latent_shape: the shape [*S] of one example's latents.
+        latent_shape: the shape [*S] of one example's latents; `vaekit.create_vae` fills it in.
         components: K.
 
     At first the weights are equal, the variances 1 and the means drawn from N(0, I): where the codes are at first.

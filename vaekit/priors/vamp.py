@@ -28,8 +28,7 @@ class Vamp(Prior):
 
     Use it where the simple prior leaves latents unused, or its draws look like nothing in the data. There is no closed form of
     the divergence: `kl` is log q(z | x) - log p(z) of the draw, an estimate that may be negative for an example. It costs a pass
-    of the K pseudo-inputs through the encoder in every step, where batch normalisation would see them, and [B, K, D] numbers of
-    memory.
+    of the K pseudo-inputs through the encoder in every step, and [B, K, D] numbers of memory.
 
     Tomczak and Welling, "VAE with a VampPrior", 2018, arXiv:1705.07120, equation 9.
 
@@ -42,7 +41,8 @@ class Vamp(Prior):
     The posterior has to be one whose `log_prob` takes z [B, 1, *S] for a batch of K, and the model one without a condition.
 
     Raises:
-        ValueError: a size below 1; a std that is not positive; when composed, an encoder that reads another shape or a condition.
+        ValueError: a size below 1; a std that is not positive; when composed, an encoder that reads another shape or a
+            condition, or has batch normalisation.
 
     Example:
         >>> import vaekit
@@ -68,6 +68,11 @@ class Vamp(Prior):
             raise ValueError(
                 "a vamp prior is made of posteriors given x alone, but the encoder reads a condition; "
                 "make the encoder with condition_dim=0, or take another prior"
+            )
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in encoder.modules()):
+            raise ValueError(
+                "a vamp prior encodes its pseudo-inputs in every step, whose averages batch normalisation would mix with those "
+                "of the data; make the encoder with normalization='layer' or 'group'"
             )
         if self._encoder and self._encoder[0] is not encoder:
             raise ValueError("this vamp prior belongs to another model, of whose posteriors it is made; make a new one")
