@@ -111,6 +111,16 @@ def test_what_cannot_be_scored_is_refused(score, codes, factors, words):
         score(codes, factors)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_codes_of_half_precision_have_the_scores_of_their_values(dtype):
+    codes = (PERFECT + NOISE).to(dtype)
+    for score in SCORES.values():
+        assert score(codes, FACTORS.to(dtype)) == score(codes.double(), FACTORS)
+    made = vaekit.data.shapes(size=8, orientations=2, positions=2)
+    vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2, seed=0).to(dtype)
+    assert 0.0 <= disentanglement(vae, made.x.to(dtype), made.factors)["mig"] <= 1.0
+
+
 def test_all_scores_of_a_model_are_those_of_its_posterior_means():
     made = vaekit.data.shapes(size=8, orientations=2, positions=2)
     vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2, seed=0)

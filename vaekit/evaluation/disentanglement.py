@@ -232,7 +232,11 @@ def _checked(codes: Any, factors: Any) -> tuple[Floats, Ints]:
 
 
 def _numpy(values: Any) -> npt.NDArray[Any]:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    array: npt.NDArray[Any] = (values.double() if values.is_floating_point() else values).numpy()  # numpy has no bfloat16
+    return array
 
 
 def _binned(values: Floats, bins: int) -> Ints:
