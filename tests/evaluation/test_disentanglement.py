@@ -111,6 +111,23 @@ def test_what_cannot_be_scored_is_refused(score, codes, factors, words):
         score(codes, factors)
 
 
+@pytest.mark.parametrize("score", [dci, separated_attribute_predictability])
+def test_classifiers_see_each_value_of_a_factor_and_too_little_data_is_refused(score):
+    rare = torch.stack((torch.arange(40) % 2, torch.arange(40) == 7, (torch.arange(40) // 20) * 5 - 2), 1)
+    for seed in range(-3, 10):
+        score(NOISE[:40], rare, seed=seed)
+    score(NOISE[:4], rare[[0, 1, 6, 7], :2])
+    with pytest.raises(ValueError, match="at least 4, got 3"):
+        score(NOISE[:3], rare[6:9, :1])
+    with pytest.raises(ValueError, match="factor 1 has another value in each example"):
+        score(NOISE[:40], torch.stack((rare[:, 0], torch.arange(40)), 1))
+
+
+def test_seeds_are_read_modulo_2_to_the_32():
+    for score in (dci, separated_attribute_predictability, factor_vae_score):
+        assert score(NOISE, FACTORS, seed=-1) == score(NOISE, FACTORS, seed=2**32 - 1)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_codes_of_half_precision_have_the_scores_of_their_values(dtype):
     codes = (PERFECT + NOISE).to(dtype)

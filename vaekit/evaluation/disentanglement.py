@@ -39,7 +39,8 @@ def disentanglement(vae: VAE, data: Any, factors: Any, *, batch_size: int = 500,
         "dci_completeness", "dci_informativeness" (`dci`) and "factor_vae" (`factor_vae_score`).
 
     Raises:
-        ValueError: factors of another length or form; data that does not fit the model.
+        ValueError: factors of another length or form, or with one value, or another in each example; fewer than 4 examples; data
+            that does not fit the model.
         ModuleNotFoundError: scikit-learn is not installed.
 
     Example:
@@ -117,7 +118,7 @@ def factor_vae_score(codes: Any, factors: Any, *, examples: int = 64, votes: int
     z, v = _checked(codes, factors)
     checked_size("examples", examples)
     checked_size("votes", votes)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(seed % 2**32)
     scale = z.std(0)
     used = scale**2 > _COLLAPSED
     if not used.any():
@@ -138,8 +139,9 @@ def dci(codes: Any, factors: Any, *, seed: int = 0) -> dict[str, float]:
 
     With R_dk the importance of dimension d for factor k, and P its rows (columns) as shares: disentanglement is 1 minus the
     entropy of row d, in units of log F, weighted by the row's importance; completeness 1 minus that of column k in units of
-    log D, a mean over factors; informativeness the accuracy on a quarter that is held out. C. Eastwood, C. K. I. Williams, "A
-    Framework for the Quantitative Evaluation of Disentangled Representations", ICLR 2018, section 2. It needs scikit-learn.
+    log D, a mean over factors; informativeness the accuracy on a quarter that is held out, but for one example of each value,
+    which the forest has to see. C. Eastwood, C. K. I. Williams, "A Framework for the Quantitative Evaluation of Disentangled
+    Representations", ICLR 2018, section 2. It needs scikit-learn.
 
     Args:
         codes: floats [N, D].
@@ -150,7 +152,7 @@ def dci(codes: Any, factors: Any, *, seed: int = 0) -> dict[str, float]:
         "disentanglement", "completeness" and "informativeness".
 
     Raises:
-        ValueError: other shapes, or a factor with one value.
+        ValueError: other shapes, fewer than 4 examples, or a factor with one value, or another in each example.
         ModuleNotFoundError: scikit-learn is not installed.
 
     Example:
@@ -160,10 +162,10 @@ def dci(codes: Any, factors: Any, *, seed: int = 0) -> dict[str, float]:
         (1.0, 1.0)
     """
     z, v = _checked(codes, factors)
-    ensemble, order = _sklearn("ensemble"), np.random.default_rng(seed).permutation(len(z))
-    held_out, known = np.split(order, [len(z) // 4])
+    ensemble, order = _sklearn("ensemble"), _shuffled(len(z), seed)
     importance, accuracy = np.zeros((z.shape[1], v.shape[1])), []
     for k, factor in enumerate(v.T):
+        known, held_out = _split(k, factor, order)
         forest = ensemble.RandomForestClassifier(n_estimators=20, max_features=None, random_state=seed % 2**32)
         forest.fit(z[known], factor[known])
         importance[:, k] = forest.feature_importances_
@@ -190,7 +192,7 @@ def separated_attribute_predictability(codes: Any, factors: Any, *, seed: int = 
         seed: fixes what is held out.
 
     Raises:
-        ValueError: other shapes, or a factor with one value.
+        ValueError: other shapes, fewer than 4 examples, or a factor with one value, or another in each example.
         ModuleNotFoundError: scikit-learn is not installed.
 
     Example:
@@ -199,11 +201,11 @@ def separated_attribute_predictability(codes: Any, factors: Any, *, seed: int = 
         True
     """
     z, v = _checked(codes, factors)
-    svm, order = _sklearn("svm"), np.random.default_rng(seed).permutation(len(z))
-    held_out, known = np.split(order, [len(z) // 4])
+    svm, order = _sklearn("svm"), _shuffled(len(z), seed)
     z = (z - z.mean(0)) / np.maximum(z.std(0), 1e-12)
     accuracy = np.zeros((z.shape[1], v.shape[1]))
     for k, factor in enumerate(v.T):
+        known, held_out = _split(k, factor, order)
         for d in range(z.shape[1]):
             machine = svm.LinearSVC(C=0.01, class_weight="balanced", random_state=seed % 2**32, max_iter=5000)
             machine.fit(z[known, d : d + 1], factor[known])
@@ -229,6 +231,25 @@ def _checked(codes: Any, factors: Any) -> tuple[Floats, Ints]:
     if constant:
         raise ValueError(f"factor {constant[0]} has one value in this data, so that nothing can be said of it; leave it out")
     return z, v.astype(np.int64)
+
+
+def _shuffled(count: int, seed: int) -> Ints:
+    if count < 4:
+        raise ValueError(f"this score holds out a quarter of the examples, for which there have to be at least 4, got {count}")
+    return np.random.default_rng(seed % 2**32).permutation(count)
+
+
+def _split(k: int, factor: Ints, order: Ints) -> tuple[Ints, Ints]:
+    """Examples to learn factor k from, the first of each value among them, and a quarter of all, to predict it for."""
+    first = np.unique(factor[order], return_index=True)[1]
+    rest = np.delete(order, first)
+    if not len(rest):
+        raise ValueError(
+            f"factor {k} has another value in each example, so that none can be predicted from the others; leave it out, or put "
+            "its values into bins"
+        )
+    count = len(order) // 4
+    return np.concatenate((order[first], rest[count:])), rest[:count]
 
 
 def _numpy(values: Any) -> npt.NDArray[Any]:
