@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.metrics import mutual_info_score
 
 import vaekit
@@ -80,6 +81,47 @@ def test_predictability_of_two_valued_factors_is_known():
     factors = torch.cartesian_prod(torch.arange(2), torch.arange(2)).repeat(400, 1)
     codes = standardised(factors.double())
     assert separated_attribute_predictability(codes, factors) == pytest.approx(0.5, abs=0.1)
+
+
+def test_predictability_depends_on_no_dimensions_scale_or_mean():
+    codes = PERFECT + 0.4 * NOISE
+    moved = codes * torch.tensor([0.5, 10.0, -100.0]) + torch.tensor([7.0, 0.0, -300.0])
+    for seed in range(3):
+        score = separated_attribute_predictability(codes, FACTORS, seed=seed)
+        assert separated_attribute_predictability(moved, FACTORS, seed=seed) == pytest.approx(score, abs=0.01)
+
+
+def test_predictability_counts_the_values_of_a_factor_alike():
+    """N(0, 1), and N(2, 1) for every tenth example: right on both sides of 1 with the probability Phi(1), less 1/2 for a guess.
+
+    The boundary with the most right answers is log(9) / 2 further out, so that 0.93 of them are.
+    """
+    quantiles = [stats.norm.ppf((np.arange(count) + 0.5) / count) + mean for count, mean in ((9000, 0.0), (1000, 2.0))]
+    codes, factor = np.concatenate(quantiles)[:, None], np.repeat([0, 1], [9000, 1000])[:, None]
+    assert separated_attribute_predictability(codes, factor) == pytest.approx(stats.norm.cdf(1.0) - 0.5, abs=0.03)
+
+
+def test_predictability_is_that_of_examples_that_are_held_out():
+    """Twenty values that one example each has, all in one place, are there to learn from only: hardly any can be right there."""
+    factor = np.concatenate((np.repeat([0, 1], 40), np.arange(2, 22)))[:, None]
+    codes = np.repeat([-1.0, 1.0, 0.0], [40, 40, 20])[:, None]
+    assert separated_attribute_predictability(codes, factor) == pytest.approx(1.0 - 1.0 / 22.0, abs=1e-9)
+
+
+def test_predictability_leaves_out_dimensions_of_next_to_no_variance():
+    score = separated_attribute_predictability(PERFECT, FACTORS)
+    follows = 0.02**0.5 * PERFECT
+    assert score > 0.3
+    assert separated_attribute_predictability(torch.cat((PERFECT, follows), 1), FACTORS) == score
+    assert separated_attribute_predictability(follows, FACTORS) == 0.0
+    two = FACTORS[:, :1] % 2
+    alone = torch.stack((two[:, 0].double() * 2 - 1, 0.1 * NOISE[:, 0]), 1)
+    assert separated_attribute_predictability(alone, two) == 0.5  # 1 less a guess
+
+
+def test_informativeness_is_that_of_examples_that_are_held_out():
+    """Of noise a forest learns every example, and predicts others as often as a guess, of 4, 3 and 5 values, is right."""
+    assert dci(NOISE, FACTORS)["informativeness"] == pytest.approx((1 / 4 + 1 / 3 + 1 / 5) / 3, abs=0.08)
 
 
 def test_nothing_used_scores_nothing():
