@@ -1,6 +1,7 @@
 """Scores against known factors: perfect codes, codes that mix or know nothing, and scikit-learn's mutual information."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -114,6 +115,8 @@ def test_predictability_leaves_out_dimensions_of_next_to_no_variance():
     assert score > 0.3
     assert separated_attribute_predictability(torch.cat((PERFECT, follows), 1), FACTORS) == score
     assert separated_attribute_predictability(follows, FACTORS) == 0.0
+    twice = torch.cat((PERFECT, follows), 1)
+    assert separated_attribute_predictability(twice, FACTORS, collapsed=0.01) == pytest.approx(0.0, abs=0.02)
     two = FACTORS[:, :1] % 2
     alone = torch.stack((two[:, 0].double() * 2 - 1, 0.1 * NOISE[:, 0]), 1)
     assert separated_attribute_predictability(alone, two) == 0.5  # 1 less a guess
@@ -122,6 +125,40 @@ def test_predictability_leaves_out_dimensions_of_next_to_no_variance():
 def test_informativeness_is_that_of_examples_that_are_held_out():
     """Of noise a forest learns every example, and predicts others as often as a guess, of 4, 3 and 5 values, is right."""
     assert dci(NOISE, FACTORS)["informativeness"] == pytest.approx((1 / 4 + 1 / 3 + 1 / 5) / 3, abs=0.08)
+
+
+@pytest.mark.parametrize("score", [factor_vae_score, separated_attribute_predictability])
+@pytest.mark.parametrize("collapsed", [-0.1, float("nan"), float("inf"), "0.05", True, None])
+def test_a_threshold_that_is_no_variance_is_refused(score, collapsed):
+    with pytest.raises(ValueError, match=r"collapsed is a variance.*got"):
+        score(PERFECT, FACTORS, collapsed=collapsed)
+
+
+def encoding(monkeypatch, scale, prior):
+    """A model whose posterior means are the data, times a scale."""
+    vae = vaekit.create_vae(input_shape=(3,), latent_dim=3, prior=prior, likelihood="gaussian")
+    monkeypatch.setattr(vae, "encode", lambda x, condition: vaekit.DiagonalGaussian(scale * x, torch.zeros_like(x)))
+    return vae
+
+
+def test_a_dimension_of_a_model_is_collapsed_by_the_variance_of_its_prior(monkeypatch):
+    x, scale = PERFECT.float(), torch.tensor([0.03, 1.0, 4.0]).sqrt()
+    perfect = disentanglement(encoding(monkeypatch, 1.0, "standard_normal"), x, FACTORS)
+    assert perfect["factor_vae"] == 1.0
+
+    vae = encoding(monkeypatch, scale, "standard_normal")
+    assert disentanglement(vae, x, FACTORS)["factor_vae"] == pytest.approx(2 / 3, abs=0.04)
+    assert disentanglement(vae, x, FACTORS, collapsed=0.02) == pytest.approx(perfect, abs=0.02)
+
+    vae = encoding(monkeypatch, scale, "diagonal_gaussian")
+    with torch.no_grad():
+        vae.prior.logvar.copy_(2 * scale.log())
+        vae.prior.mu.fill_(5.0)
+    assert disentanglement(vae, x, FACTORS) == pytest.approx(perfect, abs=0.02)
+    with torch.no_grad():
+        vae.prior.logvar[1] += math.log(30.0)
+    assert disentanglement(vae, x, FACTORS)["factor_vae"] == pytest.approx(2 / 3, abs=0.04)
+    assert disentanglement(vae, x, FACTORS, collapsed=0.02) == pytest.approx(perfect, abs=0.02)
 
 
 def test_nothing_used_scores_nothing():
