@@ -84,6 +84,50 @@ def test_predictability_of_two_valued_factors_is_known():
     assert separated_attribute_predictability(codes, factors) == pytest.approx(0.5, abs=0.1)
 
 
+SIGNS = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3))).double()  # a, b and noise, all independent
+TWO = (SIGNS[:, :2] > 0).long()
+
+
+def test_votes_are_by_the_variance_in_units_of_that_over_all():
+    """With b fixed, a has its variance of 1, and 8 b + 6 noise has 36 of its 100: the least, if it is relative."""
+    a, b, noise = SIGNS.T
+    assert factor_vae_score(torch.stack((a, 8.0 * b + 6.0 * noise), 1), TWO) == 1.0
+
+
+def test_each_value_of_a_factor_is_fixed_as_often_as_it_occurs():
+    """The first dimension varies where a is up, and there alone: b, which is exact, then has the votes, unless a is rarely up.
+
+    Rows where a is up are 1/4 or 3/4 of all. Fixed a is half of the groups; fixed b always is right.
+    """
+    a, b, noise = SIGNS.T
+    codes = torch.stack((noise * (a > 0), b), 1)
+    for share, copies in ((0.25, [3, 1]), (0.75, [1, 3])):
+        repeats = torch.tensor(copies).repeat_interleave(4)
+        score = factor_vae_score(codes.repeat_interleave(repeats, 0), TWO.repeat_interleave(repeats, 0))
+        assert score == pytest.approx(1.0 - share / 2, abs=0.04)
+
+
+def test_votes_that_make_the_majority_are_not_those_that_it_is_judged_by():
+    """30 votes of noise in 64 dimensions decide nearly each what its dimension stands for; for 30 others that is a guess of 4."""
+    random = np.random.default_rng(1)
+    codes, factors = random.normal(size=(4000, 64)), random.integers(2, size=(4000, 4))
+    scores = [factor_vae_score(codes, factors, examples=4, votes=60, seed=seed) for seed in range(30)]
+    assert np.mean(scores) == pytest.approx(1 / 4, abs=0.06)
+
+
+def test_votes_leave_out_dimensions_of_next_to_no_variance():
+    """The one that follows the third factor: a third of the groups vote for one of the two others."""
+    codes = PERFECT * torch.tensor([1.0, 1.0, 0.02**0.5])
+    assert factor_vae_score(codes, FACTORS) == pytest.approx(2 / 3, abs=0.04)
+    assert factor_vae_score(codes, FACTORS, collapsed=0.01) == 1.0
+
+
+@pytest.mark.parametrize("sizes", [{"examples": 1}, {"votes": 1}])
+def test_groups_without_a_variance_and_halves_without_a_vote_are_refused(sizes):
+    with pytest.raises(ValueError, match=r"at least 2 examples.*at least one vote"):
+        factor_vae_score(PERFECT, FACTORS, **sizes)
+
+
 def test_predictability_depends_on_no_dimensions_scale_or_mean():
     codes = PERFECT + 0.4 * NOISE
     moved = codes * torch.tensor([0.5, 10.0, -100.0]) + torch.tensor([7.0, 0.0, -300.0])

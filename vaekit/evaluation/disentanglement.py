@@ -115,13 +115,13 @@ def factor_vae_score(
     Args:
         codes: floats [N, D].
         factors: integers [N, F].
-        examples, votes: sizes.
+        examples, votes: sizes, at least 2.
         collapsed: the variance up to which a dimension is left out. 0.05 is meant for a prior of variance 1; take its share of
             the prior's variance for another one.
         seed: fixes the groups.
 
     Raises:
-        ValueError: other shapes, a factor with one value, or a `collapsed` that is no variance.
+        ValueError: other shapes or sizes, a factor with one value, or a `collapsed` that is no variance.
 
     Example:
         >>> factors = torch.cartesian_prod(torch.arange(4), torch.arange(4))
@@ -129,8 +129,11 @@ def factor_vae_score(
         1.0
     """
     z, v = _checked(codes, factors)
-    checked_size("examples", examples)
-    checked_size("votes", votes)
+    if checked_size("examples", examples) < 2 or checked_size("votes", votes) < 2:
+        raise ValueError(
+            "a group has to have at least 2 examples, to have a variance, and each half at least one vote, got "
+            f"examples={examples} and votes={votes}"
+        )
     random = np.random.default_rng(seed % 2**32)
     z = _standardised(z, collapsed)
     if not z.size:
@@ -142,7 +145,7 @@ def factor_vae_score(
         group = random.choice(np.flatnonzero(v[:, factor] == value), examples)
         count[vote % 2, z[group].var(0).argmin(), factor] += 1
     stands_for = count[0].argmax(1)
-    return float(count[1][np.arange(len(stands_for)), stands_for].sum() / max(count[1].sum(), 1))
+    return float(count[1][np.arange(len(stands_for)), stands_for].sum() / count[1].sum())
 
 
 def dci(codes: Any, factors: Any, *, seed: int = 0) -> dict[str, float]:
