@@ -224,6 +224,7 @@ def test_scores_are_the_same_each_time():
         (PERFECT[:5], FACTORS, r"as many examples, got \(5, 3\) and \(600, 3\)"),
         (PERFECT[:, 0], FACTORS, "have to have the shape"),
         (PERFECT, FACTORS + 0.5, "whole numbers"),
+        (PERFECT, FACTORS.double().masked_fill(FACTORS == 0, math.inf), "whole numbers"),
         (PERFECT, FACTORS * torch.tensor([1, 0, 1]), "factor 1 has one value"),
         (PERFECT * float("nan"), FACTORS, "NaN or infinity"),
     ],

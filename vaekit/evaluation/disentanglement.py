@@ -249,7 +249,7 @@ def _checked(codes: Any, factors: Any) -> tuple[Floats, Ints]:
         )
     if not np.isfinite(z).all():
         raise ValueError("the codes hold NaN or infinity")
-    if not np.array_equal(v, np.trunc(v)):
+    if not (np.isfinite(v).all() and np.array_equal(v, np.trunc(v))):
         raise ValueError("factors have to be whole numbers, the value of each as its number; put continuous ones into bins")
     constant = [k for k in range(v.shape[1]) if len(np.unique(v[:, k])) < 2]
     if constant:
