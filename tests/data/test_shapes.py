@@ -1,5 +1,8 @@
 """Generated shapes: every picture is another one, and each factor changes what its name says."""
 
+import math
+import sys
+
 import pytest
 import torch
 
@@ -46,6 +49,24 @@ def test_the_scale_is_that_of_areas_and_the_orientation_leaves_them(made):
     radius = 32 * (0.13 + 0.07 * made.factors[:, 1] / 2)
     unit = torch.tensor([1.7**2, torch.pi * 1.1 * 0.6, 0.6**2 * 3 * 3**0.5])  # areas of the three shapes
     assert ((mass / (unit[made.factors[:, 0]] * radius**2)) - 1).abs().max() < 0.06
+
+
+@pytest.mark.parametrize("at_once", [1, 1000, 1 << 18])
+def test_pictures_are_the_same_bits_as_when_all_are_drawn_at_once(at_once, monkeypatch):
+    """Each distance for every picture, and then the one of its shape: plain, and ten times the memory."""
+    monkeypatch.setattr(sys.modules["vaekit.data.shapes"], "_AT_ONCE", at_once)
+    made = shapes(size=16, scales=2, orientations=3, positions=2)
+    shape, scale, turn, column, row = (values[:, None, None] for values in made.factors.T)
+    radius, angle = 16 * (0.13 + (0.2 - 0.13) * (scale / 1)), turn * (math.pi / 2 / 3)
+    places, cosine, sine = torch.arange(16) + 0.5, torch.cos(angle), torch.sin(angle)
+    x, y = (at - 16 * (0.3 + (0.7 - 0.3) * (place / 1)) for at, place in ((places, column), (places[:, None], row)))
+    u, v = (x * cosine + y * sine) / radius, (y * cosine - x * sine) / radius
+    square = torch.maximum(u.abs(), v.abs()) - 0.85
+    ellipse = 0.6 * (torch.hypot(u / 1.1, v / 0.6) - 1.0)
+    sides = [math.pi / 2 + side * 2 * math.pi / 3 for side in range(3)]
+    triangle = torch.stack([u * math.cos(a) + v * math.sin(a) for a in sides]).amax(0) - 0.6
+    distance = torch.stack((square, ellipse, triangle)).gather(0, shape.expand(u.shape)[None])[0] * radius
+    assert torch.equal(made.x[:, 0], (0.5 - distance).clamp(0.0, 1.0))
 
 
 def test_sizes_that_are_none_are_refused():

@@ -15,6 +15,7 @@ from vaekit.data.examples import Examples
 from vaekit.sizes import checked_size
 
 _SHAPES = ("square", "ellipse", "triangle")
+_AT_ONCE = 1 << 18  # pixels
 
 
 class Shapes(Examples):
@@ -65,14 +66,16 @@ def shapes(size: int = 32, *, scales: int = 3, orientations: int = 8, positions:
     radius = size * _between(scale, scales, 0.13, 0.2)
     angle = turn * (math.pi / 2.0 / orientations)
     across, down = (size * _between(place, positions, 0.3, 0.7) for place in (column, row))
+    cosine, sine = torch.cos(angle), torch.sin(angle)
     pixels = torch.arange(size) + 0.5
-    x = pixels[None, None, :] - across[:, None, None]
-    y = pixels[None, :, None] - down[:, None, None]
-    cosine, sine = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
-    u, v = (x * cosine + y * sine) / radius[:, None, None], (y * cosine - x * sine) / radius[:, None, None]
-    distances = torch.stack((_square(u, v), _ellipse(u, v), _triangle(u, v)))
-    distance = distances[shape, torch.arange(len(factors))] * radius[:, None, None]
-    return Shapes((0.5 - distance).clamp(0.0, 1.0)[:, None], factors)
+    pictures = torch.empty(len(factors), 1, size, size)
+    for number, distance in enumerate((_square, _ellipse, _triangle)):
+        of_shape = (shape == number).nonzero()[:, 0]
+        for rows in of_shape.split(max(_AT_ONCE // size**2, 1)):
+            x, y = pixels - across[rows, None, None], pixels[:, None] - down[rows, None, None]
+            r, c, s = (values[rows, None, None] for values in (radius, cosine, sine))
+            pictures[rows, 0] = (0.5 - distance((x * c + y * s) / r, (y * c - x * s) / r) * r).clamp(0.0, 1.0)
+    return Shapes(pictures, factors)
 
 
 def _between(value: Tensor, count: int, low: float, high: float) -> Tensor:

@@ -14,24 +14,33 @@ import torch
 from torch import Tensor
 
 from vaekit.evaluation.terms import checked_batches, on_device
+from vaekit.ops import philox
+from vaekit.priors.standard_normal import StandardNormal
 from vaekit.sizes import checked_size
 from vaekit.vae import VAE, evaluation_mode
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_COLLAPSED = 0.05  # the variance, where the prior's is 1, below which a dimension says nothing: as in Locatello et al. 2019
+_COLLAPSED = 0.05  # the variance, where the prior's is 1, up to which a dimension says nothing: as in Locatello et al. 2019
+_DRAWS = 1000  # of a prior, for its variance
 
 
 @torch.no_grad()
-def disentanglement(vae: VAE, data: Any, factors: Any, *, batch_size: int = 500, seed: int = 0) -> dict[str, float]:
+def disentanglement(
+    vae: VAE, data: Any, factors: Any, *, batch_size: int = 500, collapsed: float = _COLLAPSED, seed: int = 0
+) -> dict[str, float]:
     """All scores of a model's codes, the posterior means, against the factors that the data was made from.
+
+    Codes are taken in units of the prior's standard deviation in each dimension: 1 for the standard normal prior, and from 1,000
+    draws for any other, whose scale is free, so that a small variance alone does not say that a dimension collapsed.
 
     Args:
         vae: the model; it stays on its device.
         data: what `vaekit.evaluate` takes, in the factors' order.
         factors: integers [N, F], each example's value of each factor, from 0 on: `vaekit.data.shapes().factors` for example.
         batch_size: examples at a time.
+        collapsed: the share of the prior's variance up to which a dimension's is left out of "sap" and "factor_vae".
         seed: fixes what is random in the scores.
 
     Returns:
@@ -39,7 +48,8 @@ def disentanglement(vae: VAE, data: Any, factors: Any, *, batch_size: int = 500,
         "dci_completeness", "dci_informativeness" (`dci`) and "factor_vae" (`factor_vae_score`).
 
     Raises:
-        ValueError: factors of another length or form; data that does not fit the model.
+        ValueError: factors of another length or form, or with one value, or another in each example; fewer than 4 examples; data
+            that does not fit the model; a `collapsed` that is no variance.
         ModuleNotFoundError: scikit-learn is not installed.
 
     Example:
@@ -52,13 +62,13 @@ def disentanglement(vae: VAE, data: Any, factors: Any, *, batch_size: int = 500,
     with evaluation_mode(vae):
         batches = on_device(vae, checked_batches(vae, data, batch_size))
         means = [vae.encode(batch.x, batch.condition).mean.flatten(1).cpu() for batch in batches]
-    codes = torch.cat(means)
+    codes = torch.cat(means).double() / _prior_deviation(vae, seed)
     parts = dci(codes, factors, seed=seed)
     return {
         "mig": mutual_information_gap(codes, factors),
-        "sap": separated_attribute_predictability(codes, factors, seed=seed),
+        "sap": separated_attribute_predictability(codes, factors, collapsed=collapsed, seed=seed),
         **{f"dci_{name}": value for name, value in parts.items()},
-        "factor_vae": factor_vae_score(codes, factors, seed=seed),
+        "factor_vae": factor_vae_score(codes, factors, collapsed=collapsed, seed=seed),
     }
 
 
@@ -92,22 +102,26 @@ def mutual_information_gap(codes: Any, factors: Any, *, bins: int = 20) -> float
     return float(np.mean((ordered[0] - second) / entropies))
 
 
-def factor_vae_score(codes: Any, factors: Any, *, examples: int = 64, votes: int = 5000, seed: int = 0) -> float:
+def factor_vae_score(
+    codes: Any, factors: Any, *, examples: int = 64, votes: int = 5000, collapsed: float = _COLLAPSED, seed: int = 0
+) -> float:
     """The share of groups with a fixed factor whose least varying dimension tells which one it is.
 
     Of `votes` groups of `examples` that share the value of one factor, each votes for the dimension with the least variance,
     relative to its variance over all; a majority vote from half of them says which factor a dimension stands for, and the score
     is how often it is right on the other half. H. Kim, A. Mnih, "Disentangling by Factorising", ICML 2018, arXiv:1802.05983,
-    section 3. Dimensions whose variance is below 0.05 are left out; 0 where there is no other.
+    section 3. Collapsed dimensions are left out; 0 where there is no other.
 
     Args:
         codes: floats [N, D].
         factors: integers [N, F].
-        examples, votes: sizes.
+        examples, votes: sizes, at least 2.
+        collapsed: the variance up to which a dimension is left out. 0.05 is meant for a prior of variance 1; take its share of
+            the prior's variance for another one.
         seed: fixes the groups.
 
     Raises:
-        ValueError: other shapes, or a factor with one value.
+        ValueError: other shapes or sizes, a factor with one value, or a `collapsed` that is no variance.
 
     Example:
         >>> factors = torch.cartesian_prod(torch.arange(4), torch.arange(4))
@@ -115,14 +129,15 @@ def factor_vae_score(codes: Any, factors: Any, *, examples: int = 64, votes: int
         1.0
     """
     z, v = _checked(codes, factors)
-    checked_size("examples", examples)
-    checked_size("votes", votes)
-    random = np.random.default_rng(seed)
-    scale = z.std(0)
-    used = scale**2 > _COLLAPSED
-    if not used.any():
+    if checked_size("examples", examples) < 2 or checked_size("votes", votes) < 2:
+        raise ValueError(
+            "a group has to have at least 2 examples, to have a variance, and each half at least one vote, got "
+            f"examples={examples} and votes={votes}"
+        )
+    random = np.random.default_rng(seed % 2**32)
+    z = _standardised(z, collapsed)
+    if not z.size:
         return 0.0
-    z = z[:, used] / scale[used]
     count = np.zeros((2, z.shape[1], v.shape[1]))
     for vote in range(votes):
         factor = random.integers(v.shape[1])
@@ -130,7 +145,7 @@ def factor_vae_score(codes: Any, factors: Any, *, examples: int = 64, votes: int
         group = random.choice(np.flatnonzero(v[:, factor] == value), examples)
         count[vote % 2, z[group].var(0).argmin(), factor] += 1
     stands_for = count[0].argmax(1)
-    return float(count[1][np.arange(len(stands_for)), stands_for].sum() / max(count[1].sum(), 1))
+    return float(count[1][np.arange(len(stands_for)), stands_for].sum() / count[1].sum())
 
 
 def dci(codes: Any, factors: Any, *, seed: int = 0) -> dict[str, float]:
@@ -138,8 +153,9 @@ def dci(codes: Any, factors: Any, *, seed: int = 0) -> dict[str, float]:
 
     With R_dk the importance of dimension d for factor k, and P its rows (columns) as shares: disentanglement is 1 minus the
     entropy of row d, in units of log F, weighted by the row's importance; completeness 1 minus that of column k in units of
-    log D, a mean over factors; informativeness the accuracy on a quarter that is held out. C. Eastwood, C. K. I. Williams, "A
-    Framework for the Quantitative Evaluation of Disentangled Representations", ICLR 2018, section 2. It needs scikit-learn.
+    log D, a mean over factors; informativeness the accuracy on a quarter that is held out, but for one example of each value,
+    which the forest has to see. C. Eastwood, C. K. I. Williams, "A Framework for the Quantitative Evaluation of Disentangled
+    Representations", ICLR 2018, section 2. It needs scikit-learn.
 
     Args:
         codes: floats [N, D].
@@ -150,7 +166,7 @@ def dci(codes: Any, factors: Any, *, seed: int = 0) -> dict[str, float]:
         "disentanglement", "completeness" and "informativeness".
 
     Raises:
-        ValueError: other shapes, or a factor with one value.
+        ValueError: other shapes, fewer than 4 examples, or a factor with one value, or another in each example.
         ModuleNotFoundError: scikit-learn is not installed.
 
     Example:
@@ -160,10 +176,10 @@ def dci(codes: Any, factors: Any, *, seed: int = 0) -> dict[str, float]:
         (1.0, 1.0)
     """
     z, v = _checked(codes, factors)
-    ensemble, order = _sklearn("ensemble"), np.random.default_rng(seed).permutation(len(z))
-    held_out, known = np.split(order, [len(z) // 4])
+    ensemble, order = _sklearn("ensemble"), _shuffled(len(z), seed)
     importance, accuracy = np.zeros((z.shape[1], v.shape[1])), []
     for k, factor in enumerate(v.T):
+        known, held_out = _split(k, factor, order)
         forest = ensemble.RandomForestClassifier(n_estimators=20, max_features=None, random_state=seed % 2**32)
         forest.fit(z[known], factor[known])
         importance[:, k] = forest.feature_importances_
@@ -176,21 +192,28 @@ def dci(codes: Any, factors: Any, *, seed: int = 0) -> dict[str, float]:
     }
 
 
-def separated_attribute_predictability(codes: Any, factors: Any, *, seed: int = 0) -> float:
+def separated_attribute_predictability(codes: Any, factors: Any, *, collapsed: float = _COLLAPSED, seed: int = 0) -> float:
     """SAP: how much better the best dimension alone predicts a factor than the second best.
 
-    The accuracy is that of a linear support vector machine on one dimension, on a quarter that is held out; the gap is averaged
-    over the factors. A. Kumar, P. Sattigeri, A. Balakrishnan, "Variational Inference of Disentangled Latent Concepts from
-    Unlabeled Observations", ICLR 2018, arXiv:1711.00848, section 3; with the classifier of Locatello et al. 2019 for every
-    factor. It needs scikit-learn.
+    The accuracy is that of a linear support vector machine on one dimension, on a quarter that is held out, but for one example
+    of each value, which the machine has to see; the gap is averaged over the factors. Collapsed dimensions are left out, as in
+    `factor_vae_score`. Where one dimension is left, its gap is that to a guess, which is right once in as many times as the
+    factor has values, or 0 if it does worse; where none is, the score is 0. A. Kumar, P. Sattigeri, A. Balakrishnan,
+    "Variational Inference of Disentangled Latent Concepts from Unlabeled Observations", ICLR 2018, arXiv:1711.00848, section 3.
+
+    The machine is that of Locatello et al. 2019 (C = 0.01, values weighed to count alike), for every factor; but they take codes
+    as they are, and here they are standardised first, so that the machine's penalty, and with it the score, does not depend on
+    the scale and the mean of a dimension. It needs scikit-learn.
 
     Args:
         codes: floats [N, D].
         factors: integers [N, F].
+        collapsed: the variance up to which a dimension is left out, as in `factor_vae_score`.
         seed: fixes what is held out.
 
     Raises:
-        ValueError: other shapes, or a factor with one value.
+        ValueError: other shapes, fewer than 4 examples, a factor with one value, or another in each example, or a `collapsed`
+            that is no variance.
         ModuleNotFoundError: scikit-learn is not installed.
 
     Example:
@@ -199,18 +222,21 @@ def separated_attribute_predictability(codes: Any, factors: Any, *, seed: int = 
         True
     """
     z, v = _checked(codes, factors)
-    svm, order = _sklearn("svm"), np.random.default_rng(seed).permutation(len(z))
-    held_out, known = np.split(order, [len(z) // 4])
-    z = (z - z.mean(0)) / np.maximum(z.std(0), 1e-12)
-    accuracy = np.zeros((z.shape[1], v.shape[1]))
+    svm, order = _sklearn("svm"), _shuffled(len(z), seed)
+    z = _standardised(z, collapsed)
+    if not z.size:
+        return 0.0
+    gaps = []
     for k, factor in enumerate(v.T):
-        for d in range(z.shape[1]):
+        known, held_out = _split(k, factor, order)
+        accuracy = []
+        for column in z.T[:, :, None]:
             machine = svm.LinearSVC(C=0.01, class_weight="balanced", random_state=seed % 2**32, max_iter=5000)
-            machine.fit(z[known, d : d + 1], factor[known])
-            accuracy[d, k] = (machine.predict(z[held_out, d : d + 1]) == factor[held_out]).mean()
-    ordered = np.sort(accuracy, axis=0)[::-1]
-    second = ordered[1] if len(ordered) > 1 else 0.0
-    return float(np.mean(ordered[0] - second))
+            machine.fit(column[known], factor[known])
+            accuracy.append(float((machine.predict(column[held_out]) == factor[held_out]).mean()))
+        best, *others = sorted(accuracy, reverse=True)
+        gaps.append(best - others[0] if others else max(best - 1.0 / len(np.unique(factor)), 0.0))
+    return float(np.mean(gaps))
 
 
 def _checked(codes: Any, factors: Any) -> tuple[Floats, Ints]:
@@ -223,7 +249,7 @@ def _checked(codes: Any, factors: Any) -> tuple[Floats, Ints]:
         )
     if not np.isfinite(z).all():
         raise ValueError("the codes hold NaN or infinity")
-    if not np.array_equal(v, np.trunc(v)):
+    if not (np.isfinite(v).all() and np.array_equal(v, np.trunc(v))):
         raise ValueError("factors have to be whole numbers, the value of each as its number; put continuous ones into bins")
     constant = [k for k in range(v.shape[1]) if len(np.unique(v[:, k])) < 2]
     if constant:
@@ -231,8 +257,51 @@ def _checked(codes: Any, factors: Any) -> tuple[Floats, Ints]:
     return z, v.astype(np.int64)
 
 
+def _prior_deviation(vae: VAE, seed: int) -> Tensor | float:
+    """Of each dimension, float64 [D]."""
+    if isinstance(vae.prior, StandardNormal):
+        return 1.0
+    weight = next(vae.parameters())
+    key = philox.make_key(seed, device=weight.device)
+    z = vae.prior.sample((_DRAWS, *vae.latent_shape), key=key, dtype=weight.dtype).flatten(1).cpu().double()
+    return z.std(0).clamp(min=1e-12)
+
+
+def _standardised(z: Floats, collapsed: float) -> Floats:
+    """The dimensions whose variance is above `collapsed`, with mean 0 and variance 1."""
+    if isinstance(collapsed, bool) or not isinstance(collapsed, (int, float)) or not 0.0 <= collapsed < np.inf:
+        raise ValueError(f"collapsed is a variance, and has to be a number of at least 0, got {collapsed!r}")
+    scale = z.std(0)
+    used = scale**2 > collapsed
+    standardised: Floats = (z[:, used] - z[:, used].mean(0)) / scale[used]
+    return standardised
+
+
+def _shuffled(count: int, seed: int) -> Ints:
+    if count < 4:
+        raise ValueError(f"this score holds out a quarter of the examples, for which there have to be at least 4, got {count}")
+    return np.random.default_rng(seed % 2**32).permutation(count)
+
+
+def _split(k: int, factor: Ints, order: Ints) -> tuple[Ints, Ints]:
+    """Examples to learn factor k from, the first of each value among them, and a quarter of all, to predict it for."""
+    first = np.unique(factor[order], return_index=True)[1]
+    rest = np.delete(order, first)
+    if not len(rest):
+        raise ValueError(
+            f"factor {k} has another value in each example, so that none can be predicted from the others; leave it out, or put "
+            "its values into bins"
+        )
+    count = len(order) // 4
+    return np.concatenate((order[first], rest[count:])), rest[:count]
+
+
 def _numpy(values: Any) -> npt.NDArray[Any]:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    array: npt.NDArray[Any] = (values.double() if values.is_floating_point() else values).numpy()  # numpy has no bfloat16
+    return array
 
 
 def _binned(values: Floats, bins: int) -> Ints:
