@@ -90,9 +90,7 @@ class VectorQuantizedFamily(Family):
     ) -> None:
         super().__init__(latent_shape)
         checked_size("codes", codes)
-        for option, value in (("decay", decay), ("revive_below", revive_below)):
-            if option == "decay" and value is None:
-                continue
+        for option, value in (("decay", 0.0 if decay is None else decay), ("revive_below", revive_below)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
                 raise ValueError(f"{option} has to be a number from 0 to below 1, got {value!r}")
         self.codes, self.decay, self.revive_below = codes, decay, float(revive_below)
@@ -106,7 +104,7 @@ class VectorQuantizedFamily(Family):
             self.register_buffer("sums", torch.zeros_like(start))
         self.register_buffer("uses", torch.zeros(codes))
         self.register_buffer("placed", torch.zeros(codes, dtype=torch.bool))
-        self._has_begun = False  # whether codes are known to be placed: asked of the device until they are
+        self._has_begun = False  # whether codes are known to be placed; until then the device is asked, which waits for it
 
     def train(self, mode: bool = True) -> VectorQuantizedFamily:
         self._has_begun = False
@@ -186,21 +184,20 @@ class VectorQuantizedFamily(Family):
             self.codebook.copy_(torch.where((counts > 0)[:, None], self.sums / self.uses[:, None], self.codebook))
 
     def _place(self, rows: Tensor, finite: Tensor, error: Tensor, key: Tensor) -> None:
-        """Put codes onto vectors [N, D]: at first by k-means++, then each that needs it, in proportion to squared errors [N]."""
+        """Put codes that are new or too little used onto vectors [N, D] with these squared errors [N]."""
         has_begun = self.placed.any()
         even = torch.where(has_begun, self.uses.sum(), finite.sum()) / self.codes
         wanted = ~self.placed | (self.uses < self.revive_below * even)
         exponential = philox.uniform(key, finite.shape, rows.dtype).log().abs()
         source = _sources(error, exponential, wanted)
-        compiling = torch.compiler.is_compiling()
-        if not (self._has_begun or compiling):
+        can_ask = not torch.compiler.is_compiling()
+        if not self._has_begun and can_ask:
             self._has_begun = bool(has_begun)
         if not self._has_begun:
             part = _order(finite.to(rows.dtype), exponential).topk(min(len(rows), _FIRST_ROWS * self.codes)).indices
-            u = philox.uniform(philox.fold_in(key, 1), (self.codes,), rows.dtype)
-            first = kmeans_plus_plus(rows[part], finite[part], u)
+            first = kmeans_plus_plus(rows[part], finite[part], philox.uniform(philox.fold_in(key, 1), (self.codes,), rows.dtype))
             source = torch.where(has_begun, source, torch.where(first >= 0, part[first.clamp(min=0)], -1))
-            self._has_begun = compiling  # where the device cannot be asked, the next batch is not the first
+            self._has_begun = not can_ask  # compiled, the batch after is taken not to be the first
         moved = wanted & (source >= 0)
         place = rows[source.clamp(min=0)]
         start = even * (2.0 * self.revive_below or 1.0)
