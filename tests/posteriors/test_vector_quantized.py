@@ -113,7 +113,11 @@ def test_what_is_not_finite_passes_through_as_nan_and_teaches_the_codebook_nothi
     family = VectorQuantizedFamily((4,), codes=8).double()  # nor is a code put there
     learn(family, [torch.full_like(z, bad)] * 3)
     assert not family.placed.any()
-    learn(family, [z] * 3)
+    again = VectorQuantizedFamily((4,), codes=8).double()
+    again.load_state_dict(family.state_dict())
+    for either in (family, again):  # k-means++ is still to come
+        learn(either, [z] * 3)
+    assert torch.equal(again.codebook, family.codebook)
     assert all(buffer.isfinite().all() for buffer in family.buffers())
     assert family.placed.all()
 
