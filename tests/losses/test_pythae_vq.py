@@ -90,7 +90,7 @@ def test_moving_averages_are_pythaes_but_for_its_smoothing():
         output, q = theirs(z.permute(0, 2, 3, 1)), VectorQuantized(z, ours)
         assert torch.equal(q.indices, output.quantized_indices.squeeze(1))
         assert_close(q.commitment().mean() / LATENTS * 0.25, output.loss, rtol=1e-4, atol=0.0)
-        q.update_codebook()
+        q.update_codebook(vaekit.make_key(0))
         assert_close(ours.sums, theirs.ema_embed, **CLOSE)
         total = ours.uses.sum()
         assert_close((ours.uses + smoothed) / (total + CODES * smoothed) * total, theirs.cluster_size, rtol=1e-5, atol=0.0)
@@ -105,7 +105,7 @@ def test_pythae_throws_unused_codes_away_where_ours_stay():
     ours = ours_with(before, decay=0.99)
     theirs(z.permute(0, 2, 3, 1))
     q = VectorQuantized(z, ours)
-    q.update_codebook()
+    q.update_codebook(vaekit.make_key(0))
     unused = torch.arange(CODES) != q.indices.unique()
     assert before.abs().max() < 1.0 / CODES
     assert theirs.embeddings[unused].abs().max() > 1e3

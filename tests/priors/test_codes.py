@@ -52,6 +52,16 @@ def test_what_is_no_code_has_no_probability():
     assert vae.prior.log_prob(z)[2] == -math.inf
 
 
+def test_nan_has_no_density():
+    vae = model()
+    z = vae.prior.sample((4, *vae.latent_shape), key=vaekit.make_key(0), dtype=torch.float32)
+    z[1, 2, 0, 1] = math.nan
+    z[2, 0, 0, 0] = math.inf
+    z[3] = math.nan
+    log_prob = vae.prior.log_prob(z)
+    assert_close(log_prob, torch.tensor([-4 * math.log(CODES), math.nan, -math.inf, math.nan]), equal_nan=True)
+
+
 def test_codes_that_no_distance_tells_apart_keep_their_own_probabilities():
     vae = with_other_probabilities(model())
     book = vae.encoder.family.codebook
@@ -176,6 +186,9 @@ def test_what_does_not_fit_is_refused():
         fitted_codes(gaussian, torch.rand(5, 4))
     with pytest.raises(TypeError, match="those of VectorQuantizedFamily are codes from a codebook; .*fitted_codes"):
         fitted_mixture(vae, torch.rand(50, 1, 8, 5))
+    for nothing in (iter([]), iter([torch.rand(0, 1, 8, 5)])):
+        with pytest.raises(ValueError, match="the dataset is empty: there is nothing to count codes of"):
+            fitted_codes(vae, nothing)
     for smoothing in (0.0, -1.0, math.inf, math.nan, True, "1"):
         with pytest.raises(ValueError, match="smoothing has to be positive and finite"):
             fitted_codes(vae, torch.rand(5, 1, 8, 5), smoothing=smoothing)

@@ -100,7 +100,7 @@ def fitted_codes(vae: VAE, data: Any, *, smoothing: float = 1.0, batch_size: int
 
     Raises:
         TypeError: another posterior.
-        ValueError: a smoothing that is not positive and finite, or data that does not fit the model.
+        ValueError: a smoothing that is not positive and finite, an empty dataset, or data that does not fit the model.
 
     Example:
         >>> import vaekit
@@ -111,7 +111,7 @@ def fitted_codes(vae: VAE, data: Any, *, smoothing: float = 1.0, batch_size: int
     """
     if isinstance(smoothing, bool) or not isinstance(smoothing, (int, float)) or not 0.0 < smoothing < math.inf:
         raise ValueError(f"smoothing has to be positive and finite, got {smoothing!r}")
-    batches, examples, counts = checked_batches(vae, data, batch_size), 0, torch.zeros(())
+    batches, examples, codes, counts = checked_batches(vae, data, batch_size), 0, 0, torch.zeros(())
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
             posterior = vae.encode(batch.x, batch.condition)
@@ -125,6 +125,8 @@ def fitted_codes(vae: VAE, data: Any, *, smoothing: float = 1.0, batch_size: int
             ones = torch.ones(indices.shape, dtype=torch.float64).movedim(0, -1)
             counts = counts + batch_counts.scatter_add_(-1, indices.movedim(0, -1), ones)
             examples += len(indices)
+    if not examples:
+        raise ValueError("the dataset is empty: there is nothing to count codes of")
     prior = Codes(vae.latent_shape)
     prior.attach(vae.encoder)
     prior.logits.copy_(((counts + smoothing / codes) / (examples + smoothing)).log())

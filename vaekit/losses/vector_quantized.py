@@ -10,6 +10,7 @@ from typing import Any
 
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, nll_of_draws
+from vaekit.ops import philox
 from vaekit.posteriors.vector_quantized import VectorQuantized
 from vaekit.schedules import Schedule, checked_schedule
 
@@ -30,7 +31,11 @@ class VectorQuantizedLoss(Loss):
     as the paper does; log p(x) >= -(reconstruction + kl). Squares are summed over all latents and -log p(x | z) over all
     elements, as equation 3 says. Other libraries take means over both: a weight b beside the mean squared error of E elements,
     with L latents, is here the likelihood "gaussian" of variance v with beta = b E / (2 v L). Extras: "commitment",
-    ||z_e - sg(e)||^2 without beta; "perplexity", how many codes are in even use in the batch, 1 to K.
+    ||z_e - sg(e)||^2 without beta; "perplexity", how many codes are in even use in the batch, 1 to K. In training mode the codes'
+    draws come from the step's key.
+
+    The perplexity is one of a batch, at most its number of vectors, and in a history or `vaekit.evaluate` the mean of those: it
+    rises with batch_size, and only values at the same one compare.
 
     Van den Oord, Vinyals, Kavukcuoglu, 2017, arXiv:1711.00937, equation 3 and section 3.2.
 
@@ -71,5 +76,5 @@ class VectorQuantizedLoss(Loss):
             extras["codebook"] = posterior.codebook_distance()
             objective = objective + extras["codebook"]
         if self.training:
-            posterior.update_codebook()
+            posterior.update_codebook(philox.fold_in(context.key, 1 + context.row_start))
         return LossTerms(batch_mean(objective), reconstruction, kl[0], extras)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vaekit.ops import reference
+from vaekit.ops import philox, reference
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.family import Family, registry
 from vaekit.priors.base import Prior
@@ -20,6 +21,7 @@ from vaekit.sizes import checked_size
 
 _AT_ONCE = 1 << 22  # scores of vectors against codes
 _USES_DECAY = 0.99  # of the averaged uses, where the codes themselves are no averages
+_FIRST_ROWS = 16  # times K: as many vectors as k-means++ looks at
 
 
 @registry.register("vector_quantized")
@@ -33,13 +35,17 @@ class VectorQuantizedFamily(Family):
 
     Codes are moved by the loss, in training mode only, after each batch; encoding changes nothing. They are moving averages of
     the vectors that chose them, N_k = decay N_k + (1 - decay) n_k, m_k = decay m_k + (1 - decay) sum of those vectors, e_k =
-    m_k / N_k (appendix A.1), or weights that the optimizer moves. After the first batch they are put onto K of its vectors,
-    far apart, by k-means++ (D. Arthur, S. Vassilvitskii, 2007), with K passes over it. Later, one that is used too little is
-    put onto a vector of the batch again, drawn by torch's global generator with a probability in proportion to the squared
-    distance from its code: the random restarts of P. Dhariwal et al., "Jukebox", 2020, arXiv:2005.00341, section 3.1, weighted
-    as by A. Łańcucki et al., "Robust Training of Vector Quantized Bottleneck Models", 2020, arXiv:2005.08520. Without these, a
-    code that is far from the data never moves. There is no Laplace smoothing of N_k, which would draw unused codes to 0: those
-    stay where they are.
+    m_k / N_k (appendix A.1), or weights that the optimizer moves. A code that nothing chose stays where it is: there is no
+    Laplace smoothing of N_k, which would draw it to 0. Averages take steps that half precision rounds away: leave the weights
+    in float32 and use autocast.
+
+    After the first batch the codes are put onto K of its vectors, far apart, by k-means++ (D. Arthur, S. Vassilvitskii, 2007)
+    over 16 K of them at random. That batch should hold several vectors for each code: a cluster that is missing from it may never
+    get a code of its own, because codes that share another cluster are used too much to be moved. Later, one that is used too
+    little is put onto a vector of the batch again, drawn with a probability in proportion to the squared distance from its code:
+    the random restarts of P. Dhariwal et al., "Jukebox", 2020, arXiv:2005.00341, section 3.1, weighted as by A. Łańcucki et al.,
+    "Robust Training of Vector Quantized Bottleneck Models", 2020, arXiv:2005.08520. Without these, a code that is far from the
+    data never moves. All draws are a function of the step's key.
 
     Van den Oord, Vinyals, Kavukcuoglu, "Neural Discrete Representation Learning", 2017, arXiv:1711.00937; moving averages also
     in A. Razavi, A. van den Oord, O. Vinyals, 2019, arXiv:1906.00446, section 3.1.
@@ -50,8 +56,8 @@ class VectorQuantizedFamily(Family):
         codes: K.
         decay: of the moving averages, from 0 (the last batch's means: a step of k-means) to below 1; None for codes that are
             weights, trained by the second term of equation 3.
-        revive_below: a code whose averaged uses fall below this share of even use (all vectors of a batch / K) is put onto one of
-            the batch's vectors, and counts as having been used twice that much; 0 leaves all where they are.
+        revive_below: a code whose averaged uses fall below this share of even use (the mean of all averaged uses) is put onto one
+            of the batch's vectors, and counts as having been used twice that much; 0 leaves all where they are.
 
     Attributes:
         codebook: [K, D].
@@ -59,6 +65,7 @@ class VectorQuantizedFamily(Family):
 
     Raises:
         ValueError: codes below 1; a decay or a revive_below that is not from 0 to below 1.
+        TypeError: in training, a codebook in half precision.
 
     Example:
         >>> import vaekit
@@ -83,9 +90,7 @@ class VectorQuantizedFamily(Family):
     ) -> None:
         super().__init__(latent_shape)
         checked_size("codes", codes)
-        for option, value in (("decay", decay), ("revive_below", revive_below)):
-            if option == "decay" and value is None:
-                continue
+        for option, value in (("decay", 0.0 if decay is None else decay), ("revive_below", revive_below)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
                 raise ValueError(f"{option} has to be a number from 0 to below 1, got {value!r}")
         self.codes, self.decay, self.revive_below = codes, decay, float(revive_below)
@@ -99,7 +104,15 @@ class VectorQuantizedFamily(Family):
             self.register_buffer("sums", torch.zeros_like(start))
         self.register_buffer("uses", torch.zeros(codes))
         self.register_buffer("placed", torch.zeros(codes, dtype=torch.bool))
-        self._has_begun = False  # no tensor: nothing waits for the device
+        self._has_begun = False  # whether codes are known to be placed; until then the device is asked, which waits for it
+
+    def train(self, mode: bool = True) -> VectorQuantizedFamily:
+        self._has_begun = False
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._has_begun = False
+        super()._load_from_state_dict(*arguments, **options)
 
     def forward(self, mu: Tensor, logvar: Tensor | None, extra: Tensor) -> VectorQuantized:
         return VectorQuantized(mu, self)
@@ -132,7 +145,7 @@ class VectorQuantizedFamily(Family):
         return counts / max(indices.numel(), 1)
 
     @torch.no_grad()
-    def update(self, encoded: Tensor, indices: Tensor) -> None:
+    def update(self, encoded: Tensor, indices: Tensor, key: Tensor) -> None:
         """Learn from a batch: average, and put codes that are new or too little used onto vectors of it.
 
         Vectors whose squared length is not finite count for nothing.
@@ -140,40 +153,59 @@ class VectorQuantizedFamily(Family):
         Args:
             encoded: [B, D, *positions], what the encoder gave.
             indices: int64 [B, *positions], the codes it was given.
+            key: int64 [2], the noise of the draws.
+
+        Raises:
+            TypeError: a codebook in half precision.
         """
+        dtype = self.codebook.dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"a codebook in {dtype} cannot learn: its averages move by steps that are rounded away; leave the weights in "
+                "float32, vae.float(), and train under torch.autocast"
+            )
         if not indices.numel():
             return
-        dtype = reference.compute_dtype(self.codebook.dtype)
         with torch.autocast(encoded.device.type, enabled=False):
             rows, index = _rows(encoded.detach()).to(dtype), indices.flatten()
             finite = rows.square().sum(1).isfinite()  # of what has no distance from a code, no code learns
             rows = torch.where(finite[:, None], rows, 0.0)
-            before, uses = self.codebook.detach().to(dtype), self.uses.to(dtype)
-            decay = _USES_DECAY if self.decay is None else self.decay
-            uses = decay * uses + (1.0 - decay) * torch.zeros_like(uses).index_add_(0, index, finite.to(dtype))
-            codebook, sums = before, None
-            if self.sums is not None:
-                sums = decay * self.sums.to(dtype) + (1.0 - decay) * torch.zeros_like(before).index_add_(0, index, rows)
-                counted = uses > math.sqrt(torch.finfo(dtype).tiny)  # below, the ratio of the averages is lost
-                codebook = torch.where(counted[:, None], sums / uses[:, None], before)
+            error = torch.where(finite, (rows - self.codebook[index]).square().sum(1), 0.0)
+            self._average(rows, index, finite)
+            self._place(rows, finite, error, key)
 
-            even = finite.to(dtype).sum() / self.codes
-            if self._has_begun:
-                wanted = ~self.placed | (uses < self.revive_below * even)
-                distance = (rows - before[index]).square().sum(1)
-                source = _sources(torch.where(finite, distance, 0.0), wanted)
-            else:
-                wanted, self._has_begun = ~self.placed, True
-                source = kmeans_plus_plus(rows, finite, torch.rand(self.codes, dtype=dtype, device=rows.device))
-            moved = wanted & (source >= 0)
-            place = rows[source.clamp(min=0)]
-            start = even * (2.0 * self.revive_below or 1.0)
-            uses = torch.where(moved, start, uses)
-            if self.sums is not None and sums is not None:
-                self.sums.copy_(torch.where(moved[:, None], start * place, sums))
-            self.codebook.copy_(torch.where(moved[:, None], place, codebook))
-            self.uses.copy_(uses)
-            self.placed.logical_or_(moved)
+    def _average(self, rows: Tensor, index: Tensor, finite: Tensor) -> None:
+        """Appendix A.1, from vectors [N, D] and their codes' numbers [N]; those that are not finite are 0 and do not count."""
+        decay = _USES_DECAY if self.decay is None else self.decay
+        counts = torch.zeros_like(self.uses).index_add_(0, index, finite.to(rows.dtype))
+        self.uses.mul_(decay).add_(counts, alpha=1.0 - decay)
+        if self.sums is not None:
+            self.sums.mul_(decay).add_(torch.zeros_like(self.sums).index_add_(0, index, rows), alpha=1.0 - decay)
+            self.codebook.copy_(torch.where((counts > 0)[:, None], self.sums / self.uses[:, None], self.codebook))
+
+    def _place(self, rows: Tensor, finite: Tensor, error: Tensor, key: Tensor) -> None:
+        """Put codes that are new or too little used onto vectors [N, D] with these squared errors [N]."""
+        has_begun = self.placed.any()
+        even = torch.where(has_begun, self.uses.sum(), finite.sum()) / self.codes
+        wanted = ~self.placed | (self.uses < self.revive_below * even)
+        exponential = philox.uniform(key, finite.shape, rows.dtype).log().abs()
+        source = _sources(error, exponential, wanted)
+        can_ask = not torch.compiler.is_compiling()
+        if not self._has_begun and can_ask:
+            self._has_begun = bool(has_begun)
+        if not self._has_begun:
+            part = _order(finite.to(rows.dtype), exponential).topk(min(len(rows), _FIRST_ROWS * self.codes)).indices
+            first = kmeans_plus_plus(rows[part], finite[part], philox.uniform(philox.fold_in(key, 1), (self.codes,), rows.dtype))
+            source = torch.where(has_begun, source, torch.where(first >= 0, part[first.clamp(min=0)], -1))
+            self._has_begun = not can_ask  # compiled, the batch after is taken not to be the first
+        moved = wanted & (source >= 0)
+        place = rows[source.clamp(min=0)]
+        start = even * (2.0 * self.revive_below or 1.0)
+        self.uses.copy_(torch.where(moved, start, self.uses))
+        if self.sums is not None:
+            self.sums.copy_(torch.where(moved[:, None], start * place, self.sums))
+        self.codebook.copy_(torch.where(moved[:, None], place, self.codebook))
+        self.placed.logical_or_(moved)
 
 
 class VectorQuantized(Posterior):
@@ -222,18 +254,26 @@ class VectorQuantized(Posterior):
         return _squared_norm(self._wide.detach() - self._codes)
 
     def perplexity(self) -> Tensor:
-        """exp of the entropy of the codes' frequencies in this batch: how many are in even use, from 1 to K; a scalar."""
+        """exp of the entropy of the codes' frequencies in this batch: how many are in even use, from 1 to K; a scalar.
+
+        A batch of few vectors cannot use many codes: compare batches of one size only.
+        """
         entropy: Tensor = torch.special.entr(self.family.frequencies(self.indices)).sum()
         return entropy.exp()
 
-    def update_codebook(self) -> None:
-        """Let the codebook learn from this batch, `VectorQuantizedFamily.update`: called by the loss, once, in training mode."""
-        self.family.update(self.encoded, self.indices)
+    def update_codebook(self, key: Tensor) -> None:
+        """Let the codebook learn from this batch, `VectorQuantizedFamily.update`: called by the loss, once, in training mode.
+
+        Args:
+            key: int64 [2], the noise by which codes are put onto vectors.
+        """
+        self.family.update(self.encoded, self.indices, key)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z | x): 0 where z [..., B, D, *positions] holds the nearest codes, -inf elsewhere: [..., B]."""
-        same = (z == self._mean).flatten(1 - self._mean.ndim).all(-1)
-        return torch.where(same, 0.0, -math.inf).to(reference.compute_dtype(self._mean.dtype))
+        """log q(z | x): 0 where z [..., B, D, *positions] holds the nearest codes, -inf elsewhere, NaN for NaN: [..., B]."""
+        difference = (z - self._mean).detach().flatten(1 - self._mean.ndim)
+        log_prob = torch.where((difference == 0).all(-1), 0.0, -math.inf)
+        return torch.where(difference.isnan().any(-1), math.nan, log_prob).to(reference.compute_dtype(self._mean.dtype))
 
     def rsample_log_prob(
         self,
@@ -244,9 +284,9 @@ class VectorQuantized(Posterior):
         row_start: int = 0,
         stop_parameters: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """The codes, and log 1; every sample is the same, and no noise is drawn."""
+        """The codes, and log 1 (NaN for NaN); every sample is the same, and no noise is drawn."""
         z = self._mean if num_samples is None else self._mean.expand(num_samples, *self._mean.shape)
-        return z, z.new_zeros(z.shape[: z.ndim - self._mean.ndim + 1], dtype=reference.compute_dtype(z.dtype))
+        return z, self.log_prob(self._mean).expand(z.shape[: z.ndim - self._mean.ndim + 1])
 
     def rsample_log_ratio(
         self,
@@ -274,7 +314,7 @@ def kmeans_plus_plus(rows: Tensor, eligible: Tensor, u: Tensor) -> Tensor:
     Args:
         rows: [N, D], finite.
         eligible: bool [N], which of them may be drawn.
-        u: [K], uniform numbers in [0, 1), one for each draw.
+        u: [K], uniform numbers in (0, 1], one for each draw.
 
     Returns:
         int64 [K]; -1 where no row is left that is not among them already.
@@ -287,7 +327,7 @@ def kmeans_plus_plus(rows: Tensor, eligible: Tensor, u: Tensor) -> Tensor:
     weights, drawn = eligible.to(rows.dtype), []
     for number, share in enumerate(u):
         below = weights.cumsum(0)
-        row = torch.searchsorted(below, (share * below[-1]).reshape(1), right=True).clamp(max=len(rows) - 1)
+        row = torch.searchsorted(below, (share * below[-1]).reshape(1)).clamp(max=len(rows) - 1)
         drawn.append(torch.where(weights[row] > 0, row, -1))
         distance = torch.where(eligible, (rows - rows[row]).square().sum(1), 0.0)
         weights = distance if number == 0 else torch.minimum(weights, distance)
@@ -299,16 +339,20 @@ def _(rows: Tensor, eligible: Tensor, u: Tensor) -> Tensor:
     return u.new_empty(u.shape, dtype=torch.int64)
 
 
-def _sources(weights: Tensor, wanted: Tensor) -> Tensor:
-    """Rows for the codes that are wanted, drawn without replacement in proportion to weights [N]: int64 [K], -1 for none.
-
-    The k largest of weight / Exp(1): P. S. Efraimidis, P. G. Spirakis, "Weighted random sampling with a reservoir", 2006.
-    """
-    keys = weights / torch.empty_like(weights).exponential_()
-    keys, rows = keys.topk(min(len(keys), len(wanted)))
+def _sources(weights: Tensor, exponential: Tensor, wanted: Tensor) -> Tensor:
+    """Rows for the codes that are wanted, drawn without replacement in proportion to weights [N]: int64 [K], -1 for none."""
+    order, rows = _order(weights, exponential).topk(min(len(weights), len(wanted)))
     turn = (wanted.cumsum(0) - 1).clamp(min=0)
     last = turn.clamp(max=len(rows) - 1)
-    return torch.where(wanted & (turn < len(rows)) & (keys[last] > 0), rows[last], -1)
+    return torch.where(wanted & (turn < len(rows)) & (order[last] > 0), rows[last], -1)
+
+
+def _order(weights: Tensor, exponential: Tensor) -> Tensor:
+    """[N] whose largest are a draw without replacement in proportion to weights [N]; 0 for what cannot be drawn.
+
+    weight / Exp(1): P. S. Efraimidis, P. G. Spirakis, "Weighted random sampling with a reservoir", 2006.
+    """
+    return torch.where(weights > 0, weights / exponential, 0.0)
 
 
 def _rows(z: Tensor) -> Tensor:

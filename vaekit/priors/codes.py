@@ -84,14 +84,15 @@ class Codes(Prior):
             self.register_buffer("logits", torch.zeros(shape, dtype=codebook.dtype, device=codebook.device))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z) in nats, z [B, D, *positions] -> [B]; float64 for float64, otherwise float32."""
+        """log p(z) in nats, z [B, D, *positions] -> [B]; float64 for float64, otherwise float32; NaN for NaN."""
         codebook = self._codebook().codebook.detach()
         rows = z.movedim(1, -1).reshape(-1, codebook.shape[1])
         # Equal, not nearest: codes may lie closer together than a distance can tell.
         found = [_equal(part, codebook) for part in rows.split(max(_AT_ONCE // len(codebook), 1))]
         indices, is_code = (torch.cat(parts).view(len(z), *z.shape[2:]) for parts in zip(*found, strict=True))
         each = self._each(indices, reference.compute_dtype(z.dtype))
-        return torch.where(is_code, each, -math.inf).reshape(len(z), math.prod(each.shape[1:])).sum(-1)
+        each = torch.where(is_code, each, -math.inf)
+        return torch.where(z.isnan().any(1), math.nan, each).reshape(len(z), math.prod(each.shape[1:])).sum(-1)
 
     def log_prob_of(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """log p of codes by their numbers, in nats: int64 [B, *positions] -> `dtype` [B]."""
