@@ -325,7 +325,7 @@ def test_a_posterior_that_is_none_is_one_line(data, mistake, tmp_path):
     arguments = ["train", data, *SMALL, *QUICK, "--out", tmp_path / "run", "--set"]
     assert "unknown posterior 'gauss'. Did you mean 'full_gaussian'" in mistake(*arguments, "posterior=gauss")
     both = [*arguments, "posterior=full_gaussian", "--set", "encoder.posterior=diagonal_gaussian"]
-    assert "two posteriors were given" in mistake(*both)
+    assert "there are two posteriors" in mistake(*both)
     assert "takes no option 'rank'" in mistake(*arguments, "posterior.name=full_gaussian", "--set", "posterior.rank=2")
 
 

@@ -152,7 +152,7 @@ def test_a_family_can_be_given_as_an_object(family, kind, tmp_path):
         (
             {"posterior": "flow", "encoder": {"name": "mlp", "posterior": "full_gaussian"}},
             TypeError,
-            "two posteriors were given, .*'flow'.* and the encoder's 'full_gaussian'; leave one out",
+            "there are two posteriors, that of posterior= .*'flow'.* and the encoder's 'full_gaussian'; give yours",
         ),
         (
             {"posterior": "flow", "encoder": encoders.MLPEncoder((7,), 3)},
