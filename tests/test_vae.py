@@ -388,3 +388,8 @@ def test_samples_are_refused_from_a_prior_that_belongs_to_another_model():
     with pytest.raises(ValueError, match="belongs to another model"):
         mine.sample(3, prior=other.prior)
     assert mine.sample(3, prior=mine.prior).shape == (3, 4)
+
+
+def test_a_name_is_no_prior_to_sample_from():
+    with pytest.raises(TypeError, match=r"prior has to be an instance of vaekit\.Prior, .* got 'flow'"):
+        vaekit.create_vae(input_shape=(4,), latent_dim=2).sample(3, prior="flow")

@@ -1,14 +1,14 @@
-"""Options that have to be whole numbers of at least 1, or True or False: one message for all of them."""
+"""Options that have to be whole numbers, of at least 1 as a rule, or True or False: one message for all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-def checked_size(name: str, value: int) -> int:
+def checked_size(name: str, value: int, least: int = 1) -> int:
     """`value`, or a ValueError that names the option."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} has to be a whole number of at least 1, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} has to be a whole number of at least {least}, got {value!r}")
     return value
 
 

@@ -231,11 +231,16 @@ class VAE(nn.Module):
             [n, *input_shape].
 
         Raises:
+            TypeError: a prior that is none, a name for example.
             ValueError: n below 0; a prior over latents of another shape, or made of another model's posteriors or codes.
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ValueError(f"n, the number of samples, has to be a whole number of at least 0, got {n!r}")
         prior = self.prior if prior is None else prior
+        if not isinstance(prior, Prior):
+            raise TypeError(
+                f"prior has to be an instance of vaekit.Prior, vaekit.evaluation.fitted_mixture's for example, got {prior!r}"
+            )
         self._check_prior(prior)
         prior.attach(self.encoder)
         weight = self._weight()

@@ -76,3 +76,19 @@ def test_mistakes_are_told():
             vaekit.evaluate(model(), data)
     with pytest.raises(ValueError, match="batch_size has to be a whole number of at least 1"):
         vaekit.evaluate(model(), X, batch_size=0)
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        vaekit.evaluate,
+        vaekit.evaluation.importance_weighted_bound,
+        vaekit.evaluation.reconstruction_error,
+        vaekit.evaluation.latent_statistics,
+    ],
+)
+def test_a_loader_without_examples_is_refused(figure):
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2)
+    for used_up in (iter([]), iter([torch.rand(0, 4)])):
+        with pytest.raises(ValueError, match="the dataset is empty: the loader gave no example"):
+            figure(vae, used_up)

@@ -102,5 +102,5 @@ def test_fitting_leaves_the_global_generator_alone():
 
 def test_no_examples_make_no_mixture():
     vae = vaekit.create_vae(input_shape=(4,), latent_dim=2)
-    with pytest.raises(ValueError, match="at least as many examples, got 0"):
+    with pytest.raises(ValueError, match="the dataset is empty: the loader gave no example"):
         vaekit.evaluation.fitted_mixture(vae, iter([]))

@@ -264,9 +264,9 @@ def test_it_fits_a_bent_posterior_that_a_diagonal_gaussian_cannot(kind):
     ("options", "message"),
     [
         ({"kind": "glow"}, 'kind has to be "nsf" or "maf", got \'glow\''),
-        ({"transforms": -1}, "transforms has to be a whole number of at least 1, got -1"),
+        ({"transforms": -1}, "transforms has to be a whole number of at least 0, got -1"),
         ({"hidden": (0,)}, "every entry of hidden has to be"),
-        ({"context": -1}, "context has to be a whole number of at least 1, got -1"),
+        ({"context": -1}, "context has to be a whole number of at least 0, got -1"),
         ({"context": 2, "transforms": 0}, "context=2 are numbers for the transforms to read, of which there are none"),
     ],
 )

@@ -125,8 +125,6 @@ def fitted_codes(vae: VAE, data: Any, *, smoothing: float = 1.0, batch_size: int
             ones = torch.ones(indices.shape, dtype=torch.float64).movedim(0, -1)
             counts = counts + batch_counts.scatter_add_(-1, indices.movedim(0, -1), ones)
             examples += len(indices)
-    if not examples:
-        raise ValueError("the dataset is empty: there is nothing to count codes of")
     prior = Codes(vae.latent_shape)
     prior.attach(vae.encoder)
     prior.logits.copy_(((counts + smoothing / codes) / (examples + smoothing)).log())

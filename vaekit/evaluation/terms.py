@@ -65,12 +65,19 @@ def checked_batches(vae: VAE, data: Any, batch_size: int) -> Batches:
 
 
 def on_device(vae: VAE, batches: Batches) -> Iterator[Batch]:
-    """The batches on the model's device."""
-    device = next(vae.parameters()).device
+    """The batches on the model's device.
+
+    Raises:
+        ValueError: there are no examples in them: an iterator that is used up, for example.
+    """
+    device, count = next(vae.parameters()).device, 0
     for number, batch in enumerate(batches):
         if batches.examples is None:
             check_values(vae, batch, f"batch {number}")
+        count += len(batch.x)
         yield batch.to(device)
+    if not count:
+        raise ValueError("the dataset is empty: the loader gave no example; an iterator that is used up cannot be read again")
 
 
 @torch.no_grad()

@@ -165,8 +165,7 @@ class FlowFamily(Family):
         context: int = 0,
     ) -> None:
         super().__init__(latent_shape)
-        if context != 0:
-            checked_size("context", context)
+        checked_size("context", context, least=0)
         features, positions = math.prod(self.latent_shape), math.prod(self.latent_shape[1:])
         self.network = invertible_network(features, kind, transforms, hidden, context * positions)
         if self.network is None and context:

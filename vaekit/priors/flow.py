@@ -178,8 +178,7 @@ def invertible_network(
     """
     if kind not in ("nsf", "maf"):
         raise ValueError(f'kind has to be "nsf" or "maf", got {kind!r}')
-    if transforms != 0:
-        checked_size("transforms", transforms)
+    checked_size("transforms", transforms, least=0)
     options = {"transforms": transforms, "hidden_features": checked_sizes("hidden", hidden), "context": context}
     try:
         from zuko import flows
