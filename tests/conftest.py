@@ -35,5 +35,5 @@ def _one_thread_and_a_fixed_seed():
 @pytest.fixture
 def own_registries(monkeypatch):
     """What a test registers is gone after it."""
-    for registry in vaekit.config.REGISTRIES.values():
+    for registry in vaekit.specs.REGISTRIES.values():
         monkeypatch.setattr(registry, "_parts", dict(registry._parts))

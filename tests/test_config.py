@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from densities import REQUIRED, data_in_support
+from helpers.densities import REQUIRED, data_in_support
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import vaekit
-from vaekit import VAE, conditions, config, decoders, encoders, likelihoods, losses, priors, schedules
+from vaekit import VAE, conditions, decoders, encoders, files, likelihoods, losses, priors, saving, schedules, specs
 from vaekit.decoders import MLPDecoder
 from vaekit.encoders import MLPEncoder
 from vaekit.likelihoods import Bernoulli, Gaussian
@@ -390,14 +390,14 @@ def test_metadata_that_is_no_config_is_refused_by_file(inside, tmp_path):
 
 
 def test_a_newer_format_says_to_upgrade(saved):
-    rewrite(saved, change=lambda c: c.update(format=config.FORMAT + 1, vaekit="9.9.9"))
+    rewrite(saved, change=lambda c: c.update(format=saving.FORMAT + 1, vaekit="9.9.9"))
     with pytest.raises(
-        ValueError, match=rf"format {config.FORMAT + 1}, written by vaekit 9\.9\.9.*{vaekit.__version__}.*upgrade"
+        ValueError, match=rf"format {saving.FORMAT + 1}, written by vaekit 9\.9\.9.*{vaekit.__version__}.*upgrade"
     ):
         vaekit.load(saved)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in config.REGISTRIES if kind not in config.OPTIONAL])
+@pytest.mark.parametrize("kind", [kind for kind in specs.REGISTRIES if kind not in specs.OPTIONAL])
 def test_a_part_missing_in_the_config_is_named(kind, saved):
     rewrite(saved, change=lambda c: c.pop(kind))
     with pytest.raises(ValueError, match=f"says nothing of: {kind}$"):
@@ -512,11 +512,11 @@ def test_a_crash_between_the_two_files_still_loads_what_the_weights_say(tmp_path
 @given(content=st.binary(max_size=200))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_write_atomically_writes_exactly_the_bytes(content, tmp_path):
-    config.write_atomically(tmp_path / "file", content)
+    files.write_atomically(tmp_path / "file", content)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("file", content)]
 
 
 def test_every_kind_of_part_has_the_registry_of_its_room():
     rooms = {"encoder": encoders, "decoder": decoders, "likelihood": likelihoods, "prior": priors, "loss": losses}
     rooms["condition"] = conditions
-    assert {kind: room.registry for kind, room in rooms.items()} == config.REGISTRIES
+    assert {kind: room.registry for kind, room in rooms.items()} == specs.REGISTRIES

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from densities import REQUIRED, data_in_support
+from helpers.densities import REQUIRED, data_in_support
 
 import vaekit
 from vaekit import conditions, decoders, encoders, likelihoods, losses, priors

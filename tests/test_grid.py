@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from densities import REQUIRED, data_in_support
+from helpers.densities import REQUIRED, data_in_support
 
 import vaekit
 from vaekit import conditions, decoders, encoders, likelihoods

@@ -19,16 +19,17 @@ MODULES = ["vaekit", *(m.name for m in pkgutil.walk_packages(vaekit.__path__, "v
 
 # From the bottom up; a room imports from its own floor and those below.
 FLOORS = [
-    {"registry", "sizes"},
+    {"registry", "checks", "files"},
     {"ops", "layers", "schedules"},
     {"residual"},
     {"priors"},
     {"posteriors"},
     {"encoders", "decoders", "likelihoods", "conditions"},
     {"losses"},
-    {"config"},
+    {"specs"},
+    {"saving"},
     {"vae"},
-    {"presets"},
+    {"presets", "compose"},
     {"data", "evaluation", "training", "plots"},
     {"cli", "__main__"},
 ]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from densities import data_in_support
+from helpers.densities import data_in_support
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -267,7 +267,7 @@ def test_an_input_shape_that_is_none_is_refused(input_shape):
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "likelihood", "prior", "loss"])
 @pytest.mark.parametrize("spec", [lambda n: n, lambda n: {"name": n}], ids=["name", "spec"])
 def test_an_unknown_name_is_refused_with_what_there_is(kind, spec):
-    registered = vaekit.config.REGISTRIES[kind].names()
+    registered = vaekit.specs.REGISTRIES[kind].names()
     with pytest.raises(vaekit.UnknownNameError) as caught:
         create_vae(**{**SMALL, kind: spec(registered[0][:-1])})
     assert f"unknown {kind} {registered[0][:-1]!r}" in str(caught.value)

@@ -1,6 +1,7 @@
 """Variational autoencoders made of interchangeable parts, with numbers that can be trusted. See README.md."""
 
 from vaekit import conditions, data, decoders, encoders, likelihoods, losses, plots, posteriors, presets, priors, schedules
+from vaekit.compose import create_vae
 from vaekit.conditions import Condition
 from vaekit.decoders import Decoder
 from vaekit.encoders import Encoder
@@ -10,7 +11,6 @@ from vaekit.losses import Batch, Elbo, Loss, LossTerms, StepContext
 from vaekit.ops import build_info, fold_in, has_native, make_key, reparameterize_kl
 from vaekit.ops.native import warn_when_missing
 from vaekit.posteriors import DiagonalGaussian, Posterior
-from vaekit.presets import create_vae
 from vaekit.priors import Prior, StandardNormal
 from vaekit.registry import Registry, UnknownNameError
 from vaekit.training import Callback, EarlyStopping, FitState, History, NonFiniteLossError, fit

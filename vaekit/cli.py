@@ -18,18 +18,20 @@ import typer
 import vaekit
 from vaekit import (
     conditions,
-    config,
     data,
     decoders,
     encoders,
     evaluation,
+    files,
     likelihoods,
     losses,
     plots,
     posteriors,
     presets,
     priors,
+    saving,
     schedules,
+    specs,
 )
 from vaekit.data.batches import check_examples
 from vaekit.priors import LearnedGaussian, StandardNormal
@@ -152,10 +154,10 @@ def train(
     path = None if run["data"] in data.names() else Path(run["data"]).resolve()
     folder = _new_folder(out, run["preset"] if path is None else path.stem)
     run["data"] = run["data"] if path is None else str(path)
-    config.write_atomically(folder / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
+    files.write_atomically(folder / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
 
     parameters = sum(p.numel() for p in vae.parameters())
-    names = {kind: config.spec_of(kind, getattr(vae, kind))["name"] for kind in ("encoder", "decoder", "likelihood")}
+    names = {kind: specs.spec_of(kind, getattr(vae, kind))["name"] for kind in ("encoder", "decoder", "likelihood")}
     typer.echo(
         f"training {names['encoder']} encoder, {names['decoder']} decoder, {names['likelihood']} likelihood: "
         f"{parameters:,} parameters, {plots.latents_in_words(vae)}"
@@ -371,7 +373,7 @@ def _saved_model(run: Path, weights: str | None) -> vaekit.VAE:
     if weights not in (None, "best", "last"):
         raise ValueError(f"--weights takes best or last, got {weights!r}")
     for inner in ("best", "last") if weights is None else (weights,):
-        if (run / inner / config.WEIGHTS_FILE).is_file():
+        if (run / inner / saving.WEIGHTS_FILE).is_file():
             return vaekit.load(run / inner)
     if weights is not None:
         raise ValueError(f"{run} has no {weights!r} weights: it is not the folder of a run that has come so far")
@@ -447,7 +449,7 @@ def _new_folder(out: Path | None, preset: str) -> Path:
         out = next(folder for folder in candidates if not folder.exists())
     elif (out / RUN_FILE).exists():
         raise ValueError(f"{out} holds a run already; choose another --out, or remove it")
-    return config.writable_folder(out)
+    return files.writable_folder(out)
 
 
 def _held_out(run: Path, source: str | None) -> data.Examples:
@@ -539,7 +541,7 @@ def _draw(folder: Path, vae: vaekit.VAE, history: Mapping[str, Sequence[float]] 
 
 def _write(figure: Any, file: Path) -> None:
     file = file if file.suffix else file.with_suffix(".png")
-    config.writable_folder(file.parent)
+    files.writable_folder(file.parent)
     figure.savefig(file)
     typer.echo(file)
 

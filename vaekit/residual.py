@@ -14,8 +14,8 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vaekit.checks import checked_flag
 from vaekit.layers import CONVOLUTIONS, ConditionalLayer, Layers, LayerStyle, glorot
-from vaekit.sizes import checked_flag
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -13,8 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from vaekit.checks import checked_size
 from vaekit.registry import Registry
-from vaekit.sizes import checked_size
 
 
 class Schedule(ABC):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit import config
+from vaekit import saving, specs
 from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
 from vaekit.encoders.base import Encoder
@@ -77,7 +77,7 @@ class VAE(nn.Module):
             ("loss", loss, Loss),
             ("condition", condition, Condition),
         ):
-            if not isinstance(part, base) and not (part is None and kind in config.OPTIONAL):
+            if not isinstance(part, base) and not (part is None and kind in specs.OPTIONAL):
                 raise TypeError(
                     f"{kind} has to be an instance of vaekit.{base.__name__}, got {part!r}. To compose by names or specs use "
                     f"vaekit.create_vae; to use a module of your own, let its class extend vaekit.{base.__name__}."
@@ -318,10 +318,10 @@ class VAE(nn.Module):
                 f"the model's weights are of several dtypes, {', '.join(sorted(dtypes))}; vae.float() makes them one"
             )
 
-        own = {kind: part for kind in config.REGISTRIES if (part := getattr(self, kind)) is not None}
-        parts = {kind: config.spec_of(kind, part) for kind, part in own.items()}
+        own = {kind: part for kind in specs.REGISTRIES if (part := getattr(self, kind)) is not None}
+        parts = {kind: specs.spec_of(kind, part) for kind, part in own.items()}
         return {
-            "format": config.FORMAT,
+            "format": saving.FORMAT,
             "vaekit": __version__,
             "dtype": str(self._weight().dtype).removeprefix("torch."),
             **parts,
@@ -334,7 +334,7 @@ class VAE(nn.Module):
             ValueError: a part whose class is not registered.
             OSError: the folder cannot be written.
         """
-        return config.write_model(folder, self, self.config())
+        return saving.write_model(folder, self, self.config())
 
     def _check_latents(self, kind: str, discrete: bool, part: nn.Module) -> None:
         """Refuse a prior or an objective for latents that are codes where the encoder's are not, and the other way round."""
@@ -421,15 +421,15 @@ def load(path: str | os.PathLike[str]) -> VAE:
         >>> torch.equal(again.decode(torch.ones(1, 2)), vae.decode(torch.ones(1, 2)))
         True
     """
-    tensors, saved = config.read_model(path)
-    missing = [kind for kind in config.REGISTRIES if kind not in saved and kind not in config.OPTIONAL]
+    tensors, saved = saving.read_model(path)
+    missing = [kind for kind in specs.REGISTRIES if kind not in saved and kind not in specs.OPTIONAL]
     if missing:
         raise ValueError(f"the config in {path} says nothing of: {', '.join(missing)}")
     try:
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once
-            parts = {kind: config.build_part(kind, saved[kind]) for kind in config.REGISTRIES if kind in saved}
+            parts = {kind: specs.build_part(kind, saved[kind]) for kind in specs.REGISTRIES if kind in saved}
     except UnknownNameError as error:
         raise UnknownNameError(f"{error} If a module of yours registers it, import that before loading {path}.") from error
     vae = VAE(**parts).to(getattr(torch, saved.get("dtype", "float32")))
-    config.load_weights(vae, tensors, path)
+    saving.load_weights(vae, tensors, path)
     return vae

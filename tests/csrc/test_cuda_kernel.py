@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from helpers.operands import assert_like_the_reference, backward_scales, calls, forward_scales
+from helpers.strategies import DTYPES
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels import assert_like_the_reference, backward_scales, calls, forward_scales
-from strategies import DTYPES
 
 import vaekit
 from vaekit import make_key

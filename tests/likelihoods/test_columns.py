@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from densities import data_in_support
+from helpers.densities import data_in_support
 
 import vaekit
 from vaekit import likelihoods, make_key, plots

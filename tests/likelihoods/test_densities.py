@@ -8,7 +8,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from densities import CASES, DIGITS, data_in_support, exact, exact_slopes, rounding, table, whole_table
+from helpers.densities import CASES, DIGITS, data_in_support, exact, exact_slopes, rounding, table, whole_table
 from hypothesis import given
 from hypothesis import strategies as st
 from mpmath import mpf

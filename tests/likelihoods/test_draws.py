@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from densities import CASES
+from helpers.densities import CASES
 
 from vaekit import make_key
 from vaekit.likelihoods import Beta, Categorical, DiscretizedLogistic, StudentT, draws

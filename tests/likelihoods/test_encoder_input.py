@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from densities import REQUIRED, data_in_support
+from helpers.densities import REQUIRED, data_in_support
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from densities import CASES, REQUIRED, data_in_support
+from helpers.densities import CASES, REQUIRED, data_in_support
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset

@@ -5,7 +5,7 @@ import math
 import mpmath
 import pytest
 import torch
-from densities import CASES, REQUIRED, data_in_support
+from helpers.densities import CASES, REQUIRED, data_in_support
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mpf

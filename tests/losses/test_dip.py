@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from other_parts import OtherPosterior, OtherPrior
+from helpers.strangers import OtherPosterior, OtherPrior
 from torch.testing import assert_close
 
 import vaekit

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from other_parts import OtherPosterior
+from helpers.strangers import OtherPosterior
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 

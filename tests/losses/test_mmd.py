@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from pairs import largest_tensor
+from helpers.memory import largest_tensor
 from scipy.integrate import quad
 from scipy.spatial.distance import cdist
 from torch.testing import assert_close

@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from other_parts import OtherPosterior, OtherPrior
-from pairs import largest_tensor
+from helpers.memory import largest_tensor
+from helpers.strangers import OtherPosterior, OtherPrior
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.testing import assert_close
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from other_parts import OtherPosterior
+from helpers.strangers import OtherPosterior
 from torch.testing import assert_close
 
 import vaekit

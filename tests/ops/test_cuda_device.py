@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from helpers.operands import assert_like_the_reference, backward_scales, calls, forward_scales
+from helpers.strategies import DTYPES
 from hypothesis import given
-from kernels import assert_like_the_reference, backward_scales, calls, forward_scales
-from strategies import DTYPES
 
 import vaekit
 from vaekit import make_key, reparameterize_kl

@@ -10,10 +10,10 @@ import threading
 
 import pytest
 import torch
+from helpers.operands import assert_like_the_reference, backward_scales, calls, forward_scales
+from helpers.strategies import DTYPES, gaussians, keys
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels import assert_like_the_reference, backward_scales, calls, forward_scales
-from strategies import DTYPES, gaussians, keys
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vaekit import fold_in, make_key, reparameterize_kl

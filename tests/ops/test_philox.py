@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from helpers.strategies import keys
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import keys
 
 from vaekit.ops import fold_in, make_key, philox
 

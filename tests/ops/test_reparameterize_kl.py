@@ -9,9 +9,9 @@ import sys
 
 import pytest
 import torch
+from helpers.strategies import DTYPES, gaussians, keys, shapes
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import DTYPES, gaussians, keys, shapes
 
 import vaekit
 from vaekit import make_key, reparameterize_kl

@@ -5,8 +5,8 @@ import math
 import mpmath
 import pytest
 import torch
+from helpers.strategies import logvars, means
 from hypothesis import example, given
-from strategies import logvars, means
 
 from vaekit import make_key, reparameterize_kl
 from vaekit.ops.reference import excess

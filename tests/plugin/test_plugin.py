@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import vaekit
-from vaekit import Registry, UnknownNameError, config
+from vaekit import Registry, UnknownNameError, specs
 
 try:
     import tomllib
@@ -56,7 +56,7 @@ def encoders(site, monkeypatch):
     """A registry of encoders that sees the plugins, in the place of vaekit's own."""
     monkeypatch.syspath_prepend(site)
     registry = Registry("encoder", "vaekit.encoders", vaekit.Encoder)
-    monkeypatch.setitem(config.REGISTRIES, "encoder", registry)
+    monkeypatch.setitem(specs.REGISTRIES, "encoder", registry)
     yield registry
     for module in ("vaekit_series", "vaekit_broken"):
         sys.modules.pop(module, None)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vaekit.checks import checked_size
 from vaekit.conditions.base import Condition, registry
-from vaekit.sizes import checked_size
 
 
 @registry.register("labels")

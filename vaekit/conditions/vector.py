@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vaekit.checks import checked_size
 from vaekit.conditions.base import Condition, registry
 from vaekit.layers import LayerStyle, dense_layers
-from vaekit.sizes import checked_size
 
 
 @registry.register("vector")

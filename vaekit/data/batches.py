@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vaekit.checks import checked_size
 from vaekit.data.examples import Examples, as_examples
 from vaekit.losses.base import Batch
-from vaekit.sizes import checked_size
 from vaekit.vae import VAE
 
 _CHECKED_AT_ONCE = 1 << 24  # elements; a check makes temporaries

@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from vaekit.checks import checked_size
 from vaekit.data.examples import Examples
-from vaekit.sizes import checked_size
 
 _SHAPES = ("square", "ellipse", "triangle")
 _AT_ONCE = 1 << 18  # pixels

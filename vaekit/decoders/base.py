@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from vaekit.checks import checked_size, checked_sizes
 from vaekit.layers import Network
 from vaekit.registry import Registry
-from vaekit.sizes import checked_size, checked_sizes
 
 
 class Decoder(Network, ABC):

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from vaekit.checks import checked_sizes
 from vaekit.decoders.base import Decoder, registry
 from vaekit.layers import (
     CONVOLUTIONS,
@@ -24,7 +25,6 @@ from vaekit.layers import (
     halved_resolutions,
     with_condition,
 )
-from vaekit.sizes import checked_sizes
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}  # torch's names of the one method
 

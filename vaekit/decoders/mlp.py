@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from vaekit.checks import checked_sizes
 from vaekit.decoders.base import Decoder, registry
 from vaekit.layers import LayerStyle, dense_layers, glorot, with_condition
-from vaekit.sizes import checked_sizes
 
 
 @registry.register("mlp")

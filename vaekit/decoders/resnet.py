@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from vaekit.checks import checked_size, checked_sizes
 from vaekit.decoders.base import Decoder, registry
 from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, halved_resolutions, with_condition
 from vaekit.residual import ResidualBlock, middle_blocks
-from vaekit.sizes import checked_size, checked_sizes
 
 
 @registry.register("resnet")

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaekit.checks import checked_size, checked_sizes
 from vaekit.layers import Network, glorot
 from vaekit.ops import reference
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.family import DiagonalGaussianFamily, Family, make_family
 from vaekit.registry import Registry
-from vaekit.sizes import checked_size, checked_sizes
 
 
 class Encoder(Network, ABC):

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from vaekit.checks import checked_flag, checked_sizes
 from vaekit.encoders.base import Encoder, registry
 from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, dense_layers, glorot, halved_resolutions
 from vaekit.posteriors import Family, Posterior
-from vaekit.sizes import checked_flag, checked_sizes
 
 
 class ConvolutionalEncoder(Encoder):

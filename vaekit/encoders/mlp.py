@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vaekit.checks import checked_sizes
 from vaekit.encoders.base import Encoder, registry
 from vaekit.layers import LayerStyle, dense_layers, with_condition
 from vaekit.posteriors import Family, Posterior
-from vaekit.sizes import checked_sizes
 
 
 @registry.register("mlp")

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vaekit.checks import checked_flag, checked_size, checked_sizes
 from vaekit.encoders.base import Encoder, registry
 from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, halved_resolutions
 from vaekit.posteriors import Family, Posterior
 from vaekit.residual import ResidualBlock, middle_blocks
-from vaekit.sizes import checked_flag, checked_size, checked_sizes
 
 
 @registry.register("resnet")

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vaekit.checks import checked_size
 from vaekit.evaluation.terms import checked_batches, on_device
 from vaekit.ops import philox
 from vaekit.priors.standard_normal import StandardNormal
-from vaekit.sizes import checked_size
 from vaekit.vae import VAE, evaluation_mode
 
 Floats = npt.NDArray[np.float64]

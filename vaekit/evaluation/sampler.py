@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
+from vaekit.checks import checked_size
 from vaekit.evaluation.terms import checked_batches, evaluation_key, on_device
 from vaekit.posteriors.vector_quantized import VectorQuantized
 from vaekit.priors.codes import Codes
 from vaekit.priors.gaussian_mixture import GaussianMixture
-from vaekit.sizes import checked_size
 from vaekit.vae import VAE, evaluation_mode
 
 

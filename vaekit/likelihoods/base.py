@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vaekit.checks import checked_sizes
 from vaekit.ops import reference
 from vaekit.registry import Registry
-from vaekit.sizes import checked_sizes
 
 COUNTS_REMEDY = (
     "Counts have to be given as they are, in integers of more than 8 bits or in floats: uint8 is read as grey levels and divided "

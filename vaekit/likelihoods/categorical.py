@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vaekit.checks import checked_size
 from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import RAREST, Likelihood, registry
-from vaekit.sizes import checked_size
 
 
 @registry.register("categorical")

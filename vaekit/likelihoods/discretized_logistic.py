@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vaekit.checks import checked_size
 from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
 from vaekit.likelihoods.special import inverse, log_mean_exp
 from vaekit.ops import philox
-from vaekit.sizes import checked_size
 
 
 @registry.register("discretized_logistic")

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vaekit.checks import checked_size
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, nll_of_draws
 from vaekit.schedules import Schedule, checked_schedule
-from vaekit.sizes import checked_size
 
 
 @registry.register("elbo")

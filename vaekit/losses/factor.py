@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import softplus
 
+from vaekit.checks import checked_sizes
 from vaekit.layers import glorot
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean
 from vaekit.ops import philox, reference
 from vaekit.schedules import Schedule, checked_schedule
-from vaekit.sizes import checked_sizes
 
 
 @registry.register("factor")

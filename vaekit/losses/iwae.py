@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
+from vaekit.checks import checked_size
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.doubly_reparameterized import doubly_reparameterized_bound
 from vaekit.losses.draws import batch_mean, effective_sample_size, log_mean_weight, nll_and_log_ratio
 from vaekit.schedules import Schedule, checked_schedule
-from vaekit.sizes import checked_size
 
 
 def _terms(bound: Tensor, nll: Tensor, log_ratio: Tensor, effective: Tensor) -> LossTerms:

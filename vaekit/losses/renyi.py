@@ -10,9 +10,9 @@ import math
 import torch
 from torch import Tensor
 
+from vaekit.checks import checked_size
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, nll_and_log_ratio
-from vaekit.sizes import checked_size
 
 
 @registry.register("renyi")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vaekit.checks import checked_size
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean
 from vaekit.losses.pairwise import row_blocks
@@ -20,7 +21,6 @@ from vaekit.ops.reparameterize_kl import noise
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.priors.standard_normal import StandardNormal
 from vaekit.schedules import Schedule, checked_schedule
-from vaekit.sizes import checked_size
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _SAMPLINGS = ("stratified", "weighted")

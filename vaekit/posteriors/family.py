@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vaekit.checks import checked_sizes
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.registry import Registry
-from vaekit.sizes import checked_sizes
 
 
 class Family(nn.Module, ABC):

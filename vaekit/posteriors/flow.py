@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vaekit.checks import checked_size
 from vaekit.ops import philox, reference
 from vaekit.ops.reparameterize_kl import noise
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.posteriors.family import Family, registry
 from vaekit.priors.flow import InvertibleNetwork, invertible_network
-from vaekit.sizes import checked_size
 
 
 class FlowPosterior(Posterior):

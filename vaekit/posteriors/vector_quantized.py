@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaekit.checks import checked_size
 from vaekit.ops import philox, reference
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.family import Family, registry
 from vaekit.priors.base import Prior
 from vaekit.priors.codes import Codes
-from vaekit.sizes import checked_size
 
 _AT_ONCE = 1 << 22  # scores of vectors against codes
 _USES_DECAY = 0.99  # of the averaged uses, where the codes themselves are no averages

@@ -12,9 +12,9 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from vaekit.checks import checked_sizes
 from vaekit.ops import philox, reference
 from vaekit.priors.base import Prior, registry
-from vaekit.sizes import checked_sizes
 
 _AT_ONCE = 1 << 22  # comparisons of vectors with codes
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vaekit.checks import checked_sizes
 from vaekit.ops import philox, reference
 from vaekit.priors.base import Prior, registry
 from vaekit.priors.gaussians import log_normal
-from vaekit.sizes import checked_sizes
 
 
 @registry.register("diagonal_gaussian")

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from vaekit.checks import checked_size, checked_sizes
 from vaekit.ops import philox, reference
 from vaekit.priors.base import Prior, registry
-from vaekit.sizes import checked_size, checked_sizes
 
 T = TypeVar("T", Tensor, Tensor | None)
 

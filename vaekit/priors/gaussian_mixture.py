@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vaekit.checks import checked_size, checked_sizes
 from vaekit.ops import philox, reference
 from vaekit.priors.base import Prior, registry
 from vaekit.priors.gaussians import choose, log_normal
-from vaekit.sizes import checked_size, checked_sizes
 
 
 @registry.register("gaussian_mixture")

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaekit.checks import checked_size, checked_sizes
 from vaekit.ops import philox
 from vaekit.priors.base import Prior, registry
 from vaekit.priors.gaussians import choose
 from vaekit.priors.standard_normal import StandardNormal
-from vaekit.sizes import checked_size, checked_sizes
 
 
 @registry.register("vamp")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vaekit.config import write_atomically
+from vaekit.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

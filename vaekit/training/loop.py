@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vaekit.config import writable_folder
+from vaekit.checks import checked_flag, checked_size
 from vaekit.data.batches import Batches, check_examples, check_values
 from vaekit.evaluation.terms import TermSums, evaluation_key, mean_terms, named_terms
+from vaekit.files import writable_folder
 from vaekit.losses.base import Batch, LossTerms
 from vaekit.ops import philox
-from vaekit.sizes import checked_flag, checked_size
 from vaekit.training.callbacks import Callback, FitState
 from vaekit.training.history import History
 from vaekit.vae import VAE

@@ -2,8 +2,8 @@
 
 import torch
 from hypothesis import strategies as st
-from strategies import gaussians, keys
 
+from helpers.strategies import gaussians, keys
 from vaekit import make_key
 from vaekit.ops import reference
 

@@ -1,4 +1,4 @@
-"""Specs (a name and options, plain data) <-> parts, and the files that hold a model.
+"""The files that hold a model.
 
 A model is one folder. `model.safetensors` is the authority: the weights, and in its metadata the config that composes the
 model again. `config.json` beside it is a copy for people. Nothing is pickled, so that loading a model runs no code from it.
@@ -7,9 +7,7 @@ model again. `config.json` beside it is a copy for people. Nothing is pickled, s
 from __future__ import annotations
 
 import json
-import math
 import os
-import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,81 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit import conditions, decoders, encoders, likelihoods, losses, priors
-from vaekit.registry import Registry, recorded_spec
+from vaekit.files import writable_folder, write_atomically
+from vaekit.specs import Spec
 
 FORMAT = 1
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
-
-REGISTRIES: dict[str, Registry[Any]] = {
-    "encoder": encoders.registry,
-    "decoder": decoders.registry,
-    "likelihood": likelihoods.registry,
-    "prior": priors.registry,
-    "loss": losses.registry,
-    "condition": conditions.registry,
-}
-OPTIONAL = ("condition",)  # a model may be without; its config then says nothing of it
-
-Spec = Mapping[str, Any]
-
-
-def build_part(kind: str, spec: Spec) -> Any:
-    """The part that a spec {"name": ..., option: ...} describes.
-
-    Args:
-        kind: "encoder", "decoder", "likelihood", "prior", "loss" or "condition".
-
-    Raises:
-        TypeError: a spec without a name, or with an option that the part does not take.
-        UnknownNameError: a name that is not registered.
-
-    Example:
-        >>> build_part("loss", {"name": "elbo", "beta": 4.0}).beta(step=0)
-        4.0
-    """
-    options = dict(spec)
-    name = options.pop("name", None)
-    if not isinstance(name, str):
-        example = "mlp" if kind in ("encoder", "decoder") else REGISTRIES[kind].names()[0]
-        raise TypeError(f'the spec of a {kind} needs a "name", {{"name": "{example}", ...}} for example; got {dict(spec)!r}')
-    return REGISTRIES[kind].create(name, **options)
-
-
-def spec_of(kind: str, part: object) -> dict[str, Any]:
-    """The spec from which `part` can be built again, as plain data.
-
-    Raises:
-        ValueError: its class is not registered, or an option is not plain data; the message says what to do.
-    """
-    spec = recorded_spec(part)
-    if spec is None:
-        cls = type(part)
-        raise ValueError(
-            f"the {kind} {cls.__module__}.{cls.__qualname__} has no name by which it could be built again. Register its class: "
-            f'put @{REGISTRIES[kind].group}.register("some-name") above it and make a new instance. '
-            "torch.save(vae.state_dict(), path) stores the weights alone."
-        )
-    return {option: _plain(kind, option, value) for option, value in spec.items()}
-
-
-def _plain(kind: str, option: str, value: Any) -> Any:
-    """`value` as JSON has it: the recorded options of a part may hold tuples, or registered objects such as schedules."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # "inf", which JSON has no number for
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(kind, option, v) for v in value]
-    if isinstance(value, Mapping):
-        return {str(k): _plain(kind, option, v) for k, v in value.items()}
-    nested = recorded_spec(value)
-    if nested is None:
-        raise ValueError(
-            f"the {kind}'s option {option!r} is a {type(value).__name__}, which a config cannot hold; "
-            "give it as numbers, strings, lists, mappings or a registered part"
-        )
-    return {k: _plain(kind, option, v) for k, v in nested.items()}
 
 
 def write_model(folder: str | os.PathLike[str], model: nn.Module, config: Spec) -> Path:
@@ -184,49 +112,6 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: object
         raise ValueError(f"the weights in {source} do not fit the model: {'; '.join(problems[:8])}{more}")
     for name, tensor in tensors.items():
         own[name].copy_(tensor)
-
-
-def writable_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder, made if need be, in which a file can be written.
-
-    Raises:
-        OSError: it cannot; said before a run rather than after it.
-    """
-    if not str(folder):
-        raise ValueError("the folder's name is empty; '.' is the current one")
-    path = Path(folder)
-    probe = path / f".write-test-{uuid.uuid4().hex}"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise type(error)(
-            error.errno, f"cannot write into the folder ({error.strerror}); choose another one", str(path)
-        ) from error
-    return path
-
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write a temporary file, force it to the disk and rename it, so that `file` is never half written."""
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except OSError as error:
-        earlier = "; the earlier file is still there" if file.exists() else ""
-        raise type(error)(error.errno, f"could not be written ({error.strerror or error}){earlier}", str(file)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # the rename itself reaches the disk with the folder's entry; Windows has no such call
-        descriptor = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
