@@ -13,8 +13,9 @@ from vaekit.ops.native import warn_when_missing
 from vaekit.posteriors import DiagonalGaussian, Posterior
 from vaekit.priors import Prior, StandardNormal
 from vaekit.registry import Registry, UnknownNameError
+from vaekit.saving import load
 from vaekit.training import Callback, EarlyStopping, FitState, History, NonFiniteLossError, fit
-from vaekit.vae import VAE, load
+from vaekit.vae import VAE
 
 __version__ = "0.1.0"
 

@@ -16,29 +16,81 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaekit import specs
 from vaekit.files import writable_folder, write_atomically
-from vaekit.specs import Spec
+from vaekit.registry import UnknownNameError
+from vaekit.vae import VAE
 
 FORMAT = 1
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 
 
-def write_model(folder: str | os.PathLike[str], model: nn.Module, config: Spec) -> Path:
+def save(vae: VAE, folder: str | os.PathLike[str]) -> Path:
     """Write `model.safetensors` and `config.json` into `folder`; a crash at any point leaves the old file or the new one.
 
     Returns:
         the folder.
 
     Raises:
+        ValueError: a part whose class is not registered.
         OSError: the folder cannot be made or written.
     """
     from safetensors.torch import save
 
+    text = json.dumps(config_of(vae), indent=2)
     folder = writable_folder(folder)
-    text = json.dumps(config, indent=2)
-    write_atomically(folder / WEIGHTS_FILE, save(_separate(model.state_dict()), metadata={"vaekit": text}))
+    write_atomically(folder / WEIGHTS_FILE, save(_separate(vae.state_dict()), metadata={"vaekit": text}))
     write_atomically(folder / CONFIG_FILE, (text + "\n").encode())
     return folder
+
+
+def config_of(vae: VAE) -> dict[str, Any]:
+    """Plain data from which `load` composes the model again; see `VAE.config`."""
+    from vaekit import __version__
+
+    dtypes = {str(p.dtype).removeprefix("torch.") for p in vae.parameters() if p.is_floating_point()}
+    if len(dtypes) > 1:
+        raise ValueError(f"the model's weights are of several dtypes, {', '.join(sorted(dtypes))}; vae.float() makes them one")
+    parts = {kind: part for kind in specs.REGISTRIES if (part := getattr(vae, kind)) is not None}
+    return {
+        "format": FORMAT,
+        "vaekit": __version__,
+        "dtype": str(next(vae.parameters()).dtype).removeprefix("torch."),
+        **{kind: specs.spec_of(kind, part) for kind, part in parts.items()},
+    }
+
+
+def load(path: str | os.PathLike[str]) -> VAE:
+    """The model that `VAE.save` wrote, on the CPU.
+
+    Args:
+        path: the folder, or the model.safetensors in it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a truncated, foreign or newer file, or weights that do not fit; the message says what differs.
+        UnknownNameError: a part that is not registered here; import the module that registers it first.
+
+    Example:
+        >>> import tempfile, vaekit
+        >>> vae = vaekit.create_vae(input_shape=(4,), latent_dim=2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = load(vae.save(folder))
+        >>> torch.equal(again.decode(torch.ones(1, 2)), vae.decode(torch.ones(1, 2)))
+        True
+    """
+    tensors, saved = read_model(path)
+    missing = [kind for kind in specs.REGISTRIES if kind not in saved and kind not in specs.OPTIONAL]
+    if missing:
+        raise ValueError(f"the config in {path} says nothing of: {', '.join(missing)}")
+    try:
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once
+            parts = {kind: specs.build_part(kind, saved[kind]) for kind in specs.REGISTRIES if kind in saved}
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error} If a module of yours registers it, import that before loading {path}.") from error
+    vae = VAE(**parts).to(getattr(torch, saved.get("dtype", "float32")))
+    load_weights(vae, tensors, path)
+    return vae
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

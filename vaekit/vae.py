@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit import saving, specs
+from vaekit import specs
 from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
 from vaekit.encoders.base import Encoder
@@ -25,7 +25,6 @@ from vaekit.ops import philox, reference
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal
-from vaekit.registry import UnknownNameError
 
 _EXAMPLES_AT_ONCE = 4096  # of whose statistics a mean is taken; those of classes are many times as large
 
@@ -310,22 +309,9 @@ class VAE(nn.Module):
         Raises:
             ValueError: a part whose class is not registered; the message says how to register it. Weights of several dtypes.
         """
-        from vaekit import __version__
+        from vaekit import saving
 
-        dtypes = {str(p.dtype).removeprefix("torch.") for p in self.parameters() if p.is_floating_point()}
-        if len(dtypes) > 1:
-            raise ValueError(
-                f"the model's weights are of several dtypes, {', '.join(sorted(dtypes))}; vae.float() makes them one"
-            )
-
-        own = {kind: part for kind in specs.REGISTRIES if (part := getattr(self, kind)) is not None}
-        parts = {kind: specs.spec_of(kind, part) for kind, part in own.items()}
-        return {
-            "format": saving.FORMAT,
-            "vaekit": __version__,
-            "dtype": str(self._weight().dtype).removeprefix("torch."),
-            **parts,
-        }
+        return saving.config_of(self)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write weights and config into `folder` (model.safetensors, and config.json to read); returns the folder.
@@ -334,7 +320,9 @@ class VAE(nn.Module):
             ValueError: a part whose class is not registered.
             OSError: the folder cannot be written.
         """
-        return saving.write_model(folder, self, self.config())
+        from vaekit import saving
+
+        return saving.save(self, folder)
 
     def _check_latents(self, kind: str, discrete: bool, part: nn.Module) -> None:
         """Refuse a prior or an objective for latents that are codes where the encoder's are not, and the other way round."""
@@ -400,36 +388,3 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def load(path: str | os.PathLike[str]) -> VAE:
-    """The model that `VAE.save` wrote, on the CPU.
-
-    Args:
-        path: the folder, or the model.safetensors in it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a truncated, foreign or newer file, or weights that do not fit; the message says what differs.
-        UnknownNameError: a part that is not registered here; import the module that registers it first.
-
-    Example:
-        >>> import tempfile, vaekit
-        >>> vae = vaekit.create_vae(input_shape=(4,), latent_dim=2)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     again = load(vae.save(folder))
-        >>> torch.equal(again.decode(torch.ones(1, 2)), vae.decode(torch.ones(1, 2)))
-        True
-    """
-    tensors, saved = saving.read_model(path)
-    missing = [kind for kind in specs.REGISTRIES if kind not in saved and kind not in specs.OPTIONAL]
-    if missing:
-        raise ValueError(f"the config in {path} says nothing of: {', '.join(missing)}")
-    try:
-        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once
-            parts = {kind: specs.build_part(kind, saved[kind]) for kind in specs.REGISTRIES if kind in saved}
-    except UnknownNameError as error:
-        raise UnknownNameError(f"{error} If a module of yours registers it, import that before loading {path}.") from error
-    vae = VAE(**parts).to(getattr(torch, saved.get("dtype", "float32")))
-    saving.load_weights(vae, tensors, path)
-    return vae
