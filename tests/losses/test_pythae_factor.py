@@ -1,6 +1,6 @@
 """FactorVAE against pythae's: the same weights, the same codes, the same losses and gradients.
 
-The first lines of tests/test_pythae.py say how, and that it is skipped where pythae is not installed. What is compared is its
+The first lines of test_pythae.py say how, and that it is skipped where pythae is not installed. What is compared is its
 `loss_function`, because its model splits each batch in two and permutes the second half. Its discriminator has two outputs; the
 softmax of them is our sigmoid where the second is 0, as here. Its discriminator's loss has a gradient for the encoder too, which
 is no part of the paper; the encoder is compared on the other loss.
@@ -10,7 +10,7 @@ import math
 
 import pytest
 import torch
-from test_pythae import ELEMENTS, HIDDEN, LATENTS, LIKELIHOODS, SHAPE, by_pythae_names, data, pythae
+from helpers.pythae_networks import ELEMENTS, HIDDEN, LATENTS, LIKELIHOODS, SHAPE, by_pythae_names, data, pythae
 from torch import nn
 from torch.testing import assert_close
 

@@ -1,6 +1,6 @@
 """Importance-weighted objectives against pythae's IWAE, MIWAE and CIWAE: the same weights, the same noise, the same gradients.
 
-The first lines of tests/test_pythae.py say how, and that it is skipped where pythae is not installed. Where they differ:
+The first lines of test_pythae.py say how, and that it is skipped where pythae is not installed. Where they differ:
 
 - pythae returns sum_k v_k log w_k with constant normalized weights v: its gradient is the bound's, but its value is not the bound
   log 1/K sum_k w_k: it is larger by the divergence of v from equal weights, 0 to log K, and so may lie above log p(x);
@@ -11,8 +11,8 @@ import math
 
 import pytest
 import torch
-from test_pythae import ELEMENTS, HIDDEN, LATENTS, LIKELIHOODS, SHAPE, by_pythae_names, data, pythae
-from test_pythae import their_noise as their_noise
+from helpers.pythae_networks import ELEMENTS, HIDDEN, LATENTS, LIKELIHOODS, SHAPE, by_pythae_names, data, pythae
+from helpers.pythae_networks import their_noise as their_noise
 from torch import nn
 from torch.testing import assert_close
 

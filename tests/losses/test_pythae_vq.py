@@ -1,6 +1,6 @@
 """The vector-quantised bottleneck against pythae's VQVAE: the same codes, gradients and moving averages from the same weights.
 
-The first lines of tests/test_pythae.py say how, and that it is skipped where pythae is not installed. Where they differ:
+The first lines of test_pythae.py say how, and that it is skipped where pythae is not installed. Where they differ:
 
 - pythae takes the mean of the squared distances over all latents of the batch, and the sum of the squared errors of x: its weight
   b is ours as b / L, with L latents in an example; its reconstruction is twice our Gaussian nll of sigma 1, without the constant;
@@ -16,7 +16,7 @@ import math
 
 import pytest
 import torch
-from test_pythae import pythae
+from helpers.pythae_networks import pythae
 from torch import nn
 from torch.testing import assert_close
 

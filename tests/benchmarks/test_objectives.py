@@ -12,7 +12,7 @@ import torch
 
 import vaekit
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 TINY_DIGITS = ["--every", "50", "--passes", "2", "--copies", "1", "--samples", "10", "--latent-dim", "3"]
 TINY_SHAPES = ["--size", "8", "--scales", "2", "--positions", "3", "--epochs", "1", "--width", "8", "--latent-dim", "2"]
 

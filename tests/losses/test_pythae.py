@@ -16,6 +16,8 @@ import math
 import mpmath
 import pytest
 import torch
+from helpers.pythae_networks import ELEMENTS, HIDDEN, LATENTS, LIKELIHOODS, ROWS, SHAPE, by_pythae_names, data, pythae
+from helpers.pythae_networks import their_noise as their_noise
 from mpmath import mpf
 from torch import nn
 from torch.testing import assert_close
@@ -25,11 +27,6 @@ from vaekit.evaluation import importance_weighted_bound
 from vaekit.evaluation.terms import evaluation_key
 from vaekit.ops import philox
 
-pythae = pytest.importorskip("pythae.models", reason="pythae is not installed: pip install pythae==0.1.2")
-
-SHAPE, ELEMENTS, LATENTS, ROWS = (1, 6, 5), 30, 3, 7
-HIDDEN = 512  # the one hidden layer of pythae's Encoder_VAE_MLP and Decoder_AE_MLP
-LIKELIHOODS = {"bce": "bernoulli", "mse": "gaussian"}
 CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.float64: {"rtol": 1e-11, "atol": 1e-11}}
 
 
@@ -56,38 +53,6 @@ def as_pythae(vae, reconstruction_loss, beta=None):
         for name, theirs in model.named_parameters():
             theirs.copy_(by_pythae_names(vae, lambda parameter: parameter.detach())[name])
     return model
-
-
-def by_pythae_names(vae, read):
-    """What `read` gives for each of vaekit's weights, under the names of pythae's: theirs for mu and logvar are apart."""
-    named = {}
-    for kind in ("weight", "bias"):
-        head = read(getattr(vae.encoder.head, kind))
-        named[f"encoder.layers.0.0.{kind}"] = read(getattr(vae.encoder.body[0], kind))
-        named[f"encoder.embedding.{kind}"], named[f"encoder.log_var.{kind}"] = head[:LATENTS], head[LATENTS:]
-        named[f"decoder.layers.0.0.{kind}"] = read(getattr(vae.decoder.body[0], kind))
-        named[f"decoder.layers.1.0.{kind}"] = read(getattr(vae.decoder.head, kind))
-    return named
-
-
-def data(reconstruction_loss, dtype=torch.float64, rows=ROWS):
-    x = torch.randn(rows, *SHAPE, dtype=dtype)
-    return x.sigmoid() if reconstruction_loss == "bce" else x
-
-
-@pytest.fixture
-def their_noise(monkeypatch):
-    """A list of tensors that pythae draws, one after the other, instead of noise of its own."""
-    noise = []
-
-    def randn_like(like):
-        eps = noise.pop(0)
-        assert (eps.shape, eps.dtype) == (like.shape, like.dtype)
-        return eps
-
-    monkeypatch.setattr(torch, "randn_like", randn_like)
-    yield noise
-    assert not noise, "pythae drew less often than the test supposes"
 
 
 def run_both(vae, model, x, their_noise):

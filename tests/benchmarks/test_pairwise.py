@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch.testing import assert_close
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
