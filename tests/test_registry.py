@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import copy
 import inspect
+import pickle
 import sys
+import threading
+import warnings
 from dataclasses import dataclass
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import vaekit
 from vaekit import Registry, UnknownNameError
-from vaekit.registry import recorded_spec
+from vaekit.registry import Part, recorded_spec
 
 GROUP = "vaekit_tests.shapes"
 
 
-class Shape:
+class Shape(Part):
     """Anything with a side."""
 
     side: float = 0.0
@@ -258,6 +262,80 @@ def test_changing_an_argument_afterwards_does_not_change_the_record(shapes):
     assert recorded_spec(polygon) == {"name": "square", "side": [1.0, 2.0]}
 
 
+def test_the_record_is_made_before_the_constructor_takes_its_arguments_apart(shapes):
+    @shapes.register("greedy")
+    class Greedy(Shape):
+        def __init__(self, options, sides=()):
+            self.first = options.pop("first")
+            options["second"]["third"] = 3
+            sides.clear()
+            del options, sides
+
+    part = Greedy({"first": 1, "second": {}}, [1.0, 2.0])
+    assert recorded_spec(part) == {"name": "greedy", "options": {"first": 1, "second": {}}, "sides": [1.0, 2.0]}
+    assert remade(shapes, part).first == 1
+
+
+def test_a_part_that_failed_to_construct_says_so_in_its_own_words(shapes):
+    with pytest.raises(TypeError, match=r"Square\.__init__\(\) got an unexpected keyword argument 'sides'"):
+        type(shapes.create("square"))(sides=3)
+
+
+def test_a_part_made_before_its_class_was_registered_has_a_spec_too():
+    class Late(Shape):
+        def __init__(self, side):
+            pass
+
+    part = Late(2.0)
+    assert recorded_spec(part) is None
+    Registry("shape", GROUP).register("late")(Late)
+    assert recorded_spec(part) == {"name": "late", "side": 2.0}
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda part: pickle.loads(pickle.dumps(part))])
+@pytest.mark.parametrize(
+    "part",
+    [lambda: vaekit.losses.create("elbo", beta=4.0), lambda: vaekit.encoders.create("mlp", input_shape=(3,), latent_dim=2)],
+)
+def test_copies_of_modules_keep_the_record(copied, part):
+    expected = recorded_spec(part())
+    assert expected is not None
+    assert recorded_spec(copied(part())) == expected
+
+
+# One way from a spec to a part
+
+
+def test_a_name_a_mapping_and_an_object_become_a_part(shapes):
+    square = shapes.create("square", side=2.0)
+    assert shapes.build(square) is square
+    assert recorded_spec(shapes.build("square")) == {"name": "square"}
+    spec = {"name": "square", "side": 3.0}
+    assert recorded_spec(shapes.build(spec)) == spec
+    assert spec == {"name": "square", "side": 3.0}
+
+
+def test_what_a_part_is_offered_it_gets_where_it_takes_it_and_the_spec_is_silent(shapes):
+    offers = {"side": 5.0, "width": 1, "height": 2}
+    assert recorded_spec(shapes.build("square", offers)) == {"name": "square", "side": 5.0}
+    assert recorded_spec(shapes.build({"name": "square", "side": 3.0}, offers)) == {"name": "square", "side": 3.0}
+    assert recorded_spec(shapes.build("rectangle", offers)) == {"name": "rectangle", "width": 1, "height": 2}
+
+
+@pytest.mark.parametrize("spec", [None, 3, {}, {"side": 1.0}, {"name": 3}, ["square"], Shape, torch.nn.Linear(1, 1)])
+def test_what_describes_no_part_is_refused_with_what_would(shapes, spec):
+    with pytest.raises(TypeError, match=r"shape .*\.Shape") as caught:
+        shapes.build(spec)
+    assert repr(spec) in str(caught.value)
+
+
+def test_options_of_a_spec_are_checked_like_those_of_create(shapes):
+    with pytest.raises(TypeError, match="'sides'"):
+        shapes.build({"name": "square", "sides": 1.0})
+    with pytest.raises(UnknownNameError, match="'sqare'"):
+        shapes.build("sqare")
+
+
 def test_a_copy_keeps_the_record(shapes):
     assert recorded_spec(copy.deepcopy(shapes.create("square", side=2.0))) == {"name": "square", "side": 2.0}
 
@@ -300,7 +378,7 @@ def test_a_frozen_dataclass_can_be_a_part(shapes):
 
 def test_a_class_with_slots_can_be_a_part_even_where_nothing_can_be_recorded():
     @Registry("shape", GROUP).register("slotted")
-    class Slotted:
+    class Slotted(Part):
         __slots__ = ("side",)
 
         def __init__(self, side):
@@ -393,3 +471,53 @@ def test_a_plugin_that_announces_a_taken_name_is_reported_and_does_not_replace_i
     with pytest.warns(RuntimeWarning, match="shape_rival"):
         assert shapes.names() == ["rectangle", "square"]
     assert type(shapes.create("square")) is owner
+
+
+def test_a_look_up_imports_the_plugin_of_that_name_alone(announce, shapes):
+    announce("shape_circle", CIRCLE, {"circle": "Circle"})
+    announce("shape_oval", CIRCLE, {"oval": "Circle"})
+    shapes.create("circle")
+    assert "shape_oval" not in sys.modules
+    assert "oval" in shapes.names()
+
+
+def test_a_plugin_that_exits_is_reported_like_one_that_raises(announce, shapes):
+    announce("shape_exit", "raise SystemExit('no licence')", {"exit": "Circle"})
+    with pytest.warns(RuntimeWarning, match="SystemExit: no licence"):
+        assert shapes.names() == ["rectangle", "square"]
+
+
+@pytest.mark.parametrize(
+    "line", ["circle", "= shape_circle:Circle", "circle = :::", "circle = shape circle : Circle", "[", "\x00"]
+)
+def test_malformed_entry_points_take_nothing_down(announce, shapes, tmp_path, line):
+    announce("shape_oval", CIRCLE, {"oval": "Circle"})
+    announce("shape_circle", CIRCLE, {})
+    (tmp_path / "shape_circle-0.1.dist-info" / "entry_points.txt").write_text(f"[{GROUP}]\n{line}\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert {"oval", "rectangle", "square"} <= set(shapes.names())
+
+
+def test_a_second_thread_waits_for_a_plugin_that_is_being_imported(announce, shapes, monkeypatch):
+    importing, go_on, found = threading.Event(), threading.Event(), []
+    monkeypatch.setattr(sys.modules[__name__], "pause", lambda: (importing.set(), go_on.wait(30)), raising=False)
+    announce("shape_slow", f"from {__name__} import pause\npause()\n{CIRCLE}", {"slow": "Circle"})
+    threads = [threading.Thread(target=lambda: found.append(shapes.create("slow").radius)) for _ in range(2)]
+    threads[0].start()
+    assert importing.wait(30)
+    threads[1].start()
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+    assert found == [1.0, 1.0]
+
+
+def test_a_plugin_may_look_something_up_while_it_is_imported(announce, shapes, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "shapes_under_test", shapes, raising=False)
+    announce(
+        "shape_asks", f"from {__name__} import shapes_under_test\nNAMES = shapes_under_test.names()\n{CIRCLE}", {"asks": "Circle"}
+    )
+    announce("shape_circle", CIRCLE, {"circle": "Circle"})
+    assert shapes.names() == ["asks", "circle", "rectangle", "square"]
+    assert sys.modules["shape_asks"].NAMES == ["circle", "rectangle", "square"]

@@ -1,22 +1,27 @@
-"""A named collection of interchangeable parts: register, create, names, describe.
+"""A named collection of interchangeable parts: register, create, build, names, describe.
 
-A part is a class (or, for presets, a function) under a name. Third-party packages add parts through the entry-point
-group named after the registry, `vaekit.encoders` for example; they are imported on the first look-up that misses and
-whenever names are listed, so that `import vaekit` stays fast. What a registered class was constructed with is recorded on
+A part is a class that extends `Part` (or, for presets, a function) under a name. What a part was constructed with is recorded on
 the instance, however it was constructed, so that a model composed by hand can be written down and made again.
+
+Third-party packages add parts through the entry-point group named after the registry, `vaekit.encoders` for example. A look-up
+that misses imports the plugin of that name, and the others only if there is none; listing names imports all of them. So
+`import vaekit` stays fast, and a plugin that hangs holds up only those who ask for it.
 """
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
-import functools
 import importlib.metadata
 import inspect
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,6 +32,31 @@ class UnknownNameError(KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError itself would print the repr, with quotes and escaped newlines
+
+
+class Part:
+    """What a registry's classes extend: an instance remembers the arguments that it was constructed with.
+
+    They are recorded before the constructor runs, so that a constructor may take its arguments apart. Mappings and sequences are
+    copied; other objects are kept as they are. A class with `__slots__` and no `__dict__` has no room for a record.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        part = super().__new__(cls)
+        if hasattr(part, "__dict__"):
+            try:
+                arguments = inspect.signature(cls.__init__).bind(part, *args, **kwargs)
+            except TypeError:  # the constructor says what is wrong; and copies are made without arguments, and get the record
+                return part
+            _, *parameters = arguments.signature.parameters.values()
+            given = {p.name: arguments.arguments[p.name] for p in parameters if p.name in arguments.arguments}
+            for parameter in parameters:
+                if parameter.kind is parameter.VAR_KEYWORD:
+                    given.update(given.pop(parameter.name, {}))
+            vars(part)["_constructed_with"] = _snapshot(given)
+        return part
 
 
 @dataclass(frozen=True)
@@ -63,12 +93,12 @@ class Registry(Generic[T]):
     Args:
         kind: what one part is called in messages, "encoder".
         group: the entry-point group in which other packages announce theirs, "vaekit.encoders".
-        base: the class that every registered class has to extend; None where parts are functions.
+        base: the class, itself a `Part`, that every registered class has to extend; None where parts are functions.
 
     Example:
-        >>> shapes = Registry("shape", "example.shapes")
+        >>> shapes = Registry("shape", "example.shapes", Part)
         >>> @shapes.register("square")
-        ... class Square:
+        ... class Square(Part):
         ...     "A square."
         ...     def __init__(self, side=1.0):
         ...         self.side = side
@@ -84,7 +114,8 @@ class Registry(Generic[T]):
         self.kind, self.group, self.base = kind, group, base
         self._parts: dict[str, Callable[..., T]] = {}
         self._failures: dict[str, str] = {}
-        self._plugins_loaded = False
+        self._loading = threading.RLock()  # another thread waits; a plugin that looks something up while it is imported does not
+        self._pending: dict[str, importlib.metadata.EntryPoint] | None = None  # not imported yet; None: not looked for yet
 
     def register(self, name: str) -> Callable[[F], F]:
         """A decorator that enters a class or function under `name`.
@@ -107,14 +138,14 @@ class Registry(Generic[T]):
                     f"{self.kind} {name!r} has to be a class that extends {self.base.__module__}.{self.base.__qualname__}, "
                     f"not {part!r}"
                 )
-            for option in inspect.signature(part).parameters.values():
+            for option in _parameters(part).values():
                 if option.name == "name" or option.kind in (option.POSITIONAL_ONLY, option.VAR_POSITIONAL):
                     raise TypeError(
                         f"{self.kind} {name!r} has the parameter {str(option)!r}, which a spec cannot hold: options are given by "
                         "name, and 'name' itself is the part's"
                     )
             if isinstance(part, type):
-                _record_construction(part, name)
+                part._registered_name = name  # type: ignore[attr-defined]
             self._parts[name] = part
             return part
 
@@ -130,6 +161,36 @@ class Registry(Generic[T]):
         factory = self._find(name)
         self._check_options(name, factory, options)
         return factory(**options)
+
+    def build(self, spec: str | Mapping[str, Any] | T, offers: Mapping[str, Any] | None = None) -> T:
+        """The part that a name, {"name": ..., option: ...}, or an object describes.
+
+        Args:
+            spec: an object is given back as it is.
+            offers: options that the part gets if it takes them and the spec does not set them.
+
+        Raises:
+            TypeError: something else, an object of another kind or a mapping without a name for example; as `create`.
+            UnknownNameError: as `create`.
+
+        Example:
+            >>> import vaekit
+            >>> vaekit.losses.registry.build({"name": "elbo", "beta": 4.0}, offers={"latent_shape": (2,)}).beta(0)
+            4.0
+        """
+        if self.base is not None and isinstance(spec, self.base):
+            return spec  # type: ignore[return-value]  # an instance of the base is a T
+        options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            objects = "" if self.base is None else f" or a {self.group}.{self.base.__name__}"
+            example = self.names()[0] if self.names() else "..."
+            raise TypeError(
+                f'{self.kind} has to be a name, {{"name": ..., option: ...}}{objects}, "{example}" for example; got {spec!r}'
+                + (f', which has no "name"; there are: {", ".join(self.names())}' if isinstance(spec, Mapping) else "")
+            )
+        taken = {option: value for option, value in (offers or {}).items() if self.takes(name, option)}
+        return self.create(name, **{**taken, **options})
 
     def names(self, pattern: str = "*") -> list[str]:
         """All names that match the shell pattern, sorted."""
@@ -149,7 +210,7 @@ class Registry(Generic[T]):
 
     def _find(self, name: str) -> Callable[..., T]:
         if name not in self._parts:
-            self._load_plugins()
+            self._load_plugins(name)
         if name in self._parts:
             return self._parts[name]
         lowered = {part.lower(): part for part in self._parts}
@@ -177,53 +238,67 @@ class Registry(Generic[T]):
         if missing:
             raise TypeError(f"{self.kind} {name!r} needs the option {' and '.join(repr(m) for m in missing)}")
 
-    def _load_plugins(self) -> None:
-        if self._plugins_loaded:
-            return
-        self._plugins_loaded = True
-        for entry in importlib.metadata.entry_points(group=self.group):
-            try:
-                part = entry.load()
-                if self._parts.get(entry.name) is not part and not inspect.ismodule(part):
-                    self.register(entry.name)(part)  # unless importing it has run its own @register
-            except Exception as error:  # a broken plugin is reported and must not take the library down
-                self._failures[entry.name] = f"{type(error).__name__}: {error}"
-                warnings.warn(
-                    f"the {self.kind} plugin {entry.name!r} ({entry.value}) could not be loaded: {type(error).__name__}: {error}",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
+    def _load_plugins(self, name: str | None = None) -> None:
+        """Import the plugin that announces `name`; if there is none, or without a name, all that have not been imported."""
+        with self._loading:
+            if self._pending is None:
+                self._pending = {}
+                self._pending = {entry.name: entry for entry in _entry_points(self.group)}
+            wanted = [name] if name in self._pending else list(self._pending)
+            for announced in wanted:
+                if (entry := self._pending.pop(announced, None)) is not None:  # unless another one's import has asked for it
+                    self._load(entry)
+
+    def _load(self, entry: importlib.metadata.EntryPoint) -> None:
+        try:
+            part = entry.load()
+            if self._parts.get(entry.name) is not part and not inspect.ismodule(part):
+                self.register(entry.name)(part)  # unless importing it has run its own @register
+        except (Exception, SystemExit) as error:  # a broken plugin is reported and must not take the library down
+            self._failures[entry.name] = f"{type(error).__name__}: {error}"
+            warnings.warn(
+                f"the {self.kind} plugin {entry.name!r} ({entry.value}) could not be loaded: {type(error).__name__}: {error}",
+                RuntimeWarning,
+                stacklevel=5,
+            )
 
 
 def recorded_spec(part: object) -> dict[str, Any] | None:
-    """The name and options from which `part` was constructed; None if its class is in no registry."""
-    spec: dict[str, Any] | None = vars(part).get("_vaekit_spec") if hasattr(part, "__dict__") else None
-    return None if spec is None else dict(spec)
+    """The name and options from which `part` was constructed; None if its class is in no registry.
+
+    A subclass of a registered class is another class, to be registered under a name of its own.
+    """
+    name = vars(type(part)).get("_registered_name")
+    given = getattr(part, "__dict__", {}).get("_constructed_with")
+    return None if name is None or given is None else {"name": name, **given}
 
 
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(factory).parameters)
+    """The options of a function, or of the constructor of a class."""
+    if not isinstance(factory, type) or not issubclass(factory, Part):
+        return dict(inspect.signature(factory).parameters)
+    if factory.__init__ is object.__init__:
+        return {}
+    return dict(list(inspect.signature(factory.__init__).parameters.items())[1:])
 
 
-def _record_construction(cls: type, name: str) -> None:
-    """Make instances of `cls` remember the arguments they were constructed with."""
-    construct = cls.__init__  # type: ignore[misc]
-    signature = inspect.signature(cls)  # without self; empty where the class has no __init__ of its own
-
-    @functools.wraps(construct)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        construct(self, *args, **kwargs)
-        # A subclass is a class of its own, to be registered under its own name; an instance with __slots__ holds no record.
-        if type(self) is cls and hasattr(self, "__dict__"):
-            given = dict(signature.bind(*args, **kwargs).arguments)
-            for parameter in signature.parameters.values():
-                if parameter.kind is parameter.VAR_KEYWORD:
-                    given.update(given.pop(parameter.name, {}))
-            vars(self)["_vaekit_spec"] = {"name": name, **_snapshot(given)}
-
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    vars(__init__)["__signature__"] = signature.replace(parameters=[own, *signature.parameters.values()])
-    cls.__init__ = __init__  # type: ignore[misc]
+def _entry_points(group: str) -> list[importlib.metadata.EntryPoint]:
+    """The entry points of a group; a distribution with malformed metadata announces nothing."""
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    for distribution in importlib.metadata.distributions():
+        try:
+            entries = distribution.entry_points.select(group=group)
+        except Exception as error:  # any text can stand in the file
+            warnings.warn(
+                f"the entry points of {distribution.metadata['Name']!r} cannot be read ({type(error).__name__}: {error}); "
+                "its plugins are left out",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+            continue
+        for entry in entries:
+            found.setdefault(entry.name, entry)  # the first on the path wins, as in an import
+    return list(found.values())
 
 
 def _snapshot(value: Any) -> Any:

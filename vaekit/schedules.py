@@ -13,11 +13,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from vaekit.checks import checked_size
-from vaekit.registry import Registry
+from vaekit.checks import checked_number, checked_size, is_number
+from vaekit.registry import Part, Registry
 
 
-class Schedule(ABC):
+class Schedule(Part, ABC):
     """A weight that changes with the step."""
 
     @abstractmethod
@@ -39,7 +39,7 @@ class Constant(Schedule):
     """
 
     def __init__(self, value: float = 1.0) -> None:
-        self.value = _finite("value", value)
+        self.value = checked_number("value", value)
 
     def __call__(self, step: int | None) -> float:
         return self.value
@@ -60,7 +60,11 @@ class Linear(Schedule):
     """
 
     def __init__(self, steps: int, start: float = 0.0, end: float = 1.0) -> None:
-        self.steps, self.start, self.end = checked_size("steps", steps), _finite("start", start), _finite("end", end)
+        self.steps, self.start, self.end = (
+            checked_size("steps", steps),
+            checked_number("start", start),
+            checked_number("end", end),
+        )
 
     def __call__(self, step: int | None) -> float:
         return _between(self.start, self.end, 1.0 if step is None else step / self.steps)
@@ -81,7 +85,11 @@ class Cosine(Schedule):
     """
 
     def __init__(self, steps: int, start: float = 0.0, end: float = 1.0) -> None:
-        self.steps, self.start, self.end = checked_size("steps", steps), _finite("start", start), _finite("end", end)
+        self.steps, self.start, self.end = (
+            checked_size("steps", steps),
+            checked_number("start", start),
+            checked_number("end", end),
+        )
 
     def __call__(self, step: int | None) -> float:
         fraction = 1.0 if step is None else min(step / self.steps, 1.0)
@@ -105,9 +113,13 @@ class Sigmoid(Schedule):
     """
 
     def __init__(self, steps: int, start: float = 0.0, end: float = 1.0, steepness: float = 10.0) -> None:
-        if _finite("steepness", steepness) <= 0.0:
+        if checked_number("steepness", steepness) <= 0.0:
             raise ValueError(f"steepness has to be positive, got {steepness}")
-        self.steps, self.start, self.end = checked_size("steps", steps), _finite("start", start), _finite("end", end)
+        self.steps, self.start, self.end = (
+            checked_size("steps", steps),
+            checked_number("start", start),
+            checked_number("end", end),
+        )
         self.steepness = float(steepness)
 
     def __call__(self, step: int | None) -> float:
@@ -132,10 +144,10 @@ class Cyclic(Schedule):
     """
 
     def __init__(self, period: int, cycles: int = 4, ramp: float = 0.5, start: float = 0.0, end: float = 1.0) -> None:
-        if not 0.0 < _finite("ramp", ramp) <= 1.0:
+        if not 0.0 < checked_number("ramp", ramp) <= 1.0:
             raise ValueError(f"ramp, the rising part of a period, has to be in (0, 1], got {ramp}")
         self.period, self.cycles = checked_size("period", period), checked_size("cycles", cycles)
-        self.ramp, self.start, self.end = ramp, _finite("start", start), _finite("end", end)
+        self.ramp, self.start, self.end = ramp, checked_number("start", start), checked_number("end", end)
 
     def __call__(self, step: int | None) -> float:
         if step is None or step >= self.period * self.cycles:
@@ -153,14 +165,9 @@ def as_schedule(weight: float | Schedule | Mapping[str, Any]) -> Schedule:
         >>> as_schedule({"name": "linear", "steps": 10})(5)
         0.5
     """
-    if isinstance(weight, Schedule):
-        return weight
-    if isinstance(weight, Mapping):
-        options = dict(weight)
-        if not isinstance(options.get("name"), str):
-            raise TypeError(f'a schedule written as a mapping needs a "name", got {dict(weight)!r}; there are: {names()}')
-        return create(options.pop("name"), **options)
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+    if isinstance(weight, (Schedule, Mapping)):
+        return registry.build(weight)
+    if not is_number(weight):
         raise TypeError(f'a weight has to be a number, a Schedule or {{"name": ..., option: ...}}, got {weight!r}')
     return Constant(float(weight))
 
@@ -182,11 +189,3 @@ def checked_schedule(
 def _between(start: float, end: float, fraction: float) -> float:
     fraction = min(fraction, 1.0)
     return start * (1.0 - fraction) + end * fraction
-
-
-def _finite(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} has to be a number, got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} has to be a finite number, got {value}")
-    return float(value)

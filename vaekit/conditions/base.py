@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit.registry import Registry
+from vaekit.registry import Part, Registry
 
 
-class Condition(nn.Module, ABC):
+class Condition(Part, nn.Module, ABC):
     """c in q(z | x, c) and p(x | z, c): from what a person gives to what the encoder and the decoder get, [B, dim].
 
     The prior does not depend on it: p(z | c) = p(z).

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from vaekit.checks import checked_size, checked_sizes
 from vaekit.layers import Network
-from vaekit.registry import Registry
+from vaekit.registry import Part, Registry
 
 
-class Decoder(Network, ABC):
+class Decoder(Part, Network, ABC):
     """The network of p(x | z), or p(x | z, c): from latents [B, *latent_shape] to natural parameters [B, P, *output_shape].
 
     A class of one's own becomes conditional by taking the option condition_dim, which it hands on to `super().__init__`, and the

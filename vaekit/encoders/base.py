@@ -15,10 +15,10 @@ from vaekit.layers import Network, glorot
 from vaekit.ops import reference
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.family import DiagonalGaussianFamily, Family, make_family
-from vaekit.registry import Registry
+from vaekit.registry import Part, Registry
 
 
-class Encoder(Network, ABC):
+class Encoder(Part, Network, ABC):
     """q(z | x), or q(z | x, c): a module from a batch [B, *input_shape] to a `Posterior` over latents [B, *latent_shape].
 
     An encoder makes its last layer by `make_head`, which knows how many numbers a posterior takes, and hands what that gives to

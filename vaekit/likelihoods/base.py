@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vaekit.checks import checked_sizes
 from vaekit.ops import reference
-from vaekit.registry import Registry
+from vaekit.registry import Part, Registry
 
 COUNTS_REMEDY = (
     "Counts have to be given as they are, in integers of more than 8 bits or in floats: uint8 is read as grey levels and divided "
@@ -36,7 +36,7 @@ def log_counts(x: Tensor) -> Tensor:
     return torch.log1p(x).unsqueeze(1)
 
 
-class Likelihood(nn.Module, ABC):
+class Likelihood(Part, nn.Module, ABC):
     """p(x | z) with P unconstrained parameters for each element of x.
 
     A likelihood of one's own gives `element_nll`, `mean` and `sample`; one whose elements are not independent gives `nll` instead

@@ -229,9 +229,8 @@ def _specs_by_name(columns: object) -> dict[str, Mapping[str, Any]]:
 
 def _created(column: str, spec: Mapping[str, Any], missing: str) -> Likelihood:
     """The likelihood of one column; a mistake in it names the column."""
-    options = {**({} if missing == "refuse" else {"missing": missing}), **spec}
     try:
-        likelihood = registry.create(options.pop("name"), **options)
+        likelihood = registry.build({**({} if missing == "refuse" else {"missing": missing}), **spec})
     except (UnknownNameError, TypeError, ValueError) as error:
         raise type(error)(f"column {column!r}: {error}") from error
     if isinstance(likelihood, Columns):

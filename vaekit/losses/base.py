@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vaekit.likelihoods.base import Likelihood
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
-from vaekit.registry import Registry
+from vaekit.registry import Part, Registry
 
 
 class Batch(NamedTuple):
@@ -85,7 +85,7 @@ class LatentVariableModel(Protocol):
     def natural_parameters(self, z: Tensor, condition: Tensor | None = None) -> Tensor: ...
 
 
-class Loss(nn.Module, ABC):
+class Loss(Part, nn.Module, ABC):
     """An objective, called as loss(model, batch, context).
 
     An objective with an option `latent_shape` or `input_shape` (what the encoder reads) gets it from `vaekit.create_vae`. One

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from vaekit.checks import checked_sizes
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
-from vaekit.registry import Registry
+from vaekit.registry import Part, Registry
 
 
-class Family(nn.Module, ABC):
+class Family(Part, nn.Module, ABC):
     """A variational family: of its posteriors, an encoder's last layer picks one for each example.
 
     That layer gives, for each of the D entries of the latents' first axis, a mean and (unless `has_logvar` is False) a log
@@ -101,18 +101,7 @@ def make_family(posterior: str | Mapping[str, Any] | Family, latent_shape: tuple
         ValueError: an object made for latents of another shape.
         UnknownNameError: a name that is not registered.
     """
-    if isinstance(posterior, str):
-        posterior = {"name": posterior}
-    if isinstance(posterior, Mapping):
-        options = {"latent_shape": latent_shape, **posterior}
-        name = options.pop("name", None)
-        if not isinstance(name, str):
-            raise TypeError(f'the spec of a posterior needs a "name", one of {", ".join(registry.names())}; got {posterior!r}')
-        posterior = registry.create(name, **options)
-    if not isinstance(posterior, Family):
-        raise TypeError(
-            f'posterior has to be a name, {{"name": ..., option: ...}} or a vaekit.posteriors.Family, got {posterior!r}'
-        )
+    posterior = registry.build(posterior, {"latent_shape": latent_shape})
     if posterior.latent_shape != latent_shape:
         raise ValueError(
             f"{type(posterior).__name__} is made for latents of the shape {posterior.latent_shape}, "

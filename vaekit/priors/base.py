@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vaekit.registry import Registry
+from vaekit.registry import Part, Registry
 
 
-class Prior(nn.Module, ABC):
+class Prior(Part, nn.Module, ABC):
     """p(z) over latents of shape [*S].
 
     A prior with an option `latent_shape` or `input_shape` (what the encoder reads) gets it from `vaekit.create_vae`.
