@@ -20,7 +20,7 @@ MODULES = ["vaekit", *(m.name for m in pkgutil.walk_packages(vaekit.__path__, "v
 # From the bottom up; a room imports from its own floor and those below.
 FLOORS = [
     {"registry", "checks", "files"},
-    {"ops", "layers", "schedules"},
+    {"data", "ops", "layers", "schedules"},
     {"residual"},
     {"priors"},
     {"posteriors"},
@@ -29,7 +29,8 @@ FLOORS = [
     {"specs"},
     {"vae", "saving"},  # VAE.save is short for saving.save
     {"presets", "compose"},
-    {"data", "evaluation", "training", "plots"},
+    {"inputs"},
+    {"evaluation", "training", "plots"},
     {"cli", "__main__"},
 ]
 

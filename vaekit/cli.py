@@ -33,7 +33,7 @@ from vaekit import (
     schedules,
     specs,
 )
-from vaekit.data.batches import check_examples
+from vaekit.inputs import check_examples
 from vaekit.priors import LearnedGaussian, StandardNormal
 from vaekit.registry import Registry
 from vaekit.training import History

@@ -1,4 +1,4 @@
-"""Batches of whole examples and of loaders, and the checks before training."""
+"""Batches of whole examples and of loaders."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import vaekit
-from vaekit.data import Batches, Examples, MappedArray
-from vaekit.data import batches as module
-from vaekit.data.batches import check_examples, check_values
-from vaekit.losses import Batch
+from vaekit.data import Batch, Examples, MappedArray, Stream, Whole, as_batches, share
 
 sizes = st.tuples(st.integers(1, 20), st.integers(1, 25))  # examples, batch_size: also more than there are
 
@@ -30,7 +27,7 @@ def test_every_example_comes_exactly_once_in_the_order_asked_for(size, shuffled,
     count, batch_size = size
     data = Examples(MappedArray(np.arange(float(count))[:, None])) if is_mapped else whole(count)
     order = random.sample(range(count), count) if shuffled else list(range(count))
-    batches = list(Batches(data, batch_size).in_order(torch.tensor(order) if shuffled else None))
+    batches = list(as_batches(data, batch_size).in_order(torch.tensor(order) if shuffled else None))
     assert torch.cat([b.x for b in batches])[:, 0].tolist() == order
     assert torch.cat([b.index for b in batches]).tolist() == order
 
@@ -38,14 +35,14 @@ def test_every_example_comes_exactly_once_in_the_order_asked_for(size, shuffled,
 @given(sizes)
 def test_all_batches_are_full_but_the_last(size):
     count, batch_size = size
-    batches = Batches(whole(count), batch_size)
+    batches = as_batches(whole(count), batch_size)
     lengths = [len(b.x) for b in batches]
     assert lengths == [min(batch_size, count - start) for start in range(0, count, batch_size)]
     assert (batches.size, len(lengths)) == (count, math.ceil(count / batch_size))
 
 
 def test_batches_can_be_gone_through_again():
-    batches = Batches(whole(5), 2)
+    batches = as_batches(whole(5), 2)
     assert [b.x.tolist() for b in batches] == [b.x.tolist() for b in batches]
 
 
@@ -55,10 +52,69 @@ def test_batches_can_be_gone_through_again():
     ids=["tensor", "array", "pair"],
 )
 def test_tensors_arrays_and_pairs_are_whole_examples(data):
-    batches = Batches(data, 2)
-    assert len(batches.examples) == 3
+    batches = as_batches(data, 2)
+    assert isinstance(batches, Whole)
+    assert (len(batches.examples), batches.size) == (3, 3)
     assert [b.x.tolist() for b in batches] == [[[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0]]]
 
+
+# Of several processes, and from the middle on
+
+counts = st.integers(1, 20)
+worlds = st.integers(1, 6)
+
+
+@given(st.integers(0, 20), worlds)
+def test_shares_are_the_whole_in_order_and_differ_by_at_most_one_row(count, world):
+    rows = [list(range(count))[share(count, rank, world)] for rank in range(world)]
+    assert [row for part in rows for row in part] == list(range(count))
+    lengths = [len(part) for part in rows]
+    assert lengths == sorted(lengths, reverse=True)
+    assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize(("rank", "world"), [(2, 2), (-1, 2), (0, 0)])
+def test_a_rank_that_there_is_not_is_refused(rank, world):
+    with pytest.raises(ValueError, match=f"got {rank}"):
+        share(5, rank, world)
+    with pytest.raises(ValueError, match=f"got {rank}"):
+        as_batches(whole(5), 2).in_order(None, rank=rank, world=world)
+
+
+@given(sizes, worlds, st.booleans(), st.booleans(), st.randoms(use_true_random=False))
+def test_the_ranks_shares_together_are_the_global_batches(size, world, shuffled, is_mapped, random):
+    count, batch_size = size
+    x = np.arange(float(count))[:, None]
+    examples = Examples(MappedArray(x) if is_mapped else torch.from_numpy(x), torch.arange(count) + 100)
+    batches = Whole(examples, batch_size, conditional=True)
+    order = torch.tensor(random.sample(range(count), count)) if shuffled else None
+    of_ranks = [list(batches.in_order(order, rank=rank, world=world)) for rank in range(world)]
+    for batch, *parts in zip(batches.in_order(order), *of_ranks, strict=True):
+        for name in ("x", "condition", "index"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
+
+
+@given(sizes, worlds, st.booleans(), st.data())
+def test_from_batch_k_on_come_the_last_batches(size, world, shuffled, data):
+    count, batch_size = size
+    batches, rank = as_batches(whole(count), batch_size), data.draw(st.integers(0, world - 1))
+    order = torch.tensor(data.draw(st.permutations(range(count)))) if shuffled else None
+    everything = [b.index.tolist() for b in batches.in_order(order, rank=rank, world=world)]
+    start = data.draw(st.integers(0, len(everything) + 1))
+    assert [b.index.tolist() for b in batches.in_order(order, start, rank, world)] == everything[start:]
+
+
+def test_an_order_of_other_examples_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(5,\).*got \(4,\)"):
+        as_batches(whole(5), 2).in_order(torch.arange(4))
+
+
+def test_examples_keep_their_numbers():
+    batches = as_batches(Examples(torch.zeros(3, 1), rows=torch.tensor([7, 1, 4])), 2)
+    assert batches.numbers(torch.tensor([2, 0])).tolist() == [4, 7]
+
+
+# Streams
 
 ITEMS = {
     "x": lambda x: x,
@@ -72,29 +128,30 @@ ITEMS = {
 @pytest.mark.parametrize("item", ITEMS.values(), ids=ITEMS)
 def test_a_loader_is_taken_as_it_is(item):
     xs = [torch.rand(2, 3), torch.rand(2, 3), torch.rand(1, 3)]
-    batches = Batches([item(x) for x in xs], 64)
+    batches = as_batches([item(x) for x in xs], 64)
     found = list(batches)
     assert all(b.x is x for b, x in zip(found, xs, strict=True))
     assert all(b.index is None for b in found)
-    assert (batches.examples, batches.size) == (None, None)
+    assert isinstance(batches, Stream)
+    assert batches.size is None
 
 
 def test_a_loader_of_torch_keeps_its_batch_size_and_says_how_many_examples_it_has():
-    batches = Batches(DataLoader(TensorDataset(torch.arange(5.0)[:, None], torch.zeros(5)), batch_size=2), 64)
+    batches = as_batches(DataLoader(TensorDataset(torch.arange(5.0)[:, None], torch.zeros(5)), batch_size=2), 64)
     assert [b.x.flatten().tolist() for b in batches] == [[0.0, 1.0], [2.0, 3.0], [4.0]]
     assert batches.size == 5
 
 
-class Stream(IterableDataset):
+class Numbers(IterableDataset):
     def __iter__(self):
         return iter(torch.arange(5.0)[:, None])
 
 
 def test_a_stream_has_no_size_and_still_gives_its_batches():
-    batches = Batches(DataLoader(Stream(), batch_size=2), 64)
+    batches = as_batches(DataLoader(Numbers(), batch_size=2), 64)
     assert batches.size is None
     assert [len(b.x) for b in batches] == [2, 2, 1]
-    assert [len(b.x) for b in Batches((torch.zeros(n, 1) for n in (3, 1)), 64)] == [3, 1]
+    assert [len(b.x) for b in as_batches((torch.zeros(n, 1) for n in (3, 1)), 64)] == [3, 1]
 
 
 @pytest.mark.parametrize(
@@ -104,101 +161,53 @@ def test_a_stream_has_no_size_and_still_gives_its_batches():
 )
 def test_an_empty_dataset_is_refused(data):
     with pytest.raises(ValueError, match="the dataset is empty"):
-        Batches(data, 2)
+        as_batches(data, 2)
 
 
 @pytest.mark.parametrize("item", [{"image": torch.zeros(2, 3), "label": torch.zeros(2)}, "text", None, (3, 4), ()])
 def test_a_batch_that_is_no_tensor_is_refused_with_what_it_should_be(item):
     with pytest.raises((TypeError, ValueError), match=r'needs the key "x", it has: image, label|a loader has to give x, '):
-        list(Batches([item], 2))
+        list(as_batches([item], 2))
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.5])
 def test_a_batch_size_is_a_whole_number_of_at_least_1(batch_size):
     with pytest.raises((TypeError, ValueError), match="batch_size"):
-        Batches(whole(5), batch_size)
+        as_batches(whole(5), batch_size)
 
 
 def test_a_dataset_that_is_not_a_loader_is_refused_with_the_advice_to_make_one():
     with pytest.raises(TypeError, match="DataLoader"):
-        Batches(TensorDataset(torch.zeros(5, 3)), 2)
+        as_batches(TensorDataset(torch.zeros(5, 3)), 2)
 
 
 @pytest.mark.parametrize("data", ["mnist5k", {"x": torch.zeros(5, 3)}], ids=["name", "mapping"])
 def test_a_name_and_a_mapping_are_not_taken_for_loaders(data):
     with pytest.raises(TypeError, match=f"got {type(data).__name__}"):
-        Batches(data, 2)
+        as_batches(data, 2)
 
 
-# Checks
+# One batch
 
 
-@pytest.fixture(scope="module")
-def vae():
-    return vaekit.create_vae(input_shape=(2, 3), latent_dim=1, encoder={"hidden": ()}, decoder={"hidden": ()}, seed=0)
+def test_a_batch_goes_to_another_device_with_all_it_has():
+    batch = Batch(torch.zeros(2, 3), torch.zeros(2), torch.arange(2)).to(torch.device("meta"))
+    assert [value.device.type for value in (batch.x, batch.condition, batch.index)] == ["meta"] * 3
+    alone = Batch(torch.zeros(2, 3)).to(torch.device("meta"))
+    assert (alone.x.device.type, alone.condition, alone.index) == ("meta", None, None)
 
 
-def refused(vae, x):
-    """The text with which the examples are refused."""
-    with pytest.raises(ValueError) as caught:
-        check_examples(vae, Examples(x), "train")
-    return str(caught.value)
+def test_a_batch_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        Batch(torch.zeros(2, 3)).x = torch.zeros(1, 3)
 
 
-def test_data_that_fits_passes(vae):
-    check_examples(vae, Examples(torch.rand(5, 2, 3)), "train")
-    check_examples(vae, Examples(torch.tensor([[[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]])), "train")  # both ends are in the support
+def test_a_compiled_function_takes_and_makes_batches_in_one_graph():
+    step = torch.compile(lambda batch: Batch(2 * batch.x, batch.condition, batch.index), backend="aot_eager", fullgraph=True)
+    doubled = step(Batch(torch.ones(2, 3), None, torch.arange(2)))
+    assert (doubled.x == 2).all()
+    assert (doubled.condition, doubled.index.tolist()) == (None, [0, 1])
 
 
-@pytest.mark.parametrize("shape", [(3, 2), (6,), (1, 2, 3), (2,)])
-def test_another_shape_is_refused_with_both(vae, shape):
-    expected = f"train: the model takes examples of shape (2, 3), the data has ({', '.join(map(str, shape))})"
-    assert refused(vae, torch.zeros(5, *shape)) == expected
-
-
-@given(st.integers(1, 12), st.data())
-def test_the_first_sample_that_is_not_finite_is_named(vae, count, data):
-    bad = data.draw(st.sets(st.integers(0, count - 1), min_size=1))
-    value, word = data.draw(st.sampled_from([(math.nan, "NaN"), (math.inf, "infinity"), (-math.inf, "infinity")]))
-    x = torch.full((count, 2, 3), 0.5)
-    x[list(bad), 1, data.draw(st.integers(0, 2))] = value
-    assert f"train: sample {min(bad)} holds {word} ({len(bad)} such sample(s)" in refused(vae, x)
-
-
-@pytest.mark.parametrize("row", [0, 1, 3, 6])
-def test_samples_are_numbered_from_the_beginning_however_many_are_looked_at_together(vae, monkeypatch, row):
-    monkeypatch.setattr(module, "_CHECKED_AT_ONCE", 12)  # two rows
-    x = torch.rand(7, 2, 3)
-    x[row, 0, 0] = math.nan
-    assert f"sample {row} holds NaN" in refused(vae, x)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.0, 255.0), (-1.0, 1.0), (-0.5, 0.5), (0.0, 1.001)])
-def test_values_outside_the_support_are_refused_with_their_range(vae, low, high):
-    x = torch.full((4, 2, 3), 0.25)
-    x[1, 0, 0], x[3, 1, 2] = low, high
-    message = refused(vae, x)
-    assert message.startswith("train: Bernoulli models values in [0, 1], but the data ranges from ")
-    assert f"from {low:.6g} to {high:.6g}." in message
-
-
-def test_the_same_values_pass_where_the_likelihood_takes_them():
-    vae = vaekit.create_vae(
-        input_shape=(2,), latent_dim=1, encoder={"hidden": ()}, decoder={"hidden": ()}, likelihood="gaussian", seed=0
-    )
-    check_examples(vae, Examples(torch.tensor([[-5.0, 300.0]])), "train")
-
-
-def test_a_file_on_the_disk_is_checked_as_a_whole(vae):
-    values = np.zeros((5, 2, 3))
-    values[3, 1, 1] = np.nan
-    with pytest.raises(ValueError, match="train: sample 3 holds NaN"):
-        check_examples(vae, Examples(MappedArray(values)), "train")
-    with pytest.raises(ValueError, match="validation: the model takes examples of shape"):
-        check_examples(vae, Examples(MappedArray(np.zeros((5, 3)))), "validation")
-
-
-def test_values_of_a_batch_are_numbered_from_where_it_starts(vae):
-    x = torch.full((3, 2, 3), math.inf)
-    with pytest.raises(ValueError, match=r"step 7: sample 100 holds infinity \(3 such"):
-        check_values(vae, Batch(x), "step 7", torch.arange(100, 103))
+def test_a_batch_is_the_same_class_everywhere():
+    assert vaekit.Batch is vaekit.losses.Batch is Batch

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import vaekit
 from vaekit import likelihoods
-from vaekit.data.batches import check_values
+from vaekit.inputs import check_values
 from vaekit.likelihoods import Bernoulli, Gaussian, Likelihood
 from vaekit.losses import Batch
 

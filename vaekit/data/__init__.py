@@ -1,9 +1,26 @@
 """Data: by name, from files, or as it is; and batches of it."""
 
-from vaekit.data.batches import Batches
+from vaekit.data.batch import Batch
+from vaekit.data.batches import Stream, Whole, as_batches
 from vaekit.data.datasets import load, load_test, names
 from vaekit.data.download import cache_folder
 from vaekit.data.examples import Examples, MappedArray, as_examples
 from vaekit.data.shapes import Shapes, shapes
+from vaekit.data.sharding import share
 
-__all__ = ["Batches", "Examples", "MappedArray", "Shapes", "as_examples", "cache_folder", "load", "load_test", "names", "shapes"]
+__all__ = [
+    "Batch",
+    "Examples",
+    "MappedArray",
+    "Shapes",
+    "Stream",
+    "Whole",
+    "as_batches",
+    "as_examples",
+    "cache_folder",
+    "load",
+    "load_test",
+    "names",
+    "shapes",
+    "share",
+]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from vaekit.checks import checked_size
+from vaekit.data import Batch
 from vaekit.evaluation.terms import checked_batches, evaluation_key, on_device
-from vaekit.losses.base import Batch
 from vaekit.losses.draws import nll_of_draws
 from vaekit.ops import philox
 from vaekit.vae import VAE, evaluation_mode

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.data.batches import Batches, check_examples, check_values
-from vaekit.losses.base import Batch, LossTerms
+from vaekit.data import Batch, Stream, Whole, as_batches
+from vaekit.inputs import check_examples, check_values
+from vaekit.losses.base import LossTerms
 from vaekit.ops import philox
 from vaekit.vae import VAE, evaluation_mode
 
@@ -56,15 +57,15 @@ def named_terms(terms: LossTerms) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in named.items()}
 
 
-def checked_batches(vae: VAE, data: Any, batch_size: int) -> Batches:
+def checked_batches(vae: VAE, data: Any, batch_size: int) -> Whole | Stream:
     """Data as batches; whole examples are checked against the model, and a loader's batches when `on_device` gives them."""
-    batches = Batches(data, batch_size, conditional=vae.condition is not None)
-    if batches.examples is not None:
+    batches = as_batches(data, batch_size, conditional=vae.condition is not None)
+    if isinstance(batches, Whole):
         check_examples(vae, batches.examples, "data")
     return batches
 
 
-def on_device(vae: VAE, batches: Batches) -> Iterator[Batch]:
+def on_device(vae: VAE, batches: Whole | Stream) -> Iterator[Batch]:
     """The batches on the model's device.
 
     Raises:
@@ -72,7 +73,7 @@ def on_device(vae: VAE, batches: Batches) -> Iterator[Batch]:
     """
     device, count = next(vae.parameters()).device, 0
     for number, batch in enumerate(batches):
-        if batches.examples is None:
+        if isinstance(batches, Stream):
             check_values(vae, batch, f"batch {number}")
         count += len(batch.x)
         yield batch.to(device)
@@ -81,7 +82,7 @@ def on_device(vae: VAE, batches: Batches) -> Iterator[Batch]:
 
 
 @torch.no_grad()
-def mean_terms(vae: VAE, batches: Batches, key: Tensor) -> dict[str, float]:
+def mean_terms(vae: VAE, batches: Whole | Stream, key: Tensor) -> dict[str, float]:
     """Mean terms over the batches with the noise of `key`, in evaluation mode, with scheduled weights at their final values."""
     key, sums, row_start = key.to(next(vae.parameters()).device), TermSums(), 0
     with evaluation_mode(vae):

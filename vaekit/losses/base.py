@@ -5,32 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor, nn
 
+from vaekit.data.batch import Batch as Batch
 from vaekit.likelihoods.base import Likelihood
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.registry import Part, Registry
-
-
-class Batch(NamedTuple):
-    """One batch of B examples.
-
-    Attributes:
-        x: [B, *input_shape].
-        condition: what a conditional model is told of each example, [B] or [B, K]; None for other models.
-        index: int64 [B], each example's row in its dataset; None where it has none, a stream for example.
-    """
-
-    x: Tensor
-    condition: Tensor | None = None
-    index: Tensor | None = None  # type: ignore[assignment]  # shadows tuple.index, which nobody calls on a batch
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch on another device."""
-        condition, index = (None if value is None else value.to(device, non_blocking=True) for value in self[1:])
-        return Batch(self.x.to(device, non_blocking=True), condition, index)
 
 
 class StepContext(NamedTuple):
@@ -109,7 +90,7 @@ class Loss(Part, nn.Module, ABC):
         is as for the rest of the model.
 
         Example, a loop of one's own:
-            >>> import vaekit
+            >>> import torch, vaekit
             >>> vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, loss={"name": "factor", "hidden": (32, 32)})
             >>> rest = [*vae.encoder.parameters(), *vae.decoder.parameters()]
             >>> adam = torch.optim.Adam([{"params": rest}, *vae.loss.parameter_groups()], lr=1e-3)

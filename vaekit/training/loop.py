@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,10 +20,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vaekit.checks import checked_flag, checked_size
-from vaekit.data.batches import Batches, check_examples, check_values
+from vaekit.data import Batch, Stream, Whole, as_batches
 from vaekit.evaluation.terms import TermSums, evaluation_key, mean_terms, named_terms
 from vaekit.files import writable_folder
-from vaekit.losses.base import Batch, LossTerms
+from vaekit.inputs import check_examples, check_values
+from vaekit.losses.base import LossTerms
 from vaekit.ops import philox
 from vaekit.training.callbacks import Callback, FitState
 from vaekit.training.history import History
@@ -107,10 +108,10 @@ def fit(
     fabric = _fabric(device)
     folder = None if out is None else writable_folder(out)
     conditional = vae.condition is not None
-    batches = Batches(train, batch_size, conditional)
-    validation_batches = None if validation is None else Batches(validation, batch_size, conditional)
+    batches = as_batches(train, batch_size, conditional)
+    validation_batches = None if validation is None else as_batches(validation, batch_size, conditional)
     for name, whole in (("train", batches), ("validation", validation_batches)):
-        if whole is not None and whole.examples is not None:
+        if isinstance(whole, Whole):
             check_examples(vae, whole.examples, name)
     if folder is not None:
         vae.config()  # a model that cannot be saved is refused before it is trained, not after
@@ -118,7 +119,7 @@ def fit(
             if (folder / name).exists():
                 raise FileExistsError(f"{folder} holds the {name} of an earlier run; choose another folder, or remove it")
     if initialize_output_bias:
-        if batches.examples is None:
+        if isinstance(batches, Stream):
             raise ValueError(
                 "initialize_output_bias=True reads the data once before training, and a loader may give its batches only once; "
                 "call vae.initialize_output_bias(x) with some of it, and then fit"
@@ -152,8 +153,8 @@ class _Run:
         self,
         vae: VAE,
         fabric: Fabric,
-        batches: Batches,
-        validation: Batches | None,
+        batches: Whole | Stream,
+        validation: Whole | Stream | None,
         learning_rate: float,
         seed: int,
         gradient_clip: float | None,
@@ -205,11 +206,11 @@ class _Run:
         started = looked = time.perf_counter()
         self._keep_state()
         sums = TermSums()
-        order = None
-        if self.batches.examples is not None:
+        batches: Iterable[Batch] = self.batches
+        if isinstance(self.batches, Whole):
             generator = torch.Generator().manual_seed(int(philox.fold_in(self.order_key, self.state.epoch)[0]))
-            order = torch.randperm(len(self.batches.examples), generator=generator)
-        for batch in self.batches.in_order(order):
+            batches = self.batches.in_order(torch.randperm(self.batches.size, generator=generator))
+        for batch in batches:
             self._step(batch, next(keys))
             bar.update(len(batch.x))
             for callback in self.callbacks:
@@ -238,8 +239,9 @@ class _Run:
             callback.on_epoch_end(self.state)
 
     def _step(self, batch: Batch, key: Tensor) -> None:
-        x, condition, index = batch.to(self.fabric.device)
-        terms: LossTerms = self.model(x, condition, key=key, step=self.state.step, index=index, dataset_size=self.batches.size)
+        there = batch.to(self.fabric.device)
+        told = {"step": self.state.step, "index": there.index, "dataset_size": self.batches.size}
+        terms: LossTerms = self.model(there.x, there.condition, key=key, **told)
         objective = terms.objective
         self.fabric.backward(objective)
         self.non_finite += objective.detach() - objective.detach()
@@ -250,7 +252,7 @@ class _Run:
         self.adam.found_inf = self.non_finite.isnan().float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        unchecked = batch if self.batches.examples is None else None
+        unchecked = batch if isinstance(self.batches, Stream) else None
         extras = {name: value.detach() for name, value in terms.extras.items()}
         auxiliary = None if terms.auxiliary is None else terms.auxiliary.detach()
         detached = LossTerms(terms.total.detach(), terms.reconstruction.detach(), terms.kl.detach(), extras, auxiliary)
@@ -336,8 +338,8 @@ class _Run:
             return ""
         numbers = (~value.isfinite()).nonzero().flatten().cpu()
         which = "batch"
-        if index is not None and self.batches.examples is not None:
-            numbers, which = self.batches.examples.numbers(index.cpu()[numbers]), "dataset"
+        if index is not None and isinstance(self.batches, Whole):
+            numbers, which = self.batches.numbers(index.cpu()[numbers]), "dataset"
         shown = ", ".join(map(str, numbers[:10].tolist())) + (", ..." if len(numbers) > 10 else "")
         return f" in {len(numbers)} of {len(value)} rows, in the {which} these: {shown}"
 
