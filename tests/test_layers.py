@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from helpers.memory import LargestTensor
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
 from vaekit.layers import (
@@ -213,14 +215,74 @@ def test_attention_permutes_its_results_as_its_positions_are_permuted_and_looks_
     assert (gradient[1] == 0).all()  # of its own example
 
 
-def test_attention_is_the_formula():
-    attention = perturbed(SelfAttention(4, (3, 2), LayerStyle("silu", "none")))
-    x = torch.randn(2, 4, 3, 2)
-    weight, bias = attention.query_key_value.weight[..., 0, 0], attention.query_key_value.bias
-    q, k, v = (torch.einsum("oc,bcn->bon", weight, x.flatten(2)) + bias[:, None]).chunk(3, dim=1)
-    shares = torch.softmax(torch.einsum("bci,bcj->bij", q, k) / math.sqrt(4), dim=-1)
-    attended = torch.einsum("bij,bcj->bci", shares, v).reshape(x.shape)
-    assert_close(attention(x), x + attention.out(attended))
+def attention_by_the_formula(attention, x):
+    """x + f(x) with the softmax over all pairs of positions written out."""
+    weight, bias = attention.query_key_value.weight.flatten(1), attention.query_key_value.bias
+    seen = attention.normalization(x).flatten(2)
+    q, k, v = (torch.einsum("oc,bcn->bon", weight, seen) + bias[:, None]).chunk(3, dim=1)
+    shares = torch.softmax(torch.einsum("bci,bcj->bij", q, k) / math.sqrt(x.shape[1]), dim=-1)
+    return x + attention.out(torch.einsum("bij,bcj->bci", shares, v).reshape(x.shape))
+
+
+@pytest.mark.parametrize("sizes", [(6,), (3, 2), (2, 3, 2)])
+@pytest.mark.parametrize("channels", [3, 4, 8, 20])
+@pytest.mark.parametrize("name", ["none", "group"])
+def test_attention_is_the_formula_in_value_and_gradient(name, channels, sizes):
+    attention = perturbed(SelfAttention(channels, sizes, LayerStyle("silu", name))).double()
+    x = torch.randn(2, channels, *sizes, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn(x.shape, dtype=torch.float64)
+    wanted = [x, *attention.parameters()]
+    result, expected = attention(x), attention_by_the_formula(attention, x)
+    assert_close(result, expected)
+    for got, right in zip(
+        torch.autograd.grad(result, wanted, direction), torch.autograd.grad(expected, wanted, direction), strict=True
+    ):
+        assert_close(got, right)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last, torch.channels_last_3d])
+@pytest.mark.parametrize("channels", [4, 6, 8, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_attention_never_holds_all_pairs_of_positions(dtype, channels, memory_format):
+    sizes = (8, 16, 8) if memory_format == torch.channels_last_3d else (32, 32)
+    attention = perturbed(SelfAttention(channels, sizes, LayerStyle("silu", "group"))).to(dtype)
+    x = torch.randn(1, channels, *sizes, dtype=dtype).to(memory_format=memory_format).requires_grad_()
+    with LargestTensor() as largest:
+        attention(x).sum().backward()
+    assert largest.elements <= 3 * max(channels, 8) * math.prod(sizes)
+    if dtype == torch.float32:
+        assert_close(attention(x), attention_by_the_formula(attention, x))
+
+
+def test_attention_over_a_series_never_holds_all_pairs_of_positions():
+    attention = perturbed(SelfAttention(8, (1024,), LayerStyle("silu", "group")))
+    with LargestTensor() as largest:
+        attention(torch.randn(1, 8, 1024, requires_grad=True)).sum().backward()
+    assert largest.elements <= 3 * 8 * 1024
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+@pytest.mark.parametrize("channels", [6, 8, 512])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_attention_on_a_gpu_holds_less_than_all_pairs_of_positions(dtype, channels):
+    attention = SelfAttention(channels, (128, 64), LayerStyle("silu", "group")).to("cuda", dtype)
+    x = torch.randn(1, channels, 128, 64, dtype=dtype, device="cuda", requires_grad=True)
+    attention(x).sum().backward()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    attention(x).sum().backward()
+    assert torch.cuda.max_memory_allocated() - before < max(8192**2, 32 * channels * 8192) * x.element_size()
+
+
+def test_attention_has_second_and_forward_derivatives_by_torchs_plain_formula():
+    attention = perturbed(SelfAttention(4, (3, 2), LayerStyle("silu", "group"))).double()
+    x = torch.randn(2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert torch.autograd.gradgradcheck(attention, x)
+        _, slope = torch.func.jvp(attention, (x.detach(),), (torch.ones_like(x),))
+    step = 1e-6 * torch.ones_like(x)
+    assert_close(slope, (attention(x + step) - attention(x - step)) / 2e-6, rtol=1e-5, atol=1e-6)
 
 
 def test_attention_over_one_position_is_refused_with_what_to_do():

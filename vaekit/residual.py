@@ -18,6 +18,7 @@ from vaekit.checks import checked_flag
 from vaekit.layers import CONVOLUTIONS, ConditionalLayer, Layers, LayerStyle, glorot
 
 M = TypeVar("M", bound=nn.Module)
+_ALIGNMENT = 8  # 16 bytes of the smallest dtype
 
 
 class ResidualBlock(ConditionalLayer):
@@ -61,7 +62,9 @@ class ResidualBlock(ConditionalLayer):
 class SelfAttention(nn.Module):
     """x + f(x): every position looks at all others, through one head as wide as x (A. Vaswani et al., 2017, arXiv:1706.03762).
 
-    It knows nothing of where a position is: permuted positions give permuted results. Time grows with the square of their number.
+    It knows nothing of where a position is: permuted positions give permuted results. Time grows with the square of their number,
+    memory in proportion to it: torch's fused kernels never hold all pairs at once (on a GPU there is none for float64). They have
+    no second and no forward-mode derivatives; `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` around the model has them.
 
     Args:
         channels: of x.
@@ -85,16 +88,20 @@ class SelfAttention(nn.Module):
                 f"attention at the lowest resolution, {tuple(sizes)}, has one position, which can only look at itself; "
                 "name fewer channels, so that the resolution is halved less often, or leave attention out"
             )
-        convolution = CONVOLUTIONS[len(sizes)]
+        self.channels, convolution = channels, CONVOLUTIONS[len(sizes)]
         self.normalization = nn.Sequential(*style.normalized(channels, sizes))
         self.query_key_value = glorot(convolution(channels, 3 * channels, 1))
         self.out = _zeroed(convolution(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels, *sizes] -> the same shape."""
-        positions = self.query_key_value(self.normalization(x)).flatten(2).mT.unsqueeze(1)  # [B, one head, N, 3 channels]
-        attended = F.scaled_dot_product_attention(*positions.chunk(3, dim=-1))
-        return x + self.out(attended.squeeze(1).mT.reshape(x.shape))  # type: ignore[no-any-return]
+        parts = self.query_key_value(self.normalization(x)).flatten(2).unflatten(1, (3, -1)).mT  # [B, 3, N, channels]
+        # torch's fused kernels take channels that lie side by side, on CUDA a multiple of 8 of them.
+        parts = F.pad(parts.contiguous(), (0, -self.channels % _ALIGNMENT))
+        query, key, value = parts.unsqueeze(2).unbind(1)  # [B, one head, N, channels]
+        attended = F.scaled_dot_product_attention(query, key, value, scale=self.channels**-0.5)
+        attended = attended[..., : self.channels].squeeze(1).mT.reshape(x.shape)
+        return x + self.out(attended)  # type: ignore[no-any-return]
 
 
 def middle_blocks(
