@@ -390,9 +390,8 @@ def test_no_cuda_library_is_built_where_none_is_wanted(repository, with_cuda, to
 @needs_posix
 @pytest.mark.parametrize("place", ["PATH", "the usual folder"])
 def test_nvcc_is_found_and_otherwise_named(repository, with_cuda, toolkit, tmp_path, place):
-    (repository / "setup.py").write_text(
-        (repository / "setup.py").read_text().replace("/usr/local/cuda", str(tmp_path / "usual"))
-    )
+    compilers = repository / "csrc/build_tools/compilers.py"
+    compilers.write_text(compilers.read_text().replace("/usr/local/cuda", str(tmp_path / "usual")))
     compiler = shutil.which(COMPILER.split()[0])
     with_cuda |= {"CUDA_HOME": "", "PATH": tmp_path / "path/bin", **({"CXX": compiler} if compiler else {})}
     entry = entry_of(build_wheel(repository, **with_cuda), "cuda")
