@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import vaekit
-from vaekit import VAE, conditions, decoders, encoders, files, likelihoods, losses, priors, saving, schedules, specs
+from vaekit import VAE, conditions, decoders, encoders, likelihoods, losses, priors, saving, schedules, specs
 from vaekit.decoders import MLPDecoder
 from vaekit.encoders import MLPEncoder
 from vaekit.likelihoods import Bernoulli, Gaussian
@@ -507,13 +507,6 @@ def test_a_crash_between_the_two_files_still_loads_what_the_weights_say(tmp_path
     with pytest.warns(UserWarning, match="differs"):
         assert_same_outputs(second, vaekit.load(tmp_path))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
-
-
-@given(content=st.binary(max_size=200))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_write_atomically_writes_exactly_the_bytes(content, tmp_path):
-    files.write_atomically(tmp_path / "file", content)
-    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("file", content)]
 
 
 def test_every_kind_of_part_has_the_registry_of_its_room():

@@ -1,50 +1,157 @@
-"""Files that are never half written, and folders that can be written into."""
+"""Files that are never half written, and folders that can be written into.
+
+A file is written under a temporary name beside it, forced to the disk and renamed. Killed processes leave such temporaries
+behind; whoever writes the same file next removes them. That one is dead is known by its lock: its writer holds one on it from
+before the first byte until after the rename, and the system takes it back however the process ends. A process number in the name
+would say less, for numbers are used again and mean nothing on another machine or in another container of the same disk.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where what a killed process leaves stays
+    fcntl = None  # type: ignore[assignment]
+
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)  # from file systems that force no folder to the disk
 
 
 def writable_folder(folder: str | os.PathLike[str]) -> Path:
     """The folder, made if need be, in which a file can be written.
 
     Raises:
+        ValueError: an empty name.
         OSError: it cannot; said before a run rather than after it.
     """
     if not str(folder):
         raise ValueError("the folder's name is empty; '.' is the current one")
     path = Path(folder)
-    probe = path / f".write-test-{uuid.uuid4().hex}"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with _temporary(path / "write-test"):
+            pass
     except OSError as error:
-        raise type(error)(
-            error.errno, f"cannot write into the folder ({error.strerror}); choose another one", str(path)
-        ) from error
+        message = f"cannot write into the folder ({error.strerror or error}); choose another one"
+        raise OSError(error.errno, message, str(path)) from error
     return path
 
 
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write a temporary file, force it to the disk and rename it, so that `file` is never half written."""
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
+def write_atomically(file: str | os.PathLike[str], content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write `file` whole or not at all: whatever happens, it is the earlier file or the new one.
+
+    A link in its place is replaced, not followed. The new file's permissions are those that the umask leaves.
+
+    Args:
+        file: in a folder that exists.
+        content: the bytes, or a function that writes them into the stream that it is given.
+
+    Raises:
+        OSError: it cannot be written, or forced to the disk; the message says which file is there now.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_atomically(Path(folder, "notes"), b"all of it")
+        ...     Path(folder, "notes").read_bytes()
+        b'all of it'
+    """
+    file = Path(file)
     try:
-        with open(temporary, "wb") as stream:
-            stream.write(content)
+        with _temporary(file) as stream:
+            if callable(content):
+                content(stream)
+            else:
+                stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, file)
+            if os.name == "nt":  # which renames no open file
+                stream.close()
+            os.replace(stream.name, file)
     except OSError as error:
-        earlier = "; the earlier file is still there" if file.exists() else ""
-        raise type(error)(error.errno, f"could not be written ({error.strerror or error}){earlier}", str(file)) from error
+        earlier = "; the earlier file is still there" if os.path.exists(file) else ""
+        raise OSError(error.errno, f"could not be written ({error.strerror or error}){earlier}", str(file)) from error
+    try:
+        _sync_folder(file.parent)
+    except OSError as error:
+        message = f"is written, but might not survive a power failure ({error.strerror or error})"
+        raise OSError(error.errno, message, str(file)) from error
+
+
+@contextmanager
+def _temporary(file: Path) -> Iterator[BinaryIO]:
+    """A new file beside `file`, open and locked; in the end it is removed, unless it has been renamed."""
+    _remove_abandoned(file)
+    stream = _open_locked(file)
+    try:
+        yield stream
     finally:
-        temporary.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # the rename itself reaches the disk with the folder's entry; Windows has no such call
-        descriptor = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+        _discard(stream)
+
+
+def _open_locked(file: Path) -> BinaryIO:
+    while True:
+        stream = open(file.with_name(f"{_prefix(file)}{uuid.uuid4().hex}.tmp"), "xb")  # noqa: SIM115 (the caller's to close)
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            if fcntl is not None:
+                with suppress(OSError):  # a file system without locks: the temporary is then never taken for an abandoned one
+                    fcntl.flock(stream, fcntl.LOCK_EX)
+            if os.fstat(stream.fileno()).st_nlink:
+                return stream
+        except BaseException:
+            _discard(stream)
+            raise
+        stream.close()  # another writer took it for an abandoned one before it was locked
+
+
+def _discard(stream: BinaryIO) -> None:
+    try:
+        stream.close()
+    finally:
+        with suppress(OSError):
+            os.unlink(stream.name)
+
+
+def _remove_abandoned(file: Path) -> None:
+    """Remove the temporaries of `file` that no living process has locked."""
+    if fcntl is None:
+        return
+    try:
+        names = os.listdir(file.parent)
+    except OSError:  # a folder that may be written, but not read
+        return
+    for name in names:
+        if re.fullmatch(re.escape(_prefix(file)) + r"[0-9a-f]{32}\.tmp", name):
+            with suppress(OSError):
+                descriptor = os.open(file.with_name(name), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(file.with_name(name))
+                finally:
+                    os.close(descriptor)
+
+
+def _prefix(file: Path) -> str:
+    return f".{file.name[:50]}."  # a name may have 255 bytes, of which a character takes up to 4
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force a rename in the folder to the disk, where the system has a call for that and the file system supports it."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
