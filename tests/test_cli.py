@@ -710,7 +710,7 @@ def test_a_traceback_is_there_for_who_asks(data, tmp_path, monkeypatch):
 
 
 def in_a_process(*arguments):
-    program = [sys.executable, "-W", "ignore:vaekit has no compiled", "-m", "vaekit.cli", *map(str, arguments)]
+    program = [sys.executable, "-W", "ignore:vaekit has no compiled", "-m", "vaekit", *map(str, arguments)]
     tested = Path(vaekit.__file__).parents[1]  # not the current folder, whose vaekit may be another one
     return subprocess.run(program, cwd=tested, capture_output=True, text=True)
 

@@ -1,5 +1,8 @@
 """Variational autoencoders made of interchangeable parts, with numbers that can be trusted. See README.md."""
 
+from vaekit import safe_path  # noqa: F401 (before anything else is imported)
+
+# isort: split
 from vaekit import conditions, data, decoders, encoders, likelihoods, losses, plots, posteriors, presets, priors, schedules
 from vaekit.compose import create_vae
 from vaekit.conditions import Condition

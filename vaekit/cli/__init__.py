@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import importlib
 import json
 import os
 import platform
@@ -33,6 +32,7 @@ from vaekit import (
     schedules,
     specs,
 )
+from vaekit.cli.current_folder import import_matplotlib, import_named
 from vaekit.inputs import check_examples
 from vaekit.priors import LearnedGaussian, StandardNormal
 from vaekit.registry import Registry
@@ -84,13 +84,18 @@ SeedOption = Annotated[int, typer.Option(help="Fixes the noise.")]
 def imports(
     modules: Annotated[
         list[str] | None,
-        typer.Option("--import", metavar="MODULE", help="Import a module of yours first, which registers parts; repeatable."),
+        typer.Option(
+            "--import",
+            metavar="MODULE",
+            help="Import a module first, which registers parts of yours; repeatable. Where no such module is installed it is "
+            "taken from the current folder: the module alone, or a package with what is in it. What else it imports has to be "
+            "installed, or imported by an --import before it.",
+        ),
     ] = None,
 ) -> None:
     """Train variational autoencoders and look at what they learned."""
-    sys.path.insert(0, "")  # as `python -m` does: modules in the current folder are found
     for module in modules or []:
-        importlib.import_module(module)
+        import_named(module)
 
 
 @app.command()
@@ -133,6 +138,7 @@ def train(
     Without anything else, the dense autoencoder 784-2000-256-2 learns 4,500 handwritten digits. Options given here win over
     --set, --set over --config, --config over the preset.
     """
+    import_matplotlib()
     run = {} if config_file is None else _read_run(config_file)
     assigned: dict[str, Any] = {}
     for assignment in assignments or []:
@@ -242,6 +248,7 @@ def reconstruct(
     out: OutOption = None,
 ) -> None:
     """Picture held-out examples and their reconstructions."""
+    import_matplotlib()
     vae = _saved_model(run, weights)
     test = _held_out(run, source)
     check_examples(vae, test, "test")
@@ -268,6 +275,7 @@ def sample(
     out: OutOption = None,
 ) -> None:
     """Picture new examples that the model makes up."""
+    import_matplotlib()
     vae = _saved_model(run, weights)
     rows = None if condition is None else _condition_rows(vae, condition)
     _write(plots.samples(vae, count, rows, draw=draw, key=vaekit.make_key(seed)), out or run / "samples.png")
@@ -276,6 +284,7 @@ def sample(
 @app.command()
 def plot(run: RunArgument, source: DataOption = None, weights: WeightsOption = None) -> None:
     """Draw all pictures of a run again."""
+    import_matplotlib()
     vae = _saved_model(run, weights)
     test = _held_out(run, source)
     check_examples(vae, test, "test")
@@ -567,7 +576,3 @@ def _table(rows: Sequence[Sequence[Any]], indent: str = "") -> str:
         ).rstrip()
         for row in cells
     )
-
-
-if __name__ == "__main__":
-    main()
