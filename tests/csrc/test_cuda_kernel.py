@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import vaekit
 from vaekit import make_key
 from vaekit.ops import native, reference
+from vaekit.ops.operands import Operands
 
 HERE = Path(__file__).parent
 NATURAL, REVERSED, SHUFFLED = range(3)
@@ -117,14 +118,14 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_is_the_cpu_kernel(on_cuda, shape, dtype):
     mu, logvar = torch.randn(*shape[:-1], 2 * shape[-1]).to(dtype).chunk(2, dim=-1)
-    arguments = (mu, logvar, make_key(5, 2**64 - 3), None, None, None, None, 0, 1, True)
+    arguments = Operands(mu, logvar, make_key(5, 2**64 - 3))
     got = both_ways(on_cuda, arguments)
     assert_like_the_reference(got[:2], reference.forward(*arguments), forward_scales(arguments))
     assert_like_the_cpu_kernel(got, both_ways(on_cpu(), arguments))
     if shape[0] < 10:
         prior = torch.randn(shape[-1:]).to(dtype).expand(shape), torch.randn(shape).to(dtype)
         for options in ((3, 1, 1, True), (None, 2, 1, False)):
-            arguments = (mu, logvar, make_key(5), None, *prior, *options)
+            arguments = Operands(mu, logvar, make_key(5), None, *prior, *options)
             assert_like_the_cpu_kernel(both_ways(on_cuda, arguments), both_ways(on_cpu(), arguments))
 
 
@@ -152,13 +153,13 @@ def test_memory_layouts_change_nothing(on_cuda, layout, event_dims):
     eps = torch.stack([LAYOUTS[layout]() for _ in range(2)], dim=-1).movedim(-1, 0)
     for samples, prior, noise in ((None, (None, None), None), (2, (prior_mu, prior_logvar), None), (2, (None, None), eps)):
         key = make_key(3) if noise is None else None
-        arguments = (mu, logvar, key, noise, *prior, samples, 0, event_dims, True)
-        dense = [t if t is None or i == 2 else t.contiguous() for i, t in enumerate(arguments[:6])]
+        arguments = Operands(mu, logvar, key, noise, *prior, samples, event_dims=event_dims)
+        dense = Operands(*(t.contiguous() if isinstance(t, torch.Tensor) else t for t in arguments))._replace(key=key)
         forward, backward = on_cuda
         z, kl = forward(*arguments)
         grad_z, grad_kl = torch.randn(z.shape).mT.contiguous().mT, torch.randn(*kl.shape, 2)[..., 0]
         got = (z, kl, *backward(grad_z, grad_kl, *arguments))
-        plain = (*forward(*dense, *arguments[6:]), *backward(grad_z.contiguous(), grad_kl.contiguous(), *dense, *arguments[6:]))
+        plain = (*forward(*dense), *backward(grad_z.contiguous(), grad_kl.contiguous(), *dense))
         torch.testing.assert_close(got[1], plain[1], rtol=1e-6, atol=0)  # other threads may add the row up
         for have, want in zip(got[:1] + got[2:], plain[:1] + plain[2:], strict=True):
             assert (have is None and want is None) or torch.equal(have, want)
@@ -189,7 +190,7 @@ def test_one_operand_that_is_not_aligned_changes_no_bit(on_cuda, operand, dtype)
         tensors["grad_kl"] = torch.randn(4, *([] if reduce_event else [16])).to(wide)
 
         def call(mu, logvar, eps, prior_mu, prior_logvar, grad_z, grad_kl, reduce_event=reduce_event):
-            arguments = (mu, logvar, None, eps, prior_mu, prior_logvar, 2, 0, 1, reduce_event)
+            arguments = Operands(mu, logvar, None, eps, prior_mu, prior_logvar, num_samples=2, reduce_event=reduce_event)
             return (*forward(*arguments), *backward(grad_z, grad_kl, *arguments))
 
         expected = call(**tensors)
@@ -201,9 +202,9 @@ def test_one_operand_that_is_not_aligned_changes_no_bit(on_cuda, operand, dtype)
 
 
 def test_a_key_may_have_a_stride(on_cuda):
-    mu, options = torch.randn(3, 8), (None, None, None, None, 0, 1, True)
+    mu = torch.randn(3, 8)
     spread = torch.tensor([5, 99, -7])[::2]
-    got, expected = (both_ways(on_cuda, (mu, mu, key, *options)) for key in (spread, make_key(5, -7)))
+    got, expected = (both_ways(on_cuda, Operands(mu, mu, key)) for key in (spread, make_key(5, -7)))
     for have, want in zip(got, expected, strict=True):
         assert have is None or torch.equal(have, want)
 
@@ -237,7 +238,7 @@ def test_a_driver_that_is_too_old_is_told_and_nothing_registered(library, build_
 
 @pytest.mark.parametrize("shape", [(600, 8), (33, 20), (5, 1100), (3, 9000)])
 def test_the_order_of_threads_and_the_number_of_processors_change_no_bit(on_cuda, launches, shape):
-    arguments = (torch.randn(shape), torch.randn(shape), make_key(1), None, None, None, None, 0, 1, True)
+    arguments = Operands(torch.randn(shape), torch.randn(shape), make_key(1))
     expected = both_ways(on_cuda, arguments)
     for order, seed, processors in ((REVERSED, 0, 1), (SHUFFLED, 1, 1), (SHUFFLED, 2, 3), (NATURAL, 0, 132)):
         launches(order, seed, processors)
@@ -249,9 +250,9 @@ def test_the_order_of_threads_and_the_number_of_processors_change_no_bit(on_cuda
 def test_a_row_has_the_same_bits_alone_and_in_any_batch(on_cuda, shape):
     mu, logvar, key = torch.randn(shape), torch.randn(shape), make_key(4)
     forward, _ = on_cuda
-    z, kl = forward(mu, logvar, key, None, None, None, None, 0, 1, True)
+    z, kl = forward(*Operands(mu, logvar, key))
     for row in range(len(mu)):
-        alone_z, alone_kl = forward(mu[row:][:1].clone(), logvar[row:][:1].clone(), key, None, None, None, None, row, 1, True)
+        alone_z, alone_kl = forward(*Operands(mu[row:][:1].clone(), logvar[row:][:1].clone(), key, row_start=row))
         torch.testing.assert_close(alone_z[0], z[row], rtol=0, atol=0)
         # Where the row does not begin with a block of the noise, other threads add it up.
         torch.testing.assert_close(alone_kl[0], kl[row], rtol=2e-7 if shape[1] % 4 else 0, atol=0)
@@ -260,7 +261,7 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(on_cuda, shape):
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (0, 0), (2, 0, 3)])
 def test_without_elements(on_cuda, shape):
     empty = torch.randn(shape)
-    arguments = (empty, empty, make_key(0), None, empty, empty, 2, 0, 1, True)
+    arguments = Operands(empty, empty, make_key(0), None, empty, empty, num_samples=2)
     z, kl, *gradients = both_ways(on_cuda, arguments)
     assert z.shape == (2, *shape)
     assert torch.equal(kl, torch.zeros(shape[:-1]))
@@ -270,7 +271,7 @@ def test_without_elements(on_cuda, shape):
 def test_what_is_not_finite_stays_in_its_row(on_cuda):
     mu, logvar = torch.zeros(5, 64), torch.zeros(5, 64)
     logvar[0, 3], logvar[1, 3], mu[2, 3], mu[3, 3] = float("inf"), -float("inf"), float("nan"), float("inf")
-    arguments = (mu, logvar, make_key(0), None, None, None, None, 0, 1, True)
+    arguments = Operands(mu, logvar, make_key(0))
     got = both_ways(on_cuda, arguments)
     z, kl = got[:2]
     assert kl.tolist()[0] == kl.tolist()[1] == kl.tolist()[3] == float("inf")
@@ -286,10 +287,10 @@ def test_calls_that_do_not_fit_together_are_refused(on_cuda):
     forward, backward = on_cuda
     mu, key = torch.zeros(2, 3), make_key(0)
     with pytest.raises(RuntimeError, match="event_dims is not between 1 and"):
-        forward(mu, mu, key, None, None, None, None, 0, 3, True)
+        forward(*Operands(mu, mu, key, event_dims=3))
     with pytest.raises(RuntimeError, match="logvar has a shape that does not fit"):
-        forward(mu, mu.mT, key, None, None, None, None, 0, 1, True)
+        forward(*Operands(mu, mu.mT, key))
     with pytest.raises(RuntimeError, match="give a key or eps"):
-        forward(mu, mu, None, None, None, None, None, 0, 1, True)
+        forward(*Operands(mu, mu))
     with pytest.raises(RuntimeError, match="grad_kl is not like kl"):
-        backward(mu, torch.zeros(3), mu, mu, key, None, None, None, None, 0, 1, True)
+        backward(mu, torch.zeros(3), *Operands(mu, mu, key))

@@ -9,6 +9,7 @@ from hypothesis import given
 import vaekit
 from vaekit import make_key, reparameterize_kl
 from vaekit.ops import native, reference
+from vaekit.ops.operands import Operands
 
 pytestmark = [
     pytest.mark.cuda,
@@ -48,7 +49,7 @@ def test_the_bits_are_those_of_the_cpu_kernel(shape, dtype):
     if "-v" not in vaekit.build_info()["cpu kernel"].partition(";")[0]:
         pytest.skip("this processor rounds more often than CUDA does: it has no fused multiply-adds")
     mu, logvar = torch.randn(*shape[:-1], 2 * shape[-1]).to(dtype).chunk(2, dim=-1)
-    arguments = (mu, logvar, make_key(5, 2**64 - 3), None, None, None, None, 0, 1, True)
+    arguments = Operands(mu, logvar, make_key(5, 2**64 - 3))
     z, kl = forward(*arguments)
     gradients = torch.randn(z.shape).to(z.dtype), torch.randn(kl.shape).to(kl.dtype)
     got_z, got_kl = back(forward(*on("cuda", arguments)))

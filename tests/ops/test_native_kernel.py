@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vaekit import fold_in, make_key, reparameterize_kl
 from vaekit.ops import native, reference
+from vaekit.ops.operands import Operands
 
 pytestmark = pytest.mark.skipif("cpu" not in native.LOADED, reason="no compiled CPU kernel is loaded")
 
@@ -50,7 +51,7 @@ def test_large_and_awkward_shapes_are_the_reference(shape, dtype):
     prior = (
         (torch.randn(shape[-1:]).to(dtype).expand(shape), torch.randn(shape).to(dtype)) if shape[0] in (3, 5) else (None, None)
     )
-    arguments = (mu, logvar, make_key(5, 2**64 - 3), None, *prior, 3, 1, 1, True)
+    arguments = Operands(mu, logvar, make_key(5, 2**64 - 3), None, *prior, num_samples=3, row_start=1)
     assert_like_the_reference(forward(*arguments), reference.forward(*arguments), forward_scales(arguments))
     gradients = (
         torch.randn(shape[0], 3, shape[1]).to(dtype).movedim(1, 0),
@@ -73,7 +74,7 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(parameters, key, data):
 
 @pytest.mark.parametrize("shape", [(1, 700_000), (63, 9000), (64, 9000), (5000, 130), (100_000, 3)])
 def test_threads_change_no_bit_forward_or_backward(shape):
-    arguments = (torch.randn(shape), torch.randn(shape), make_key(1), None, None, None, None, 0, 1, True)
+    arguments = Operands(torch.randn(shape), torch.randn(shape), make_key(1))
     gradients = torch.randn(shape), torch.randn(shape[0])
     results = []
     for threads in (1, 2, 3, 7):
@@ -100,7 +101,7 @@ def test_only_mu_logvar_and_the_key_are_saved_for_backward():
 def test_results_are_contiguous_and_own_their_memory():
     parameters = torch.randn(6, 10)
     mu, logvar = parameters.chunk(2, dim=-1)
-    arguments = (mu, logvar, make_key(1), None, None, None, None, 0, 1, True)
+    arguments = Operands(mu, logvar, make_key(1))
     z, kl = forward(*arguments)
     gradients = backward(torch.ones(()).expand(6, 5), torch.ones(()).expand(6), *arguments)
     for result in (z, kl, *gradients[:2]):
@@ -194,31 +195,34 @@ def test_it_can_be_exported_with_a_dynamic_batch():
 
 def test_the_operator_called_directly_refuses_what_does_not_fit():
     mu, key = torch.randn(4, 3), make_key(1)
-    options = (None, None, None, None, 0, 1, True)
-    good = forward(mu, mu, key, *options)
-    gradients = torch.randn(4, 3), torch.randn(4)
-    assert len(good) == 2
+    good = Operands(mu, mu, key)
+    grad_z, grad_kl = torch.randn(4, 3), torch.randn(4)
+    assert len(forward(*good)) == 2
     wrong = [
-        ("shape", lambda: forward(mu, mu[:2], key, *options)),
-        ("dtype", lambda: forward(mu, mu.double(), key, *options)),
-        ("takes float", lambda: forward(mu.int(), mu.int(), key, *options)),
-        ("event_dims", lambda: forward(mu, mu, key, None, None, None, None, 0, 3, True)),
-        ("num_samples", lambda: forward(mu, mu, key, None, None, None, 0, 0, 1, True)),
-        ("row_start", lambda: forward(mu, mu, key, None, None, None, None, -1, 1, True)),
-        ("row_start", lambda: forward(mu, mu, key, None, None, None, None, 2**62, 1, True)),
-        ("key", lambda: forward(mu, mu, key[:1], *options)),
-        ("key", lambda: forward(mu, mu, key.int(), *options)),
-        ("key or eps", lambda: forward(mu, mu, None, *options)),
-        ("eps", lambda: forward(mu, mu, None, mu[:2], *options[1:])),
-        ("prior", lambda: forward(mu, mu, key, None, mu, None, None, 0, 1, True)),
-        ("prior", lambda: forward(mu, mu, key, None, mu[:2], mu, None, 0, 1, True)),
-        ("grad_z", lambda: backward(gradients[0][:2], None, mu, mu, key, *options)),
-        ("grad_kl", lambda: backward(None, gradients[1][:2], mu, mu, key, *options)),
-        ("grad_kl", lambda: backward(None, gradients[1].double(), mu, mu, key, *options)),
+        ("shape", {"logvar": mu[:2]}),
+        ("dtype", {"logvar": mu.double()}),
+        ("takes float", {"mu": mu.int(), "logvar": mu.int()}),
+        ("event_dims", {"event_dims": 3}),
+        ("num_samples", {"num_samples": 0}),
+        ("row_start", {"row_start": -1}),
+        ("row_start", {"row_start": 2**62}),
+        ("key", {"key": key[:1]}),
+        ("key", {"key": key.int()}),
+        ("key or eps", {"key": None}),
+        ("eps", {"key": None, "eps": mu[:2]}),
+        ("prior", {"prior_mu": mu}),
+        ("prior", {"prior_mu": mu[:2], "prior_logvar": mu}),
     ]
-    for message, call in wrong:
+    for message, changes in wrong:
         with pytest.raises(RuntimeError, match=message):
-            call()
+            forward(*good._replace(**changes))
+    for message, gradients in [
+        ("grad_z", (grad_z[:2], None)),
+        ("grad_kl", (None, grad_kl[:2])),
+        ("grad_kl", (None, grad_kl.double())),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            backward(*gradients, *good)
 
 
 def test_forward_mode_is_refused_and_not_dropped():

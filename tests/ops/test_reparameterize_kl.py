@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import vaekit
 from vaekit import make_key, reparameterize_kl
 from vaekit.ops import philox
+from vaekit.ops.operands import Operands
 
 OPERATOR = torch.ops.vaekit.reparameterize_kl.default
 BACKWARD = torch.ops.vaekit.reparameterize_kl_backward.default
@@ -192,11 +193,11 @@ def cases():
             for with_prior in (False, True):
                 tensors = [torch.randn(3, 5).to(dtype).requires_grad_() for _ in range(4)]
                 priors = tensors[2:] if with_prior else (None, None)
-                yield (*tensors[:2], make_key(1), None, *priors, num_samples, 4, 1, True)
+                yield Operands(*tensors[:2], make_key(1), None, *priors, num_samples=num_samples, row_start=4)
 
 
 @pytest.mark.parametrize(
-    "arguments", list(cases()), ids=lambda a: f"{a[0].dtype}-{a[6]}-{'prior' if a[4] is not None else 'none'}"
+    "arguments", list(cases()), ids=lambda o: f"{o.mu.dtype}-{o.num_samples}-{'none' if o.prior_mu is None else 'prior'}"
 )
 def test_opcheck(arguments):
     torch.library.opcheck(OPERATOR, arguments)

@@ -1,0 +1,115 @@
+"""The ways into `vaekit::reparameterize_kl`, and every use of a name that torch does not call public.
+
+The formulas of autograd.py and vmap.py are registered on the operator, for torch.compile, and are here once more as
+autograd.Functions: torch.func's transforms see no others, and in eager mode they cost a quarter of what the dispatcher's autograd
+costs, which is most of a small call.
+
+vaekit has to work with every torch from 2.10 on, so no private name is needed: each has a substitute with which everything still
+works, only slower.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from vaekit.ops import autograd, schema, vmap
+
+# Whether a torch.func transform (vmap, grad, ...) is running. If it goes: always yes, the slower way that is right everywhere.
+transforms_are_active: Any = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+# Keeps the dispatcher from asking once more what needs a gradient. If it goes: it asks, to no effect, as recording is off there.
+_below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext)
+
+
+def _forward_mode_is_on() -> bool:
+    # If it goes: always yes, and backward prepares for a second derivative that nobody takes.
+    return bool(getattr(forward_ad, "_current_level", 0) >= 0)
+
+
+class _Forward(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return schema.forward(*arguments)
+
+    setup_context = staticmethod(autograd.setup_context)
+
+    @staticmethod
+    def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
+        return autograd.by_operand(*call_backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.options))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        operands, out_dims = vmap.batched_forward(info, in_dims, arguments)
+        return call_forward(*operands), out_dims
+
+
+class _Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return schema.backward(*arguments)
+
+    setup_context = staticmethod(autograd.setup_backward_context)
+    backward = staticmethod(autograd.double_backward)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        widened, out_dims = vmap.batched_backward(info, in_dims, arguments)
+        return call_backward(*widened), out_dims
+
+
+class _EagerForward(torch.autograd.Function):
+    """_Forward without a setup_context of its own, for which torch would bind the arguments anew: 25 microseconds."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        autograd.setup_context(ctx, arguments, None)
+        with _below_autograd():
+            return schema.forward(*arguments)
+
+    backward = staticmethod(_Forward.backward)
+
+
+class _EagerBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        autograd.setup_backward_context(ctx, arguments, None)
+        with _below_autograd():
+            return schema.backward(*arguments)
+
+    backward = staticmethod(autograd.double_backward)
+
+
+# Function.apply as it is outside of transforms, without its look at every argument. If Function.apply comes to do more than look,
+# this leaves it out: tests/ops/test_dispatch.py compares the two.
+_apply_eagerly: Any = super(torch.autograd.Function, _EagerForward).apply
+
+
+def call_forward(*arguments: Any) -> Any:
+    """The forward operator, differentiable, wherever it is called from."""
+    if torch.compiler.is_compiling():
+        return schema.forward(*arguments)
+    if transforms_are_active():
+        return _Forward.apply(*arguments)  # type: ignore[no-untyped-call]
+    return _apply_eagerly(*arguments)
+
+
+def call_backward(*arguments: Any) -> Any:
+    """The same for the backward operator."""
+    if torch.compiler.is_compiling():
+        return schema.backward(*arguments)
+    if transforms_are_active():
+        return _Backward.apply(*arguments)  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled() or _forward_mode_is_on():
+        return _EagerBackward.apply(*arguments)  # type: ignore[no-untyped-call]
+    with _below_autograd():
+        return schema.backward(*arguments)
+
+
+for _name, _function in ((schema.FORWARD, _Forward), (schema.BACKWARD, _Backward)):
+    torch.library.register_autograd(_name, _function.backward, setup_context=_function.setup_context, lib=schema.LIBRARY)
+    torch.library.register_vmap(_name, _function.vmap, lib=schema.LIBRARY)

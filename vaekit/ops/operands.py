@@ -1,0 +1,39 @@
+"""The operands of `vaekit::reparameterize_kl` by name, in the order of its schema; csrc/operator.h has the same struct."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+SCHEMA = (
+    "Tensor mu, Tensor logvar, Tensor? key, Tensor? eps, Tensor? prior_mu, Tensor? prior_logvar, "
+    "SymInt? num_samples, SymInt row_start, int event_dims, bool reduce_event"
+)
+
+
+class Operands(NamedTuple):
+    """The ten operands of the forward operator; the backward operator takes grad_z and grad_kl before them."""
+
+    mu: Tensor
+    logvar: Tensor
+    key: Tensor | None = None
+    eps: Tensor | None = None
+    prior_mu: Tensor | None = None
+    prior_logvar: Tensor | None = None
+    num_samples: int | None = None
+    row_start: int = 0
+    event_dims: int = 1
+    reduce_event: bool = True
+
+    @property
+    def options(self) -> tuple[int | None, int, int, bool]:
+        """num_samples, row_start, event_dims, reduce_event: the operands that are no tensors."""
+        return self.num_samples, self.row_start, self.event_dims, self.reduce_event
+
+
+# The same split of the bare tuple that a kernel or an autograd.Function is called with.
+_COUNT = Operands._fields.index("num_samples")
+TENSORS, OPTIONS = slice(0, _COUNT), slice(_COUNT, None)
+GRADIENTS = slice(0, 2)  # grad_z and grad_kl, before the operands of the backward operator
+BACKWARD_TENSORS, BACKWARD_OPTIONS = slice(0, 2 + _COUNT), slice(2 + _COUNT, None)

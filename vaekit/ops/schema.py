@@ -1,0 +1,53 @@
+"""`vaekit::reparameterize_kl` and its backward as operators of the dispatcher: schema, default kernel and fake kernel.
+
+The pure-PyTorch reference is the default kernel; a compiled library (`vaekit/ops/native.py`) registers its own for a device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaekit.ops import native, reference
+from vaekit.ops.operands import SCHEMA, Operands
+
+FORWARD, BACKWARD = "vaekit::reparameterize_kl", "vaekit::reparameterize_kl_backward"
+
+LIBRARY = torch.library.Library("vaekit", "DEF")
+LIBRARY.define(f"reparameterize_kl({SCHEMA}) -> (Tensor, Tensor)")
+LIBRARY.define(f"reparameterize_kl_backward(Tensor? grad_z, Tensor? grad_kl, {SCHEMA}) -> (Tensor, Tensor, Tensor, Tensor)")
+LIBRARY.impl("reparameterize_kl", reference.forward, "CompositeExplicitAutograd")
+LIBRARY.impl("reparameterize_kl_backward", reference.backward, "CompositeExplicitAutograd")
+
+forward = torch.ops.vaekit.reparameterize_kl.default
+backward = torch.ops.vaekit.reparameterize_kl_backward.default
+
+
+@torch.library.register_fake(FORWARD)  # type: ignore[untyped-decorator]
+def _fake_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+    o = Operands(*arguments)
+    samples = () if o.num_samples is None else (o.num_samples,)
+    kl_shape = o.mu.shape[: o.mu.ndim - o.event_dims] if o.reduce_event else o.mu.shape
+    return o.mu.new_empty((*samples, *o.mu.shape)), o.mu.new_empty(kl_shape, dtype=reference.compute_dtype(o.mu.dtype))
+
+
+@torch.library.register_fake(BACKWARD)  # type: ignore[untyped-decorator]
+def _fake_backward(
+    grad_z: Tensor | None, grad_kl: Tensor | None, *arguments: Any
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    o = Operands(*arguments)
+    prior = (None, None) if o.prior_mu is None else (o.mu.new_empty(o.mu.shape), o.mu.new_empty(o.mu.shape))
+    return o.mu.new_empty(o.mu.shape), o.mu.new_empty(o.mu.shape), *prior
+
+
+def noise(
+    like: Tensor, key: Tensor | None, eps: Tensor | None, num_samples: int | None, row_start: int, event_dims: int
+) -> Tensor:
+    """eps [K?, *like.shape] in the compute dtype, with the bits that the operator's kernel gives it: a draw from N(0, 1)."""
+    if eps is not None or not native.serves(like):
+        return reference.noise(like, key, eps, num_samples, row_start, event_dims)
+    zeros = torch.zeros(like.shape, dtype=reference.compute_dtype(like.dtype), device=like.device)
+    drawn: Tensor = forward(*Operands(zeros, zeros, key, None, None, None, num_samples, row_start, event_dims, False))[0]
+    return drawn
