@@ -136,14 +136,14 @@ def create_vae(
     def compose() -> VAE:
         built = {kind: build(kind) for kind in ("likelihood", "condition")}
         per_element = getattr(built["likelihood"], "parameters_per_element", 1)  # VAE refuses what is no Likelihood
-        data_shape, shown = _data_shapes(built["likelihood"], encoder, input_shape)
+        shown, described = _network_shapes(built["likelihood"], encoder, input_shape)
         encoder_context = {"input_shape": shown, "latent_dim": latent_dim, **told("encoder", built["condition"]), **family()}
         built["encoder"] = build("encoder", encoder_context)
         latent_shape: tuple[int, ...] = getattr(built["encoder"], "latent_shape", ())  # VAE refuses what is no Encoder
         is_spatial = len(latent_shape) > 1 and latent_shape[0] == latent_dim
         context = {
             "latent_dim": latent_shape if is_spatial else latent_dim,
-            "output_shape": data_shape,
+            "output_shape": described,
             "parameters_per_element": per_element,
             **told("decoder", built["condition"]),
         }
@@ -169,8 +169,8 @@ def _check_given(option: str, value: Any, example: str) -> None:
         raise TypeError(f"create_vae needs {option}, {option}={example} for example, or a preset: {', '.join(presets.names())}")
 
 
-def _data_shapes(likelihood: Any, encoder: Any, input_shape: Sequence[int] | None) -> tuple[Sequence[int], Sequence[int]]:
-    """The shape of an example, from a part where it was not given, and that of what the likelihood shows of it to the encoder."""
+def _network_shapes(likelihood: Any, encoder: Any, input_shape: Sequence[int] | None) -> tuple[Sequence[int], Sequence[int]]:
+    """The encoder's input_shape and the decoder's output_shape; the shape of an example is a part's where it was not given."""
     if not isinstance(likelihood, Likelihood):  # which VAE refuses
         return (1,), (1,)
     shape = likelihood.data_shape if input_shape is None else input_shape
@@ -183,7 +183,7 @@ def _data_shapes(likelihood: Any, encoder: Any, input_shape: Sequence[int] | Non
             )
     _check_given("input_shape", shape, "(1, 28, 28)")
     assert shape is not None
-    return shape, likelihood.encoder_input_shape(shape)
+    return likelihood.encoder_input_shape(shape), likelihood.decoder_output_shape(shape)
 
 
 def _resolve(kind: str, given: Any, default: Any) -> Any:

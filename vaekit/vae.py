@@ -34,7 +34,7 @@ class VAE(nn.Module):
 
     Args:
         encoder: what the likelihood shows of x, x itself as a rule -> a posterior over z [B, *latent_shape].
-        decoder: z -> natural parameters [B, P, *input_shape].
+        decoder: z -> natural parameters [B, P, *input_shape], or of another layout where the likelihood has one of its own.
         likelihood: p(x | z), with P parameters for each element.
         prior: p(z); the standard normal by default.
         loss: the objective; the ELBO by default.
@@ -81,15 +81,24 @@ class VAE(nn.Module):
                     f"{kind} has to be an instance of vaekit.{base.__name__}, got {part!r}. To compose by names or specs use "
                     f"vaekit.create_vae; to use a module of your own, let its class extend vaekit.{base.__name__}."
                 )
-        shown = likelihood.encoder_input_shape(decoder.output_shape)
+        shape = decoder.output_shape if likelihood.data_shape is None else likelihood.data_shape
+        described = likelihood.decoder_output_shape(shape)
+        if decoder.output_shape != described:
+            raise ValueError(
+                f"{type(likelihood).__name__} needs a decoder with output_shape={described} and parameters_per_element="
+                f"{likelihood.parameters_per_element} for data of shape {shape}, but the decoder's output_shape is "
+                f"{decoder.output_shape}; make it with output_shape=likelihood.decoder_output_shape({shape}). A model saved with "
+                "another layout of the decoder's output cannot be loaded any more: train it anew"
+            )
+        shown = likelihood.encoder_input_shape(shape)
         if encoder.input_shape != shown:
             hint = (
                 f", of which {type(likelihood).__name__} shows the encoder {shown}; make the encoder with "
-                f"input_shape=likelihood.encoder_input_shape({decoder.output_shape})"
+                f"input_shape=likelihood.encoder_input_shape({shape})"
             )
             raise ValueError(
-                f"the encoder reads data of shape {encoder.input_shape}, but the decoder describes {decoder.output_shape}"
-                + (hint if shown != decoder.output_shape else "")
+                f"the encoder reads data of shape {encoder.input_shape}, but the decoder describes {shape}"
+                + (hint if shown != shape else "")
             )
         if encoder.latent_shape != decoder.latent_shape:
             raise ValueError(
@@ -122,7 +131,7 @@ class VAE(nn.Module):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one example."""
-        return self.decoder.output_shape
+        return self.decoder.output_shape if self.likelihood.data_shape is None else self.likelihood.data_shape
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -177,7 +186,7 @@ class VAE(nn.Module):
         return posterior
 
     def natural_parameters(self, z: Tensor, condition: Any = None) -> Tensor:
-        """What the decoder makes of z [B, *latent_shape], and of the condition [B] or [B, K]: [B, P, *input_shape]."""
+        """What the decoder makes of z [B, *latent_shape], and of the condition [B] or [B, K]: [B, P, *output_shape]."""
         return self.decoder(z, *self._embedded(condition, len(z)))  # type: ignore[no-any-return]
 
     def decode(self, z: Tensor, condition: Any = None) -> Tensor:
@@ -285,21 +294,20 @@ class VAE(nn.Module):
                 raise TypeError(f"batches have to be x alone, got {type(batch).__name__}; (x for x, y in loader) for example")
             self._check_input(batch)
             self.likelihood.check(batch)
-            part = batch.to(bias.device)
-            missing = part.isnan()
-            statistics = self.likelihood.statistics(part).masked_fill(missing.unsqueeze(1), 0.0)
-            total = total + statistics.cpu().sum(0, dtype=torch.float64)
+            statistics = self.likelihood.statistics(batch.to(bias.device))
+            missing = statistics.isnan()
+            total = total + statistics.masked_fill(missing, 0.0).cpu().sum(0, dtype=torch.float64)
             observed = observed + (~missing).cpu().sum(0)
             count += len(batch)
         if not count:
             raise ValueError("there are no examples in x, whose mean was to be taken")
         for dimension, size in enumerate(bias.shape[1:]):
             if size == 1:
-                total, observed = total.sum(dimension + 1, keepdim=True), observed.sum(dimension, keepdim=True)
+                total, observed = total.sum(dimension + 1, keepdim=True), observed.sum(dimension + 1, keepdim=True)
         mean = (total / observed).to(bias.device, reference.compute_dtype(bias.dtype))
         parameters = self.likelihood.parameters_of_mean(mean).to(bias.dtype)
-        start = torch.where(observed.to(bias.device) > 0, parameters, bias)
-        if not start.isfinite().all():
+        start = torch.where(parameters.isnan(), bias, parameters)
+        if not (total.isfinite().all() and start.isfinite().all()):
             raise ValueError("the mean of x is not finite; remove the examples that hold infinity first")
         bias.copy_(start)
 

@@ -1,5 +1,6 @@
 """Laws of tables with a likelihood for each column: each column is what its own likelihood makes of it, and no other matters."""
 
+import itertools
 import json
 import math
 
@@ -8,6 +9,8 @@ import pytest
 import scipy.stats
 import torch
 from helpers.densities import data_in_support
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import vaekit
 from vaekit import likelihoods, make_key, plots
@@ -32,7 +35,7 @@ MIXED = {
 DISTRIBUTIONS = {
     "height": lambda p: scipy.stats.norm(p[0], 1.0),
     "visits": lambda p: scipy.stats.poisson(E(p[0])),
-    "blood": lambda p: torch.distributions.Categorical(logits=torch.tensor(p[:4])),
+    "blood": lambda p: torch.distributions.Categorical(logits=torch.tensor(p, dtype=F64)),
     "weight": lambda p: scipy.stats.norm(p[0], E(p[1] / 2)),
     "calls": lambda p: scipy.stats.poisson(E(p[0])),
     "share": lambda p: scipy.stats.beta(E(p[0]), E(p[1])),
@@ -42,6 +45,9 @@ DISTRIBUTIONS = {
     "drift": lambda p: scipy.stats.norm(p[0], 1.0),
 }
 FEATURES = {"blood": 4}
+WIDTHS = {"blood": 4, "weight": 2, "share": 2, "cells": 2}  # of parameters; one for each of the other columns
+ENDS = dict(zip(MIXED, itertools.accumulate(WIDTHS.get(name, 1) for name in MIXED), strict=True))
+TOTAL = ENDS["drift"]  # 16
 
 
 def mixed(missing="refuse"):
@@ -50,10 +56,13 @@ def mixed(missing="refuse"):
 
 def parameters_and_x(n=6, seed=0):
     likelihood = mixed()
-    parameters = torch.randn(
-        n, likelihood.parameters_per_element, len(MIXED), dtype=F64, generator=torch.Generator().manual_seed(seed)
-    )
+    parameters = torch.randn(n, 1, TOTAL, dtype=F64, generator=torch.Generator().manual_seed(seed))
     return parameters, data_in_support(likelihood, (n, len(MIXED)), seed).double()
+
+
+def of_column(parameters, name):
+    """A column's own parameters in a row of all columns': [..., 1, TOTAL] -> [..., P]."""
+    return parameters[..., 0, ENDS[name] - WIDTHS.get(name, 1) : ENDS[name]]
 
 
 def log_density(name, parameters, value):
@@ -67,7 +76,7 @@ def log_density(name, parameters, value):
 def test_the_nll_is_the_sum_of_scipys_and_torchs_densities():
     parameters, x = parameters_and_x()
     expected = [
-        -sum(log_density(name, parameters[row, :, column], x[row, column].item()) for column, name in enumerate(MIXED))
+        -sum(log_density(name, of_column(parameters[row], name), x[row, column].item()) for column, name in enumerate(MIXED))
         for row in range(len(x))
     ]
     np.testing.assert_allclose(mixed().nll(parameters, x).detach().numpy(), expected, rtol=1e-6)  # shared scales are float32
@@ -83,21 +92,64 @@ def test_each_column_is_its_own_likelihood_in_value_mean_and_gradient():
     for column, (name, spec) in enumerate(MIXED.items()):
         options = {"name": spec} if isinstance(spec, str) else dict(spec)
         own = likelihoods.create(options.pop("name"), **options).double()
-        width = own.parameters_per_element
-        used = parameters[:, :width, column : column + 1].detach().requires_grad_()
+        used = of_column(parameters, name)[..., None].detach().requires_grad_()
         nll = own.nll(used, x[:, column : column + 1])
         alone.append(nll)
         assert torch.equal(mean[:, column], own.mean(used)[:, 0]), name
         (own_gradient,) = torch.autograd.grad(nll.sum(), used)
-        torch.testing.assert_close(gradient[:, :width, column], own_gradient[..., 0])
-        assert (gradient[:, width:, column] == 0).all()
+        torch.testing.assert_close(of_column(gradient, name), own_gradient[..., 0])
     torch.testing.assert_close(total, torch.stack(alone).sum(0))
 
 
-def test_parameters_are_as_many_as_the_widest_column_needs():
-    assert mixed().parameters_per_element == 4
-    assert Columns(["gaussian", "bernoulli"]).parameters_per_element == 1
-    assert Columns(["gaussian", "student_t", "zero_inflated_negative_binomial"]).parameters_per_element == 3
+def test_a_decoder_gives_as_many_numbers_as_the_columns_need_in_all():
+    assert mixed().decoder_output_shape((len(MIXED),)) == (TOTAL,) == (16,)
+    assert Columns(["gaussian", "bernoulli"]).decoder_output_shape((2,)) == (2,)
+    assert Columns(["gaussian", "student_t", "zero_inflated_negative_binomial"]).decoder_output_shape((3,)) == (1 + 1 + 3,)
+    assert mixed().parameters_per_element == 1
+    vae = vaekit.create_vae(latent_dim=2, likelihood=mixed().float())
+    assert vae.decoder(torch.zeros(3, 2)).shape == (3, 1, TOTAL)
+    assert vae.input_shape == (len(MIXED),)
+
+
+class Elements(TorchDispatchMode):
+    """Counts the elements that operations give, all together."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.count += sum(leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor))
+        return out
+
+
+def elements_of(columns, rows=8):
+    """What a step costs: the elements that its operations give."""
+    vae = vaekit.create_vae(
+        latent_dim=2, likelihood={"name": "columns", "columns": columns}, seed=0, encoder={"hidden": ()}, decoder={"hidden": ()}
+    )
+    x = data_in_support(vae.likelihood, (rows, len(columns)))
+    with Elements() as elements:
+        vae(x, key=make_key(0)).total.backward()
+        vae.initialize_output_bias(x)
+    return elements.count
+
+
+def test_a_wide_column_costs_what_it_needs_and_not_that_for_every_column():
+    numbers, classes = ["gaussian"] * 30, [{"name": "categorical", "classes": 10_000}]
+    alone, beside = elements_of(classes), elements_of(numbers + classes)
+    assert beside < 1.02 * alone + elements_of(numbers)
+    sizes = [{"name": "categorical", "classes": n} for n in range(2, 12)]  # each a group, whose gradients are as wide as itself
+    assert elements_of(sizes + classes) < 1.02 * alone + elements_of(sizes)
+
+
+def test_a_model_saved_with_the_layout_of_before_is_refused_by_name():
+    likelihood = mixed().float()
+    encoder = vaekit.encoders.create("mlp", latent_dim=2, input_shape=likelihood.encoder_input_shape((len(MIXED),)))
+    decoder = vaekit.decoders.create("mlp", latent_dim=2, output_shape=(len(MIXED),), parameters_per_element=4)
+    with pytest.raises(
+        ValueError, match=r"Columns .*output_shape=\(16,\) and parameters_per_element=1 .* is \(10,\).* cannot be"
+    ):
+        vaekit.VAE(encoder, decoder, likelihood=likelihood)
 
 
 def test_columns_without_learned_parameters_are_computed_together_and_learned_ones_are_each_columns_own():
@@ -117,8 +169,9 @@ def test_the_order_of_the_columns_is_only_an_order():
     order = torch.randperm(len(MIXED), generator=torch.Generator().manual_seed(3))
     names = list(MIXED)
     other = Columns({names[i]: MIXED[names[i]] for i in order.tolist()}).double()
-    torch.testing.assert_close(other.nll(parameters[..., order], x[:, order]), mixed().nll(parameters, x))
-    assert torch.equal(other.mean(parameters[..., order]), mixed().mean(parameters)[:, order])
+    reordered = torch.cat([of_column(parameters, names[i]) for i in order.tolist()], 1)[:, None]
+    torch.testing.assert_close(other.nll(reordered, x[:, order]), mixed().nll(parameters, x))
+    assert torch.equal(other.mean(reordered), mixed().mean(parameters)[:, order])
 
 
 def test_the_encoder_sees_one_column_after_the_other():
@@ -147,7 +200,7 @@ def test_missing_values_change_nothing_but_themselves():
     nll = likelihood.nll(parameters, x.masked_fill(missing, NAN))
     for row, gone in enumerate(missing):
         observed = [
-            -log_density(name, parameters[row, :, column].detach(), x[row, column].item())
+            -log_density(name, of_column(parameters[row], name).detach(), x[row, column].item())
             for column, name in enumerate(MIXED)
             if not gone[column]
         ]
@@ -155,7 +208,8 @@ def test_missing_values_change_nothing_but_themselves():
     assert nll[7] == 0
     (gradient,) = torch.autograd.grad(nll.sum(), parameters)
     (whole,) = torch.autograd.grad(mixed().nll(parameters, x).sum(), parameters)
-    torch.testing.assert_close(gradient, whole.masked_fill(missing[:, None], 0.0))
+    unseen = missing.repeat_interleave(torch.tensor([WIDTHS.get(name, 1) for name in MIXED]), 1)
+    torch.testing.assert_close(gradient, whole.masked_fill(unseen[:, None], 0.0))
     gone = missing.repeat_interleave(torch.tensor([FEATURES.get(name, 1) for name in MIXED]), 1)
     assert torch.equal(likelihood.encoder_input(x.masked_fill(missing, NAN)), likelihood.encoder_input(x).masked_fill(gone, 0.0))
     likelihood.check(x.masked_fill(missing, NAN))
@@ -187,7 +241,7 @@ def test_draws_of_each_column_follow_its_own_distribution_alone():
     parameters, _ = parameters_and_x(n=1, seed=5)
     drawn = mixed().sample(parameters.expand(n, -1, -1), key=make_key(1)).detach().numpy()
     for column, name in enumerate(MIXED):
-        distribution, values = DISTRIBUTIONS[name](parameters[0, :, column].tolist()), drawn[:, column]
+        distribution, values = DISTRIBUTIONS[name](of_column(parameters[0], name).tolist()), drawn[:, column]
         if name == "blood":
             expected = distribution.probs.numpy() * n
             assert scipy.stats.chisquare(np.bincount(values.astype(int), minlength=4), expected).pvalue > 1e-3
@@ -284,10 +338,15 @@ def test_a_table_with_other_columns_is_refused_when_the_model_is_composed(shape)
     likelihood = Columns(spec["columns"])
     decoder = vaekit.decoders.create("mlp", latent_dim=2, output_shape=shape)
     encoder = vaekit.encoders.create("mlp", latent_dim=2, input_shape=shape)
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(ValueError, match=r"Columns needs a decoder with output_shape=\(2,\)"):
         vaekit.VAE(encoder, decoder, likelihood=likelihood)
     x = torch.zeros(2, *shape)
-    for call in (likelihood.check, likelihood.encoder_input, lambda x: likelihood.nll(x[:, None], x)):
+    for call in (
+        likelihood.check,
+        likelihood.encoder_input,
+        likelihood.statistics,
+        lambda x: likelihood.nll(torch.zeros(2, 1, 2), x),
+    ):
         with pytest.raises(ValueError, match=expected):
             call(x)
 

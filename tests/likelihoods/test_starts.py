@@ -153,24 +153,37 @@ def test_columns_start_each_from_its_own_mean():
     x[torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.3] = torch.nan
     vae.initialize_output_bias(x)
     origin = torch.zeros(1, 2)
-    mean, parameters = vae.decode(origin)[0], vae.decoder(origin)[0]
+    mean, parameters = vae.decode(origin)[0], vae.decoder(origin)[0, 0]  # of height 2, then 4, 1, 2 and 1
     for column in (0, 2, 3, 4):
         torch.testing.assert_close(mean[column], x[:, column].nanmean())
     seen = x[:, 1][~x[:, 1].isnan()]
     frequencies = torch.bincount(seen.long(), minlength=4) / len(seen)
-    torch.testing.assert_close(torch.softmax(parameters[:, 1], 0), frequencies.clamp(1e-6))
-    assert (parameters[1:, 2] == 0).all()
-    assert parameters[1, 0] == 0  # a variance of 1
+    torch.testing.assert_close(torch.softmax(parameters[2:6], 0), frequencies.clamp(1e-6))
+    assert parameters[1] == 0  # a variance of 1
+
+
+@pytest.mark.parametrize(("name", "options"), [*SPECS, ("categorical", {"classes": 3})], ids=str)
+def test_where_nothing_was_observed_the_decoder_keeps_its_own_parameters(name, options):
+    spec = {"name": name, "missing": "ignore", **options}
+    single = vaekit.create_vae(input_shape=(2,), latent_dim=2, likelihood=spec, seed=0)
+    table = vaekit.create_vae(latent_dim=2, likelihood={"name": "columns", "columns": [spec, spec], "missing": "ignore"}, seed=0)
+    x = data_in_support(single.likelihood, (30, 2))
+    x[:, 0] = torch.nan
+    for vae, last in ((single, lambda bias: bias[:, 1]), (table, lambda bias: bias[0].unflatten(0, (2, -1))[1])):
+        with torch.no_grad():
+            vae.decoder.output_bias.fill_(7.0)
+        vae.initialize_output_bias(x)
+        expected = vae.decoder.output_bias.clone().fill_(7.0)
+        last(expected).copy_(single.likelihood.parameters_of_mean(single.likelihood.statistics(x).mean(0))[:, 1])
+        torch.testing.assert_close(vae.decoder.output_bias, expected)
 
 
 def test_columns_take_the_statistics_of_their_likelihoods():
     likelihood = Columns(COLUMNS)
     x = data_in_support(likelihood, (6, 5))
     statistics = likelihood.statistics(x)
-    assert statistics.shape == (6, 4, 5)
-    assert torch.equal(statistics[:, 0, [0, 2, 3, 4]], x[:, [0, 2, 3, 4]])
-    assert torch.equal(statistics[:, :, 1], torch.nn.functional.one_hot(x[:, 1].long(), 4).float())
-    assert (statistics[:, 1:, [0, 2, 3, 4]] == 0).all()
+    one_hot = torch.nn.functional.one_hot(x[:, 1].long(), 4).float()
+    assert torch.equal(statistics, torch.cat((x[:, :1], one_hot, x[:, 2:]), 1)[:, None])
 
 
 @pytest.mark.parametrize("name", likelihoods.names())

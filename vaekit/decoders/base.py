@@ -21,7 +21,7 @@ class Decoder(Part, Network, ABC):
     Args:
         latent_dim: the number D of latent dimensions, or the shape (D, *sizes) of a spatial latent; `latent_shape` is (D,) or
             that shape.
-        output_shape: the shape of one example, the encoder's input_shape.
+        output_shape: the shape of one example; the likelihood's `decoder_output_shape`, where that is another.
         parameters_per_element: P, the likelihood's; the axis is there even when it is 1.
         condition_dim: the size of the condition c, what `vaekit.conditions` makes of an example's label or vector; 0 for none.
 

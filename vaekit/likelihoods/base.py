@@ -37,7 +37,7 @@ def log_counts(x: Tensor) -> Tensor:
 
 
 class Likelihood(Part, nn.Module, ABC):
-    """p(x | z) with P unconstrained parameters for each element of x.
+    """p(x | z) with P unconstrained parameters for each element of x, a decoder's output [B, P, *S].
 
     A likelihood of one's own gives `element_nll`, `mean` and `sample`; one whose elements are not independent gives `nll` instead
     of `element_nll`, and sees to missing values itself. One whose data is not what a network should see as it is, counts for
@@ -48,7 +48,7 @@ class Likelihood(Part, nn.Module, ABC):
             adds nothing to the nll and nothing to any gradient.
 
     Attributes:
-        parameters_per_element: P; a decoder's output is [B, P, *x.shape[1:]], the axis is there even for P = 1.
+        parameters_per_element: P; the axis is there even for P = 1.
         features_per_element: how many numbers an encoder sees of each element, see `encoder_input`.
         statistics_per_element: how many means of each element a decoder can start from, see `statistics`.
         data_shape: the shape of an example, where the likelihood has no others; None where any shape will do.
@@ -119,12 +119,28 @@ class Likelihood(Part, nn.Module, ABC):
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         """A draw from p(x | z), made from `key`: [B, P, *S] -> [B, *S]."""
 
+    def decoder_output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The output_shape of a decoder for examples of this shape: S of the natural parameters [B, P, *S], as a rule the same.
+
+        Raises:
+            ValueError: sizes that are not whole numbers of at least 1; a shape of which the likelihood has no examples.
+
+        Example:
+            >>> from vaekit.likelihoods import Columns, Gaussian
+            >>> Gaussian().decoder_output_shape((1, 28, 28))
+            (1, 28, 28)
+            >>> Columns([{"name": "categorical", "classes": 4}, "gaussian"]).decoder_output_shape((2,))
+            (5,)
+        """
+        return checked_sizes("input_shape", shape)
+
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
         """Natural parameters under which `mean` is the mean of `statistics`, for a decoder to start from: [Q, *S] -> [P, *S].
 
         What a mean does not say, a scale for example, is as where the parameters are 0, which is what a new decoder gives. A mean
         at the edge of the support, whose parameters would be infinite, is taken to be a little inside: 1e-3 from 0 or 1, 1e-6
-        for the mean of counts and for the frequency of a class.
+        for the mean of counts and for the frequency of a class. Where the mean is NaN, as no value was observed, so are the
+        parameters, and the decoder keeps its own.
 
         Raises:
             NotImplementedError: the likelihood does not say.
@@ -135,7 +151,10 @@ class Likelihood(Part, nn.Module, ABC):
         )
 
     def statistics(self, x: Tensor) -> Tensor:
-        """The Q numbers of each element whose mean `parameters_of_mean` takes, x itself as a rule: [B, *S] -> [B, Q, *S]."""
+        """The Q numbers of each element whose mean `parameters_of_mean` takes, x itself as a rule: [B, *S] -> [B, Q, *S].
+
+        NaN where x is NaN.
+        """
         return x.unsqueeze(1)
 
     def encoder_input(self, x: Tensor) -> Tensor:
@@ -213,8 +232,9 @@ class Likelihood(Part, nn.Module, ABC):
             raise ValueError(f"the decoder describes data of shape {tuple(shape)}, but x has the shape {tuple(x.shape)}")
 
     def _before_zeros(self, first: Tensor) -> Tensor:
-        """`first` as the first of P parameters, and the others 0: [*S] -> [P, *S]."""
-        return torch.cat((first[None], first.new_zeros(self.parameters_per_element - 1, *first.shape)))
+        """`first` as the first of P parameters, and the others 0, or NaN where it is: [*S] -> [P, *S]."""
+        zeros = torch.zeros_like(first).masked_fill(first.isnan(), torch.nan)
+        return torch.stack((first, *(zeros,) * (self.parameters_per_element - 1)))
 
     def _wide(self, parameters: Tensor) -> Tensor:
         """The parameters, checked, in the dtype in which they are computed with."""

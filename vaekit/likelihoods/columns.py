@@ -7,12 +7,12 @@ section 3.1: given z, the columns are independent.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vaekit.likelihoods.base import Likelihood, registry
 from vaekit.ops import philox
@@ -23,10 +23,11 @@ from vaekit.registry import UnknownNameError
 class Columns(Likelihood):
     """For each column of a table the likelihood that suits it: x [B, F], one likelihood for each of the F columns.
 
-    P is the largest of the columns' numbers of parameters: a column that needs fewer takes the first ones, and the rest, which
-    the decoder gives as well, have no meaning and a gradient of 0. The nll is the sum of the columns' own. What a likelihood
-    learns, the scale of {"name": "gaussian", "variance": "shared"} for example, each column has for itself. The encoder sees what
-    each column's likelihood shows of it, one after the other: log(1 + x) of a count, a one-hot vector of a class.
+    The decoder gives what each column needs, one column after the other: [B, 1, the sum of the columns' own P], which is what
+    `decoder_output_shape` says. Columns with equal likelihoods are computed together. The nll is the sum of the columns' own.
+    What a likelihood learns, the scale of {"name": "gaussian", "variance": "shared"} for example, each column has for itself.
+    The encoder sees what each column's likelihood shows of it, one after the other: log(1 + x) of a count, a one-hot vector of
+    a class.
 
     Args:
         columns: {column: likelihood, ...} in the order of the table's columns, or a list of likelihoods, whose columns are then
@@ -40,11 +41,11 @@ class Columns(Likelihood):
 
     Example:
         >>> likelihood = Columns({"height": "gaussian", "blood": {"name": "categorical", "classes": 4}, "visits": "poisson"})
-        >>> likelihood.parameters_per_element, likelihood.encoder_input_shape((3,))
-        (4, (6,))
+        >>> likelihood.decoder_output_shape((3,)), likelihood.encoder_input_shape((3,))
+        ((6,), (6,))
         >>> likelihood.encoder_input(torch.tensor([[-1.5, 2.0, 0.0]]))
         tensor([[-1.5000,  0.0000,  0.0000,  1.0000,  0.0000,  0.0000]])
-        >>> nll = likelihood.nll(torch.zeros(1, 4, 3), torch.tensor([[0.0, 2.0, 1.0]]))
+        >>> nll = likelihood.nll(torch.zeros(1, 1, 6), torch.tensor([[0.0, 2.0, 1.0]]))
         >>> round(float(nll), 4)  # log(2 pi) / 2 + log 4 + 1
         3.3052
     """
@@ -73,75 +74,75 @@ class Columns(Likelihood):
                 shared.append((spec, grouped[-1][1]))
         self.groups = nn.ModuleList(_Group(likelihood, numbers) for likelihood, numbers in grouped)
         self.data_shape = (len(specs),)
-        self.parameters_per_element = max(likelihood.parameters_per_element for likelihood, _ in grouped)
-        self.statistics_per_element = max(likelihood.statistics_per_element for likelihood, _ in grouped)
-        self._from_groups: Tensor
-        self._features_from_groups: Tensor
-        in_groups = [number for _, numbers in grouped for number in numbers]
-        widths = [group.features_per_column for group in self._groups() for _ in group.numbers]
-        ends = list(itertools.accumulate(widths))
-        order = sorted(range(len(in_groups)), key=in_groups.__getitem__)
-        features = [feature for place in order for feature in range(ends[place] - widths[place], ends[place])]
-        self.register_buffer("_from_groups", torch.tensor(order), persistent=False)
-        self.register_buffer("_features_from_groups", torch.tensor(features), persistent=False)
+        places = [numbers for _, numbers in grouped]
+        self._values_in = _Layout(places, [1 for _ in grouped])
+        self._parameters_in = _Layout(places, [likelihood.parameters_per_element for likelihood, _ in grouped])
+        self._statistics_in = _Layout(places, [likelihood.statistics_per_element for likelihood, _ in grouped])
+        self._features_in = _Layout(places, [likelihood.encoder_input_shape((1,))[0] for likelihood, _ in grouped])
 
     @property
     def likelihoods(self) -> tuple[Likelihood, ...]:
         """The likelihood of each column; columns without learned parameters whose specs are equal have one object."""
-        of = {number: group.likelihood for group in self._groups() for number in group.numbers}
+        of = {number: group.likelihood for group in self._groups for number in group.numbers}
         return tuple(of[number] for number in range(len(self.names)))
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """The sum of the columns' own: parameters [B, 1, the sum of their P], x [B, F] -> [B], in nats."""
         self._check_shapes(parameters, x)
-        terms = [group.likelihood.nll(group.parameters_of(parameters), group.columns_of(x)) for group in self._groups()]
+        own, columns = self._parameters_in.split(parameters[:, 0]), self._split_table(x)
+        terms = [likelihood.nll(*both) for likelihood, *both in zip(self._kinds, own, columns, strict=True)]
         return torch.stack(terms).sum(0)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """The mean of each column as its likelihood says, for a class the most probable one: [B, P, F] -> [B, F]."""
+        """The mean of each column as its likelihood says, for a class the most probable one: [B, 1, ...] -> [B, F]."""
         self._check_shapes(parameters)
-        return self._ungrouped([group.likelihood.mean(group.parameters_of(parameters)) for group in self._groups()])
+        own = self._parameters_in.split(parameters[:, 0])
+        return self._joined_table([likelihood.mean(p) for likelihood, p in zip(self._kinds, own, strict=True)])
 
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
-        """As each column's likelihood says; parameters that a column does not use are 0: [Q, F] -> [P, F]."""
-        parts = [
-            _widened(group.likelihood.parameters_of_mean(group.statistics_of(mean)), self.parameters_per_element)
-            for group in self._groups()
-        ]
-        return self._ungrouped(parts)
+        """As each column's likelihood says: [1, the sum of their Q] -> [1, the sum of their P]."""
+        own = self._statistics_in.split(mean[0])
+        parts = [likelihood.parameters_of_mean(m) for likelihood, m in zip(self._kinds, own, strict=True)]
+        return self._parameters_in.join(parts).unsqueeze(0)
 
     def statistics(self, x: Tensor) -> Tensor:
-        """Each column's own, and then zeros: [B, F] -> [B, Q, F], Q being what the column that needs most has."""
+        """Each column's own, one column after the other: [B, F] -> [B, 1, the sum of their Q]."""
         self._check_columns(x.shape[1:])
-        parts = [
-            _widened(group.likelihood.statistics(group.columns_of(x)), self.statistics_per_element) for group in self._groups()
-        ]
-        return self._ungrouped(parts)
+        parts = [likelihood.statistics(own) for likelihood, own in zip(self._kinds, self._split_table(x), strict=True)]
+        return self._statistics_in.join(parts).unsqueeze(1)
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         """As every likelihood's, each column's on its own; synchronises where one of theirs does."""
         self._check_shapes(parameters)
+        own = self._parameters_in.split(parameters[:, 0])
         drawn = [
-            group.likelihood.sample(group.parameters_of(parameters), key=philox.fold_in(key, number))
-            for number, group in enumerate(self._groups())
+            likelihood.sample(p, key=philox.fold_in(key, number))
+            for number, (likelihood, p) in enumerate(zip(self._kinds, own, strict=True))
         ]
-        return self._ungrouped(drawn)
+        return self._joined_table(drawn)
 
     def encoder_input(self, x: Tensor) -> Tensor:
         """What an encoder sees of each column, one column after the other: [B, F] -> [B, F']."""
         self._check_columns(x.shape[1:])
-        seen = [group.likelihood.encoder_input(group.columns_of(x)) for group in self._groups()]
-        return torch.cat(seen, -1).index_select(-1, self._features_from_groups)
+        shown = [likelihood.encoder_input(own) for likelihood, own in zip(self._kinds, self._split_table(x), strict=True)]
+        # [B, columns times features] of each likelihood, as [B, features, columns]
+        parts = [rows.unflatten(-1, (len(group.numbers), -1)).mT for rows, group in zip(shown, self._groups, strict=True)]
+        return self._features_in.join(parts)
 
     def encoder_input_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         self._check_columns(super().encoder_input_shape(shape))
-        return (len(self._features_from_groups),)
+        return (self._features_in.total,)
+
+    def decoder_output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        self._check_columns(super().decoder_output_shape(shape))
+        return (self._parameters_in.total,)
 
     def check(self, x: Tensor) -> None:
         """Raise ValueError, naming the column and what was seen, if a value lies outside its support; synchronises."""
         self._check_columns(x.shape[1:])
-        for group in self._groups():
+        for group, columns in zip(self._groups, self._split_table(x), strict=True):
             try:
-                group.likelihood.check(group.columns_of(x))
+                group.likelihood.check(columns)
             except ValueError:  # of one column at least
                 for number in group.numbers:
                     try:
@@ -150,16 +151,34 @@ class Columns(Likelihood):
                         raise ValueError(f"column {self.names[number]!r}: {error}") from error
                 raise
 
+    @property
     def _groups(self) -> list[_Group]:
         return list(self.groups)  # type: ignore[arg-type]
 
-    def _ungrouped(self, parts: list[Tensor]) -> Tensor:
-        """What each group has for its columns, [..., columns of the group], in the table's order: [..., F]."""
-        return torch.cat(parts, -1).index_select(-1, self._from_groups)
+    @property
+    def _kinds(self) -> list[Likelihood]:
+        """The likelihood of each group."""
+        return [group.likelihood for group in self._groups]
+
+    def _split_table(self, x: Tensor) -> list[Tensor]:
+        """[B, F] -> for each group [B, its columns]."""
+        return [part.squeeze(-2) for part in self._values_in.split(x)]
+
+    def _joined_table(self, parts: list[Tensor]) -> Tensor:
+        """For each group [B, its columns] -> [B, F]."""
+        return self._values_in.join([part.unsqueeze(-2) for part in parts])
 
     def _check_shapes(self, parameters: Tensor, x: Tensor | None = None) -> None:
-        super()._check_shapes(parameters, x)
-        self._check_columns(parameters.shape[2:])
+        expected = (1, self._parameters_in.total)
+        if parameters.shape[1:] != expected:
+            raise ValueError(
+                f"{type(self).__name__} takes natural parameters [batch, 1, {expected[1]}], column by column, got "
+                f"{tuple(parameters.shape)}"
+            )
+        if x is not None:
+            self._check_columns(x.shape[1:])
+            if x.shape[0] != parameters.shape[0]:
+                raise ValueError(f"the decoder describes {parameters.shape[0]} example(s), but x has {x.shape[0]}")
 
     def _check_columns(self, shape: Sequence[int]) -> None:
         if tuple(shape) != self.data_shape:
@@ -171,31 +190,48 @@ class Columns(Likelihood):
 
 
 class _Group(nn.Module):
-    """Columns that are computed together, by one likelihood."""
+    """Columns that are computed together, by one likelihood; `numbers` are their places in the table."""
 
     def __init__(self, likelihood: Likelihood, numbers: list[int]) -> None:
         super().__init__()
         self.likelihood, self.numbers = likelihood, numbers
-        self.features_per_column = likelihood.encoder_input_shape((len(numbers),))[0] // len(numbers)
-        self._index: Tensor
-        self.register_buffer("_index", torch.tensor(numbers), persistent=False)
-
-    def columns_of(self, table: Tensor) -> Tensor:
-        """[..., F] -> [..., columns of the group]."""
-        return table.index_select(-1, self._index)
-
-    def parameters_of(self, parameters: Tensor) -> Tensor:
-        """[B, P, F] -> [B, the likelihood's own P, columns of the group]."""
-        return self.columns_of(parameters[:, : self.likelihood.parameters_per_element])
-
-    def statistics_of(self, mean: Tensor) -> Tensor:
-        """[Q, F] -> [the likelihood's own Q, columns of the group]."""
-        return self.columns_of(mean[: self.likelihood.statistics_per_element])
 
 
-def _widened(values: Tensor, size: int) -> Tensor:
-    """[..., n, columns] -> [..., size, columns], zeros after the values."""
-    return F.pad(values, (0, 0, 0, size - values.shape[-2]))
+class _Layout(nn.Module):
+    """Rows that hold several numbers of each column, one column after the other, and the same numbers group by group.
+
+    Each row is gathered once, not once for each group, whose gradients would each be as wide as the row.
+
+    Args:
+        groups: the columns' places in the table, group by group.
+        widths: how many numbers each column of a group has.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[int]], widths: Sequence[int]) -> None:
+        super().__init__()
+        width_of = {number: width for numbers, width in zip(groups, widths, strict=True) for number in numbers}
+        ends = list(itertools.accumulate(width_of[number] for number in range(len(width_of))))
+        grouped = [
+            ends[number] - width + place
+            for numbers, width in zip(groups, widths, strict=True)
+            for place in range(width)
+            for number in numbers
+        ]
+        self.total = ends[-1]
+        self.shapes = [(width, len(numbers)) for numbers, width in zip(groups, widths, strict=True)]
+        self._grouped: Tensor
+        self._in_order: Tensor
+        self.register_buffer("_grouped", torch.tensor(grouped), persistent=False)
+        self.register_buffer("_in_order", torch.tensor(grouped).argsort(), persistent=False)
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """[..., total] -> for each group [..., width, columns]."""
+        parts = rows.index_select(-1, self._grouped).split([math.prod(shape) for shape in self.shapes], -1)
+        return [part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """For each group [..., width, columns] -> [..., total]."""
+        return torch.cat([part.flatten(-2) for part in parts], -1).index_select(-1, self._in_order)
 
 
 def _is_independent(likelihood: Likelihood) -> bool:

@@ -84,7 +84,7 @@ class DiscretizedLogistic(Likelihood):
         inside = mean[0].clamp(NEAREST_TO_BOUND, 1.0 - NEAREST_TO_BOUND)
         # At a scale of 1 a component beyond 30 is on the first or the last level to 1e-12.
         place = inverse(lambda m: self._mean_of_one(m, torch.zeros_like(m)), inside, -30.0, 30.0)
-        zeros = torch.zeros_like(place)
+        zeros = torch.zeros_like(place).masked_fill(place.isnan(), torch.nan)
         return torch.stack([part for part in (zeros, place, zeros) for _ in range(self.components)])
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:

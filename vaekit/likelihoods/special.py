@@ -292,6 +292,8 @@ def log_mean_exp_slope(t: Tensor) -> Tensor:
 def inverse(increasing: Callable[[Tensor], Tensor], value: Tensor, low: float, high: float) -> Tensor:
     """Where a function that increases has a value, between low and high, by bisection in float64 on the CPU: of value's shape.
 
+    NaN where the value is.
+
     Args:
         increasing: float64 [*S] -> [*S], element by element.
 
@@ -305,4 +307,4 @@ def inverse(increasing: Callable[[Tensor], Tensor], value: Tensor, low: float, h
         middle = 0.5 * (below + above)
         is_below = increasing(middle) < wide
         below, above = torch.where(is_below, middle, below), torch.where(is_below, above, middle)
-    return above.to(value)
+    return torch.where(wide.isnan(), wide, above).to(value)
