@@ -19,7 +19,7 @@ MODULES = ["vaekit", *(m.name for m in pkgutil.walk_packages(vaekit.__path__, "v
 
 # From the bottom up; a room imports from its own floor and those below.
 FLOORS = [
-    {"registry", "checks", "files", "safe_path"},
+    {"registry", "checks", "files", "layout", "safe_path"},
     {"data", "ops", "layers", "schedules"},
     {"residual"},
     {"priors"},
@@ -31,6 +31,7 @@ FLOORS = [
     {"presets", "compose"},
     {"inputs"},
     {"evaluation", "training", "plots"},
+    {"runs"},
     {"cli", "__main__"},
 ]
 

@@ -318,9 +318,9 @@ def test_the_ticks_of_a_latent_grid_stand_in_the_middle_of_the_tile_whose_quanti
         np.testing.assert_allclose([float(label.get_text()) for label in labels], expected[tiles], atol=0.0051)
 
 
-@pytest.mark.parametrize("side", [1, 0, -2])
-def test_a_side_below_2_is_refused(side):
-    with pytest.raises(ValueError, match=f"side has to be at least 2, got {side}"):
+@pytest.mark.parametrize("side", [1, 0, -2, 10**12])
+def test_a_side_out_of_range_is_refused(side):
+    with pytest.raises(ValueError, match=f"side.*got {side}"):
         plots.latent_grid(model(), side=side)
 
 
@@ -358,9 +358,9 @@ def test_at_most_twelve_dimensions_are_shown_and_the_title_says_so(latent_dim, r
     assert ("the first 12 of 15" in figure.get_suptitle()) is (latent_dim == 15)
 
 
-@pytest.mark.parametrize("steps", [1, 0])
-def test_fewer_than_two_steps_are_refused(steps):
-    with pytest.raises(ValueError, match=f"steps has to be at least 2, got {steps}"):
+@pytest.mark.parametrize("steps", [1, 0, 10**12])
+def test_a_number_of_steps_out_of_range_is_refused(steps):
+    with pytest.raises(ValueError, match=f"steps.*got {steps}"):
         plots.traversals(model(), steps=steps)
 
 
@@ -473,13 +473,6 @@ def test_a_conditional_models_pictures_are_of_what_it_is_told():
     z = vae.encode(x[:1], 1).mean.detach().clone()
     z[0, 0] = -1.0
     torch.testing.assert_close(shown(figure.axes[0]), vae.decode(z, 1)[0].detach())
-
-
-def test_more_labels_than_a_picture_has_rows_are_not_all_shown():
-    assert plots.shows_every_condition(model(condition=LABELS))
-    assert plots.shows_every_condition(model())
-    assert not plots.shows_every_condition(model(condition={"name": "labels", "classes": 31}))
-    assert not plots.shows_every_condition(model(condition={"name": "vector", "size": 2}))
 
 
 def test_vectors_beside_the_data_have_no_colour():

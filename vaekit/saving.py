@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vaekit import specs
 from vaekit.files import writable_folder, write_atomically
+from vaekit.layout import BEST
 from vaekit.registry import UnknownNameError
 from vaekit.vae import VAE
 
@@ -107,7 +108,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
     if not file.is_file():
         where = path if path.is_dir() else path.parent
         inside = sorted(p.name for p in where.iterdir())[:10] if where.is_dir() else []
-        hint = f"; did you mean {where / 'best'}?" if (where / "best" / WEIGHTS_FILE).is_file() else ""
+        hint = f"; did you mean {where / BEST}?" if (where / BEST / WEIGHTS_FILE).is_file() else ""
         raise FileNotFoundError(f"there is no model at {file}; {where} holds: {', '.join(inside) or 'nothing'}{hint}")
     try:
         with safe_open(file, framework="pt") as opened:

@@ -38,7 +38,7 @@ def test_labels_of_any_integer_type_are_taken(dtype, classes, dim):
 
 def test_one_hot_vectors_of_many_classes_need_no_table_of_them():
     assert sum(b.numel() for b in Labels(10**6).buffers()) == 1
-    assert Labels(2000).in_words(torch.tensor(1234)) == "1234"
+    assert Labels(2000).label(torch.tensor(1234)) == "1234"
 
 
 def test_one_label_stands_for_all():
@@ -115,8 +115,8 @@ def test_sizes_are_whole_numbers(option):
 
 
 def test_what_a_picture_shows():
-    assert Labels(3).every().tolist() == [0, 1, 2]
-    assert Vector(2).every() is None
-    assert Labels(3).in_words(torch.tensor(2)) == "2"
-    assert Vector(2).in_words(torch.tensor([0.25, -1.0])) == "0.25, -1"
-    assert Vector(9).in_words(torch.arange(9.0)) == "0, 1, 2, ..."
+    assert Labels(3).all_values().tolist() == [0, 1, 2]
+    assert Vector(2).all_values() is None
+    assert Labels(3).label(torch.tensor(2)) == "2"
+    assert Vector(2).label(torch.tensor([0.25, -1.0])) == "0.25, -1"
+    assert Vector(9).label(torch.arange(9.0)) == "0, 1, 2, ..."

@@ -49,11 +49,11 @@ class Condition(Part, nn.Module, ABC):
             raise ValueError(f"the model is conditional, but no condition was given; it is {self.given_as}")
         return torch.as_tensor(condition)
 
-    def every(self) -> Tensor | None:
+    def all_values(self) -> Tensor | None:
         """Every value there is, for a picture with a row for each; None where there is no end of them."""
         return None
 
-    def in_words(self, condition: Tensor) -> str:
+    def label(self, condition: Tensor) -> str:
         """One value, [] or [K], as a label in a picture."""
         values = [f"{value:.3g}" for value in condition.reshape(-1).tolist()]
         return ", ".join(values if len(values) <= 4 else [*values[:3], "..."])

@@ -72,8 +72,8 @@ class Labels(Condition):
                 "condition's option classes to how many there are"
             )
 
-    def every(self) -> Tensor:
+    def all_values(self) -> Tensor:
         return torch.arange(self.classes)
 
-    def in_words(self, condition: Tensor) -> str:
+    def label(self, condition: Tensor) -> str:
         return str(int(condition))

@@ -24,6 +24,7 @@ from vaekit.data import Batch, Stream, Whole, as_batches
 from vaekit.evaluation.terms import TermSums, evaluation_key, mean_terms, named_terms
 from vaekit.files import writable_folder
 from vaekit.inputs import check_examples, check_values
+from vaekit.layout import BEST, HISTORY_FILE, LAST
 from vaekit.losses.base import LossTerms
 from vaekit.ops import philox
 from vaekit.training.callbacks import Callback, FitState
@@ -33,7 +34,6 @@ from vaekit.vae import VAE
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-HISTORY_FILE = "history.csv"
 _SECONDS_BETWEEN_LOOKS = 0.25
 _STEP_KEYS_AT_ONCE = 256
 _GROUP_OPTIONS = ("params", "lr", "betas", "eps", "weight_decay")
@@ -115,7 +115,7 @@ def fit(
             check_examples(vae, whole.examples, name)
     if folder is not None:
         vae.config()  # a model that cannot be saved is refused before it is trained, not after
-        for name in ("best", "last", HISTORY_FILE):
+        for name in (BEST, LAST, HISTORY_FILE):
             if (folder / name).exists():
                 raise FileExistsError(f"{folder} holds the {name} of an earlier run; choose another folder, or remove it")
     if initialize_output_bias:
@@ -199,7 +199,7 @@ class _Run:
                 self.model.zero_grad(set_to_none=True)
                 self._save_epoch()
                 if self.state.step:
-                    self._save("last")
+                    self._save(LAST)
         return self.history
 
     def _epoch(self, keys: Iterator[Tensor], bar: Any) -> None:
@@ -356,7 +356,7 @@ class _Run:
             return
         self.history.to_csv(self.folder / HISTORY_FILE)
         if self.history.best_epoch == self.history.epochs - 1:
-            self._save("best")
+            self._save(BEST)
         self.epochs_saved = self.history.epochs
 
     def _save(self, name: str) -> None:

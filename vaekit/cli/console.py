@@ -1,0 +1,75 @@
+"""What reaches the terminal: text and tables in which nothing from a file can act on it, and one line for a mistake."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NoReturn, TextIO
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with backslash escapes for what is not printed but obeyed: control characters, a change of direction, half a pair.
+
+    Args:
+        keep: characters that stay, line breaks for example.
+
+    Example:
+        >>> printable("a name\\x1b[2J\\n")
+        'a name\\\\x1b[2J\\\\n'
+    """
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(text: object, error: bool = False) -> None:
+    """Print a text of one or more lines to stdout, or else to stderr; nothing where there is no such stream."""
+    stream: TextIO | None = sys.stderr if error else sys.stdout
+    if stream is None:  # under pythonw and some services
+        return
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    shown = printable(str(text), keep="\n\t")
+    stream.write(shown.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """End the command with one line on stderr."""
+    with suppress(OSError):  # whoever has closed stderr still gets the code
+        say(f"vaekit: {' '.join(message.split())}", error=True)
+    sys.exit(code)
+
+
+def table(rows: Sequence[Sequence[Any]], indent: str = "") -> str:
+    """Columns aligned to their widest entry; the last one is not padded.
+
+    Example:
+        >>> print(table([("term", "value"), ("loss", "1.50"), ("kl", "12.25")]))
+        term  value
+        loss   1.50
+        kl    12.25
+    """
+    if not rows:
+        return ""
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [all(cell[:1].isdigit() or cell[:1] in ("-", "") for cell in column[1:]) for column in columns]
+    aligned = [
+        [c.rjust(w) if n and i else c.ljust(w) for i, (c, w, n) in enumerate(zip(row, widths, numeric, strict=True))]
+        for row in cells
+    ]
+    return "\n".join((indent + "  ".join(row)).rstrip() for row in aligned)
+
+
+def one_line_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """In place of `warnings.formatwarning`, whose text names the line of code that warns."""
+    return printable(f"vaekit: warning: {' '.join(str(message).split())}") + "\n"
+
+
+def drop_output() -> None:
+    """Let what is still to be written to stdout go nowhere: its reader has gone."""
+    with suppress(OSError, ValueError, AttributeError):
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)

@@ -1,0 +1,144 @@
+"""`vaekit evaluate`, `reconstruct`, `sample` and `plot`: what a run has learned, in numbers and in pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from vaekit import conditions, data, evaluation, plots, runs
+from vaekit.cli.console import say, table
+from vaekit.cli.current_folder import import_matplotlib
+from vaekit.cli.options import DataOption, OutOption, RunArgument, SeedOption, WeightsOption
+from vaekit.inputs import check_examples
+from vaekit.ops import make_key
+from vaekit.plots import catalogue
+from vaekit.plots.drawing import save_figure
+from vaekit.posteriors import DiagonalGaussian
+from vaekit.priors import LearnedGaussian, StandardNormal
+from vaekit.training import History, NonFiniteLossError
+from vaekit.vae import VAE, evaluation_mode
+
+
+def evaluate(
+    run: RunArgument,
+    source: DataOption = None,
+    weights: WeightsOption = None,
+    batch_size: Annotated[int, typer.Option(help="Examples at a time.")] = 500,
+    seed: SeedOption = 0,
+    samples: Annotated[
+        int, typer.Option(help="Draws for each example for the importance-weighted bound of log p(x); 0 leaves it out.")
+    ] = 0,
+) -> None:
+    """Print loss, reconstruction and KL on held-out data, the error of reconstructions, and which latent dimensions are used."""
+    vae = runs.saved_model(run, weights)
+    test = runs.held_out_data(run, source)
+    terms = evaluation.evaluate(vae, test, batch_size=batch_size, seed=seed)
+    say(table([(name, f"{value:.4f}") for name, value in terms.items()]))
+    if bad := [name for name, value in terms.items() if not math.isfinite(value)]:
+        raise NonFiniteLossError(f"{', '.join(bad)} of the model in {run} on this data: not finite")
+    say(f"nats per example, means over {len(test)} examples")
+    if samples:
+        bound = evaluation.importance_weighted_bound(vae, test, num_samples=samples, batch_size=batch_size, seed=seed)
+        say(
+            f"log p(x) at least {bound.log_likelihood:.4f} nats (standard error {bound.standard_error:.4f}, "
+            f"effective sample size {bound.effective_sample_size:.1f} of {samples})"
+        )
+    _say_errors(evaluation.reconstruction_error(vae, test, batch_size=batch_size))
+    if len(test) > 1 and _has_divergence_by_dimension(vae, test):
+        latents = evaluation.latent_statistics(vae, test, batch_size=batch_size)
+        collapsed = f"; collapsed: {', '.join(latents.collapsed)}" if latents.collapsed else ""
+        say(f"{int(latents.active.sum())} of {latents.active.numel()} latent dimensions are active{collapsed}")
+
+
+def reconstruct(
+    run: RunArgument,
+    source: DataOption = None,
+    count: Annotated[int, typer.Option(help="How many held-out examples.", min=1)] = 5,
+    weights: WeightsOption = None,
+    out: OutOption = None,
+) -> None:
+    """Picture held-out examples and their reconstructions."""
+    import_matplotlib()
+    vae = runs.saved_model(run, weights)
+    test = runs.held_out_data(run, source)
+    check_examples(vae, test, "test")
+    rows = catalogue.spread_rows(test, count)
+    figure = plots.reconstructions(vae, test.x[rows], catalogue.conditions_of(vae, test, rows))
+    say(save_figure(figure, out or run / "reconstructions.png"))
+
+
+def sample(
+    run: RunArgument,
+    count: Annotated[
+        int | None, typer.Option(help="How many, 16 by default; of a conditional model in each row, 8 by default.", min=1)
+    ] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VALUE",
+            help="A row for this condition: a label, or a vector like 0.5,1,-2; repeatable. All labels by default.",
+        ),
+    ] = None,
+    draw: Annotated[bool, typer.Option("--draw", help="Draw from the likelihood as well, instead of taking its mean.")] = False,
+    weights: WeightsOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+) -> None:
+    """Picture new examples that the model makes up."""
+    import_matplotlib()
+    vae = runs.saved_model(run, weights)
+    rows = None if condition is None else _parsed_conditions(vae, condition)
+    say(save_figure(plots.samples(vae, count, rows, draw=draw, key=make_key(seed)), out or run / "samples.png"))
+
+
+def plot(run: RunArgument, source: DataOption = None, weights: WeightsOption = None) -> None:
+    """Draw all pictures of a run again."""
+    import_matplotlib()
+    vae = runs.saved_model(run, weights)
+    test = runs.held_out_data(run, source)
+    check_examples(vae, test, "test")
+    draw_pictures(run, vae, test, runs.read_history(run))
+
+
+def draw_pictures(folder: Path, vae: VAE, test: data.Examples, history: History | None, indent: str = "") -> None:
+    """Write all pictures that fit the model into the folder, and say where each is."""
+    for name, figure in catalogue.fitting(catalogue.Subject(vae, test, history)):
+        say(f"{indent}{save_figure(figure, folder / f'{name}.png')}")
+
+
+def _say_errors(errors: dict[str, float]) -> None:
+    if "rmse" in errors:
+        say(
+            f"reconstructions are off by {errors['rmse']:.4g} (root mean square), {errors['mae']:.4g} (mean), in the data's units"
+        )
+        return
+    say("errors of reconstructions; classes: the share of wrong ones; others: in the data's units")
+    say(table([(name, f"{value:.4g}") for name, value in errors.items()], indent="  "))
+
+
+def _has_divergence_by_dimension(vae: VAE, test: data.Examples) -> bool:
+    """Whether the divergence of the model's posterior from its prior is a sum over latent dimensions."""
+    if not isinstance(vae.prior, (StandardNormal, LearnedGaussian)):
+        return False
+    first = torch.zeros(1, dtype=torch.int64)
+    with evaluation_mode(vae), torch.no_grad():
+        return isinstance(vae.encode(test.x[first], catalogue.conditions_of(vae, test, first)), DiagonalGaussian)
+
+
+def _parsed_conditions(vae: VAE, texts: Sequence[str]) -> torch.Tensor:
+    """What "3", or "0.5,1,-2", says, for each row of a picture: labels [R], or vectors [R, K]."""
+    if vae.condition is None:
+        raise ValueError("--condition was given, but the model is not conditional")
+    is_label = isinstance(vae.condition, conditions.Labels)
+    try:
+        return torch.tensor([int(text) if is_label else [float(number) for number in text.split(",")] for text in texts])
+    except (ValueError, OverflowError, RuntimeError) as error:
+        form = "one label, --condition 3" if is_label else "as many numbers as the model's conditions have, --condition 0.5,1,-2"
+        raise ValueError(
+            f"--condition takes {form} for example, once for each row of the picture; got {', '.join(texts)}"
+        ) from error

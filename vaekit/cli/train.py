@@ -1,0 +1,103 @@
+"""`vaekit train`: a model from data, its weights, losses and pictures in a folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vaekit import runs, specs
+from vaekit.cli import signals
+from vaekit.cli.console import fail, say, table
+from vaekit.cli.current_folder import import_matplotlib
+from vaekit.cli.look import draw_pictures
+from vaekit.cli.options import named_path
+from vaekit.layout import LAST
+from vaekit.plots.pictures import describe_latents
+from vaekit.training import History
+
+
+def train(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA",
+            help="mnist5k, mnist, fashion_mnist, kmnist, a folder of IDX files, a .npy or a .npz file; mnist5k by default.",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"The model to start from; {runs.DEFAULT_PRESET} by default. See `vaekit list presets`.")
+    ] = None,
+    latent_dim: Annotated[int | None, typer.Option(help="How many latent dimensions; channels where they are spatial.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training data; 30 by default.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples in a step; 64 by default.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Adam's; 0.001 by default.")] = None,
+    gradient_clip: Annotated[float | None, typer.Option(help="Shorten longer gradients to this norm; off by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes weights, order and noise; 0 by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps; auto by default.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="PART.OPTION=VALUE",
+            help="Any option of any part, as often as you like: --set encoder=conv --set encoder.hidden=[64] --set loss.beta=4. "
+            "--set condition=labels makes the model conditional. "
+            "`vaekit list encoders mlp` shows what a part takes.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="RUN.JSON", parser=named_path, help="A whole run, as every run folder holds one."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", parser=named_path, help="The run's folder; a new one under runs/ by default.")
+    ] = None,
+    progress: Annotated[bool, typer.Option(help="Show the progress bar.")] = True,
+) -> None:
+    """Train a model; leave weights, losses and pictures.
+
+    Without anything else, the dense autoencoder 784-2000-256-2 learns 4,500 handwritten digits. Options given here win over
+    --set, --set over --config, --config over the preset.
+    """
+    values = {
+        "data": source, "preset": preset, "latent_dim": latent_dim, "epochs": epochs, "batch_size": batch_size,
+        "learning_rate": learning_rate, "gradient_clip": gradient_clip, "seed": seed, "device": device,
+    }  # fmt: skip
+    import_matplotlib()
+    progress = progress and sys.stderr is not None
+    run = runs.Run.prepare(runs.merged_settings(config, assignments or [], values), progress)
+    with signals.as_interrupts() as interruption:
+        with runs.claimed_folder(out, run) as folder:
+            _say_what_is_trained(run)
+            history = run.fit(folder, progress)
+        if history.interrupted:
+            if not runs.is_trained(folder):
+                fail("interrupted before the first step: nothing is left of the run", interruption.exit_code)
+            say(f"interrupted in epoch {history.epochs + 1}; the weights of this moment are in {folder / LAST}", error=True)
+        if history.epochs:
+            _say_losses(history)
+            draw_pictures(folder, runs.saved_model(folder), run.test, history, indent="  ")
+        say(f"everything is in {folder}")
+        if history.interrupted:
+            raise typer.Exit(interruption.exit_code)
+
+
+def _say_what_is_trained(run: runs.Run) -> None:
+    names = {kind: specs.spec_of(kind, getattr(run.vae, kind))["name"] for kind in ("encoder", "decoder", "likelihood")}
+    parameters = sum(p.numel() for p in run.vae.parameters())
+    say(
+        f"training {names['encoder']} encoder, {names['decoder']} decoder, {names['likelihood']} likelihood: "
+        f"{parameters:,} parameters, {describe_latents(run.vae)}"
+    )
+    say(f"on {run.settings['data']}: {len(run.train):,} examples, and {len(run.test):,} held out")
+
+
+def _say_losses(history: History) -> None:
+    """The terms of the best epoch."""
+    best = history.best_epoch
+    terms = [term for term in history if not term.startswith("val_")]
+    rows = [(term, f"{history[term][best]:.2f}", f"{history['val_' + term][best]:.2f}") for term in terms]
+    say(table([("", "train", "test"), *rows]))
+    say(f"nats per example, epoch {best + 1} of {history.epochs}, the best one; {sum(history.seconds):.0f} s")

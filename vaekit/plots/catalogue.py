@@ -1,0 +1,137 @@
+"""Which pictures there are, which of them fit a model, and what each is drawn from.
+
+A picture of one's own is one more `Entry` in `CATALOGUE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaekit.data import Examples
+from vaekit.plots import curves, pictures
+from vaekit.plots.drawing import is_image
+from vaekit.vae import VAE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_POINTS = 5000  # of a scatter plot
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What there is to draw: a model, held-out examples and, where it is known, how training went.
+
+    Attributes:
+        vae: the model.
+        examples: at least one; with the conditions as y, for a conditional model.
+        history: term -> value for each epoch, or None.
+    """
+
+    vae: VAE
+    examples: Examples
+    history: Mapping[str, Sequence[float]] | None = None
+
+    @property
+    def few(self) -> Tensor:
+        """Rows of up to five examples."""
+        return spread_rows(self.examples, min(len(self.examples), 5))
+
+    @property
+    def many(self) -> Tensor:
+        """Rows of as many examples as a scatter plot shows."""
+        return spread_rows(self.examples, min(len(self.examples), _MOST_POINTS))
+
+    def conditions(self, rows: Tensor) -> Tensor | None:
+        """The conditions of these rows, for a conditional model."""
+        return conditions_of(self.vae, self.examples, rows)
+
+    @property
+    def one_condition(self) -> Tensor | None:
+        """That of the first example, for a picture that shows one."""
+        conditions = self.conditions(self.few)
+        return None if conditions is None else conditions[0]
+
+
+class Entry(NamedTuple):
+    """A picture: whether it fits a subject, and what it is."""
+
+    fits: Callable[[Subject], bool]
+    draw: Callable[[Subject], Figure]
+
+
+def fitting(subject: Subject) -> Iterator[tuple[str, Figure]]:
+    """Every picture that fits, by name, each drawn when it is asked for.
+
+    Example:
+        >>> import vaekit
+        >>> vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=3)
+        >>> subject = Subject(vae, vaekit.data.as_examples(torch.rand(9, 1, 8, 8)))
+        >>> [name for name, figure in fitting(subject)]
+        ['reconstructions', 'samples', 'traversals']
+    """
+    for name, entry in CATALOGUE.items():
+        if entry.fits(subject):
+            yield name, entry.draw(subject)
+
+
+def spread_rows(examples: Examples, count: int) -> Tensor:
+    """`count` rows, spread evenly over the examples: over the classes too, where they lie one after the other.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    if count > len(examples):
+        raise ValueError(f"there are {len(examples)} held-out examples, {count} were asked for")
+    return (torch.arange(count) * len(examples)).div(count, rounding_mode="floor")
+
+
+def conditions_of(vae: VAE, examples: Examples, rows: Tensor) -> Tensor | None:
+    """The conditions of these rows, for a conditional model: [R] or [R, K]."""
+    return None if vae.condition is None or examples.y is None else examples.y[rows]
+
+
+def _reconstructions(subject: Subject) -> Figure:
+    return pictures.reconstructions(subject.vae, subject.examples.x[subject.few], subject.conditions(subject.few))
+
+
+def _samples(subject: Subject) -> Figure:
+    """A row for each condition there is; where there are too many, for those of a few examples."""
+    condition = subject.vae.condition
+    values = None if condition is None else condition.all_values()
+    if condition is None or (values is not None and len(values) <= pictures.MOST_PANELS):
+        return pictures.samples(subject.vae)
+    return pictures.samples(subject.vae, condition=subject.conditions(subject.few))
+
+
+def _latent_space(subject: Subject) -> Figure:
+    rows, y = subject.many, subject.examples.y
+    labels = None if y is None else y[rows]
+    return pictures.latent_space(subject.vae, subject.examples.x[rows], labels, subject.conditions(rows))
+
+
+def _is_two_dimensional(subject: Subject) -> bool:
+    return subject.vae.latent_shape == (2,)
+
+
+def _has_grid(subject: Subject) -> bool:
+    return _is_two_dimensional(subject) and not subject.vae.encoder.family.discrete and is_image(subject.vae.input_shape)
+
+
+def _has_traversals(subject: Subject) -> bool:
+    return len(subject.vae.latent_shape) == 1 and not subject.vae.encoder.family.discrete and not _has_grid(subject)
+
+
+CATALOGUE: dict[str, Entry] = {
+    "loss": Entry(lambda subject: bool(subject.history), lambda subject: curves.loss_curves(subject.history or {})),
+    "reconstructions": Entry(lambda _: True, _reconstructions),
+    "samples": Entry(lambda _: True, _samples),
+    "latent_space": Entry(_is_two_dimensional, _latent_space),
+    "latent_grid": Entry(_has_grid, lambda subject: pictures.latent_grid(subject.vae, condition=subject.one_condition)),
+    "traversals": Entry(_has_traversals, lambda subject: pictures.traversals(subject.vae, condition=subject.one_condition)),
+}

@@ -1,0 +1,344 @@
+"""Models to figures: what a model makes of examples, of its prior and of its latent space.
+
+Grey levels run from black, the lowest value of the likelihood's support, to white.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import torch
+from torch import Tensor
+
+from vaekit.conditions.base import Condition
+from vaekit.ops import make_key
+from vaekit.plots.drawing import (
+    BLUE,
+    draw_classes,
+    draw_example,
+    draw_image,
+    is_image,
+    label_elements,
+    new_figure,
+    value_limits,
+)
+from vaekit.vae import VAE, evaluation_mode
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+
+MOST_PANELS = 30  # side by side, or one above the other
+_MOST_TRAVERSALS = 12
+_MOST_STEPS = 100
+_ROWS_AT_ONCE = 500
+
+
+def _in_evaluation_mode(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draws with the model, the first argument, in evaluation mode and without gradients."""
+
+    @functools.wraps(draw)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        vae = args[0] if args else kwargs.get("vae")
+        if not isinstance(vae, VAE):
+            raise TypeError(f"{draw.__name__} takes a vaekit.VAE first, got {type(vae).__name__}")
+        with evaluation_mode(vae), torch.no_grad():
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+@_in_evaluation_mode
+def reconstructions(vae: VAE, x: Tensor, condition: Any = None) -> Figure:
+    """Each example above its reconstruction, the decoded posterior mean.
+
+    Args:
+        vae: the model.
+        x: [N, *input_shape], N from 1 to 30; images [N, C, H, W] with one channel or three are shown as images, anything else
+            as curves.
+        condition: of each example, for a conditional model.
+
+    Raises:
+        ValueError: no examples, or too many for one picture.
+
+    Example:
+        >>> import vaekit
+        >>> vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2)
+        >>> len(reconstructions(vae, torch.rand(5, 1, 8, 8)).axes)
+        10
+    """
+    if not 1 <= len(x) <= MOST_PANELS:
+        raise ValueError(f"reconstructions draws 1 to {MOST_PANELS} examples side by side, got {len(x)}; x[:5] for example")
+    x = _on_device(vae, x)
+    rows = {"original": x, "reconstruction": vae.reconstruct(x, condition)}
+    limits = _limits(vae, *rows.values())
+    figure = new_figure(max(1.5 * len(x), 4.0), 3.6)
+    panels = figure.subplots(2, len(x), squeeze=False)
+    for row, (name, examples) in zip(panels, rows.items(), strict=True):
+        for axes, example in zip(row, examples, strict=True):
+            draw_example(axes, example, limits)
+        row[0].set_ylabel(name)
+    figure.suptitle(f"reconstructions through {describe_latents(vae)}")
+    label_elements(figure, vae.input_shape)
+    return figure
+
+
+@_in_evaluation_mode
+def samples(vae: VAE, n: int | None = None, condition: Any = None, *, draw: bool = False, key: Tensor | None = None) -> Figure:
+    """Decoded draws from the prior; of a conditional model a row for each condition, from the same codes in every row.
+
+    Args:
+        vae: the model.
+        n: how many, 1 to 900, 16 by default; of a conditional model how many in a row, 1 to 30, 8 by default.
+        condition: for a conditional model, the rows: labels [R] or vectors [R, K]; by default every label there is.
+        draw: draw from the likelihood as well, instead of taking its mean.
+        key: the noise, int64 [2]; `make_key(0)` by default, so that the picture is the same each time.
+
+    Raises:
+        ValueError: too few or too many samples or rows; no condition, for a model whose conditions are endless.
+
+    Example:
+        >>> import vaekit
+        >>> len(samples(vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2), 4).axes)
+        4
+        >>> vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2, condition={"name": "labels", "classes": 10})
+        >>> len(samples(vae, 4, condition=[3, 5]).axes)
+        8
+    """
+    key = (make_key(0) if key is None else key).to(_device(vae))
+    title = f"{'draws' if draw else 'decoded draws'} from the prior"
+    if vae.condition is not None:
+        return _samples_by_condition(vae, 8 if n is None else n, condition, draw, key, title)
+    n = 16 if n is None else n
+    if not 1 <= n <= MOST_PANELS**2:
+        raise ValueError(f"n, the number of samples, has to be between 1 and {MOST_PANELS**2}, got {n}")
+    drawn = vae.sample(n, condition, draw=draw, key=key)
+    limits = _limits(vae, drawn)
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    figure = new_figure(1.2 * columns + 0.4, 1.2 * rows + 0.8)
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, example in zip(panels, drawn, strict=False):
+        draw_example(axes, example, limits)
+    for axes in panels[n:]:
+        axes.remove()
+    figure.suptitle(title)
+    label_elements(figure, vae.input_shape)
+    return figure
+
+
+def _samples_by_condition(vae: VAE, n: int, condition: Any, draw: bool, key: Tensor, title: str) -> Figure:
+    assert vae.condition is not None
+    conditions = _one_for_each_row(vae.condition, condition)
+    if not 1 <= n <= MOST_PANELS:
+        raise ValueError(f"n, the number of samples in a row, has to be between 1 and {MOST_PANELS}, got {n}")
+    rows = [vae.sample(n, one, draw=draw, key=key) for one in conditions]
+    limits = _limits(vae, *rows)
+    figure = new_figure(1.2 * n + 0.8, 1.2 * len(rows) + 0.8)
+    for panels, one, row in zip(figure.subplots(len(rows), n, squeeze=False), conditions, rows, strict=True):
+        for axes, example in zip(panels, row, strict=True):
+            draw_example(axes, example, limits)
+        panels[0].set_ylabel(vae.condition.label(one), rotation=0, ha="right", va="center")
+    figure.suptitle(f"{title}, the same code in each column")
+    label_elements(figure, vae.input_shape)
+    return figure
+
+
+def _one_for_each_row(kind: Condition, condition: Any) -> Tensor:
+    """The conditions for which a picture has a row each, [R] or [R, K]; every value there is where none is given."""
+    values = kind.all_values() if condition is None else torch.as_tensor(condition)
+    if values is None:
+        raise ValueError(f"name the conditions that are to have a row: condition is {kind.given_as}")
+    if values.ndim == 0 or not 1 <= len(values) <= MOST_PANELS:
+        got = "a single value, condition=[3] for example" if values.ndim == 0 else f"{len(values)}; choose some with condition="
+        raise ValueError(f"a picture has 1 to {MOST_PANELS} rows, one for each condition, got {got}")
+    return kind.as_rows(values, len(values))
+
+
+@_in_evaluation_mode
+def latent_space(vae: VAE, x: Tensor, y: Tensor | None = None, condition: Any = None) -> Figure:
+    """The posterior means of x in a two-dimensional latent space, coloured and marked by label.
+
+    Args:
+        vae: a model with two latent dimensions.
+        x: [N, *input_shape].
+        y: integer labels [N]; or vectors [N, K], which are not shown; or None.
+        condition: of each example, for a conditional model; y by default.
+
+    Raises:
+        ValueError: another number of latent dimensions; another number of labels than of examples.
+
+    Example:
+        >>> import vaekit
+        >>> vae = vaekit.create_vae(input_shape=(4,), latent_dim=2)
+        >>> len(latent_space(vae, torch.rand(20, 4), torch.arange(20) % 3).axes)
+        1
+    """
+    _check_two_dimensions(vae, "latent_space")
+    if y is not None and len(y) != len(x):
+        raise ValueError(f"there are {len(x)} examples but {len(y)} labels")
+    conditions = _conditions(vae, y if condition is None and vae.condition is not None else condition, len(x))
+    chunks = [slice(start, start + _ROWS_AT_ONCE) for start in range(0, len(x), _ROWS_AT_ONCE)]
+    posteriors = (vae.encode(_on_device(vae, x[rows]), None if conditions is None else conditions[rows]) for rows in chunks)
+    means = torch.cat([posterior.mean.float().cpu() for posterior in posteriors])
+    figure = new_figure(6.4, 5.6)
+    axes = figure.subplots()
+    if y is None or torch.as_tensor(y).ndim > 1:  # vectors have no colour
+        axes.scatter(means[:, 0].numpy(), means[:, 1].numpy(), s=9, color=BLUE, linewidths=0)
+    else:
+        draw_classes(axes, means, torch.as_tensor(y).cpu())
+    axes.set(title=f"posterior means of {len(x)} examples", xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+@_in_evaluation_mode
+def latent_grid(vae: VAE, side: int = 16, condition: Any = None) -> Figure:
+    """The decoded square of a two-dimensional latent space, at the prior's quantiles, so that every cell is equally likely.
+
+    As in figure 4 of D. P. Kingma, M. Welling, 2013, arXiv:1312.6114.
+
+    Args:
+        vae: a model of images with two latent dimensions.
+        side: how many cells along each dimension, 2 to 100.
+        condition: one value, for a conditional model.
+
+    Raises:
+        ValueError: another number of latent dimensions; latents that are codes from a codebook; data that is not images; a side
+            out of range.
+
+    Example:
+        >>> import vaekit
+        >>> len(latent_grid(vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2), side=3).axes)
+        1
+    """
+    _check_two_dimensions(vae, "latent_grid")
+    _check_continuous(vae, "latent_grid")
+    if not is_image(vae.input_shape):
+        raise ValueError(f"latent_grid draws images [C, H, W] with 1 or 3 channels, the model's data is {vae.input_shape}")
+    if not 2 <= side <= _MOST_STEPS:
+        raise ValueError(f"side has to be between 2 and {_MOST_STEPS}, got {side}")
+    quantiles = (torch.arange(side) + 0.5) / side
+    positions = torch.special.ndtri(quantiles.double()).to(next(vae.parameters()))
+    z2, z1 = torch.meshgrid(positions.flip(0), positions, indexing="ij")  # the first row of a picture is its top
+    images = vae.decode(torch.stack((z1, z2), dim=-1).reshape(-1, 2), condition).cpu()
+    channels, height, width = vae.input_shape
+    tiles = images.reshape(side, side, channels, height, width).permute(0, 3, 1, 4, 2)
+    figure = new_figure(7.0, 7.2)
+    axes = figure.subplots()
+    draw_image(axes, tiles.reshape(side * height, side * width, channels).float(), _limits(vae, images))
+    ticks = sorted({round(i * (side - 1) / 3) for i in range(4)})
+    axes.set_xticks([(i + 0.5) * width - 0.5 for i in ticks], [f"{positions[i]:.2f}" for i in ticks])
+    axes.set_yticks([(i + 0.5) * height - 0.5 for i in ticks], [f"{positions[side - 1 - i]:.2f}" for i in ticks])
+    title = f"decoded latent square, at Gaussian quantiles{_condition_in_title(vae, condition)}"
+    axes.set(title=title, xlabel="$z_1$", ylabel="$z_2$")
+    return figure
+
+
+@_in_evaluation_mode
+def traversals(vae: VAE, x: Tensor | None = None, condition: Any = None, *, steps: int = 9, span: float = 2.5) -> Figure:
+    """What each latent dimension does: decoded codes in which one coordinate moves and the others stay.
+
+    Args:
+        vae: a model with latents [D]; the first 12 dimensions are shown.
+        x: one example [1, *input_shape] whose posterior mean is the code that is moved; without it, the origin.
+        condition: one value, for a conditional model.
+        steps: how many values each coordinate takes, 2 to 100.
+        span: it goes from -span to span, in the prior's standard deviations.
+
+    Raises:
+        ValueError: latents that are not a vector, or codes from a codebook; more than one example; a number of steps out of
+            range.
+
+    Example:
+        >>> import vaekit
+        >>> len(traversals(vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=3), steps=5).axes)
+        15
+    """
+    if len(vae.latent_shape) != 1:
+        raise ValueError(
+            f"traversals draws latents that are a vector, the model's have the shape {vae.latent_shape}; see samples"
+        )
+    _check_continuous(vae, "traversals")
+    if not 2 <= steps <= _MOST_STEPS:
+        raise ValueError(f"steps has to be between 2 and {_MOST_STEPS}, got {steps}")
+    if x is not None and len(x) != 1:
+        raise ValueError(f"traversals starts from one example, x[:1], got {len(x)}")
+    (dimensions,) = vae.latent_shape
+    rows = min(dimensions, _MOST_TRAVERSALS)
+    weight = next(vae.parameters())
+    code = weight.new_zeros(1, dimensions) if x is None else vae.encode(_on_device(vae, x), condition).mean
+    values = torch.linspace(-span, span, steps).to(weight)
+    z = code.repeat(rows, steps, 1)
+    for dimension in range(rows):
+        z[dimension, :, dimension] = values
+    decoded = vae.decode(z.reshape(-1, dimensions), condition).reshape(rows, steps, *vae.input_shape)
+    limits = _limits(vae, decoded)
+    figure = new_figure(max(1.1 * steps, 4.0), 1.15 * rows + 1.0)
+    panels = figure.subplots(rows, steps, squeeze=False)
+    for dimension, row in enumerate(panels):
+        for axes, example in zip(row, decoded[dimension], strict=True):
+            draw_example(axes, example, limits)
+        row[0].set_ylabel(f"$z_{{{dimension + 1}}}$", rotation=0, labelpad=14, va="center")
+    for axes, value in zip(panels[-1], values, strict=True):
+        axes.set_xlabel(f"{value:.1f}")
+    left_out = "" if rows == dimensions else f", the first {rows} of {dimensions}"
+    figure.suptitle(f"latent traversals{left_out}{_condition_in_title(vae, condition)}")
+    figure.supxlabel("value of the latent dimension")
+    return figure
+
+
+def describe_latents(vae: VAE) -> str:
+    """What x goes through: "2 latent dimensions", or "49 codes from a codebook"."""
+    if vae.encoder.family.discrete:
+        count = math.prod(vae.latent_shape[1:])
+        return f"{count} code{'' if count == 1 else 's'} from a codebook"
+    count = math.prod(vae.latent_shape)
+    return f"{count} latent dimension{'' if count == 1 else 's'}"
+
+
+def _check_two_dimensions(vae: VAE, picture: str) -> None:
+    if vae.latent_shape != (2,):
+        hint = "traversals" if len(vae.latent_shape) == 1 else "reconstructions and samples"
+        raise ValueError(
+            f"{picture} draws two latent dimensions, the model's latents have the shape {vae.latent_shape}; see {hint}"
+        )
+
+
+def _check_continuous(vae: VAE, picture: str) -> None:
+    if vae.encoder.family.discrete:
+        raise ValueError(
+            f"{picture} moves through the latent space, but the latents of {type(vae.encoder.family).__name__} are codes from a "
+            "codebook, with nothing between them; see reconstructions and samples"
+        )
+
+
+def _device(vae: VAE) -> torch.device:
+    return next(vae.parameters()).device
+
+
+def _on_device(vae: VAE, x: Any) -> Tensor:
+    return torch.as_tensor(x).to(_device(vae))
+
+
+def _limits(vae: VAE, *drawn: Tensor) -> tuple[float, float]:
+    return value_limits(vae.likelihood.lowest, vae.likelihood.highest, *drawn)
+
+
+def _conditions(vae: VAE, condition: Any, count: int) -> Tensor | None:
+    """The condition of each of `count` examples, [count] or [count, K]; None for a model without one."""
+    if vae.condition is None:
+        if condition is not None:
+            raise ValueError("a condition was given, but the model has none")
+        return None
+    return vae.condition.as_rows(condition, count)
+
+
+def _condition_in_title(vae: VAE, condition: Any) -> str:
+    """ ", given 3" where that is the one condition of the whole picture."""
+    rows = _conditions(vae, condition, 1)
+    return "" if vae.condition is None or rows is None else f", given {vae.condition.label(rows[0])}"

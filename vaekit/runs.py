@@ -1,0 +1,291 @@
+"""A run: what it is made from, as run.json has it, and the folder that it leaves.
+
+Settings are plain data by name: the data, the preset, what `vaekit.create_vae` and `vaekit.fit` take. They are put together from
+a run.json, from assignments such as "encoder.hidden=[2000,256]", and from single values, each of which wins over those before it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vaekit import data, files, saving
+from vaekit.compose import create_vae
+from vaekit.layout import BEST, HISTORY_FILE, LAST, RUN_FILE
+from vaekit.training import History, fit
+from vaekit.vae import VAE
+
+DEFAULT_PRESET = "dense-mnist"
+DEFAULT_DATA = "mnist5k"
+
+Settings = dict[str, Any]
+
+MODEL_KEYS = tuple(name for name in inspect.signature(create_vae).parameters if name not in ("preset", "seed"))
+PART_KEYS = tuple(name for name in MODEL_KEYS if name not in ("input_shape", "latent_dim"))
+FIT_KEYS = ("epochs", "batch_size", "learning_rate", "seed", "device", "gradient_clip", "initialize_output_bias")
+KEYS = ("data", "preset", *MODEL_KEYS, *FIT_KEYS)
+
+
+def merged_settings(config: Path | None, assignments: Sequence[str], values: Mapping[str, Any]) -> Settings:
+    """The settings of a run: `values` win over `assignments`, those over the file, that over the defaults.
+
+    Args:
+        config: a run.json.
+        assignments: PART.OPTION=VALUE, each.
+        values: setting -> value; None is as if it were not there.
+
+    Raises:
+        ValueError: a file that is not a run.json; a setting that a run does not have.
+        OSError: the file cannot be read.
+    """
+    settings = {} if config is None else read_settings(config)
+    assigned: Settings = {}
+    for assignment in assignments:
+        _assign(assigned, assignment)
+    settings |= {key: _amended(key, settings.get(key), value) for key, value in assigned.items()}
+    settings |= {key: value for key, value in values.items() if value is not None}
+    defaults = {"data": DEFAULT_DATA, "preset": DEFAULT_PRESET, "seed": 0}
+    return {**defaults, **{key: value for key, value in settings.items() if value is not None}}
+
+
+def read_settings(file: Path) -> Settings:
+    """What a run.json says.
+
+    Raises:
+        ValueError: it is not JSON, not an object, or has a setting that a run does not have.
+        OSError: it cannot be read.
+    """
+    try:
+        settings = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} has to hold a JSON object with some of: {', '.join(KEYS)}")
+    for key in settings:
+        _check_key(key, f"{file}")
+    return settings
+
+
+def _check_key(key: str, where: str) -> None:
+    if key not in KEYS:
+        raise ValueError(f"{where} sets {key!r}, which a run does not have; it has: {', '.join(KEYS)}")
+
+
+def _assign(settings: Settings, assignment: str) -> None:
+    """Enter "encoder.hidden=[2000,256]" into the settings: values are JSON, or else strings."""
+    path, equals, text = assignment.partition("=")
+    if not equals or not path:
+        raise ValueError(f"--set takes PART.OPTION=VALUE, encoder.hidden=[2000,256] for example, got {assignment!r}")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    key, *options = path.split(".")
+    if key == "fit" and options:  # fit.epochs=3 is epochs=3
+        key, *options = options
+    _check_key(key, f"--set {assignment}")
+    if not options:
+        # encoder=conv after encoder.hidden=...: what is set of the part stays, its name changes
+        earlier = settings.get(key)
+        settings[key] = {**earlier, "name": value} if isinstance(earlier, dict) and isinstance(value, str) else value
+        return
+    if key not in PART_KEYS:
+        raise ValueError(f"--set {assignment}: {key!r} is a single value, not a part with options")
+    part = settings.get(key, {})
+    if not isinstance(part, (str, dict)):
+        raise ValueError(f"--set {assignment}: {key!r} was set to {part!r} before, which is neither a name nor an object")
+    part = settings[key] = {"name": part} if isinstance(part, str) else dict(part)
+    for option in options[:-1]:
+        part[option] = dict(part[option]) if isinstance(part.get(option), dict) else {}
+        part = part[option]
+    part[options[-1]] = value
+
+
+def _amended(key: str, before: Any, assigned: Any) -> Any:
+    """A part of the config with what was assigned; another name takes none of the config's options along."""
+    if not isinstance(assigned, dict) or before is None:
+        return assigned
+    if not isinstance(before, (str, dict)):
+        raise ValueError(f"the config has {before!r} as {key!r}, which is neither a name nor an object")
+    return _amended_options({"name": before} if isinstance(before, str) else before, assigned)
+
+
+def _amended_options(before: Mapping[str, Any], assigned: Mapping[str, Any]) -> dict[str, Any]:
+    """`before` with what was assigned, at every level; another name takes nothing along."""
+    if assigned.get("name") not in (None, before.get("name")):
+        return dict(assigned)
+    both = [key for key in assigned if isinstance(assigned[key], dict) and isinstance(before.get(key), dict)]
+    return {**before, **assigned, **{key: _amended_options(before[key], assigned[key]) for key in both}}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to begin.
+
+    Attributes:
+        settings: everything that it is made from, so that they make it again: with the data's path in full, its shape, and what
+            the condition has from it.
+        vae: a new model.
+        train, test: the data; test is held out.
+        name: what its folder may be called.
+    """
+
+    settings: Settings
+    vae: VAE
+    train: data.Examples
+    test: data.Examples
+    name: str
+
+    @classmethod
+    def prepare(cls, settings: Settings, progress: bool = True) -> Run:
+        """Load the data and compose the model.
+
+        Raises:
+            ValueError, TypeError, KeyError, OSError, ImportError: settings that are wrong or do not fit the data, by name.
+        """
+        source = settings["data"]
+        train, test = data.load(source, progress=progress)
+        path = None if source in data.names() else Path(source).resolve()
+        settings = {**settings, "data": source if path is None else str(path)}
+        settings.setdefault("input_shape", list(train.x.shape[1:]))
+        if "condition" in settings:
+            settings["condition"] = _condition_of(settings["condition"], train, test)
+        parts = {key: settings[key] for key in MODEL_KEYS if key in settings}
+        vae = create_vae(settings["preset"], seed=settings["seed"], **parts)
+        return cls(settings, vae, train, test, settings["preset"] if path is None else path.stem)
+
+    def fit(self, folder: Path, progress: bool = True) -> History:
+        """Train the model; `folder` is what `claimed_folder` gives."""
+        options = {key: self.settings[key] for key in FIT_KEYS if key in self.settings}
+        return fit(self.vae, self.train, validation=self.test, out=folder, progress=progress, **options)
+
+
+def _condition_of(part: Any, train: data.Examples, test: data.Examples) -> Any:
+    """The condition with what the data says of it: how many labels there are, or how long the vectors are."""
+    spec = {"name": part} if isinstance(part, str) else part
+    if not isinstance(spec, dict):
+        return part
+    if train.y is None:
+        raise ValueError("the model is to be conditional, but the data has no labels or vectors: a .npz file with x and y has")
+    dimensions = {"labels": 1, "vector": 2}.get(str(spec.get("name")))
+    if dimensions is not None and train.y.ndim != dimensions:
+        form = "a vector for each example, y[:, None] for a single number"
+        form = "one whole number for each example" if dimensions == 1 else form
+        raise ValueError(f"the condition {spec['name']!r} needs {form}, but the data's y has the shape {tuple(train.y.shape)}")
+    if spec.get("name") == "labels":
+        highest = max(int(part.y.max()) for part in (train, test) if part.y is not None)
+        return {"classes": max(highest + 1, 1), **spec}
+    if spec.get("name") == "vector":
+        return {"size": train.y.shape[1], **spec}
+    return spec
+
+
+@contextmanager
+def claimed_folder(out: Path | None, run: Run) -> Iterator[Path]:
+    """A folder that is this run's alone, with its run.json; as it was before if the run leaves nothing in it.
+
+    Args:
+        out: made if need be; None is a new one under runs/.
+        run: what is to be written down.
+
+    Raises:
+        ValueError: the folder holds a run, or another process has just claimed it.
+        OSError: it cannot be written.
+    """
+    if out is None:
+        folder = files.writable_folder(_new_folder(Path("runs"), run.name.replace("/", "-")))
+        made = [folder]
+    else:
+        made = list(itertools.takewhile(lambda parent: not parent.exists(), (out, *out.parents)))
+        folder = files.writable_folder(out)
+    try:
+        _claim(folder, run.settings)
+        try:
+            yield folder
+        finally:
+            if not is_trained(folder):
+                (folder / RUN_FILE).unlink(missing_ok=True)
+    finally:
+        with suppress(OSError):  # which are not empty, or belong to others by now
+            for each in made:
+                each.rmdir()
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a run has left something in its folder besides run.json."""
+    return any((folder / name).exists() for name in (BEST, LAST, HISTORY_FILE))
+
+
+def _new_folder(base: Path, name: str) -> Path:
+    """base/name, or base/name-2 and so on: the first that this process is the one to make."""
+    files.writable_folder(base)
+    for number in itertools.count(1):
+        folder = base / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("unreachable")
+
+
+def _claim(folder: Path, settings: Settings) -> None:
+    """Write run.json, which only one process can be the first to do."""
+    file, text = folder / RUN_FILE, json.dumps(settings, indent=2) + "\n"
+    if is_trained(folder):
+        raise ValueError(f"{folder} holds a run already; choose another --out, or remove it")
+    try:
+        open(file, "x").close()
+    except FileExistsError as error:
+        raise ValueError(
+            f"{folder} holds a run already, which has saved nothing yet: it has just begun, or was killed; choose another --out, "
+            "or remove it"
+        ) from error
+    try:
+        files.write_atomically(file, text.encode())
+    except BaseException:
+        file.unlink()
+        raise
+
+
+def saved_model(folder: Path, weights: str | None = None) -> VAE:
+    """The model in a run's folder, the best one unless `weights` says otherwise; or in a folder that `VAE.save` wrote.
+
+    Raises:
+        ValueError: other weights than best or last; a run that has not come so far; a damaged model.
+        FileNotFoundError: there is no model.
+    """
+    if weights not in (None, BEST, LAST):
+        raise ValueError(f"--weights takes {BEST} or {LAST}, got {weights!r}")
+    for name in (BEST, LAST) if weights is None else (weights,):
+        if (folder / name / saving.WEIGHTS_FILE).is_file():
+            return saving.load(folder / name)
+    if weights is not None:
+        raise ValueError(f"{folder} has no {weights!r} weights: it is not the folder of a run that has come so far")
+    return saving.load(folder)
+
+
+def held_out_data(folder: Path, source: str | None = None) -> data.Examples:
+    """The test set that the run was validated on; or of other data its test set, and all of it where it has none.
+
+    Raises:
+        ValueError: nothing says what the run was trained on.
+    """
+    if source is not None:
+        return data.load_test(source)
+    for file in (folder / RUN_FILE, folder.parent / RUN_FILE):  # a model folder may be one within a run
+        if file.is_file() and (named := read_settings(file).get("data")) is not None:
+            return data.load(named)[1]
+    raise ValueError(f"{folder} has no {RUN_FILE} that says what it was trained on; name the data with --data")
+
+
+def read_history(folder: Path) -> History | None:
+    """How the run's training went; None where the folder does not say."""
+    file = folder / HISTORY_FILE
+    return History.from_csv(file) if file.is_file() else None
