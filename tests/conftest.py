@@ -24,6 +24,17 @@ def pytest_report_header() -> list[str]:
 
 
 @pytest.fixture(autouse=True)
+def _only_marked_tests_compile(request, monkeypatch):
+    """So that `pytest -m "not compile and not slow"` is quick: a compilation takes as long as a hundred other tests."""
+    if request.node.get_closest_marker("compile") is None:
+
+        def refused(*arguments, **options):
+            pytest.fail("this test calls torch.compile: mark it with @pytest.mark.compile")
+
+        monkeypatch.setattr(torch, "compile", refused)
+
+
+@pytest.fixture(autouse=True)
 def _one_thread_and_a_fixed_seed():
     """Two workers with two torch threads each would wait for each other's cores."""
     torch.set_num_threads(1)

@@ -230,6 +230,7 @@ def test_what_is_no_condition_is_refused():
         model(condition={"name": "label"})
 
 
+@pytest.mark.compile
 def test_it_compiles_in_one_graph(kind):
     vae, c, key = model(kind), given(kind), vaekit.make_key(0)
     compiled = torch.compile(lambda x, c, key: vae(x, c, key=key).total, fullgraph=True, backend="aot_eager")

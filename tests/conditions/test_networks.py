@@ -244,6 +244,7 @@ def test_channels_last_stays_channels_last(case):
     assert x.ndim == 5 or all(before[1] == 1 for before, _ in strides)  # torch's own convolution of volumes changes the format
 
 
+@pytest.mark.compile
 @every_network
 @pytest.mark.parametrize("condition_dim", [0, E])
 def test_every_network_compiles_into_one_graph(kind, case, condition_dim):

@@ -202,6 +202,7 @@ def test_a_batch_cannot_be_changed():
         Batch(torch.zeros(2, 3)).x = torch.zeros(1, 3)
 
 
+@pytest.mark.compile
 def test_a_compiled_function_takes_and_makes_batches_in_one_graph():
     step = torch.compile(lambda batch: Batch(2 * batch.x, batch.condition, batch.index), backend="aot_eager", fullgraph=True)
     doubled = step(Batch(torch.ones(2, 3), None, torch.arange(2)))

@@ -275,6 +275,7 @@ def same_compiled(pair, backend, **options):
     assert_close(compiled, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize(
     ("pair", "options"),
     [(pair, {}) for pair in PAIRS] + [("conv spatial", {"normalization": "batch"}), ("mlp", {"normalization": "layer"})],
@@ -284,6 +285,7 @@ def test_every_pair_compiles_into_one_graph(pair, options):
     same_compiled(pair, "aot_eager", **options)
 
 
+@pytest.mark.compile
 @pytest.mark.slow
 @pytest.mark.skipif(
     not (os.environ.get("CXX") or any(map(shutil.which, ("g++", "clang++", "cl")))), reason="inductor needs a C++ compiler"

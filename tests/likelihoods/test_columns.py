@@ -265,6 +265,7 @@ def test_draws_repeat_with_the_key_and_keep_the_dtype():
         assert Columns(MIXED).nll(parameters.to(dtype), one.to(dtype)).dtype == torch.float32
 
 
+@pytest.mark.compile
 def test_it_compiles_in_one_graph():
     likelihood = mixed("ignore")
     parameters, x = parameters_and_x()

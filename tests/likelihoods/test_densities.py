@@ -350,6 +350,7 @@ def test_nll_sums_over_the_elements_of_each_example(name):
     assert likelihood.nll(parameters[:0], x[:0]).shape == (0,)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", CASES)
 def test_it_compiles_in_one_graph(name):
     case = CASES[name]

@@ -67,6 +67,7 @@ def test_weights_follow_the_step():
         assert_close(terms.total, (terms.reconstruction + terms.kl).mean() + penalty)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("kind", ["i", "ii"])
 def test_it_is_one_graph(kind):
     vae, x, key = model({"name": "dip_vae", "kind": kind}), data(), vaekit.make_key(1)

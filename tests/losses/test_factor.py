@@ -266,6 +266,7 @@ def test_training_brings_the_total_correlation_down():
 # In every precision, compiled, and of nothing.
 
 
+@pytest.mark.compile
 def test_it_is_one_graph():
     vae, x, key = model(), data(), make_key(1)
     compiled, terms = torch.compile(vae, fullgraph=True, backend="aot_eager")(x, key=key), vae(x, key=key)

@@ -394,6 +394,7 @@ def test_an_infinite_alpha_can_be_written_down(alpha, tmp_path):
 ALL = [*SEVERAL, "elbo", {"name": "elbo", "num_samples": 3}, "free_bits", "capacity"]
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("loss", ALL, ids=str)
 def test_it_compiles_in_one_graph(loss):
     vae, key = linear_model(loss, {"name": "labels", "classes": 3}), make_key(0)

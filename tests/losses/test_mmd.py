@@ -192,6 +192,7 @@ def test_no_tensor_of_every_pair_and_latent_is_ever_there(name):
     assert largest_tensor(name, rows, latents, torch.float32, x) <= rows * rows < rows * rows * latents
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("elements", [300, 1 << 20], ids=["blocks", "at once"])
 @pytest.mark.parametrize("name", ["info_vae", "wae", "beta_tc"])
 def test_it_is_one_graph(name, elements, monkeypatch):

@@ -216,6 +216,7 @@ def test_no_tensor_of_every_pair_and_latent_is_ever_there():
     assert largest_tensor("beta_tc", rows, latents, torch.float32, x) <= rows * rows < rows * rows * latents
 
 
+@pytest.mark.compile
 def test_it_is_one_graph():
     vae, x, key = model(), dataset(), vaekit.make_key(1)
     compiled = torch.compile(vae, fullgraph=True, backend="aot_eager")

@@ -246,6 +246,7 @@ BACKENDS = [
 ]
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_in_one_graph_it_is_the_eager_operator(dynamic, backend):
@@ -263,6 +264,7 @@ def test_compiled_in_one_graph_it_is_the_eager_operator(dynamic, backend):
         torch.testing.assert_close(results[0], results[1], rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiled_without_a_key_it_draws_afresh(backend):
     compiled = torch.compile(lambda mu: reparameterize_kl(mu, mu)[0], fullgraph=True, backend=backend)

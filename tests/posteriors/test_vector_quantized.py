@@ -576,6 +576,7 @@ def test_a_trained_model_comes_back_with_its_codebook_and_goes_on_from_it(decay,
         assert_close(model.encoder.family.codebook.detach(), placed, rtol=0.0, atol=0.5)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("decay", [0.9, None])
 def test_a_compiled_training_step_is_one_graph_with_the_same_numbers(decay):
     x = torch.randn(20, 5)
