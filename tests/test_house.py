@@ -19,11 +19,11 @@ MODULES = ["vaekit", *(m.name for m in pkgutil.walk_packages(vaekit.__path__, "v
 
 # From the bottom up; a room imports from its own floor and those below.
 FLOORS = [
-    {"registry", "checks", "files", "layout", "safe_path"},
+    {"registry", "checks", "files", "layout", "safe_path", "latents"},
     {"data", "ops", "layers", "schedules"},
     {"residual"},
     {"priors"},
-    {"posteriors"},
+    {"posteriors", "divergences"},
     {"encoders", "decoders", "likelihoods", "conditions"},
     {"losses"},
     {"specs"},

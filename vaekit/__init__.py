@@ -3,7 +3,20 @@
 from vaekit import safe_path  # noqa: F401 (before anything else is imported)
 
 # isort: split
-from vaekit import conditions, data, decoders, encoders, likelihoods, losses, plots, posteriors, presets, priors, schedules
+from vaekit import (
+    conditions,
+    data,
+    decoders,
+    divergences,
+    encoders,
+    likelihoods,
+    losses,
+    plots,
+    posteriors,
+    presets,
+    priors,
+    schedules,
+)
 from vaekit.compose import create_vae
 from vaekit.conditions import Condition
 from vaekit.decoders import Decoder
@@ -49,6 +62,7 @@ __all__ = [
     "create_vae",
     "data",
     "decoders",
+    "divergences",
     "encoders",
     "evaluate",
     "fit",

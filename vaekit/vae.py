@@ -18,6 +18,7 @@ from vaekit import specs
 from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
 from vaekit.encoders.base import Encoder
+from vaekit.latents import LatentKind
 from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.base import Batch, Loss, LossTerms, StepContext
 from vaekit.losses.elbo import Elbo
@@ -120,7 +121,7 @@ class VAE(nn.Module):
         self.encoder, self.decoder, self.likelihood, self.prior, self.loss = encoder, decoder, likelihood, prior, loss
         self.condition = condition
         self._check_prior(prior)
-        self._check_latents("loss", loss.discrete, loss)
+        self._check_latents("loss", loss.latents, loss)
         if loss.latent_shape not in (None, encoder.latent_shape):
             raise ValueError(
                 f"the loss is a {type(loss).__name__} for latents of the shape {loss.latent_shape}, but the encoder's have "
@@ -332,18 +333,18 @@ class VAE(nn.Module):
 
         return saving.save(self, folder)
 
-    def _check_latents(self, kind: str, discrete: bool, part: nn.Module) -> None:
-        """Refuse a prior or an objective for latents that are codes where the encoder's are not, and the other way round."""
-        if discrete != self.encoder.family.discrete:
-            kinds = ("vectors of real numbers", "codes from a codebook")
+    def _check_latents(self, kind: str, latents: LatentKind, part: nn.Module) -> None:
+        """Refuse a prior or an objective for another kind of latents than the encoder's."""
+        family = self.encoder.family
+        if latents is not family.latents:
             raise ValueError(
-                f"{type(part).__name__} is a {kind} for latents that are {kinds[discrete]}, but those of the encoder's "
-                f"{type(self.encoder.family).__name__} are {kinds[not discrete]}; the posterior 'vector_quantized' goes with the "
+                f"{type(part).__name__} is a {kind} for latents that are {latents.value}, but those of the encoder's "
+                f"{type(family).__name__} are {family.latents.value}; the posterior 'vector_quantized' goes with the "
                 "prior 'codes' and the loss 'vector_quantized', others go with the others"
             )
 
     def _check_prior(self, prior: Prior) -> None:
-        self._check_latents("prior", prior.discrete, prior)
+        self._check_latents("prior", prior.latents, prior)
         if prior.latent_shape not in (None, self.latent_shape):
             raise ValueError(
                 f"the prior is one over latents of the shape {prior.latent_shape}, but the encoder's have {self.latent_shape}"

@@ -83,9 +83,7 @@ def test_what_has_no_dimensions_to_take_apart_is_refused():
 
     parts = identity_model()
     vae = vaekit.VAE(parts.encoder, parts.decoder, likelihood=parts.likelihood, prior=Other())
-    with pytest.raises(
-        TypeError, match="from the priors standard_normal and diagonal_gaussian; from a Other it has no closed form"
-    ):
+    with pytest.raises(TypeError, match="DiagonalGaussian from a Other"):
         latent_statistics(vae, X)
     with pytest.raises(ValueError, match="at least two of them, got 1"):
         latent_statistics(identity_model(), X[:1])

@@ -90,11 +90,11 @@ class Other(vaekit.Prior):
 def test_divergences_that_do_not_come_apart_are_refused():
     vae = model("free_bits")
     vae.prior = Other()
-    with pytest.raises(TypeError, match="known from the priors standard_normal and diagonal_gaussian; from a Other it has no"):
+    with pytest.raises(TypeError, match="DiagonalGaussian from a Other"):
         vae(X)
     vae = model("free_bits")
     vae.encoder.forward = lambda x: OtherPosterior(x.flatten(1)[:, :3])
-    with pytest.raises(TypeError, match="known of a DiagonalGaussian posterior, got OtherPosterior"):
+    with pytest.raises(TypeError, match="OtherPosterior from a StandardNormal"):
         vae(X)
     with pytest.raises(ValueError, match="free_nats has to be at least 0, got -1"):
         model({"name": "free_bits", "free_nats": -1})

@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 import typer
 
-from vaekit import conditions, data, evaluation, plots, runs
+from vaekit import conditions, data, divergences, evaluation, plots, runs
 from vaekit.cli.console import say, table
 from vaekit.cli.current_folder import import_matplotlib
 from vaekit.cli.options import DataOption, OutOption, RunArgument, SeedOption, WeightsOption
@@ -18,8 +18,6 @@ from vaekit.inputs import check_examples
 from vaekit.ops import make_key
 from vaekit.plots import catalogue
 from vaekit.plots.drawing import save_figure
-from vaekit.posteriors import DiagonalGaussian
-from vaekit.priors import LearnedGaussian, StandardNormal
 from vaekit.training import History, NonFiniteLossError
 from vaekit.vae import VAE, evaluation_mode
 
@@ -123,11 +121,10 @@ def _say_errors(errors: dict[str, float]) -> None:
 
 def _has_divergence_by_dimension(vae: VAE, test: data.Examples) -> bool:
     """Whether the divergence of the model's posterior from its prior is a sum over latent dimensions."""
-    if not isinstance(vae.prior, (StandardNormal, LearnedGaussian)):
-        return False
     first = torch.zeros(1, dtype=torch.int64)
     with evaluation_mode(vae), torch.no_grad():
-        return isinstance(vae.encode(test.x[first], catalogue.conditions_of(vae, test, first)), DiagonalGaussian)
+        posterior = vae.encode(test.x[first], catalogue.conditions_of(vae, test, first))
+    return divergences.known_by_dimension(posterior, vae.prior)
 
 
 def _parsed_conditions(vae: VAE, texts: Sequence[str]) -> torch.Tensor:

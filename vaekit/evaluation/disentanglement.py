@@ -16,7 +16,6 @@ from torch import Tensor
 from vaekit.checks import checked_size
 from vaekit.evaluation.terms import checked_batches, on_device
 from vaekit.ops import philox
-from vaekit.priors.standard_normal import StandardNormal
 from vaekit.vae import VAE, evaluation_mode
 
 Floats = npt.NDArray[np.float64]
@@ -259,7 +258,7 @@ def _checked(codes: Any, factors: Any) -> tuple[Floats, Ints]:
 
 def _prior_deviation(vae: VAE, seed: int) -> Tensor | float:
     """Of each dimension, float64 [D]."""
-    if isinstance(vae.prior, StandardNormal):
+    if vae.prior.is_standard:
         return 1.0
     weight = next(vae.parameters())
     key = philox.make_key(seed, device=weight.device)

@@ -14,6 +14,7 @@ import torch
 
 from vaekit.checks import checked_size
 from vaekit.evaluation.terms import checked_batches, evaluation_key, on_device
+from vaekit.latents import LatentKind
 from vaekit.posteriors.vector_quantized import VectorQuantized
 from vaekit.priors.codes import Codes
 from vaekit.priors.gaussian_mixture import GaussianMixture
@@ -50,7 +51,7 @@ def fitted_mixture(vae: VAE, data: Any, *, components: int = 10, batch_size: int
         >>> vae.sample(5, prior=sampler).shape
         torch.Size([5, 4])
     """
-    if vae.encoder.family.discrete:
+    if vae.encoder.family.latents is LatentKind.CODES:
         raise TypeError(
             f"a mixture of Gaussians needs latents with a density, but those of {type(vae.encoder.family).__name__} are codes "
             "from a codebook; vaekit.evaluation.fitted_codes fits their frequencies"
@@ -64,7 +65,7 @@ def fitted_mixture(vae: VAE, data: Any, *, components: int = 10, batch_size: int
     key = evaluation_key(seed).to(weight.device)
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
-            z, _ = vae.encode(batch.x, batch.condition).rsample_log_prob(key=key, row_start=row_start)
+            z = vae.encode(batch.x, batch.condition).rsample(key=key, row_start=row_start)
             codes.append(z.flatten(1).cpu().double())
             row_start += len(batch.x)
     if row_start < components:

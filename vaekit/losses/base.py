@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from vaekit.data.batch import Batch as Batch
+from vaekit.latents import LatentKind
 from vaekit.likelihoods.base import Likelihood
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
@@ -74,11 +75,11 @@ class Loss(Part, nn.Module, ABC):
 
     Attributes:
         latent_shape: the shape [*S] of one example's latents, where the objective is one for latents of that shape only.
-        discrete: whether it is one for latents that are codes from a codebook; others are for latents with a density.
+        latents: what kind of latents it is for.
     """
 
     latent_shape: tuple[int, ...] | None = None
-    discrete: bool = False
+    latents: LatentKind = LatentKind.VECTORS
 
     def __init__(self) -> None:  # torch's own takes any option
         super().__init__()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
-from vaekit.losses.draws import batch_mean
+from vaekit.losses.draws import batch_mean, drawn
 from vaekit.schedules import Linear, Schedule, checked_schedule
 
 
@@ -66,8 +66,7 @@ class Capacity(Loss):
         self.gamma, self.per = checked_schedule("gamma", gamma), per
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
-        z, kl = model.encode(batch.x, batch.condition).rsample_kl(model.prior, key=context.key, row_start=context.row_start)
-        reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)
+        _, _, reconstruction, kl, levels = drawn(model, batch, context)
         capacity = self.capacity(context.step)
         held = batch_mean(kl) if self.per == "batch" else kl
         distance = (held - capacity).abs()
@@ -76,4 +75,4 @@ class Capacity(Loss):
         elif not len(batch.x):
             distance = 0.0 * distance
         total = batch_mean(reconstruction) + self.gamma(context.step) * distance
-        return LossTerms(total, reconstruction, kl, {"capacity": kl.new_full((), capacity)})
+        return LossTerms(total, reconstruction, kl, {**levels, "capacity": kl.new_full((), capacity)})

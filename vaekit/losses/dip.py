@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
-from vaekit.losses.draws import batch_mean
+from vaekit.losses.draws import batch_mean, drawn
 from vaekit.ops import reference
 from vaekit.posteriors.base import Posterior
-from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
-from vaekit.priors.standard_normal import StandardNormal
 from vaekit.schedules import Schedule, checked_schedule
 
 _KINDS = ("i", "ii")
@@ -81,17 +79,17 @@ class DipVAE(Loss):
         self.lambda_diagonal = checked_schedule("lambda_diagonal", lambda_diagonal)
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
-        posterior, count = model.encode(batch.x, batch.condition), len(batch.x)
-        if not isinstance(model.prior, StandardNormal):
+        if not model.prior.is_standard:
             raise TypeError(
                 "dip_vae holds the covariance of the codes at the identity, that of the prior standard_normal; the model has "
                 f"a {type(model.prior).__name__}"
             )
-        z, kl = posterior.rsample_kl(model.prior, key=context.key, row_start=context.row_start)
-        reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)
+        posterior, _, reconstruction, kl, levels = drawn(model, batch, context)
+        count = len(batch.x)
         covariance = self._covariance(posterior)
         variances = covariance.diagonal()
         extras = {
+            **levels,
             "covariance_offdiagonal": (covariance - variances.diag()).square().sum() * min(count, 1),
             "covariance_diagonal": (variances - 1.0).square().sum() * min(count, 1),
         }
@@ -109,9 +107,10 @@ class DipVAE(Loss):
             covariance = centred.T @ centred / count
         if self.kind == "i":
             return covariance
-        if not isinstance(posterior, DiagonalGaussian):
+        variances = posterior.variances
+        if variances is None:
             raise TypeError(
-                'dip_vae of kind "ii" needs the variances of the posterior, which a DiagonalGaussian has; the encoder gives '
-                f'a {type(posterior).__name__}. Kind "i" needs the means alone'
+                'dip_vae of kind "ii" needs the variances of latents that are independent, given x, which a DiagonalGaussian '
+                f'has; the encoder gives a {type(posterior).__name__}. Kind "i" needs the means alone'
             )
-        return covariance + torch.exp(posterior.logvar.flatten(1).to(mean.dtype)).sum(0).div(count).diag()
+        return covariance + variances.flatten(1).to(mean.dtype).sum(0).div(count).diag()

@@ -1,4 +1,4 @@
-"""Several draws of z for each example: decoding them at once, and their importance weights.
+"""Draws of z for each example: what they cost, decoding several at once, and their importance weights.
 
 The weight of a draw is w = p(x | z) p(z) / q(z | x): Y. Burda, R. Grosse, R. Salakhutdinov, "Importance Weighted Autoencoders",
 ICLR 2016, arXiv:1509.00519, section 3.
@@ -7,11 +7,44 @@ ICLR 2016, arXiv:1509.00519, section 3.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vaekit.losses.base import Batch, LatentVariableModel, StepContext
+from vaekit.posteriors.base import Posterior
+
+
+class Drawn(NamedTuple):
+    """One z for each example, or the mean over several, and the two terms of its ELBO.
+
+    Attributes:
+        posterior: q(z | x) of the batch.
+        z: [B, *S], or [K, B, *S].
+        reconstruction: [B], -log p(x | z), a mean over the draws.
+        kl: [B], the divergence from the prior.
+        levels: of a posterior of several levels the divergence of each, [B], as "kl_level_1", ...; their sum is kl.
+    """
+
+    posterior: Posterior
+    z: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    levels: dict[str, Tensor]
+
+
+def drawn(model: LatentVariableModel, batch: Batch, context: StepContext, num_samples: int | None = None) -> Drawn:
+    """z from the posterior of each example, decoded, with its divergence: where an objective begins."""
+    posterior = model.encode(batch.x, batch.condition)
+    z, levels = posterior.rsample_kl_by_level(model.prior, key=context.key, num_samples=num_samples, row_start=context.row_start)
+    if num_samples is None:
+        reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)
+    else:
+        reconstruction = nll_of_draws(model, batch, z).mean(0)
+    levels = tuple(level.mean(0) if level.ndim == 2 else level for level in levels)
+    named = {f"kl_level_{number}": level for number, level in enumerate(levels, 1)} if len(levels) > 1 else {}
+    return Drawn(posterior, z, reconstruction, sum(levels[1:], start=levels[0]), named)
 
 
 def nll_of_draws(model: LatentVariableModel, batch: Batch, z: Tensor) -> Tensor:

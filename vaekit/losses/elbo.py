@@ -11,7 +11,7 @@ from typing import Any
 
 from vaekit.checks import checked_size
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
-from vaekit.losses.draws import batch_mean, nll_of_draws
+from vaekit.losses.draws import batch_mean, drawn
 from vaekit.schedules import Schedule, checked_schedule
 
 
@@ -53,9 +53,5 @@ class Elbo(Loss):
         self.beta, self.num_samples = checked_schedule("beta", beta), checked_size("num_samples", num_samples)
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
-        z, kl = model.encode(batch.x, batch.condition).rsample_kl(
-            model.prior, key=context.key, num_samples=self.num_samples, row_start=context.row_start
-        )
-        reconstruction = nll_of_draws(model, batch, z).mean(0)
-        kl = kl.mean(0) if kl.ndim == 2 else kl
-        return LossTerms(batch_mean(reconstruction + self.beta(context.step) * kl), reconstruction, kl, {})
+        _, _, reconstruction, kl, levels = drawn(model, batch, context, self.num_samples)
+        return LossTerms(batch_mean(reconstruction + self.beta(context.step) * kl), reconstruction, kl, levels)

@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 from vaekit.checks import checked_sizes
 from vaekit.layers import glorot
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
-from vaekit.losses.draws import batch_mean
+from vaekit.losses.draws import batch_mean, drawn
 from vaekit.ops import philox, reference
 from vaekit.schedules import Schedule, checked_schedule
 
@@ -97,8 +97,7 @@ class FactorVAE(Loss):
         return [{"params": list(self.discriminator.parameters()), "lr": self.learning_rate, "betas": self.betas}]
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
-        z, kl = model.encode(batch.x, batch.condition).rsample_kl(model.prior, key=context.key, row_start=context.row_start)
-        reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)
+        _, z, reconstruction, kl, levels = drawn(model, batch, context)
         codes = z.flatten(1)
         weights = dict(self.discriminator.named_parameters())
         total_correlation = batch_mean(self._logit(codes, {name: weight.detach() for name, weight in weights.items()}))
@@ -108,7 +107,7 @@ class FactorVAE(Loss):
             batch_mean(softplus(-self._logit(codes, weights))) + batch_mean(softplus(self._logit(permuted, weights)))
         )
         total = batch_mean(reconstruction + kl) + self.gamma(context.step) * total_correlation
-        extras = {"total_correlation": total_correlation, "discriminator": auxiliary.detach()}
+        extras = {**levels, "total_correlation": total_correlation, "discriminator": auxiliary.detach()}
         return LossTerms(total, reconstruction, kl, extras, auxiliary)
 
     def _logit(self, codes: Tensor, weights: Mapping[str, Tensor]) -> Tensor:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vaekit import divergences
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean
-from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.schedules import Schedule, checked_schedule
 
 
@@ -39,8 +39,8 @@ class FreeBits(Loss):
             kept in space (otherwise the same as "dimension"); or "example", one group of all.
 
     Raises:
-        TypeError: a free_nats that is no weight; in use, a posterior other than `DiagonalGaussian` or a prior other than
-            standard_normal and diagonal_gaussian, whose divergence does not come apart into that of each dimension.
+        TypeError: a free_nats that is no weight; in use, a posterior and a prior whose divergence does not come apart into that
+            of each dimension, as that of a `DiagonalGaussian` from standard_normal and diagonal_gaussian does.
         ValueError: a negative free_nats, another group.
 
     Example:
@@ -59,11 +59,12 @@ class FreeBits(Loss):
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
         posterior = model.encode(batch.x, batch.condition)
-        if not isinstance(posterior, DiagonalGaussian):
+        if not divergences.known_by_dimension(posterior, model.prior):
             raise TypeError(
-                "free bits need the divergence of each latent dimension, which is known of a DiagonalGaussian posterior, got "
-                f"{type(posterior).__name__}; make the encoder with posterior='diagonal_gaussian', or take the loss 'elbo' with "
-                "a scheduled beta"
+                "free bits need the divergence of each latent dimension, which is not known of a "
+                f"{type(posterior).__name__} from a {type(model.prior).__name__}; make the encoder with "
+                "posterior='diagonal_gaussian' and take the prior 'standard_normal' or 'diagonal_gaussian', or take the loss "
+                "'elbo' with a scheduled beta"
             )
         z, elements = posterior.rsample_kl_per_dimension(model.prior, key=context.key, row_start=context.row_start)
         reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
-from vaekit.losses.draws import batch_mean
+from vaekit.losses.draws import Drawn, batch_mean, drawn
 from vaekit.losses.pairwise import row_blocks
 from vaekit.ops import philox, reference
 from vaekit.schedules import Schedule, checked_schedule
@@ -116,14 +116,15 @@ class _MatchesPrior(Loss):
         _check_options(kernel, scales, statistic)
         self.kernel, self.scales, self.statistic = kernel, tuple(map(float, scales)), statistic
 
-    def _terms(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction [B], divergence [B], squared discrepancy []."""
-        z, kl = model.encode(batch.x, batch.condition).rsample_kl(model.prior, key=context.key, row_start=context.row_start)
-        reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)
+    def _terms(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> tuple[Drawn, dict[str, Tensor]]:
+        """The draw, and the extras with the squared discrepancy as "mmd"."""
+        terms = drawn(model, batch, context)
+        z = terms.z
         key = philox.fold_in(context.key, 1 + context.row_start)  # in evaluation each batch has draws of its own
-        drawn = model.prior.sample(z.shape, key=key, dtype=z.dtype)
-        codes, drawn = (t.flatten(1).to(reference.compute_dtype(t.dtype)) for t in (z, drawn))
-        return reconstruction, kl, squared_mmd(codes, drawn, self.kernel, self.scales, self.statistic)
+        of_prior = model.prior.sample(z.shape, key=key, dtype=z.dtype)
+        codes, of_prior = (t.flatten(1).to(reference.compute_dtype(t.dtype)) for t in (z, of_prior))
+        squared = squared_mmd(codes, of_prior, self.kernel, self.scales, self.statistic)
+        return terms, {**terms.levels, "mmd": squared}
 
 
 @registry.register("info_vae")
@@ -193,10 +194,10 @@ class InfoVAE(_MatchesPrior):
         return 1.0 - alpha, alpha + lambda_ - 1.0
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
-        reconstruction, kl, squared = self._terms(model, batch, context)
+        terms, extras = self._terms(model, batch, context)
         of_kl, of_squared = self._weights(context.step)
-        total = batch_mean(reconstruction + of_kl * kl) + of_squared * squared
-        return LossTerms(total, reconstruction, kl, {"mmd": squared})
+        total = batch_mean(terms.reconstruction + of_kl * terms.kl) + of_squared * extras["mmd"]
+        return LossTerms(total, terms.reconstruction, terms.kl, extras)
 
 
 @registry.register("wae")
@@ -250,6 +251,6 @@ class WAE(_MatchesPrior):
         self.lambda_ = checked_schedule("lambda_", lambda_)
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
-        reconstruction, kl, squared = self._terms(model, batch, context)
-        total = batch_mean(reconstruction) + self.lambda_(context.step) * squared
-        return LossTerms(total, reconstruction, kl, {"mmd": squared})
+        terms, extras = self._terms(model, batch, context)
+        total = batch_mean(terms.reconstruction) + self.lambda_(context.step) * extras["mmd"]
+        return LossTerms(total, terms.reconstruction, terms.kl, extras)

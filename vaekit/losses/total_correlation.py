@@ -19,7 +19,6 @@ from vaekit.losses.draws import batch_mean
 from vaekit.losses.pairwise import row_blocks
 from vaekit.ops.reparameterize_kl import noise
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
-from vaekit.priors.standard_normal import StandardNormal
 from vaekit.schedules import Schedule, checked_schedule
 
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -105,7 +104,7 @@ class BetaTC(Loss):
                 "beta_tc needs the density of each latent by itself, q(z_d | x), which a DiagonalGaussian has; the encoder gives "
                 f"a {type(posterior).__name__}. Make the encoder with posterior='diagonal_gaussian', or take the loss factor"
             )
-        if not isinstance(model.prior, StandardNormal):
+        if not model.prior.is_standard:
             raise TypeError(
                 "beta_tc needs a prior whose latents are independent, standard_normal, because it weighs the divergence of each "
                 f"latent by itself; the model has a {type(model.prior).__name__}"

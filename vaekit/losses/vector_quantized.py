@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vaekit.latents import LatentKind
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, nll_of_draws
 from vaekit.ops import philox
@@ -58,7 +59,7 @@ class VectorQuantizedLoss(Loss):
         True
     """
 
-    discrete = True
+    latents = LatentKind.CODES
 
     def __init__(self, beta: float | Schedule | Mapping[str, Any] = 0.25) -> None:
         super().__init__()
@@ -77,4 +78,4 @@ class VectorQuantizedLoss(Loss):
             objective = objective + extras["codebook"]
         if self.training:
             posterior.update_codebook(philox.fold_in(context.key, 1 + context.row_start))
-        return LossTerms(batch_mean(objective), reconstruction, kl[0], extras)
+        return LossTerms(batch_mean(objective), reconstruction, kl, extras)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vaekit.data import Examples
+from vaekit.latents import LatentKind
 from vaekit.plots import curves, pictures
 from vaekit.plots.drawing import is_image
 from vaekit.vae import VAE
@@ -120,11 +121,19 @@ def _is_two_dimensional(subject: Subject) -> bool:
 
 
 def _has_grid(subject: Subject) -> bool:
-    return _is_two_dimensional(subject) and not subject.vae.encoder.family.discrete and is_image(subject.vae.input_shape)
+    return (
+        _is_two_dimensional(subject)
+        and subject.vae.encoder.family.latents is not LatentKind.CODES
+        and is_image(subject.vae.input_shape)
+    )
 
 
 def _has_traversals(subject: Subject) -> bool:
-    return len(subject.vae.latent_shape) == 1 and not subject.vae.encoder.family.discrete and not _has_grid(subject)
+    return (
+        len(subject.vae.latent_shape) == 1
+        and subject.vae.encoder.family.latents is not LatentKind.CODES
+        and not _has_grid(subject)
+    )
 
 
 CATALOGUE: dict[str, Entry] = {

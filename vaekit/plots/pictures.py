@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vaekit.conditions.base import Condition
+from vaekit.latents import LatentKind
 from vaekit.ops import make_key
 from vaekit.plots.drawing import (
     BLUE,
@@ -294,7 +295,7 @@ def traversals(vae: VAE, x: Tensor | None = None, condition: Any = None, *, step
 
 def describe_latents(vae: VAE) -> str:
     """What x goes through: "2 latent dimensions", or "49 codes from a codebook"."""
-    if vae.encoder.family.discrete:
+    if vae.encoder.family.latents is LatentKind.CODES:
         count = math.prod(vae.latent_shape[1:])
         return f"{count} code{'' if count == 1 else 's'} from a codebook"
     count = math.prod(vae.latent_shape)
@@ -310,7 +311,7 @@ def _check_two_dimensions(vae: VAE, picture: str) -> None:
 
 
 def _check_continuous(vae: VAE, picture: str) -> None:
-    if vae.encoder.family.discrete:
+    if vae.encoder.family.latents is LatentKind.CODES:
         raise ValueError(
             f"{picture} moves through the latent space, but the latents of {type(vae.encoder.family).__name__} are codes from a "
             "codebook, with nothing between them; see reconstructions and samples"

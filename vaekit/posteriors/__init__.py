@@ -1,5 +1,6 @@
 """Approximate posteriors q(z | x): what an encoder returns, and the families from which it picks them."""
 
+from vaekit.ops.draw import Draw
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.posteriors.family import DiagonalGaussianFamily, Family, registry
@@ -12,6 +13,7 @@ register, create, names, describe = registry.register, registry.create, registry
 __all__ = [
     "DiagonalGaussian",
     "DiagonalGaussianFamily",
+    "Draw",
     "Family",
     "FlowFamily",
     "FlowPosterior",

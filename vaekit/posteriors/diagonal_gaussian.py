@@ -6,15 +6,15 @@ D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.61
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from vaekit.ops import philox, reference
-from vaekit.ops.reparameterize_kl import noise, reparameterize_kl
+from vaekit.divergences import exact
+from vaekit.ops import reference
+from vaekit.ops.draw import Draw
+from vaekit.ops.reparameterize_kl import reparameterize_kl
 from vaekit.posteriors.base import Posterior
-from vaekit.priors.base import Prior
 from vaekit.priors.diagonal_gaussian import LearnedGaussian
 from vaekit.priors.gaussians import log_normal
 from vaekit.priors.standard_normal import StandardNormal
@@ -44,85 +44,25 @@ class DiagonalGaussian(Posterior):
                 "mu and logvar have to have one shape [batch, latent dimensions...], "
                 f"got {tuple(mu.shape)} and {tuple(logvar.shape)}"
             )
-        self.mu, self.logvar = mu, logvar
+        self.mean = self.mu = mu
+        self.logvar = logvar
 
     @property
-    def mean(self) -> Tensor:
-        return self.mu
+    def variances(self) -> Tensor:
+        """[B, *S]; float64 for float64, otherwise float32."""
+        return torch.exp(self.logvar.to(reference.compute_dtype(self.logvar.dtype)))
 
-    def rsample_kl(
-        self,
-        prior: Prior,
-        *,
-        key: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        num_samples: int | None = None,
-        row_start: int = 0,
-    ) -> tuple[Tensor, Tensor]:
-        """As `Posterior.rsample_kl`; exact for a standard normal prior and a learned Gaussian one."""
-        if not isinstance(prior, (StandardNormal, LearnedGaussian)):
-            return super().rsample_kl(prior, key=key, generator=generator, num_samples=num_samples, row_start=row_start)
-        return self._rsample_exact_kl(prior, "event", key=key, generator=generator, num_samples=num_samples, row_start=row_start)
+    def _rsample(self, draw: Draw) -> Tensor:
+        return _draw_and_kl(self.mu, self.logvar, draw, None, "event")[0]
 
-    def rsample_kl_per_dimension(
-        self,
-        prior: Prior,
-        *,
-        key: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        num_samples: int | None = None,
-        row_start: int = 0,
-    ) -> tuple[Tensor, Tensor]:
-        """A reparameterized draw and the exact divergence of each latent dimension, whose sum is that of `rsample_kl`.
-
-        Arguments as of `rsample_kl`.
-
-        Returns:
-            z: [B, *S], or [K, B, *S].
-            kl: [B, *S], nats.
-
-        Raises:
-            TypeError: a prior other than a standard normal or a learned Gaussian one: the divergence from it has no closed form.
-
-        Example:
-            >>> from vaekit.priors import LearnedGaussian
-            >>> q = DiagonalGaussian(torch.ones(1, 2), torch.zeros(1, 2))
-            >>> q.rsample_kl_per_dimension(LearnedGaussian((2,)))[1].detach()
-            tensor([[0.5000, 0.5000]])
-        """
-        if not isinstance(prior, (StandardNormal, LearnedGaussian)):
-            raise TypeError(
-                "the divergence of each latent dimension is known from the priors standard_normal and diagonal_gaussian; from a "
-                f"{type(prior).__name__} it has no closed form"
-            )
-        return self._rsample_exact_kl(prior, "none", key=key, generator=generator, num_samples=num_samples, row_start=row_start)
-
-    def _rsample_exact_kl(self, prior: StandardNormal | LearnedGaussian, reduce: str, **options: Any) -> tuple[Tensor, Tensor]:
-        options |= {"reduce": reduce, "event_dims": self.mu.ndim - 1}
-        if not isinstance(prior, LearnedGaussian):
-            return reparameterize_kl(self.mu, self.logvar, **options)
-        dtype = torch.promote_types(self.mu.dtype, prior.mu.dtype)  # under autocast the prior is the wider one
-        mu, logvar, *parameters = (t.to(dtype) for t in (self.mu, self.logvar, prior.mu, prior.logvar))
-        z, kl = reparameterize_kl(mu, logvar, prior=(parameters[0], parameters[1]), **options)
-        return z.to(self.mu.dtype), kl
-
-    def rsample_log_prob(
-        self,
-        *,
-        key: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        num_samples: int | None = None,
-        row_start: int = 0,
-        stop_parameters: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        key, event_dims = philox.resolve_key(key, generator, self.mu.device), self.mu.ndim - 1
-        eps = noise(self.mu, key, None, num_samples, row_start, event_dims)
-        z, _ = reparameterize_kl(self.mu, self.logvar, eps=eps, num_samples=num_samples, event_dims=event_dims)
+    def _rsample_log_prob(self, draw: Draw, stop_parameters: bool = False) -> tuple[Tensor, Tensor]:
+        eps, event_dims = draw.noise(self.mu), self.mu.ndim - 1
+        z, _ = reparameterize_kl(self.mu, self.logvar, eps=eps, num_samples=draw.num_samples, event_dims=event_dims)
         # From the noise itself: (z - mu) / sigma has lost it where sigma is far below |mu|.
         standardized, logvar = eps, self.logvar.to(eps.dtype)
         if stop_parameters:
             logvar = logvar.detach()
-            moved = (z - z.detach()).to(eps.dtype)  # 0, with the gradient of z
+            moved = (z - z.detach()).to(eps.dtype)  # value 0; carries the gradient through z
             largest = math.log(torch.finfo(eps.dtype).max) - 1.0  # 0 times infinity would be NaN
             standardized = eps + moved * torch.exp((-0.5 * logvar).clamp(max=largest))
         elements = -0.5 * (standardized * standardized + logvar + math.log(2.0 * math.pi))
@@ -131,3 +71,33 @@ class DiagonalGaussian(Posterior):
     def log_prob(self, z: Tensor) -> Tensor:
         """As `Posterior.log_prob`; float64 for float64, otherwise float32."""
         return log_normal(z, self.mu, self.logvar).flatten(1 - self.mu.ndim).sum(-1)
+
+
+@exact(DiagonalGaussian, StandardNormal, by_dimension=True)
+def _(posterior: DiagonalGaussian, prior: StandardNormal, draw: Draw, reduce: str) -> tuple[Tensor, Tensor]:
+    return _draw_and_kl(posterior.mu, posterior.logvar, draw, None, reduce)
+
+
+@exact(DiagonalGaussian, LearnedGaussian, by_dimension=True)
+def _(posterior: DiagonalGaussian, prior: LearnedGaussian, draw: Draw, reduce: str) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(posterior.mu.dtype, prior.mu.dtype)  # under autocast the prior is the wider one
+    mu, logvar, *parameters = (t.to(dtype) for t in (posterior.mu, posterior.logvar, prior.mu, prior.logvar))
+    z, kl = _draw_and_kl(mu, logvar, draw, (parameters[0], parameters[1]), reduce)
+    return z.to(posterior.mu.dtype), kl
+
+
+def _draw_and_kl(
+    mu: Tensor, logvar: Tensor, draw: Draw, prior: tuple[Tensor, Tensor] | None, reduce: str
+) -> tuple[Tensor, Tensor]:
+    """z and the divergence, in one operator."""
+    key, num_samples, row_start = draw
+    return reparameterize_kl(
+        mu,
+        logvar,
+        key=key,
+        num_samples=num_samples,
+        row_start=row_start,
+        prior=prior,
+        reduce=reduce,
+        event_dims=mu.ndim - 1,
+    )

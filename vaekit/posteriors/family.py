@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vaekit.checks import checked_sizes
+from vaekit.latents import LatentKind
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.registry import Part, Registry
@@ -26,7 +27,7 @@ class Family(Part, nn.Module, ABC):
     Attributes:
         extra: how many numbers besides mean and log variance the layer gives at each position.
         has_logvar: whether the family has log variances.
-        discrete: whether latents are entries of a codebook, whose p(z) is a probability, and not a density.
+        latents: what kind of latents its posteriors are over.
 
     Raises:
         ValueError: a latent_shape with sizes below 1.
@@ -46,7 +47,7 @@ class Family(Part, nn.Module, ABC):
 
     extra: int = 0
     has_logvar: bool = True
-    discrete: bool = False
+    latents: LatentKind = LatentKind.VECTORS
 
     def __init__(self, latent_shape: Sequence[int]) -> None:
         super().__init__()

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from vaekit.checks import checked_size
-from vaekit.ops import philox, reference
-from vaekit.ops.reparameterize_kl import noise
+from vaekit.ops import reference
+from vaekit.ops.draw import Draw
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.posteriors.family import Family, registry
@@ -50,30 +50,28 @@ class FlowPosterior(Posterior):
         self.network, self.context = network, None if context is None else context.to(dtype)
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Tensor:  # type: ignore[override]  # computed where it is asked for: a pass through T
         """T(mu), the base's mean carried along: not the expectation of z."""
         return self._forward(self.base.mu)[0].to(self.dtype)
 
-    def rsample_log_prob(
-        self,
-        *,
-        key: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        num_samples: int | None = None,
-        row_start: int = 0,
-        stop_parameters: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """As `Posterior.rsample_log_prob`. With stop_parameters the density has no second derivatives."""
-        base, key = self.base, philox.resolve_key(key, generator, self.base.mu.device)
-        start, log_start = base.rsample_log_prob(key=key, num_samples=num_samples, row_start=row_start)
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    def _rsample(self, draw: Draw) -> Tensor:
+        return self._forward(self.base._rsample(draw))[0].to(self.dtype)
+
+    def _rsample_log_prob(self, draw: Draw, stop_parameters: bool = False) -> tuple[Tensor, Tensor]:
+        """As `Posterior._rsample_log_prob`. With stop_parameters the density has no second derivatives."""
+        base = self.base
+        start, log_start = base._rsample_log_prob(draw)
         z, log_slope = self._forward(start)
         log_density = log_start - log_slope
         if stop_parameters and torch.is_grad_enabled():
-            eps = noise(base.mu, key, None, num_samples, row_start, base.mu.ndim - 1)
             rows, context, _ = self._rows(start)
-            of_start, _, _ = self._rows(-eps * torch.exp(-0.5 * base.logvar))  # of log N(start; mu, exp(logvar))
+            of_start, _, _ = self._rows(-draw.noise(base.mu) * torch.exp(-0.5 * base.logvar))  # of log N(start; mu, exp(logvar))
             gradient = self.network.gradient_at_image(rows, context, of_start).view_as(z)
-            moved = (gradient * (z - z.detach())).flatten(1 - base.mu.ndim).sum(-1)  # 0, with the gradient through z
+            moved = (gradient * (z - z.detach())).flatten(1 - base.mu.ndim).sum(-1)  # value 0; carries the gradient through z
             log_density = log_density.detach() + moved
         return z.to(self.dtype), log_density
 

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vaekit.ops import philox, reference
-from vaekit.ops.reparameterize_kl import noise, reparameterize_kl
+from vaekit.divergences import exact
+from vaekit.ops import reference
+from vaekit.ops.draw import Draw
+from vaekit.ops.reparameterize_kl import reparameterize_kl
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.family import Family, registry
-from vaekit.priors.base import Prior
 from vaekit.priors.diagonal_gaussian import LearnedGaussian
 from vaekit.priors.standard_normal import StandardNormal
 
@@ -51,11 +52,8 @@ class FullGaussian(Posterior):
                 "mu and logvar have to have one shape [batch, D, positions...], and lower [batch, D (D - 1) / 2, positions...], "
                 f"got {tuple(mu.shape)}, {tuple(logvar.shape)} and {tuple(lower.shape)}"
             )
-        self.mu, self.logvar, self.lower = mu, logvar, lower
-
-    @property
-    def mean(self) -> Tensor:
-        return self.mu
+        self.mean = self.mu = mu
+        self.logvar, self.lower = logvar, lower
 
     @property
     def scale_tril(self) -> Tensor:
@@ -63,47 +61,15 @@ class FullGaussian(Posterior):
         _, logvar, _ = self._wide()
         return self._strictly_lower() + torch.exp(0.5 * logvar).movedim(1, -1).diag_embed()
 
-    def rsample_kl(
-        self,
-        prior: Prior,
-        *,
-        key: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        num_samples: int | None = None,
-        row_start: int = 0,
-    ) -> tuple[Tensor, Tensor]:
-        """As `Posterior.rsample_kl`; exact for a standard normal prior and a learned Gaussian one.
+    def _rsample(self, draw: Draw) -> Tensor:
+        return self._draw_and_kl(draw, None)[0]
 
-        It is the divergence of N(mu, diag(exp(logvar))), and sum_{i > j} L_ij^2 / 2 over the prior's variance of z_i.
-        """
-        if not isinstance(prior, (StandardNormal, LearnedGaussian)):
-            return super().rsample_kl(prior, key=key, generator=generator, num_samples=num_samples, row_start=row_start)
-        gaussian, precision = None, None
-        _, _, lower = self._wide()
-        if isinstance(prior, LearnedGaussian):
-            gaussian = prior.mu.to(lower.dtype), prior.logvar.to(lower.dtype)
-            rows, _ = self._below_diagonal()
-            precision = torch.exp(-gaussian[1])[rows]
-        key = philox.resolve_key(key, generator, self.mu.device)
-        z, _, kl = self._draw(key, num_samples, row_start, gaussian)
-        squares = lower * lower if precision is None else lower * lower * precision
-        return z, kl + 0.5 * reference.sum_event(squares, squares.ndim - 1)
-
-    def rsample_log_prob(
-        self,
-        *,
-        key: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        num_samples: int | None = None,
-        row_start: int = 0,
-        stop_parameters: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        key = philox.resolve_key(key, generator, self.mu.device)
-        z, eps, _ = self._draw(key, num_samples, row_start, None)
+    def _rsample_log_prob(self, draw: Draw, stop_parameters: bool = False) -> tuple[Tensor, Tensor]:
+        z, eps, _ = self._draw_and_kl(draw, None)
         # From the noise itself: L^-1 (z - mu) has lost it where L is far below |mu|.
         if not stop_parameters:
             return z, self._log_density(eps, self.logvar)
-        moved = (z - z.detach()).to(eps.dtype)  # 0, with the gradient of z
+        moved = (z - z.detach()).to(eps.dtype)  # value 0; carries the gradient through z
         return z, self._log_density(eps + self._standardized(moved, self.scale_tril.detach()), self.logvar.detach())
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -120,6 +86,15 @@ class FullGaussian(Posterior):
         rows, columns = torch.tril_indices(self.mu.shape[1], self.mu.shape[1], -1, device=self.mu.device)
         return rows, columns
 
+    def _sum_of_squares_below(self, precision: Tensor | None) -> Tensor:
+        """sum_{i > j} L_ij^2 precision_i, [B], with precision [D, *positions] or None for 1."""
+        _, _, lower = self._wide()
+        squares = lower * lower
+        if precision is not None:
+            rows, _ = self._below_diagonal()
+            squares = squares * precision[rows]
+        return reference.sum_event(squares, squares.ndim - 1)
+
     def _strictly_lower(self) -> Tensor:
         """L [B, *positions, D, D] without its diagonal."""
         mu, _, lower = self._wide()
@@ -129,14 +104,11 @@ class FullGaussian(Posterior):
         matrix[..., rows, columns] = lower.movedim(1, -1)
         return matrix
 
-    def _draw(
-        self, key: Tensor, num_samples: int | None, row_start: int, prior: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _draw_and_kl(self, draw: Draw, prior: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         """z, the noise that made it, and the divergence of N(mu, diag(exp(logvar)))."""
         mu, logvar, _ = self._wide()
-        event_dims = mu.ndim - 1
-        eps = noise(mu, key, None, num_samples, row_start, event_dims)
-        z, kl = reparameterize_kl(mu, logvar, eps=eps, num_samples=num_samples, prior=prior, event_dims=event_dims)
+        eps = draw.noise(mu)
+        z, kl = reparameterize_kl(mu, logvar, eps=eps, num_samples=draw.num_samples, prior=prior, event_dims=mu.ndim - 1)
         with torch.autocast(mu.device.type, enabled=False):
             mixed = self._strictly_lower() @ self._as_columns(eps)
         return (z + self._from_columns(mixed, z.shape)).to(self.mu.dtype), eps, kl
@@ -159,6 +131,23 @@ class FullGaussian(Posterior):
         """log q in nats, [..., B], where L^-1 (z - mu) is [..., B, D, *positions]."""
         elements = -0.5 * (standardized * standardized + logvar.to(standardized.dtype) + math.log(2.0 * math.pi))
         return reference.sum_event(elements, self.mu.ndim - 1)
+
+
+# The divergence is that of N(mu, diag(exp(logvar))), and sum_{i > j} L_ij^2 / 2 over the prior's variance of z_i.
+
+
+@exact(FullGaussian, StandardNormal)
+def _(posterior: FullGaussian, prior: StandardNormal, draw: Draw, reduce: str) -> tuple[Tensor, Tensor]:
+    z, _, kl = posterior._draw_and_kl(draw, None)
+    return z, kl + 0.5 * posterior._sum_of_squares_below(None)
+
+
+@exact(FullGaussian, LearnedGaussian)
+def _(posterior: FullGaussian, prior: LearnedGaussian, draw: Draw, reduce: str) -> tuple[Tensor, Tensor]:
+    dtype = reference.compute_dtype(posterior.mu.dtype)
+    logvar = prior.logvar.to(dtype)
+    z, _, kl = posterior._draw_and_kl(draw, (prior.mu.to(dtype), logvar))
+    return z, kl + 0.5 * posterior._sum_of_squares_below(torch.exp(-logvar))
 
 
 @registry.register("full_gaussian")

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaekit import divergences
 from vaekit.checks import checked_size
+from vaekit.latents import LatentKind
 from vaekit.ops import philox, reference
+from vaekit.ops.draw import Draw
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.family import Family, registry
 from vaekit.priors.base import Prior
@@ -79,7 +82,7 @@ class VectorQuantizedFamily(Family):
     """
 
     has_logvar = False
-    discrete = True
+    latents = LatentKind.CODES
 
     placed: Tensor
     uses: Tensor
@@ -234,11 +237,7 @@ class VectorQuantized(Posterior):
         self.indices = family.nearest(encoded)
         self._codes = family.embedded(self.indices)
         self._wide = encoded.to(torch.promote_types(encoded.dtype, self._codes.dtype))
-        self._mean = self._codes.detach() + (self._wide - self._wide.detach())  # + 0, with the gradient of what was encoded
-
-    @property
-    def mean(self) -> Tensor:
-        return self._mean
+        self.mean = self._codes.detach() + (self._wide - self._wide.detach())  # + 0, with the gradient of what was encoded
 
     @property
     def has_weights(self) -> bool:
@@ -271,37 +270,32 @@ class VectorQuantized(Posterior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z | x): 0 where z [..., B, D, *positions] holds the nearest codes, -inf elsewhere, NaN for NaN: [..., B]."""
-        difference = (z - self._mean).detach().flatten(1 - self._mean.ndim)
+        difference = (z - self.mean).detach().flatten(1 - self.mean.ndim)
         log_prob = torch.where((difference == 0).all(-1), 0.0, -math.inf)
-        return torch.where(difference.isnan().any(-1), math.nan, log_prob).to(reference.compute_dtype(self._mean.dtype))
+        return torch.where(difference.isnan().any(-1), math.nan, log_prob).to(reference.compute_dtype(self.mean.dtype))
 
-    def rsample_log_prob(
-        self,
-        *,
-        key: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        num_samples: int | None = None,
-        row_start: int = 0,
-        stop_parameters: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """The codes, and log 1 (NaN for NaN); every sample is the same, and no noise is drawn."""
-        z = self._mean if num_samples is None else self._mean.expand(num_samples, *self._mean.shape)
-        return z, self.log_prob(self._mean).expand(z.shape[: z.ndim - self._mean.ndim + 1])
+    def _rsample(self, draw: Draw) -> Tensor:
+        """The codes: every sample is the same, and no noise is drawn."""
+        return draw.repeated(self.mean)
 
-    def rsample_log_ratio(
-        self,
-        prior: Prior,
-        *,
-        key: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        num_samples: int | None = None,
-        row_start: int = 0,
-    ) -> tuple[Tensor, Tensor]:
-        """As `Posterior.rsample_log_ratio`; of a `Codes` prior, over this family's codebook, by the codes' numbers."""
-        if not isinstance(prior, Codes):
-            return super().rsample_log_ratio(prior, key=key, generator=generator, num_samples=num_samples, row_start=row_start)
-        z, log_posterior = self.rsample_log_prob(num_samples=num_samples)
-        return z, log_posterior - prior.log_prob_of(self.indices, log_posterior.dtype)
+    def _rsample_log_prob(self, draw: Draw, stop_parameters: bool = False) -> tuple[Tensor, Tensor]:
+        """The codes, and log 1 (NaN for NaN)."""
+        return self._rsample(draw), draw.repeated(self.log_prob(self.mean))
+
+    def _rsample_log_ratio(self, prior: Prior, draw: Draw) -> tuple[Tensor, Tensor]:
+        """As `Posterior._rsample_log_ratio`; where the divergence is known it is the ratio, because there is one z alone."""
+        divergence = divergences.known(self, prior)
+        if divergence is None:
+            return super()._rsample_log_ratio(prior, draw)
+        z, (kl,) = divergence.rsample(draw)
+        return z, draw.repeated(kl)
+
+
+@divergences.exact(VectorQuantized, Codes)
+def _(posterior: VectorQuantized, prior: Codes, draw: Draw, reduce: str) -> tuple[Tensor, Tensor]:
+    """By the codes' numbers: the prior is one over this family's codebook."""
+    log_posterior = posterior.log_prob(posterior.mean)
+    return draw.repeated(posterior.mean), log_posterior - prior.log_prob_of(posterior.indices, log_posterior.dtype)
 
 
 @torch.library.custom_op("vaekit::kmeans_plus_plus", mutates_args=())

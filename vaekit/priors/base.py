@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vaekit.latents import LatentKind
 from vaekit.registry import Part, Registry
 
 
@@ -18,11 +19,13 @@ class Prior(Part, nn.Module, ABC):
 
     Attributes:
         latent_shape: S, where the prior is one over latents of that shape only.
-        discrete: whether it is one over the codes of a codebook, with probabilities in place of densities.
+        latents: what kind of latents it is over.
+        is_standard: whether it is N(0, I).
     """
 
     latent_shape: tuple[int, ...] | None = None
-    discrete: bool = False
+    latents: LatentKind = LatentKind.VECTORS
+    is_standard: bool = False
 
     def __init__(self) -> None:  # torch's own takes any option
         super().__init__()

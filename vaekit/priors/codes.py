@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.checks import checked_sizes
+from vaekit.latents import LatentKind
 from vaekit.ops import philox, reference
 from vaekit.priors.base import Prior, registry
 
@@ -60,7 +61,7 @@ class Codes(Prior):
         tensor([-2.0794, -2.0794, -2.0794, -2.0794, -2.0794])
     """
 
-    discrete = True
+    latents = LatentKind.CODES
     logits: Tensor
 
     def __init__(self, latent_shape: Sequence[int]) -> None:

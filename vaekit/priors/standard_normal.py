@@ -28,6 +28,8 @@ class StandardNormal(Prior):
         -1.8379
     """
 
+    is_standard = True
+
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z) in nats, z [B, *S] -> [B]; float64 for float64, otherwise float32."""
         z = z.to(reference.compute_dtype(z.dtype))

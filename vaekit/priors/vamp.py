@@ -16,7 +16,6 @@ from vaekit.checks import checked_size, checked_sizes
 from vaekit.ops import philox
 from vaekit.priors.base import Prior, registry
 from vaekit.priors.gaussians import choose
-from vaekit.priors.standard_normal import StandardNormal
 
 
 @registry.register("vamp")
@@ -100,8 +99,7 @@ class Vamp(Prior):
 
     def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
         chosen = choose(self.pseudo_inputs.new_zeros(len(self.pseudo_inputs)), shape[0], philox.fold_in(key, 1))
-        z, _ = self._posterior(self.pseudo_inputs[chosen]).rsample_kl(StandardNormal(), key=key)
-        return z.to(dtype)  # type: ignore[no-any-return]
+        return self._posterior(self.pseudo_inputs[chosen]).rsample(key=key).to(dtype)  # type: ignore[no-any-return]
 
     def _posterior(self, inputs: Tensor) -> Any:
         if not self._encoder:
