@@ -4,7 +4,8 @@ from vaekit.data.batch import Batch
 from vaekit.data.batches import Stream, Whole, as_batches
 from vaekit.data.datasets import load, load_test, names
 from vaekit.data.download import cache_folder
-from vaekit.data.examples import Examples, MappedArray, as_examples
+from vaekit.data.examples import Examples, as_examples
+from vaekit.data.mapped import MappedArray
 from vaekit.data.shapes import Shapes, shapes
 from vaekit.data.sharding import share
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vaekit.checks import checked_size
 from vaekit.data.batch import Batch
+from vaekit.data.conversion import check_none_missing, floats, plain
 from vaekit.data.examples import Examples, as_examples
 from vaekit.data.sharding import share
 
@@ -137,7 +139,9 @@ _EMPTY = "the dataset is empty: there is nothing to train on or to evaluate"
 
 def _is_whole(data: Any) -> bool:
     """Whether `as_examples` is to take the data, or to refuse it, rather than to iterate over it."""
-    return isinstance(data, (Examples, Tensor, tuple, Mapping, str)) or hasattr(data, "__array__")
+    return isinstance(data, (Examples, Tensor, tuple, Mapping, str)) or any(
+        hasattr(data, name) for name in ("__array__", "toarray")
+    )
 
 
 def _length(data: Any) -> int | None:
@@ -160,5 +164,20 @@ def _tensor_of(item: Any, name: str) -> Tensor:
     if not isinstance(value, Tensor):
         why = ", because the model is conditional" if name == "y" else ""
         forms = 'x, (x, ...) or {"x": x}' if name == "x" else '(x, y) or {"x": x, "y": y}'
-        raise TypeError(f"a loader has to give {forms} with a tensor {name}{why}, got {type(value).__name__}")
-    return value
+        masked = "; torch.from_numpy(x.astype('float32').filled(float('nan'))) keeps what is masked as missing"
+        advice = masked if isinstance(value, np.ma.MaskedArray) else ""
+        raise TypeError(f"a loader has to give {forms} with a tensor {name}{why}, got {type(value).__name__}{advice}")
+    if name == "y":
+        check_none_missing(value)
+        return plain(value, "y in a loader's batch")
+    if not value.is_floating_point():
+        advice = (
+            "x.float() / 255 makes grey levels of bytes" if value.dtype == torch.uint8 else "x.float() makes them of integers"
+        )
+        advice = (
+            "of a complex x take x.real, x.imag or x.abs()"
+            if value.is_complex()
+            else f"{advice}, in the dataset or in collate_fn"
+        )
+        raise TypeError(f"a loader has to give floating-point numbers, got {value.dtype}; {advice}")
+    return floats(value)

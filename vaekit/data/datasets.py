@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 
 from vaekit.data.download import cache_folder, fetch
-from vaekit.data.examples import Examples, MappedArray, as_examples
+from vaekit.data.examples import Examples, as_examples
 from vaekit.data.idx import read_idx
+from vaekit.data.mapped import MappedArray
 from vaekit.registry import UnknownNameError
 
 _PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

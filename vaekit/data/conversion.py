@@ -1,0 +1,144 @@
+"""From arrays and tensors of many kinds to plain tensors: floats [N, *S] and labels int64 [N].
+
+What is masked, in NumPy's or torch's masked arrays, is missing: NaN among floats, refused among labels. What would lose its
+meaning on the way is refused, with what to do instead.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.masked import MaskedTensor
+
+_GREY_LEVELS = 255.0
+
+
+def divisor_of(dtype: np.dtype[Any] | torch.dtype) -> float:
+    """255 for bytes, which are read as grey levels, and 1 otherwise."""
+    return _GREY_LEVELS if dtype in (np.uint8, torch.uint8) else 1.0
+
+
+def check_real(dtype: np.dtype[Any]) -> None:
+    """Raise TypeError for an array of anything but real numbers."""
+    if dtype.kind not in "fiub":
+        advice = "; x.astype(np.float32) makes numbers of them where they are numbers" if dtype.kind == "O" else ""
+        raise TypeError(f"data has to be real numbers, got an array of {dtype}{advice}")
+
+
+def plain(x: Tensor, name: str) -> Tensor:
+    """A dense tensor without a gradient; of a masked tensor all values, masked ones too.
+
+    Raises:
+        TypeError: a nested, sparse or quantized tensor; names what makes a dense one of it.
+        ValueError: a tensor without values, on the device "meta".
+    """
+    if isinstance(x, MaskedTensor):
+        x = x.get_data()
+    if x.is_nested:
+        raise TypeError(
+            f"{name} is a nested tensor, with rows of several lengths; torch.nested.to_padded_tensor(x, math.nan) pads them"
+        )
+    if x.layout is not torch.strided:
+        raise TypeError(f"{name} is a sparse tensor ({x.layout}); x.to_dense() makes a dense one of it")
+    if x.is_quantized:
+        raise TypeError(f"{name} is a quantized tensor ({x.dtype}); x.dequantize() makes floats of it")
+    if x.device.type == "meta":
+        raise ValueError(f"{name} is on the device meta, where tensors have a shape but no values")
+    return x.detach() if x.requires_grad else x
+
+
+def floats(x: Tensor | npt.NDArray[Any]) -> Tensor:
+    """Values as floats, NaN where they are masked: float32, or a floating-point tensor's own dtype.
+
+    Bytes are divided by 255; other integers and booleans keep their values, rounded to float32. Arrays are copied.
+
+    Raises:
+        TypeError: values that are not real numbers, or a tensor that is not dense.
+    """
+    if isinstance(x, Tensor):
+        values = plain(x, "data")
+        if values.is_complex():
+            raise TypeError("data has to be real numbers, got a complex tensor")
+        if not values.is_floating_point():
+            values = values.float() / divisor_of(values.dtype)
+        return values.masked_fill(~x.get_mask(), math.nan) if isinstance(x, MaskedTensor) else values
+    check_real(x.dtype)
+    return torch.from_numpy(float32(x)) / divisor_of(x.dtype)
+
+
+def float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """A new float32 array of the values, NaN where they are masked; rows are contiguous."""
+    if not isinstance(values, np.ma.MaskedArray):
+        return np.array(values, dtype=np.float32, order="C")
+    converted = np.array(values.filled(0), dtype=np.float32, order="C")  # what is under a mask may overflow
+    converted[np.ma.getmaskarray(values)] = math.nan
+    return converted
+
+
+def labels(y: Any) -> Tensor | None:
+    """Labels as int64 [N], where they are whole numbers; vectors as floats [N, K].
+
+    Raises:
+        TypeError: a tensor that is not dense.
+        ValueError: another shape; a label that is missing or that int64 does not hold, named by its example.
+    """
+    if y is None:
+        return None
+    if isinstance(y, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in y):
+        y = np.ma.array(y)  # np.asarray would take what is under the masks
+    check_none_missing(y)
+    values = plain(y, "labels").cpu() if isinstance(y, Tensor) else np.asarray(y)
+    if values.ndim not in (1, 2):
+        raise ValueError(f"labels have to have the shape [examples], vectors [examples, size], got {tuple(values.shape)}")
+    if values.ndim == 2:
+        if values.is_complex() if isinstance(values, Tensor) else values.dtype.kind not in "fiub":
+            raise ValueError(f"labels that are vectors have to be real numbers, got {values.dtype}")
+        return (
+            values if isinstance(values, Tensor) and values.is_floating_point() else torch.as_tensor(values, dtype=torch.float32)
+        )
+    if isinstance(values, Tensor):
+        values = (values.double() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
+    _check_whole(values)
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def check_none_missing(y: Any) -> None:
+    """Raise ValueError if a label [N], or an entry of a vector [N, K], is masked."""
+    if isinstance(y, MaskedTensor):
+        missing = ~y.get_mask().detach().cpu().numpy()
+    elif isinstance(y, np.ma.MaskedArray):
+        missing = np.ma.getmaskarray(y)
+    else:
+        return
+    rows = missing.reshape(len(missing), -1).any(1).nonzero()[0]
+    if len(rows):
+        raise ValueError(
+            f"labels are missing, masked, for {len(rows)} of {len(missing)} examples, the first of them example {rows[0]}; "
+            "leave those examples out"
+        )
+
+
+def _check_whole(values: npt.NDArray[Any]) -> None:
+    """Raise ValueError, naming the first example, unless all labels [N] are whole numbers that int64 holds."""
+    if values.dtype.kind == "f":
+        wide = values if values.dtype.itemsize > 8 else values.astype(np.float64)
+        fits = (wide == np.trunc(wide)) & (wide >= -(2.0**63)) & (wide < 2.0**63)
+    elif values.dtype.kind == "u":
+        fits = values.astype(np.uint64) <= np.uint64(2**63 - 1)
+    elif values.dtype.kind == "O":  # one label that is no integer makes objects of all
+        fits = np.array([isinstance(value, Integral) and -(2**63) <= int(value) < 2**63 for value in values])
+    else:
+        fits = np.full(values.shape, values.dtype.kind in "ib")
+    if fits.all():
+        return
+    first = int(np.argmin(fits))
+    raise ValueError(
+        f"labels have to be whole numbers that int64 holds, got {values.dtype} such as {values[first]!s} for example {first}; "
+        "one number for each example as a condition is y[:, None]"
+    )

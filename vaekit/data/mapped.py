@@ -1,0 +1,64 @@
+"""Arrays that stay on the disk and become float32 tensors a batch at a time."""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vaekit.data.conversion import float32
+
+
+class MappedArray:
+    """Rows of an array [N, *S] on the disk, which indexing turns into float32 tensors; NaN where the array is masked.
+
+    Args:
+        array: a memory map, or what is indexed like one.
+        rows: int64 [M], which of its rows, in which order; None is all of them.
+        divisor: what values are divided by.
+
+    Raises:
+        ValueError: when it is indexed, if the file has been cut short meanwhile.
+
+    Example:
+        >>> MappedArray(np.arange(6).reshape(3, 2), rows=np.array([2, 0]))[:]
+        tensor([[4., 5.],
+                [0., 1.]])
+    """
+
+    dtype = torch.float32
+
+    def __init__(self, array: Any, rows: npt.NDArray[np.int64] | None = None, divisor: float = 1.0) -> None:
+        self.array, self.rows, self.divisor = array, rows, divisor
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self), *self.array.shape[1:]))
+
+    def __len__(self) -> int:
+        return len(self.array) if self.rows is None else len(self.rows)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        index = index.numpy() if isinstance(index, Tensor) else index
+        _check_not_cut(self.array)
+        values = torch.from_numpy(float32(self.array[index if self.rows is None else self.rows[index]]))
+        return values if self.divisor == 1.0 else values.div_(self.divisor)
+
+
+def _check_not_cut(array: Any) -> None:
+    """Raise ValueError if the file behind a memory map has become shorter: to read what is gone would end the process."""
+    mapped = array.data if isinstance(array, np.ma.MaskedArray) else array
+    if not isinstance(mapped, np.memmap):
+        return
+    pages: Any = mapped
+    while isinstance(pages, np.ndarray):
+        pages = pages.base
+    if not isinstance(pages, mmap.mmap):
+        return
+    end = mapped.offset - mapped.offset % mmap.ALLOCATIONGRANULARITY + len(pages)
+    if (size := pages.size()) < end:
+        raise ValueError(f"{mapped.filename} has been cut short while it was in use: it had {end} bytes, now it has {size}")
