@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,6 +44,23 @@ def writable_folder(folder: str | os.PathLike[str]) -> Path:
         message = f"cannot write into the folder ({error.strerror or error}); choose another one"
         raise OSError(error.errno, message, str(path)) from error
     return path
+
+
+def open_regular(file: str | os.PathLike[str]) -> BinaryIO:
+    """A file opened for reading; a pipe, which would be waited for, and a device, which may never end, are refused.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it is a pipe, a device or a folder.
+    """
+    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{os.fspath(file)} is not a regular file: pipes, devices and folders cannot be read here")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def write_atomically(file: str | os.PathLike[str], content: bytes | Callable[[BinaryIO], object]) -> None:

@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as st_numpy
 
 from vaekit import UnknownNameError
 from vaekit.data import Examples, MappedArray, load, names
+from vaekit.data.numpy_files import ArrayFile
 
 
 def numbered(count, shape=(2,), dtype=np.float32):
@@ -162,7 +163,7 @@ def test_a_npy_file_stays_on_the_disk_and_gives_float32(folder, array):
     train, test = load(folder / "x.npy", test_fraction=0.4)
     for part in (train, test):
         assert isinstance(part.x, MappedArray)
-        assert isinstance(part.x.array, np.memmap)
+        assert isinstance(part.x.array, ArrayFile)
         assert part.x[:].dtype == torch.float32
     rows = np.concatenate([train.x.rows, test.x.rows])
     assert sorted(rows) == list(range(len(array)))

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from vaekit.data.download import cache_folder, fetch
 from vaekit.data.examples import Examples, as_examples
 from vaekit.data.idx import read_idx
 from vaekit.data.mapped import MappedArray
+from vaekit.data.numpy_files import open_array, read_members
 from vaekit.registry import UnknownNameError
 
 _PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -185,41 +185,26 @@ def _load_path(path: Path) -> tuple[Examples, Examples | None]:
             f"nor a folder of IDX files, a .npy or a .npz file that exists.{f' Did you mean {near[0]!r}?' if near else ''}"
         )
     if path.suffix == ".npy":
-        return as_examples(_numpy_load(path, np.memmap, mmap_mode="r")), None
+        return as_examples(open_array(path)), None
     if path.suffix == ".npz":
         return _load_npz(path)
     raise ValueError(f"{path} is not a file that can be read here: .npy and .npz files and folders of IDX files are")
 
 
 def _load_npz(path: Path) -> tuple[Examples, Examples | None]:
-    with _numpy_load(path, np.lib.npyio.NpzFile) as archive:
-        arrays = {key: _member(path, archive, key) for key in archive.files}
-    if "x_train" in arrays and "x_test" in arrays:
-        return (
-            as_examples((arrays["x_train"], arrays.get("y_train"))),
-            as_examples((arrays["x_test"], arrays.get("y_test"))),
-        )
+    arrays = read_members(path, lambda names: _wanted(path, names))
     if "x" in arrays:
         return as_examples((arrays["x"], arrays.get("y"))), None
-    raise ValueError(f"{path} has to hold x_train and x_test, or x; it holds: {', '.join(arrays) or 'nothing'}")
+    train, test = ((arrays[f"x_{part}"], arrays.get(f"y_{part}")) for part in ("train", "test"))
+    return as_examples(train), as_examples(test)
 
 
-def _numpy_load(path: Path, expected: type, **options: Any) -> Any:
-    """What NumPy reads from the file, opened here so that it is closed again when NumPy cannot."""
-    try:
-        loaded = np.load(path, allow_pickle=False, **options)
-    except Exception as error:  # numpy, zipfile and zlib have many ways of saying that a file is damaged
-        raise ValueError(f"{path} cannot be read as a NumPy file ({error}); it may have been cut short") from error
-    if not isinstance(loaded, expected):
-        raise ValueError(f"{path} is not what its name says: a {path.suffix} file was expected, this is another kind")
-    return loaded
-
-
-def _member(path: Path, archive: Any, key: str) -> npt.NDArray[Any]:
-    try:
-        return archive[key]  # type: ignore[no-any-return]
-    except Exception as error:  # zipfile and zlib have many ways of saying that an archive is damaged
-        raise ValueError(f"{path}: the array {key!r} cannot be read ({error}); the file may be damaged") from error
+def _wanted(path: Path, names: list[str]) -> list[str]:
+    """Those of a .npz file's arrays that are data."""
+    for needed, optional in ((("x_train", "x_test"), ("y_train", "y_test")), (("x",), ("y",))):
+        if set(needed) <= set(names):
+            return [*needed, *(name for name in optional if name in names)]
+    raise ValueError(f"{path} has to hold x_train and x_test, or x; it holds: {', '.join(names) or 'nothing'}")
 
 
 def _find_idx(folder: Path, split: str) -> tuple[Path, Path | None]:

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from vaekit.data.conversion import check_real, divisor_of, floats, labels, plain
 from vaekit.data.mapped import MappedArray
+from vaekit.data.numpy_files import ArrayFile
 
 
 class Examples(Dataset[Any]):
@@ -76,6 +77,8 @@ def as_examples(data: Any) -> Examples:
     if isinstance(data, Examples):
         return data
     x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    if isinstance(x, ArrayFile):
+        return Examples(MappedArray(x, divisor=divisor_of(x.dtype)), labels(y))
     if not isinstance(x, (Tensor, np.ndarray)):
         raise TypeError(
             "data has to be a tensor, an array, a pair (x, y) of them or vaekit.data.Examples, "

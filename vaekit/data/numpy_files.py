@@ -1,0 +1,226 @@
+"""NumPy's files, .npy and .npz: read as far as their headers say, and no member that nobody asked for.
+
+The format: numpy.lib.format, in NumPy's documentation.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import weakref
+import zipfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vaekit.data.conversion import check_real
+from vaekit.files import open_regular
+
+_BLOCK = 1 << 20  # bytes
+
+
+class Header(NamedTuple):
+    """What the header of a .npy file says of the array: its values follow, `nbytes` of them."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    columns_first: bool
+    nbytes: int
+
+
+class ArrayFile:
+    """The array [N, *S] in a .npy file, of which rows are read when they are asked for.
+
+    Rows are read with file reads rather than through a memory map, in which reading what another process has cut off ends this
+    one. It can be used from several threads and processes at once; a pickle of it opens the file again.
+
+    Args:
+        file: with the values of a row next to each other, as `np.save` writes an ordinary array.
+
+    Attributes:
+        shape: [N, *S].
+        dtype: of the values, as they are in the file.
+
+    Raises:
+        OSError: the file cannot be read.
+        TypeError: an array of anything but real numbers.
+        ValueError: not a .npy file, or one that has been cut short, when it is opened or later.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/x.npy", np.arange(6).reshape(3, 2))
+        ...     ArrayFile(f"{folder}/x.npy")[np.array([2, 0])].tolist()
+        [[4, 5], [0, 1]]
+    """
+
+    def __init__(self, file: str | os.PathLike[str]) -> None:
+        self._file = os.fspath(file)
+        with open_regular(file) as stream:
+            header = read_header(stream, self._file)
+            if header.columns_first or not header.shape:
+                raise ValueError(f"{self._file} does not hold the values of a row next to each other")
+            self.shape, self.dtype, self._start = header.shape, header.dtype, stream.tell()
+            size = os.fstat(stream.fileno()).st_size
+            if size < self._start + header.nbytes:
+                expected = self._start + header.nbytes
+                raise ValueError(f"{self._file} is truncated: shape {header.shape} takes {expected} bytes, the file has {size}")
+            self._descriptor = os.dup(stream.fileno())
+        weakref.finalize(self, os.close, self._descriptor)
+        self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._file,)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
+        """The rows at a number, a slice, numbers int64 [B] or a mask bool [N]; a copy, in the file's dtype."""
+        if isinstance(index, slice):
+            chosen = range(*index.indices(len(self)))
+            rows = np.arange(chosen.start, chosen.stop, chosen.step)
+        else:
+            rows = self._row_numbers(index)
+        values = np.frombuffer(self._read(rows.reshape(-1)), self.dtype)
+        return values.reshape((*rows.shape, *self.shape[1:]))
+
+    def _row_numbers(self, index: Any) -> npt.NDArray[np.int64]:
+        """int64 [B] or []: from 0 on, all of them there."""
+        rows = np.asarray(index)
+        if isinstance(index, tuple) or rows.ndim > 1 or rows.dtype.kind not in "iub":
+            raise IndexError(f"rows of {self._file} are taken by a number, a slice, numbers or a mask, got {index!r}")
+        if rows.dtype.kind == "b":
+            if rows.shape != (len(self),):
+                raise IndexError(f"a mask for the rows of {self._file} has to have {len(self)} entries, got {rows.size}")
+            return rows.nonzero()[0]
+        rows = rows.astype(np.int64)
+        if ((rows < -len(self)) | (rows >= len(self))).any():
+            raise IndexError(
+                f"{self._file} has {len(self)} rows, there is no row {rows.min() if (rows < 0).any() else rows.max()}"
+            )
+        return np.where(rows < 0, rows + len(self), rows)
+
+    def _read(self, rows: npt.NDArray[np.int64]) -> bytes:
+        """The bytes of rows int64 [B]; those that follow each other are read together."""
+        if not len(rows):
+            return b""
+        breaks = ((np.diff(rows) != 1).nonzero()[0] + 1).tolist()
+        starts, ends = [0, *breaks], [*breaks, len(rows)]
+        return b"".join([self._read_run(row, e - s) for row, s, e in zip(rows[starts].tolist(), starts, ends, strict=True)])
+
+    def _read_run(self, row: int, count: int) -> bytes:
+        start, missing = self._start + row * self._row_bytes, count * self._row_bytes
+        found = self._read_some(missing, start)
+        while len(found) < missing:  # the system may give less at a time, 2 GiB for example
+            piece = self._read_some(missing - len(found), start + len(found))
+            if not piece:
+                size = os.fstat(self._descriptor).st_size
+                raise ValueError(
+                    f"{self._file} has been cut short while it was in use: it has {size} bytes now, row {row} is gone"
+                )
+            found += piece
+        return found
+
+    def _read_some(self, count: int, start: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._descriptor, count, start)
+        with self._lock:  # Windows: two steps, between which another thread may come
+            os.lseek(self._descriptor, start, os.SEEK_SET)
+            return os.read(self._descriptor, count)
+
+
+def open_array(file: Path) -> ArrayFile | np.memmap[Any, Any]:
+    """The array in a .npy file, left on the disk; a memory map where a row's values do not lie next to each other.
+
+    Raises: as `ArrayFile`.
+    """
+    with open_regular(file) as stream:
+        header = read_header(stream, str(file))
+    if not header.columns_first:
+        return ArrayFile(file)
+    try:
+        mapped: np.memmap[Any, Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy, mmap and the system have many ways of saying that a file is too short
+        raise ValueError(f"{file} cannot be read as a NumPy file ({error}); it may have been cut short") from error
+    return mapped
+
+
+def read_members(file: Path, choose: Callable[[list[str]], Collection[str]]) -> dict[str, npt.NDArray[Any]]:
+    """Arrays in a .npz file, by their names; `choose` is told which there are, and gives those that are read.
+
+    Raises:
+        OSError: the file cannot be read.
+        TypeError: an array of anything but real numbers.
+        ValueError: not a .npz file, damaged, or an array of another length than its header says.
+    """
+    with open_regular(file) as stream:
+        try:
+            archive = zipfile.ZipFile(stream)
+        except Exception as error:  # a damaged archive is a BadZipFile as a rule, and anything else now and then
+            raise ValueError(f"{file} cannot be read as a NumPy file ({error}); it may have been cut short") from error
+        with archive:
+            members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+            return {key: _read_member(file, archive, key, members[key]) for key in choose(list(members))}
+
+
+def _read_member(file: Path, archive: zipfile.ZipFile, key: str, name: str) -> npt.NDArray[Any]:
+    where = f"{file}, the array {key!r},"
+    try:
+        with archive.open(name) as member:
+            header = read_header(member, where)
+            values = np.empty(header.nbytes, np.uint8)
+            found = _fill(values, member)
+            if found < header.nbytes or member.read(1):
+                is_longer = found == header.nbytes
+                raise ValueError(
+                    f"{where} is {'longer than it says' if is_longer else 'truncated'}: shape {header.shape} takes "
+                    f"{header.nbytes} bytes, it has {'more' if is_longer else found}"
+                )
+            shape = header.shape[::-1] if header.columns_first else header.shape
+            array = values.view(header.dtype).reshape(shape)
+            return array.T if header.columns_first else array
+    except TypeError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy have many ways of saying that an archive is damaged
+        if isinstance(error, ValueError) and str(error).startswith(where):
+            raise
+        raise ValueError(f"{where} cannot be read ({error or type(error).__name__}); the file may be damaged") from error
+
+
+def _fill(values: npt.NDArray[np.uint8], stream: IO[bytes]) -> int:
+    """Read into an array until it is full or the stream ends; how many bytes that were. Memory is taken as it fills."""
+    found = 0
+    while found < len(values) and (block := stream.read(min(_BLOCK, len(values) - found))):
+        values[found : found + len(block)] = np.frombuffer(block, np.uint8)
+        found += len(block)
+    return found
+
+
+def read_header(stream: IO[bytes], where: str) -> Header:
+    """The header of a .npy file, after which the stream stands at the values.
+
+    Raises:
+        TypeError: an array of anything but real numbers.
+        ValueError: something else than a header; both begin with `where`.
+    """
+    try:
+        version = np.lib.format.read_magic(stream)
+        reads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, columns_first, dtype = reads[version](stream)
+    except Exception as error:  # a damaged header fails in NumPy's parser, or in Python's
+        raise ValueError(f"{where} cannot be read as a NumPy file ({error}); it may have been cut short") from error
+    if dtype.hasobject:
+        raise ValueError(f"{where} holds objects of Python, which are not loaded: they could run any code; save real numbers")
+    try:
+        check_real(dtype)
+    except TypeError as error:
+        raise TypeError(f"{where}: {error}") from error
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{where} has the shape {shape}, which no array can have")
+    return Header(shape, dtype, columns_first and len(shape) > 1, math.prod(shape) * dtype.itemsize)
