@@ -12,6 +12,7 @@
 #include <cstring>
 #include <limits>
 
+#include "macros.h"
 #include "philox.h"
 
 namespace vaekit {

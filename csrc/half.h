@@ -3,6 +3,7 @@
 #pragma once
 
 #include "gaussian.h"
+#include "macros.h"
 
 namespace vaekit {
 

@@ -13,11 +13,8 @@
 #include <optional>
 #include <tuple>
 
-#if defined(_WIN32)
-#define VAEKIT_EXPORT extern "C" __declspec(dllexport)
-#else
-#define VAEKIT_EXPORT extern "C" __attribute__((visibility("default")))
-#endif
+#include "macros.h"
+#include "shape.h"
 
 namespace vaekit {
 
@@ -25,22 +22,12 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-constexpr int kMaxDims = 64;  // of a tensor, the samples' among them
-
 struct Arguments {
   const Tensor &mu, &logvar;
   const OptionalTensor &key, &eps, &prior_mu, &prior_logvar;
   std::optional<int64_t> num_samples;
   int64_t row_start, event_dims;
   bool reduce_event;
-};
-
-// A call's size: a row is one event. The noise of element i of sample k is element start + i of the stream (seed, offset + k 2^40).
-struct Shape {
-  int64_t rows, event, samples;
-  uint64_t start;
-
-  int64_t elements() const { return rows * event; }
 };
 
 // The type in which the operator computes, and of kl.

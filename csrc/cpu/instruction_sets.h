@@ -7,13 +7,8 @@
 
 #include "../gaussian.h"
 #include "../half.h"
+#include "../macros.h"
 #include "../philox.h"
-
-#if defined(_MSC_VER)
-#define VAEKIT_RESTRICT __restrict
-#else
-#define VAEKIT_RESTRICT __restrict__
-#endif
 
 #if defined(__x86_64__) || defined(_M_X64)
 #define VAEKIT_X86 1

@@ -4,7 +4,7 @@
 // the noise, write z and the divergence. A tile is a few whole rows or a piece of one row. Nothing is allocated but the results.
 
 #include "../operator.h"
-#include "view.h"
+#include "arrays.h"
 
 namespace vaekit {
 namespace {
@@ -24,13 +24,13 @@ Storage storage_of(ScalarType dtype) {
   }
 }
 
-View view_of(const Tensor& tensor) {
+Input input_of(const Tensor& tensor) {
   const auto sizes = tensor.sizes(), strides = tensor.strides();
-  return View(tensor.const_data_ptr(), storage_of(tensor.scalar_type()), static_cast<int>(sizes.size()), sizes.data(),
+  return Input(tensor.const_data_ptr(), storage_of(tensor.scalar_type()), static_cast<int>(sizes.size()), sizes.data(),
               strides.data());
 }
 
-View view_of(const OptionalTensor& tensor) { return tensor ? view_of(*tensor) : View(); }
+Input input_of(const OptionalTensor& tensor) { return tensor ? input_of(*tensor) : Input(); }
 
 Output output_of(const Tensor& tensor) { return Output(tensor.mutable_data_ptr(), storage_of(tensor.scalar_type())); }
 
@@ -38,7 +38,7 @@ Output output_of(const Tensor& tensor) { return Output(tensor.mutable_data_ptr()
 
 struct Problem : Shape {
   bool reduce;
-  View mu, logvar, eps, prior_mu, prior_logvar;
+  Input mu, logvar, eps, prior_mu, prior_logvar;
   uint64_t seed, offset;
 
   // Tiles: whole rows where a row fits, otherwise pieces of rows.
@@ -62,8 +62,8 @@ Tile tile_of(const Problem& problem, int64_t index) {
 }
 
 Problem problem_of(const Arguments& a) {
-  Problem p = {checked_shape(a), a.reduce_event, view_of(a.mu), view_of(a.logvar), view_of(a.eps), view_of(a.prior_mu),
-               view_of(a.prior_logvar), 0, 0};
+  Problem p = {checked_shape(a), a.reduce_event, input_of(a.mu), input_of(a.logvar), input_of(a.eps), input_of(a.prior_mu),
+               input_of(a.prior_logvar), 0, 0};
   if (a.key) {
     const int64_t* words = static_cast<const int64_t*>(a.key->const_data_ptr());
     p.seed = static_cast<uint64_t>(words[0]);
@@ -212,13 +212,13 @@ std::tuple<Tensor, Tensor> forward(const Tensor& mu, const Tensor& logvar, const
 // --- backward --------------------------------------------------------------------------------------------------------------
 
 struct Gradients {
-  View z, kl;  // coming in; either may be absent
+  Input z, kl;  // coming in; either may be absent
   Output mu, logvar, prior_mu, prior_logvar;
 };
 
 // The gradient of each element's divergence: its row's, where rows were summed.
 template <class T>
-const T* divergence_gradient(const Problem& p, const Tile& tile, const View& kl, T* buffer) {
+const T* divergence_gradient(const Problem& p, const Tile& tile, const Input& kl, T* buffer) {
   if (!p.reduce) return kl.read<T>(tile.start, tile.n, buffer);
   T row_buffer[kTile];
   const T* rows = kl.read<T>(tile.row, tile.rows, row_buffer);
@@ -294,7 +294,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const OptionalTensor& grad_z
     return gradient;
   };
   Tensor grad_prior_mu = prior_gradient(), grad_prior_logvar = prior_gradient();
-  Gradients g = {view_of(grad_z), view_of(grad_kl), output_of(grad_mu), output_of(grad_logvar), Output(), Output()};
+  Gradients g = {input_of(grad_z), input_of(grad_kl), output_of(grad_mu), output_of(grad_logvar), Output(), Output()};
   if (prior) g.prior_mu = output_of(grad_prior_mu), g.prior_logvar = output_of(grad_prior_logvar);
   if (p.elements() > 0) {
     for_each_tile(p, [&](const Tile& tile) {

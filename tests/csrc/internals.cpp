@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "cpu/instruction_sets.h"
-#include "cpu/view.h"
+#include "cpu/arrays.h"
 
 namespace py = pybind11;
 using namespace vaekit;

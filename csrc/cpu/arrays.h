@@ -1,8 +1,9 @@
-// A strided array read in row-major order of its logical elements, wherever they lie.
+// The operator's arrays on the CPU: read and written tile by tile, in row-major order of their logical elements.
 #pragma once
 
 #include <cstdint>
 
+#include "../shape.h"
 #include "instruction_sets.h"
 
 namespace vaekit {
@@ -36,13 +37,12 @@ VAEKIT_INLINE void prefetch(const void* data, size_t bytes) {
 #endif
 }
 
-// Dimensions that lie one behind the other in memory are merged, so that almost every tensor has one or two.
-class View {
+// A strided array, wherever its elements lie. Dimensions that lie one behind the other in memory are merged, so that almost every
+// tensor has one or two.
+class Input {
  public:
-  static constexpr int kMaxDims = 64;
-
-  View() = default;
-  View(const void* data, Storage storage, int dims, const int64_t* sizes, const int64_t* strides) : data_(data), storage_(storage) {
+  Input() = default;
+  Input(const void* data, Storage storage, int dims, const int64_t* sizes, const int64_t* strides) : data_(data), storage_(storage) {
     for (int i = 0; i < dims; ++i) {
       if (sizes[i] == 1) continue;
       if (dims_ > 0 && strides_[dims_ - 1] == strides[i] * sizes[i]) {
