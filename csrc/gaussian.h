@@ -270,6 +270,8 @@ template <bool fused, class T>
 VAEKIT_INLINE Divergence<T> divergence_from(T mu, T logvar, T prior_mu, T prior_logvar, T limit) {
   const T standardized = (mu - prior_mu) * exponential<fused>(T(-0.5) * prior_logvar, limit).value;
   const T sigma = exponential<fused>(T(0.5) * logvar, limit).value;
+  // The difference is rounded, and e^d makes of half its last bit up to 4e-6 of the value where it is above 64. To add what was
+  // lost would make this loop a twentieth slower.
   const T excess = exponential<fused>(T(0.5) * (logvar - prior_logvar), limit).excess;
   return {sigma, T(0.5) * multiply_add<fused>(standardized, standardized, excess)};
 }

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <tuple>
 
 #include "macros.h"
@@ -37,6 +38,22 @@ inline bool on_device_of(const Tensor& tensor, const Tensor& mu) {
   return tensor.is_cpu() == mu.is_cpu() && tensor.get_device_index() == mu.get_device_index();
 }
 
+// Whether a tensor's storage holds all its elements. It can be taken away while the tensor lives on (storage.resize_(0), as sharded
+// training does); an absent address would then read as an absent operand.
+inline bool has_memory(const Tensor& tensor) {
+  int64_t bytes = 0, last = tensor.storage_offset();
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    if (tensor.size(i) == 0) return true;
+    last += (tensor.size(i) - 1) * tensor.stride(i);
+  }
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &bytes));
+  return last < bytes / static_cast<int64_t>(tensor.element_size());
+}
+
+inline void check_memory(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(has_memory(tensor), "reparameterize_kl: ", name, " has lost its memory: its storage is smaller than its elements");
+}
+
 inline void check_like(const Tensor& tensor, const Tensor& mu, std::optional<int64_t> num_samples, const char* name) {
   const auto sizes = tensor.sizes(), wanted = mu.sizes();
   const size_t extra = num_samples ? 1 : 0;
@@ -44,6 +61,7 @@ inline void check_like(const Tensor& tensor, const Tensor& mu, std::optional<int
                       std::equal(wanted.begin(), wanted.end(), sizes.begin() + extra),
                   "reparameterize_kl: ", name, " has a shape that does not fit mu's");
   STD_TORCH_CHECK(on_device_of(tensor, mu), "reparameterize_kl: ", name, " is not on mu's device");
+  check_memory(tensor, name);
 }
 
 // The public wrapper has checked all this with better words; here it keeps a call of the bare operator from reading astray.
@@ -59,13 +77,16 @@ inline Shape checked_shape(const Arguments& a) {
   STD_TORCH_CHECK(a.row_start >= 0, "reparameterize_kl: row_start is negative");
   STD_TORCH_CHECK(a.key.has_value() != a.eps.has_value(), "reparameterize_kl: give a key or eps");
   STD_TORCH_CHECK(a.prior_mu.has_value() == a.prior_logvar.has_value(), "reparameterize_kl: a prior has a mean and a logvar");
+  check_memory(a.mu, "mu");
   check_like(a.logvar, a.mu, std::nullopt, "logvar");
   STD_TORCH_CHECK(a.logvar.scalar_type() == dtype, "reparameterize_kl: mu and logvar differ in dtype");
-  for (const OptionalTensor* prior : {&a.prior_mu, &a.prior_logvar}) {
-    if (!*prior) continue;
-    check_like(**prior, a.mu, std::nullopt, "the prior");
-    STD_TORCH_CHECK((*prior)->scalar_type() == dtype, "reparameterize_kl: mu and the prior differ in dtype");
-  }
+  const auto check_prior = [&](const OptionalTensor& prior, const char* name) {
+    if (!prior) return;
+    check_like(*prior, a.mu, std::nullopt, name);
+    STD_TORCH_CHECK(prior->scalar_type() == dtype, "reparameterize_kl: mu and ", name, " differ in dtype");
+  };
+  check_prior(a.prior_mu, "prior_mu");
+  check_prior(a.prior_logvar, "prior_logvar");
 
   Shape shape = {1, 1, a.num_samples.value_or(1), 0};
   for (int64_t i = 0; i < dims; ++i) (i < dims - a.event_dims ? shape.rows : shape.event) *= sizes[i];
@@ -77,6 +98,7 @@ inline Shape checked_shape(const Arguments& a) {
     const Tensor& key = *a.key;
     STD_TORCH_CHECK(key.scalar_type() == ScalarType::Long && key.dim() == 1 && key.size(0) == 2 && on_device_of(key, a.mu),
                     "reparameterize_kl: the key is not an int64 tensor of shape (2,) on mu's device");
+    check_memory(key, "key");
     STD_TORCH_CHECK(shape.event == 0 || a.row_start <= (INT64_MAX - shape.elements()) / shape.event,
                     "reparameterize_kl: row_start is beyond the end of the stream");
     shape.start = static_cast<uint64_t>(a.row_start) * static_cast<uint64_t>(shape.event);
@@ -96,18 +118,35 @@ inline void check_gradients(const OptionalTensor& grad_z, const OptionalTensor& 
     STD_TORCH_CHECK(kl_sizes.size() == kl_dims && std::equal(kl_sizes.begin(), kl_sizes.end(), sizes.begin()) &&
                         on_device_of(*grad_kl, a.mu) && grad_kl->scalar_type() == compute_type(dtype),
                     "reparameterize_kl: grad_kl is not like kl");
+    check_memory(*grad_kl, "grad_kl");
   }
+}
+
+// "[64, 20] Float"
+inline std::string described(const int64_t* sizes, int64_t dims, ScalarType dtype) {
+  std::string text = "[";
+  for (int64_t i = 0; i < dims; ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
+  return text + "] " + torch::headeronly::toString(dtype);
 }
 
 // A new contiguous tensor on mu's device.
 inline Tensor empty(const int64_t* sizes, int64_t dims, ScalarType dtype, const Tensor& mu) {
-  int64_t strides[kMaxDims];
-  for (int64_t i = dims - 1, stride = 1; i >= 0; stride *= std::max<int64_t>(sizes[i], 1), --i) strides[i] = stride;
+  int64_t strides[kMaxDims], elements = 1;
+  bool addressable = true;
+  for (int64_t i = dims - 1; i >= 0; --i) {
+    const int64_t size = std::max<int64_t>(sizes[i], 1);
+    strides[i] = elements;
+    addressable = addressable && elements <= INT64_MAX / 8 / size;
+    if (addressable) elements *= size;
+  }
   AtenTensorHandle handle;
   const int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   const int32_t device = mu.is_cpu() ? aoti_torch_device_type_cpu() : aoti_torch_device_type_cuda();
   const int32_t index = mu.is_cpu() ? 0 : mu.get_device_index();
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes, strides, type, device, index, &handle));
+  const bool allocated =
+      addressable && aoti_torch_empty_strided(dims, sizes, strides, type, device, index, &handle) == AOTI_TORCH_SUCCESS;
+  STD_TORCH_CHECK(allocated, "reparameterize_kl: there is not enough memory ", mu.is_cpu() ? "" : "on the GPU ",
+                  "for a result of ", described(sizes, dims, dtype));
   return Tensor(handle);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "../shape.h"
 #include "instruction_sets.h"
@@ -10,10 +11,18 @@ namespace vaekit {
 
 enum class Storage { kFloat, kDouble, kBFloat16, kHalf };
 
-template <class T>
-VAEKIT_INLINE T load(const T* p) { return *p; }
-VAEKIT_INLINE float load(const BFloat16* p) { return to_float(*p); }
-VAEKIT_INLINE float load(const Half* p) { return to_float(*p); }
+// The element at `place`, which may be any address.
+template <class S>
+VAEKIT_INLINE S load(const void* place) {
+  S element;
+  std::memcpy(&element, place, sizeof(element));
+  return element;
+}
+
+VAEKIT_INLINE float widen(float x) { return x; }
+VAEKIT_INLINE double widen(double x) { return x; }
+VAEKIT_INLINE float widen(BFloat16 x) { return to_float(x); }
+VAEKIT_INLINE float widen(Half x) { return to_float(x); }
 
 inline void widen(const BFloat16* in, int n, float* out) { instruction_set().conversions.widen_bfloat16(in, n, out); }
 inline void widen(const Half* in, int n, float* out) { instruction_set().conversions.widen_half(in, n, out); }
@@ -92,16 +101,18 @@ class Input {
     offset += start * strides_[0];
     const int inner = dims_ - 1;
     const S* data = static_cast<const S*>(data_) + offset;
+    // Memory from elsewhere, a file's for example, can begin at any address.
+    const bool aligned = reinterpret_cast<uintptr_t>(data) % alignof(S) == 0;
     if constexpr (sizeof(S) == sizeof(T)) {
-      if (strides_[inner] == 1 && n <= sizes_[inner] - index[inner]) return data;
+      if (aligned && strides_[inner] == 1 && n <= sizes_[inner] - index[inner]) return data;
     }
     for (int done = 0;;) {
       const int64_t left = sizes_[inner] - index[inner];
       const int run = left < n - done ? static_cast<int>(left) : n - done;
-      if (strides_[inner] == 1 && run >= 16) {
+      if (aligned && strides_[inner] == 1 && run >= 16) {
         widen(data, run, buffer + done);
       } else {
-        for (int i = 0; i < run; ++i) buffer[done + i] = load(data + i * strides_[inner]);
+        for (int i = 0; i < run; ++i) buffer[done + i] = widen(load<S>(data + i * strides_[inner]));
       }
       done += run;
       if (done >= n) return buffer;

@@ -66,8 +66,8 @@ Problem problem_of(const Arguments& a) {
                input_of(a.prior_logvar), 0, 0};
   if (a.key) {
     const int64_t* words = static_cast<const int64_t*>(a.key->const_data_ptr());
-    p.seed = static_cast<uint64_t>(words[0]);
-    p.offset = static_cast<uint64_t>(words[a.key->stride(0)]);
+    p.seed = load<uint64_t>(words);
+    p.offset = load<uint64_t>(words + a.key->stride(0));
   }
   return p;
 }
@@ -290,7 +290,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const OptionalTensor& grad_z
   const auto prior_gradient = [&] {
     if (!prior) return Tensor();  // undefined: None in Python
     Tensor gradient = empty_like_mu(mu);
-    if (!grad_kl) std::memset(gradient.mutable_data_ptr(), 0, p.elements() * gradient.element_size());
+    if (!grad_kl && p.elements() > 0) std::memset(gradient.mutable_data_ptr(), 0, p.elements() * gradient.element_size());
     return gradient;
   };
   Tensor grad_prior_mu = prior_gradient(), grad_prior_logvar = prior_gradient();

@@ -17,13 +17,24 @@ int processors_of(int device) {
   return count;
 }
 
+// A GPU cannot read a number at an address that is no multiple of its size, and a fault would end the process's use of the device.
+void check_alignment(const Tensor& tensor) {
+  STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % tensor.element_size() == 0,
+                  "reparameterize_kl: an operand's memory begins at no multiple of its numbers' size; clone() it");
+}
+
 // An operand as the kernels take it: with one stride from row to row and one within a row. A tensor with other strides, channels
 // last for example, is copied first; the copy lives until the kernels are launched.
 class Operand {
  public:
   Operand(const OptionalTensor& tensor, int64_t row_dims, bool samples) {
     if (!tensor || fits(*tensor, row_dims, samples)) return;
-    copy_ = torch::stable::contiguous(*tensor);
+    try {
+      copy_ = torch::stable::contiguous(*tensor);
+    } catch (const std::exception&) {  // whose words are those of a call that failed
+      STD_TORCH_CHECK(false, "reparameterize_kl: there is not enough memory on the GPU for a contiguous copy of ",
+                      described(tensor->sizes().data(), tensor->dim(), tensor->scalar_type()));
+    }
     fits(*copy_, row_dims, samples);
   }
 
@@ -34,6 +45,7 @@ class Operand {
     const int extra = samples ? 1 : 0, rows = static_cast<int>(row_dims), dims = static_cast<int>(tensor.dim());
     const int64_t *sizes = tensor.sizes().data() + extra, *strides = tensor.strides().data() + extra;
     view_.data = tensor.const_data_ptr();
+    check_alignment(tensor);
     view_.sample_stride = samples ? tensor.stride(0) : 0;
     return cuda::single_stride(rows, sizes, strides, view_.row_stride) &&
            cuda::single_stride(dims - extra - rows, sizes + rows, strides + rows, view_.column_stride);
@@ -63,6 +75,7 @@ class Call {
 
   template <class Problem>
   void fill(Problem& p, const Arguments& a) const {
+    if (a.key) check_alignment(*a.key);
     p.work.rows = shape.rows, p.work.event = shape.event;
     p.samples = shape.samples;
     p.key = a.key ? static_cast<const int64_t*>(a.key->const_data_ptr()) : nullptr;

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from helpers.strategies import DTYPES, gaussians, keys, shapes
@@ -402,3 +403,29 @@ def test_a_cuda_tensor_without_a_cuda_kernel_is_told_once(tmp_path):
     assert "no compiled CUDA kernel" in message
     assert "VAEKIT_CUDA=0 silences" in message
     assert again == []
+
+
+@pytest.mark.parametrize("option", ["num_samples", "row_start", "event_dims"])
+@pytest.mark.parametrize("value", [2.5, 2.0, True, "2", np.float32(2.0), np.bool_(True), torch.tensor(2.0)], ids=repr)
+def test_a_number_that_is_not_whole_is_refused_by_name(option, value):
+    mu = torch.zeros(3, 4)
+    with pytest.raises(TypeError, match=f"{option} has to be a whole number"):
+        reparameterize_kl(mu, mu, key=make_key(0), **{option: value})
+
+
+@pytest.mark.parametrize("option", ["num_samples", "row_start", "event_dims"])
+def test_a_whole_number_of_numpys_or_torchs_is_one(option):
+    mu = torch.randn(3, 4)
+    expected = reparameterize_kl(mu, mu, key=make_key(0), **{option: 2})
+    for two in (np.int64(2), np.uint8(2), torch.tensor(2)):
+        assert all(map(torch.equal, reparameterize_kl(mu, mu, key=make_key(0), **{option: two}), expected))
+
+
+def test_a_number_from_a_traced_shape_is_whole():
+    def draw(mu, others):
+        return reparameterize_kl(mu, mu, key=make_key(0), num_samples=others.shape[0], row_start=others.shape[1])[0]
+
+    compiled = torch.compile(draw, fullgraph=True, dynamic=True, backend="aot_eager")
+    mu = torch.randn(3, 4)
+    for shape in ((2, 3), (5, 7)):
+        torch.testing.assert_close(compiled(mu, torch.zeros(shape)), draw(mu, torch.zeros(shape)))

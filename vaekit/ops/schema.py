@@ -5,6 +5,7 @@ The pure-PyTorch reference is the default kernel; a compiled library (`vaekit/op
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,9 +26,17 @@ forward = torch.ops.vaekit.reparameterize_kl.default
 backward = torch.ops.vaekit.reparameterize_kl_backward.default
 
 
+def _check_device(arguments: Iterable[Any], mu: Tensor) -> None:
+    # One operand on meta brings a call here; a result on mu's device would be memory that nobody wrote.
+    for argument in arguments:
+        if isinstance(argument, Tensor) and argument.device != mu.device:
+            raise RuntimeError(f"reparameterize_kl takes tensors of one device, got {mu.device} and {argument.device}")
+
+
 @torch.library.register_fake(FORWARD)  # type: ignore[untyped-decorator]
 def _fake_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     o = Operands(*arguments)
+    _check_device(arguments, o.mu)
     samples = () if o.num_samples is None else (o.num_samples,)
     kl_shape = o.mu.shape[: o.mu.ndim - o.event_dims] if o.reduce_event else o.mu.shape
     return o.mu.new_empty((*samples, *o.mu.shape)), o.mu.new_empty(kl_shape, dtype=reference.compute_dtype(o.mu.dtype))
@@ -38,6 +47,7 @@ def _fake_backward(
     grad_z: Tensor | None, grad_kl: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     o = Operands(*arguments)
+    _check_device((grad_z, grad_kl, *arguments), o.mu)
     prior = (None, None) if o.prior_mu is None else (o.mu.new_empty(o.mu.shape), o.mu.new_empty(o.mu.shape))
     return o.mu.new_empty(o.mu.shape), o.mu.new_empty(o.mu.shape), *prior
 
