@@ -169,3 +169,12 @@ def test_a_seed_beyond_64_bits_is_refused(seed):
 def test_noise_in_half_precision_is_refused():
     with pytest.raises(ValueError, match="float32 or float64"):
         philox.normal(make_key(0), (4,), torch.float16)
+
+
+def test_neighbouring_offsets_are_one_stream_and_folded_keys_are_not():
+    """As the page of make_key says."""
+    here, shifted = (philox.normal(make_key(7, offset), (400,), torch.float32) for offset in (0, 1))
+    assert torch.equal(here[4:], shifted[:-4])
+    folded = philox.normal(fold_in(make_key(7), 1), (400,), torch.float32)
+    assert not torch.isin(folded, here).any()
+    assert "fold_in" in make_key.__doc__

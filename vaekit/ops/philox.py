@@ -28,10 +28,14 @@ SAMPLE_STRIDE = 1 << 40  # offset between the streams of two samples of one call
 
 
 def make_key(seed: int, offset: int = 0, *, device: torch.device | str | None = None) -> Tensor:
-    """The key of the noise stream (seed, offset).
+    """The key of the noise stream of `seed`, begun at block `offset`.
+
+    Different seeds are different streams; offsets are places in one stream. `make_key(seed, offset + 1)` gives the noise of
+    `make_key(seed, offset)` from its fifth float32 value (its third float64 value) on, so that draws at neighbouring offsets have
+    nearly all their noise in common. For a draw that has nothing to do with another, derive its key with `fold_in`.
 
     Args:
-        seed, offset: integers in [-2^63, 2^64), read modulo 2^64.
+        seed, offset: integers in [-2^63, 2^64), read modulo 2^64; the offset counts blocks of four float32 or two float64 values.
         device: where the noise will be drawn.
 
     Returns:
@@ -44,6 +48,12 @@ def make_key(seed: int, offset: int = 0, *, device: torch.device | str | None = 
     Example:
         >>> make_key(0, 1)
         tensor([0, 1])
+        >>> normal(make_key(0, 1), (2,), torch.float32)  # a place in the stream of seed 0
+        tensor([-0.1536,  0.1808])
+        >>> normal(make_key(0), (6,), torch.float32)[4:]
+        tensor([-0.1536,  0.1808])
+        >>> normal(fold_in(make_key(0), 1), (2,), torch.float32)  # a stream of its own
+        tensor([-1.0427,  1.2758])
     """
     words = []
     for name, value in (("seed", seed), ("offset", offset)):
@@ -90,8 +100,9 @@ def _signed(key: Tensor) -> Tensor:
 
 
 def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
-    """The key derived from `key` for the number `data`, as PyTorch's `fold_in` and in the spirit of JAX's.
+    """The key derived from `key` for the number `data`: each number gives a stream of its own.
 
+    It is PyTorch's `fold_in`, in the spirit of JAX's: one key for a run, and from it one for each step, layer or draw.
     With x0..x3 the Philox words at (seed, offset + data) the new key is (x0 | x1 << 32, x2 | x3 << 32).
 
     Args:
