@@ -18,14 +18,15 @@ import os
 import platform
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 _SCHEMA = 1  # of the record and of the operator that the libraries serve: raised when an older library no longer fits
 _PACKAGE = Path(__file__).parents[1]
-_RECORD = _PACKAGE / "_build.json"
+_RECORD = "_build.json"
 _SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 _CAPABILITIES = ("x86-64", "x86-64-v3", "x86-64-v4", "baseline")  # as in csrc/cpu/instruction_sets.h
 _AGAIN = "install vaekit again (pip's --force-reinstall --no-deps --no-cache-dir)"
@@ -43,34 +44,114 @@ class _Broken(_NotLoaded):
     """Why a library that was built cannot be used."""
 
 
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "").strip().lower() not in ("", "0", "false", "no", "off")
+class Torch(NamedTuple):
+    """What decides about a library in the torch that runs: its version, and those of its CUDA and ROCm."""
+
+    version: str
+    cuda: str | None
+    hip: str | None
 
 
-def _load(device_type: str) -> str:
-    """Loads the library of a device type, and says what it is."""
-    with_cuda = os.environ.get("VAEKIT_CUDA", "").strip()
+class Kernels(NamedTuple):
+    """For each device type what its kernel is, in words; and the reason, where it is the reference."""
+
+    states: Mapping[str, str]
+    missing: Mapping[str, _NotLoaded]
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """The device types that a compiled kernel serves."""
+        return frozenset(self.states) - frozenset(self.missing)
+
+    def warning(self, device_type: str) -> str | None:
+        """What to warn of where a kernel is missing that somebody may want."""
+        reason = self.missing.get(device_type)
+        if reason is None or reason.deliberate:
+            return None
+        silence = {"cpu": "VAEKIT_NO_NATIVE=1", "cuda": "VAEKIT_CUDA=0"}[device_type]
+        return (
+            f"vaekit has no compiled {device_type.upper()} kernel: {reason}. It works in pure PyTorch: "
+            f"the same numbers, several times slower. {silence} silences this warning."
+        )
+
+
+def load(environment: Mapping[str, str], running: Torch, package: Path) -> Kernels:
+    """Loads the libraries of `package` that the environment, the build's record and the running torch allow.
+
+    Raises:
+        ImportError: VAEKIT_REQUIRE_NATIVE is set and a library is missing.
+        ValueError: an environment variable with a value that it does not take.
+    """
+    states: dict[str, str] = {}
+    missing: dict[str, _NotLoaded] = {}
+    for device_type in ("cpu", "cuda"):
+        try:
+            check_wanted(device_type, environment, running)
+            entry = built(device_type, package)
+            states[device_type] = open_library(device_type, package / f"_C_{device_type}{_SUFFIX}", entry)
+        except _NotLoaded as reason:
+            if _is_set(environment, "VAEKIT_REQUIRE_NATIVE") and (device_type == "cpu" or isinstance(reason, _Broken)):
+                raise ImportError(
+                    f"VAEKIT_REQUIRE_NATIVE is set, and vaekit has no compiled {device_type.upper()} kernel: {reason}"
+                ) from reason
+            states[device_type], missing[device_type] = f"reference ({reason})", reason
+    return Kernels(states, missing)
+
+
+def _is_set(environment: Mapping[str, str], variable: str) -> bool:
+    return environment.get(variable, "").strip().lower() not in ("", "0", "false", "no", "off")
+
+
+def check_wanted(device_type: str, environment: Mapping[str, str], running: Torch) -> None:
+    """Raises why a library is not even looked for."""
+    with_cuda = environment.get("VAEKIT_CUDA", "").strip()
     if with_cuda not in ("", "0", "1"):
         raise ValueError(f"VAEKIT_CUDA has to be 0 or 1, or unset; got {with_cuda!r}")
-    rocm = torch.version.hip is not None  # its tensors are on "cuda" too
-    if device_type == "cuda" and torch.version.cuda is None and not rocm:
-        raise _NotLoaded(f"this torch ({torch.__version__}) has no CUDA")
-    if _is_set("VAEKIT_NO_NATIVE"):
+    rocm = running.hip is not None  # its tensors are on "cuda" too
+    if device_type == "cuda" and running.cuda is None and not rocm:
+        raise _NotLoaded(f"this torch ({running.version}) has no CUDA")
+    if _is_set(environment, "VAEKIT_NO_NATIVE"):
         raise _NotLoaded("VAEKIT_NO_NATIVE is set; unset it to use the compiled kernel", deliberate=True)
     if device_type == "cuda" and with_cuda == "0":
         raise _NotLoaded("VAEKIT_CUDA=0 is set; unset it to use the compiled kernel", deliberate=True)
     if device_type == "cuda" and rocm:
-        raise _NotLoaded(f"this torch ({torch.__version__}) is for ROCm, which vaekit has no kernel for")
-    capability_limit = os.environ.get("VAEKIT_CPU_CAPABILITY")
+        raise _NotLoaded(f"this torch ({running.version}) is for ROCm, which vaekit has no kernel for")
+    capability_limit = environment.get("VAEKIT_CPU_CAPABILITY")
     if capability_limit and capability_limit not in _CAPABILITIES:
         raise ValueError(f"VAEKIT_CPU_CAPABILITY has to be one of {', '.join(_CAPABILITIES)}, got {capability_limit!r}")
-    built = _built(device_type)
-    library = _PACKAGE / f"_C_{device_type}{_SUFFIX}"
+
+
+def built(device_type: str, package: Path) -> dict[str, Any]:
+    """What the build's record says of a library that it built."""
+    file = package / _RECORD
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        schema, kernels = record["schema"], record["kernels"]
+        entry = kernels.get(device_type)
+    except FileNotFoundError:
+        raise _NotLoaded(
+            f"vaekit is imported from {package}, where nothing was ever built; "
+            f"run `pip install -e .` in {package.parent}, or leave that folder to import an installed vaekit"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _NotLoaded(f"{file} cannot be read ({type(error).__name__}: {error}); {_AGAIN}") from error
+    if schema != _SCHEMA or entry is None:
+        raise _NotLoaded(
+            f"what was built is of another version (schema {schema} for {', '.join(kernels)}; "
+            f"this vaekit needs schema {_SCHEMA} for {device_type}); {_AGAIN}"
+        )
+    if not entry["built"]:
+        raise _NotLoaded(entry["reason"], deliberate=entry["deliberate"])
+    return dict(entry)
+
+
+def open_library(device_type: str, library: Path, entry: Mapping[str, Any]) -> str:
+    """Loads a library that the record says was built, and says what it is."""
     if not library.is_file():
         raise _Broken(f"{library} is missing although it was built; {_AGAIN}")
     # Checked first because the system's loader does not: a file that was cut short ends the process with a bus error.
-    if (size := library.stat().st_size) != built["bytes"]:
-        raise _Broken(f"{library} has {size} bytes, but the library that was built has {built['bytes']}; {_AGAIN}")
+    if (size := library.stat().st_size) != entry["bytes"]:
+        raise _Broken(f"{library} has {size} bytes, but the library that was built has {entry['bytes']}; {_AGAIN}")
     try:
         torch.ops.load_library(str(library))
         loaded = ctypes.CDLL(str(library))
@@ -84,41 +165,19 @@ def _load(device_type: str) -> str:
         if reason := obstacle().decode():  # then the library itself has registered nothing
             raise _Broken(f"{reason}; update the driver, or {_AGAIN} with a CUDA toolkit as old as the driver (CUDA_HOME)")
     capability.restype = ctypes.c_char_p
-    return f"native ({capability().decode()}; {built['compiler']}, torch {built['torch']} headers)"
+    return f"native ({capability().decode()}; {entry['compiler']}, torch {entry['torch']} headers)"
 
 
-def _built(device_type: str) -> dict[str, Any]:
-    """The build's record of a library that it built."""
-    try:
-        record = json.loads(_RECORD.read_text(encoding="utf-8"))
-        schema, kernels = record["schema"], record["kernels"]
-        entry = kernels.get(device_type)
-    except FileNotFoundError:
-        raise _NotLoaded(
-            f"vaekit is imported from {_PACKAGE}, where nothing was ever built; "
-            f"run `pip install -e .` in {_PACKAGE.parent}, or leave that folder to import an installed vaekit"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _NotLoaded(f"{_RECORD} cannot be read ({type(error).__name__}: {error}); {_AGAIN}") from error
-    if schema != _SCHEMA or entry is None:
-        raise _NotLoaded(
-            f"what was built is of another version (schema {schema} for {', '.join(kernels)}; "
-            f"this vaekit needs schema {_SCHEMA} for {device_type}); {_AGAIN}"
-        )
-    if not entry["built"]:
-        raise _NotLoaded(entry["reason"], deliberate=entry["deliberate"])
-    return dict(entry)
+_KERNELS = load(os.environ, Torch(torch.__version__, torch.version.cuda, torch.version.hip), _PACKAGE)
+LOADED = _KERNELS.loaded
+_CPU, _CUDA = "cpu" in LOADED, "cuda" in LOADED
+_warned = False
 
 
 def warn_when_missing() -> None:
     """For the last line of vaekit/__init__.py, so that the warning names the line that imports vaekit."""
-    if (reason := _missing.get("cpu")) and not reason.deliberate:
-        warnings.warn(
-            f"vaekit has no compiled CPU kernel: {reason}. It works in pure PyTorch: the same numbers, several times slower. "
-            "VAEKIT_NO_NATIVE=1 silences this warning.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+    if message := _KERNELS.warning("cpu"):
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def warn_without_cuda_kernel(stacklevel: int = 3) -> None:
@@ -128,14 +187,9 @@ def warn_without_cuda_kernel(stacklevel: int = 3) -> None:
     warning, and makes one kernel of the reference anyway.
     """
     global _warned
-    if not torch.compiler.is_compiling() and not _warned and (reason := _missing.get("cuda")) and not reason.deliberate:
+    if not torch.compiler.is_compiling() and not _warned and (message := _KERNELS.warning("cuda")):
         _warned = True
-        warnings.warn(
-            f"vaekit has no compiled CUDA kernel: {reason}. It works in pure PyTorch: the same numbers, several times slower. "
-            "VAEKIT_CUDA=0 silences this warning.",
-            RuntimeWarning,
-            stacklevel=stacklevel,
-        )
+        warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
 
 
 def has_native(device_type: str) -> bool:
@@ -171,21 +225,5 @@ def build_info() -> dict[str, str]:
         "vaekit": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **{f"{device_type} kernel": state for device_type, state in _states.items()},
+        **{f"{device_type} kernel": state for device_type, state in _KERNELS.states.items()},
     }
-
-
-_states: dict[str, str] = {}
-_missing: dict[str, _NotLoaded] = {}
-_warned = False
-for _device_type in ("cpu", "cuda"):
-    try:
-        _states[_device_type] = _load(_device_type)
-    except _NotLoaded as reason:
-        if _is_set("VAEKIT_REQUIRE_NATIVE") and (_device_type == "cpu" or isinstance(reason, _Broken)):
-            _kernel = f"{_device_type.upper()} kernel"
-            raise ImportError(f"VAEKIT_REQUIRE_NATIVE is set, and vaekit has no compiled {_kernel}: {reason}") from reason
-        _states[_device_type], _missing[_device_type] = f"reference ({reason})", reason
-
-LOADED = frozenset(_states) - frozenset(_missing)  # the device types that a compiled kernel serves
-_CPU, _CUDA = "cpu" in LOADED, "cuda" in LOADED
