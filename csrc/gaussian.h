@@ -169,8 +169,8 @@ struct Exponential {
   T excess;     // e^(2x) - 1 - 2x
 };
 
-// `limit` is Real<T>::kExpLimit, handed in: GCC spoils the loop when it sees the constant (it computes what follows from
-// x = limit apart, and blends).
+// `limit` is Real<T>::kExpLimit, passed in: where GCC sees the constant it treats x = limit as a case of its own, blends the two and
+// slows the loop down.
 template <bool fused, class T>
 VAEKIT_INLINE Exponential<T> exponential(T x, T limit) {
   using R = Real<T>;
@@ -184,8 +184,8 @@ VAEKIT_INLINE Exponential<T> exponential(T x, T limit) {
   const T high = multiply_add<fused>(m, T(-2) * R::kLn2High, bounded);
   const T r = multiply_add<fused>(m, T(-2) * R::kLn2Low, high);
   const T tail = (r * r) * exp_series<fused>(r);                         // e^r - 1 - r
-  const T scale = bit_cast<T>(bit_cast<Bits>(shifted) << R::kMantissa);  // 2^m; kBias is in it already
-  const T value = (((T(1) + r) + tail) * scale) * scale;  // in two steps, for results beyond the normal numbers
+  const T scale = bit_cast<T>(bit_cast<Bits>(shifted) << R::kMantissa);  // 2^m; kBias is already added
+  const T value = (((T(1) + r) + tail) * scale) * scale;  // in two steps, for results outside the normal range
   const T minus_one = r + tail;
   const T square_minus_one = multiply_add<fused>(value, value, T(-1));
   const bool near = m == T(0);
@@ -310,7 +310,7 @@ struct GradientFrom {
 template <bool fused, class T>
 VAEKIT_INLINE GradientFrom<T> divergence_gradient_from(T mu, T logvar, T prior_mu, T prior_logvar, T grad_kl, T limit) {
   const T offset = mu - prior_mu;
-  const T half_precision = exponential<fused>(T(-0.5) * prior_logvar, limit).value;  // twice: its square overflows earlier
+  const T half_precision = exponential<fused>(T(-0.5) * prior_logvar, limit).value;  // multiplied by twice: its square overflows earlier
   const T by_mu = grad_kl * (offset * half_precision * half_precision);
   const T by_logvar = (T(0.5) * grad_kl) * exponential<fused>(T(0.5) * (logvar - prior_logvar), limit).minus_one;
   return {{by_mu, by_logvar}, {-by_mu, -(T(0.5) * by_mu * offset + by_logvar)}};

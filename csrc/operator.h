@@ -1,5 +1,5 @@
-// What `vaekit::reparameterize_kl` is called with, checked, and its results allocated: the same for every device. On torch's stable
-// ABI. The specification is vaekit/ops/reference.py.
+// The operands of `vaekit::reparameterize_kl`, their checks, and the allocation of its results: shared by all devices. On torch's
+// stable ABI. The specification is vaekit/ops/reference.py.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -64,7 +64,7 @@ inline void check_like(const Tensor& tensor, const Tensor& mu, std::optional<int
   check_memory(tensor, name);
 }
 
-// The public wrapper has checked all this with better words; here it keeps a call of the bare operator from reading astray.
+// The public wrapper checks all this with better messages; here it keeps a direct call of the operator from reading out of bounds.
 inline Shape checked_shape(const Arguments& a) {
   const auto sizes = a.mu.sizes();
   const ScalarType dtype = a.mu.scalar_type();

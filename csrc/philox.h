@@ -25,7 +25,7 @@ struct Product {
 
 VAEKIT_INLINE Product multiply(uint32_t a, uint32_t b) {
 #if defined(__CUDA_ARCH__)
-  Product product;  // in one instruction; from the line below nvcc makes two multiplications
+  Product product;  // one instruction, where nvcc makes two multiplications of the line below
   asm("{.reg .b64 t; mul.wide.u32 t, %2, %3; mov.b64 {%0, %1}, t;}" : "=r"(product.low), "=r"(product.high) : "r"(a), "r"(b));
   return product;
 #else

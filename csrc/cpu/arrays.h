@@ -31,8 +31,8 @@ inline void narrow(const float* in, int n, Half* out) { instruction_set().conver
 template <class T>
 inline void widen(const T* in, int n, T* out) { std::memcpy(out, in, sizeof(T) * n); }
 
-// Asks for memory that will be needed shortly, to be read or written: between two tiles lies so much arithmetic that the
-// processor's own prefetching, which follows a stream, falls asleep.
+// Prefetches memory that will soon be read or written: between two tiles there is so much arithmetic that the hardware prefetcher,
+// which follows streams, loses track.
 template <bool write>
 VAEKIT_INLINE void prefetch(const void* data, size_t bytes) {
   constexpr size_t line = 64;
@@ -69,7 +69,7 @@ class Input {
 
   explicit operator bool() const { return data_ != nullptr; }
 
-  // Asks for elements start .. start + n, where that is one stretch of memory within the array.
+  // Prefetches elements start .. start + n, if they are contiguous in memory.
   void prefetch(int64_t start, int n) const {
     if (dims_ == 1 && strides_[0] == 1 && start + n <= sizes_[0]) {
       const int64_t bytes = storage_ == Storage::kDouble ? 8 : storage_ == Storage::kFloat ? 4 : 2;
@@ -77,7 +77,7 @@ class Input {
     }
   }
 
-  // Elements start .. start + n as T: where they lie if they can be used so, otherwise copied to `buffer`.
+  // Elements start .. start + n as T: in place if possible, otherwise copied to `buffer`.
   template <class T>
   const T* read(int64_t start, int n, T* buffer) const {
     constexpr Storage own = sizeof(T) == 8 ? Storage::kDouble : Storage::kFloat;
@@ -85,7 +85,7 @@ class Input {
     if constexpr (sizeof(T) == 4) {
       return storage_ == Storage::kHalf ? read_as<Half, T>(start, n, buffer) : read_as<BFloat16, T>(start, n, buffer);
     }
-    return nullptr;  // the caller has checked the dtypes
+    return nullptr;  // unreachable: checked_shape has seen the dtypes
   }
 
  private:
@@ -132,7 +132,7 @@ class Input {
   int64_t sizes_[kMaxDims], strides_[kMaxDims];
 };
 
-// A new contiguous array that is written tile by tile.
+// A new contiguous array.
 class Output {
  public:
   Output() = default;

@@ -19,12 +19,12 @@
 
 namespace vaekit {
 
-constexpr int kTile = 256;       // elements that are worked on at a time; all of it stays in the first-level cache
-constexpr int kBlockStep = 16;   // no instruction set makes more Philox blocks at a time
+constexpr int kTile = 256;       // elements processed at a time, so that all buffers stay in the L1 cache
+constexpr int kBlockStep = 16;   // the most Philox blocks that any instruction set makes at a time
 constexpr int kBlocks = kTile / 2 + kBlockStep;  // enough for a tile of doubles that begins inside a block
-constexpr int kNoise = 4 * (kTile / 4 + kBlockStep);  // normals that a tile may make: more than it uses, at both ends
+constexpr int kNoise = 4 * (kTile / 4 + kBlockStep);  // normals made for a tile: some too many at either end
 
-// 32 times all bits, then 32 times none: from kMask + 32 - n, a mask of n lanes.
+// 32 lanes of ones, then 32 of zeros: from kMask + 32 - n on, a mask of n lanes.
 template <class Bits>
 struct Mask {
   Bits bits[64];
@@ -37,7 +37,7 @@ inline constexpr Mask<Bits> kMask;
 
 template <class T>
 struct Loops {
-  int block_step;  // `normals` makes blocks in multiples of this number
+  int block_step;  // `normals` makes a multiple of this many blocks
   void (*normals)(T* out, uint64_t seed, uint64_t first, int blocks);
   void (*draw_and_diverge)(const T* mu, const T* logvar, const T* eps, int n, T limit, T* z, T* kl);
   void (*divergence)(const T* mu, const T* logvar, int n, T limit, T* sigma, T* kl);
@@ -77,8 +77,8 @@ struct Conversions {
 #undef VAEKIT_FUSED
 #undef VAEKIT_LANES
 
-// Where the compiler takes a target for a single function and can ask the processor. Features and no architecture: they add to
-// what a -march on the command line allows, where an architecture would replace it.
+// Where the compiler accepts a target for a single function and can query the processor. Features rather than an architecture: they
+// add to a -march on the command line, where an architecture would replace it.
 #if VAEKIT_X86 && defined(__GNUC__)
 #define VAEKIT_DISPATCH 1
 

@@ -3,8 +3,8 @@
 //   VAEKIT_TARGET  the attribute that makes the compiler use the instruction set,
 //   VAEKIT_FUSED   whether it has fused multiply-adds,
 //   VAEKIT_LANES   how many 64-bit lanes an integer vector has: 2, 4 or 8; 0 where there are no x86 intrinsics.
-// The compiler vectorises the loops. Only Philox's words use intrinsics: no compiler finds the one instruction that multiplies the
-// low halves of 64-bit lanes in plain code, and it makes the words two to three times faster.
+// The compiler vectorises the loops. Only Philox's words use intrinsics: from plain code no compiler derives the instruction that
+// multiplies the low halves of 64-bit lanes, which makes the words two to three times faster.
 
 namespace vaekit {
 namespace VAEKIT_ISA {
@@ -58,7 +58,7 @@ VAEKIT_TARGET inline void philox_words(uint32_t (*words)[kBlocks], uint64_t seed
 #if VAEKIT_LANES > 0
   const Lanes multiplier_0 = splat(kMultiplier0), multiplier_1 = splat(kMultiplier1);
   for (int i = 0; i < blocks; i += kStep) {
-    // A word is the low half of its lane; `product` and `store_low_halves` do not look at the high one.
+    // A word is the low half of its lane; `product` and `store_low_halves` ignore the high one.
     uint32_t key_0 = static_cast<uint32_t>(seed), key_1 = static_cast<uint32_t>(seed >> 32);
     const Lanes zero = splat(0), counter_a = counters(first + i), counter_b = counters(first + i + VAEKIT_LANES);
     // The first round, in which words 2 and 3 are 0 and so is one of the products.

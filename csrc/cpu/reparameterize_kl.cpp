@@ -1,7 +1,7 @@
 // vaekit::reparameterize_kl and its backward for the CPU, on torch's stable ABI. The specification is vaekit/ops/reference.py.
 //
-// The logical elements, in row-major order, are worked on in tiles that stay in the first-level cache: read mu and logvar, make
-// the noise, write z and the divergence. A tile is a few whole rows or a piece of one row. Nothing is allocated but the results.
+// The logical elements, in row-major order, are processed in tiles that stay in the L1 cache: read mu and logvar, make the noise,
+// write z and the divergence. A tile is a few whole rows or a piece of one row. Nothing is allocated but the results.
 
 #include "../operator.h"
 #include "arrays.h"
@@ -9,7 +9,7 @@
 namespace vaekit {
 namespace {
 
-constexpr int64_t kGrain = 4096;      // elements for which it pays to use another thread
+constexpr int64_t kGrain = 4096;      // elements that are worth another thread
 constexpr int64_t kMaxChunks = 1024;  // a long row is summed in at most this many chunks
 
 // --- tensors ---------------------------------------------------------------------------------------------------------------
@@ -20,7 +20,7 @@ Storage storage_of(ScalarType dtype) {
     case ScalarType::Double: return Storage::kDouble;
     case ScalarType::BFloat16: return Storage::kBFloat16;
     case ScalarType::Half: return Storage::kHalf;
-    default: return Storage::kHalf;  // checked_shape has seen that it is one of the four
+    default: return Storage::kHalf;  // checked_shape lets only the four through
   }
 }
 
@@ -140,7 +140,7 @@ void forward_elements(const Problem& p, const Output& z, T* kl) {
 template <class T>
 void forward_short_rows(const Problem& p, const Output& z, T* kl) {
   for_each_tile(p, [&](const Tile& tile) {
-    alignas(64) T elements[kTile + 32];  // `sum` may look beyond the last one
+    alignas(64) T elements[kTile + 32];  // `sum` may read beyond the last one
     forward_tile<T>(p, tile, z, elements);
     const int event = static_cast<int>(p.event);
     for (int i = 0; i < tile.rows; ++i) kl[tile.row + i] = loops<T>().sum(elements + i * event, event);

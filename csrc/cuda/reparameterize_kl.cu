@@ -69,7 +69,7 @@ class Call {
         device(a.mu.get_device_index()),
         guard(device),
         processors(processors_of(device)) {
-    STD_CUDA_CHECK(cudaSetDevice(device));  // this library has a runtime of its own, which the guard may not have told
+    STD_CUDA_CHECK(cudaSetDevice(device));  // the guard sets it for torch's runtime, and this library has its own
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   }
 
@@ -140,7 +140,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& mu, const Tensor& logvar, const
   call.fill(p, a);
   p.z = z.mutable_data_ptr();
   p.kl = kl.mutable_data_ptr();
-  // Freed when this returns, and given by torch to nobody else before the kernels of this stream are done with it.
+  // Freed on return; torch's allocator does not reuse it before the kernels of this stream are done.
   OptionalTensor sums;
   p.segments = nullptr;
   if (const int64_t segments = cuda::segments_of(p)) {
@@ -184,8 +184,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const OptionalTensor& grad_z
 }  // namespace
 }  // namespace vaekit
 
-// Why the kernels cannot be used here; empty where they can. The CUDA runtime in this library needs a driver of its own major version
-// or a later one, whatever runtime torch has. Without a driver there is no GPU, and nothing in the way.
+// Why the kernels cannot be used here, or empty. The CUDA runtime in this library needs a driver of its own major version or later,
+// whatever runtime torch has. Without a driver there is no GPU, and nothing to report.
 VAEKIT_EXPORT const char* vaekit_cuda_obstacle() {
   static const std::string obstacle = [] {
     int driver = 0;

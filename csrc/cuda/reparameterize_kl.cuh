@@ -5,8 +5,8 @@
 // one; the block for a long one, and several blocks for one longer than kSegment. A thread takes 16 bytes of mu and of logvar at a
 // time, makes their noise in registers from the key, and writes 16 bytes of z; the divergences are added within the thread, then over
 // the group by shuffles, in an order that follows from the shape alone. Where a tensor's place or strides do not allow 16 bytes, the
-// elements of one Philox block are read one by one. The arithmetic is that of the CPU kernel (../gaussian.h), to the bit (but for which
-// NaN it is).
+// elements of one Philox block are read one by one. The arithmetic is that of the CPU kernel (../gaussian.h), bit for bit but for
+// the payload of a NaN.
 //
 // A kernel is launched through a function object `launch(kernel, grid, argument)` that the caller gives.
 #pragma once
@@ -24,7 +24,7 @@ constexpr int kBlockBits = 8, kThreads = 1 << kBlockBits;  // of a block
 constexpr int kWarp = 32;
 constexpr int kVectorBytes = 16;
 constexpr int kSegment = 4096;              // elements of a row that one block takes
-constexpr int64_t kBlocksPerProcessor = 32;  // beyond these, a block goes on with further rows
+constexpr int64_t kBlocksPerProcessor = 32;  // beyond these, a block takes several rows
 
 constexpr unsigned kWholeWarp = 0xFFFFFFFFu;
 
@@ -82,7 +82,7 @@ VAEKIT_INLINE Vector<S> load_vector(const void* data, int64_t place) {
   return *reinterpret_cast<const Vector<S>*>(static_cast<const S*>(data) + place);
 }
 
-// `place` counts in S; written as an index into vectors, without which nvcc stores number by number.
+// `place` counts in S; an index into vectors, because nvcc otherwise stores number by number.
 template <class S>
 VAEKIT_INLINE void store_vector(void* data, int64_t place, const Vector<S>& vector) {
   static_cast<Vector<S>*>(data)[static_cast<uint64_t>(place) / kLength<S>] = vector;
@@ -284,9 +284,8 @@ VAEKIT_DEVICE void reduce(const Forward& p, const Segment& segment, T share) {
 
 // --- device: the kernels ---------------------------------------------------------------------------------------------------
 
-// Blocks that a multiprocessor shall hold at once, which bounds the registers: the most with which no architecture spills. So 24 to
-// 60 KiB are on their way from memory at a time, where an H100 needs 18 (3.35 TB/s * 0.7 us / 132). One of compute capability 7.5
-// has room for 4 at most.
+// Blocks that a multiprocessor has to hold at once, which bounds the registers: the most at which no architecture spills. They keep
+// 24 to 60 KiB of loads in flight, where an H100 needs 18 (3.35 TB/s * 0.7 us / 132). Compute capability 7.5 has room for 4.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750
 template <class S>
 constexpr int kBlocksAtOnce = sizeof(S) == 2 ? 3 : 4;
@@ -533,7 +532,8 @@ struct Grid {
 
 inline int64_t at_most(int64_t wanted, int64_t most) { return wanted < most ? wanted : most; }
 
-// Fills in p.work; n elements are taken at a time. What a row's threads are depends on its length alone, so that its sum does.
+// Fills in p.work; n elements are taken at a time. Which threads share a row depends on its length alone, and so does
+// the order of its sum.
 inline Grid lay_out(Operands& p, int n, int processors) {
   Work& work = p.work;
   work.segment = static_cast<int>(at_most(work.event, kSegment));

@@ -33,7 +33,7 @@ _AGAIN = "install vaekit again (pip's --force-reinstall --no-deps --no-cache-dir
 
 
 class _NotLoaded(Exception):
-    """Why there is no kernel and what to do about it; deliberate where somebody asked for none."""
+    """Why there is no kernel, and what to do about it. `deliberate`: the user asked for none."""
 
     def __init__(self, reason: str, *, deliberate: bool = False) -> None:
         super().__init__(reason)
@@ -45,7 +45,7 @@ class _Broken(_NotLoaded):
 
 
 class Torch(NamedTuple):
-    """What decides about a library in the torch that runs: its version, and those of its CUDA and ROCm."""
+    """What a library has to fit in the running torch: its version, and those of its CUDA and ROCm."""
 
     version: str
     cuda: str | None
@@ -53,7 +53,7 @@ class Torch(NamedTuple):
 
 
 class Kernels(NamedTuple):
-    """For each device type what its kernel is, in words; and the reason, where it is the reference."""
+    """What serves each device type, in words; and for each that no compiled kernel serves, why."""
 
     states: Mapping[str, str]
     missing: Mapping[str, _NotLoaded]
@@ -64,7 +64,7 @@ class Kernels(NamedTuple):
         return frozenset(self.states) - frozenset(self.missing)
 
     def warning(self, device_type: str) -> str | None:
-        """What to warn of where a kernel is missing that somebody may want."""
+        """What to warn of, or None: a kernel that nobody wanted is not missed."""
         reason = self.missing.get(device_type)
         if reason is None or reason.deliberate:
             return None
@@ -103,7 +103,7 @@ def _is_set(environment: Mapping[str, str], variable: str) -> bool:
 
 
 def check_wanted(device_type: str, environment: Mapping[str, str], running: Torch) -> None:
-    """Raises why a library is not even looked for."""
+    """Raises _NotLoaded if the library must not be loaded, whatever was built."""
     with_cuda = environment.get("VAEKIT_CUDA", "").strip()
     if with_cuda not in ("", "0", "1"):
         raise ValueError(f"VAEKIT_CUDA has to be 0 or 1, or unset; got {with_cuda!r}")
@@ -122,7 +122,7 @@ def check_wanted(device_type: str, environment: Mapping[str, str], running: Torc
 
 
 def built(device_type: str, package: Path) -> dict[str, Any]:
-    """What the build's record says of a library that it built."""
+    """The build's record of a library; raises _NotLoaded if there is none to load."""
     file = package / _RECORD
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -146,7 +146,7 @@ def built(device_type: str, package: Path) -> dict[str, Any]:
 
 
 def open_library(device_type: str, library: Path, entry: Mapping[str, Any]) -> str:
-    """Loads a library that the record says was built, and says what it is."""
+    """Loads a library that was built, and describes it; raises _Broken if it cannot be used."""
     if not library.is_file():
         raise _Broken(f"{library} is missing although it was built; {_AGAIN}")
     # Checked first because the system's loader does not: a file that was cut short ends the process with a bus error.
@@ -158,8 +158,8 @@ def open_library(device_type: str, library: Path, entry: Mapping[str, Any]) -> s
         capability = getattr(loaded, f"vaekit_{device_type}_capability")
         obstacle = loaded.vaekit_cuda_obstacle if device_type == "cuda" else None
     except (OSError, AttributeError) as error:
-        said = error.__cause__ or error  # torch's own message only has the path
-        raise _Broken(f"the library could not be loaded: {said}; {_AGAIN}") from error
+        cause = error.__cause__ or error  # torch's own message has only the path
+        raise _Broken(f"the library could not be loaded: {cause}; {_AGAIN}") from error
     if obstacle is not None:
         obstacle.restype = ctypes.c_char_p
         if reason := obstacle().decode():  # then the library itself has registered nothing

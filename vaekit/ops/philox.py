@@ -6,7 +6,7 @@ The stream is the one of PyTorch's stateless `torch.func._random.normal`, so tha
 
 A **key** is an int64 tensor (..., 2), (seed, offset), whose bits are read as unsigned. PyTorch has little arithmetic on
 unsigned tensors, so a 32-bit word lives in the low half of an int64; a 64-bit product wraps, which leaves its low 64 bits
-right, and a mask after the arithmetic shift removes the copied sign.
+right, and masking after the arithmetic shift clears the copies of the sign.
 """
 
 from __future__ import annotations

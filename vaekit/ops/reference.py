@@ -48,7 +48,7 @@ def noise(
 
 
 def excess(d: Tensor) -> Tensor:
-    """exp(d) - 1 - d without cancellation, to a few ulp for every d; its derivative is expm1(d)."""
+    """exp(d) - 1 - d without cancellation, right to a few ulp for every d; its derivative is expm1(d)."""
     # Below 1/2 the Taylor series d^2/2 (1 + d/3 + d^2/12 + ...); its first left-out term is under half an ulp of the sum.
     # Multiplied and added one by one: PyTorch's addcmul rounds differently at the end of an array than in its middle.
     terms = 15 if d.dtype == torch.float64 else 8
@@ -57,7 +57,7 @@ def excess(d: Tensor) -> Tensor:
     for power in range(terms, 1, -1):
         series = series.mul_(inside).add_(1.0 / math.factorial(power))
     series = series.mul_(inside).mul_(inside)
-    # exp is already infinite at the clamp's bound: it only keeps inf - inf from turning +inf into NaN.
+    # At the clamp's bound exp is infinite already: the clamp only keeps inf - inf from giving NaN.
     direct = torch.expm1(d).sub_(d.clamp(max=1e4))
     near = (d.abs() < 0.5).to(d.dtype)  # 0 or 1; a product with it is exact, and ten times as fast as torch.where
     return series.mul_(near).add_(direct.mul_(1.0 - near))

@@ -107,7 +107,7 @@ def reparameterize_kl(
 def _without_kernel(operands: Operands) -> tuple[Tensor, Tensor]:
     """The operator where only the reference serves the device."""
     if operands.eps is None and not dispatch.transforms_are_active():
-        # Making the noise is most of the reference's time: so it is kept for backward and not, as the operator would, made again.
+        # Most of the reference's time goes into the noise, so it is kept for backward instead of being made again.
         eps = reference.noise(operands.mu, operands.key, None, operands.num_samples, operands.row_start, operands.event_dims)
         operands = operands._replace(key=None, eps=eps)
     if torch.compiler.is_compiling():
