@@ -421,6 +421,7 @@ def test_a_whole_number_of_numpys_or_torchs_is_one(option):
         assert all(map(torch.equal, reparameterize_kl(mu, mu, key=make_key(0), **{option: two}), expected))
 
 
+@pytest.mark.compile
 def test_a_number_from_a_traced_shape_is_whole():
     def draw(mu, others):
         return reparameterize_kl(mu, mu, key=make_key(0), num_samples=others.shape[0], row_start=others.shape[1])[0]
