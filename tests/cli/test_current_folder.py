@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import command
 
 import vaekit
 from vaekit import safe_path
@@ -143,3 +144,14 @@ def test_only_the_start_of_vaekit_itself_is_taken_for_one(arguments, starts, mon
     assert safe_path.starts_as_module() is starts
     monkeypatch.setattr(sys, "argv", ["/site-packages/vaekit/__main__.py", *own])
     assert not safe_path.starts_as_module()
+
+
+def test_a_module_that_registers_parts_can_be_imported_first(data, tmp_path, monkeypatch, own_registries):
+    (tmp_path / "my_parts_for_the_command.py").write_text(
+        "import vaekit\nfrom vaekit.encoders import MLPEncoder\n"
+        "@vaekit.encoders.register('only-in-this-module')\nclass Mine(MLPEncoder): ...\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--set", "encoder=only-in-this-module", "--epochs", 1, "--no-progress", "--out", tmp_path / "run"]
+    assert command("--import", "my_parts_for_the_command", "train", data, *arguments) == 0
+    assert command("--import", "my_parts_for_the_command", "evaluate", tmp_path / "run") == 0

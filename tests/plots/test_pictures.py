@@ -1,0 +1,153 @@
+"""Laws of the pictures: what is drawn is the data, and looking changes nothing."""
+
+import pytest
+import torch
+from helpers.pictures import FUNCTIONS, IMAGES, SHAPES, assert_draws, assert_shows, data, model, shown
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vaekit
+from vaekit import plots
+
+CASES = [(name, shape) for name in FUNCTIONS for shape in SHAPES if name != "latent_grid" or shape in IMAGES]
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+class TestEveryPicture:
+    def test_is_a_figure_that_renders(self, name, shape):
+        assert_draws(FUNCTIONS[name](model(SHAPES[shape])))
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_restores_the_mode_and_takes_no_gradients(self, name, shape, training):
+        vae = model(SHAPES[shape]).train(training)
+        FUNCTIONS[name](vae)
+        assert all(module.training is training for module in vae.modules())
+        assert all(p.grad is None and p.requires_grad for p in vae.parameters())
+
+    def test_leaves_the_global_generator_alone(self, name, shape):
+        vae, before = model(SHAPES[shape]), torch.get_rng_state()
+        FUNCTIONS[name](vae)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_is_the_same_each_time(self, name, shape):
+        vae = model(SHAPES[shape])
+        for one, other in zip(FUNCTIONS[name](vae).axes, FUNCTIONS[name](vae).axes, strict=True):
+            if one.images or one.lines:
+                assert torch.equal(shown(one), shown(other))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_part_that_was_frozen_in_evaluation_mode_stays_so(name):
+    vae = model().train()
+    vae.encoder.eval()
+    before = [module.training for module in vae.modules()]
+    FUNCTIONS[name](vae)
+    assert [module.training for module in vae.modules()] == before
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_pictures_are_made_in_evaluation_mode(name):
+    vae, modes = model().train(), []
+    vae.encoder.register_forward_hook(lambda module, *_: modes.append(module.training))
+    vae.decoder.register_forward_hook(lambda module, *_: modes.append(module.training))
+    FUNCTIONS[name](vae)
+    assert modes
+    assert not any(modes)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_mode_is_restored_when_drawing_fails(name):
+    vae = model().train()
+    vae.encoder.register_forward_hook(lambda *_: 1 / 0)
+    vae.decoder.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        FUNCTIONS[name](vae)
+    assert all(module.training for module in vae.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["samples", "draws", "latent_space", "latent_grid", "traversals"])
+def test_a_model_of_another_precision_can_be_drawn(name, dtype):
+    vae = model().to(dtype)
+    figure = plots.latent_space(vae, data(6).to(dtype)) if name == "latent_space" else None
+    if name == "traversals":
+        figure = plots.traversals(vae, steps=3)
+    assert_draws(FUNCTIONS[name](vae) if figure is None else figure)
+
+
+@pytest.mark.parametrize(
+    "function", [plots.reconstructions, plots.samples, plots.latent_space, plots.latent_grid, plots.traversals]
+)
+def test_what_is_no_model_is_refused_by_type(function):
+    with pytest.raises(TypeError, match="VAE"):
+        function(data(3), model())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("n", [1, 4])
+def test_reconstructions_are_the_examples_above_what_reconstruct_gives(shape, n):
+    vae, x = model(SHAPES[shape]), data(n, SHAPES[shape])
+    figure = plots.reconstructions(vae, x)
+    assert len(figure.axes) == 2 * n
+    for axes, example in zip(figure.axes, [*x, *vae.reconstruct(x)], strict=True):
+        assert_shows(axes, example)
+    assert [figure.axes[i].get_ylabel() for i in (0, n)] == ["original", "reconstruction"]
+
+
+def test_grey_levels_of_a_bernoulli_run_from_0_to_1():
+    x = 0.4 + 0.1 * data(2)
+    for axes in plots.reconstructions(model(), x).axes:
+        assert axes.images[0].get_clim() == (0.0, 1.0)
+        assert axes.images[0].get_cmap().name == "gray"
+
+
+def test_an_unbounded_example_and_its_reconstruction_share_one_grey_scale():
+    figure = plots.reconstructions(model(likelihood="gaussian"), 5 * data(2))
+    assert len({axes.images[0].get_clim() for axes in figure.axes}) == 1
+
+
+def test_one_row_or_column_of_pixels_is_a_curve():
+    for shape in ((1, 1, 9), (1, 9, 1)):
+        assert_draws(plots.reconstructions(model(shape), data(2, shape)))
+
+
+def test_two_channels_are_curves():
+    figure = plots.reconstructions(model((2, 4, 3)), data(1, (2, 4, 3)))
+    assert [len(axes.lines) for axes in figure.axes] == [8, 8]
+
+
+def test_reconstructions_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="draws 1 to 30 examples side by side, got 0"):
+        plots.reconstructions(model(), data(0))
+
+
+def test_examples_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"x has to have the shape \[batch, 1, 6, 5\], got \(2, 1, 5, 6\)"):
+        plots.reconstructions(model(), data(2, (1, 5, 6)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("draw", [False, True])
+def test_samples_are_what_sample_gives(shape, draw):
+    vae, key = model(SHAPES[shape]), vaekit.make_key(4)
+    figure = plots.samples(vae, 5, draw=draw, key=key)
+    for axes, example in zip(figure.axes, vae.sample(5, draw=draw, key=key), strict=True):
+        assert_shows(axes, example)
+
+
+@settings(max_examples=8, deadline=None)
+@given(n=st.integers(1, 12))
+def test_there_is_one_panel_for_each_sample(n):
+    assert len(plots.samples(model((1, 2, 2)), n).axes) == n
+
+
+def test_another_key_gives_other_samples():
+    vae = model()
+    one, other = (plots.samples(vae, 1, key=vaekit.make_key(seed)).axes[0] for seed in (1, 2))
+    assert not torch.equal(shown(one), shown(other))
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_no_samples_are_refused(n):
+    with pytest.raises(ValueError, match=f"n, the number of samples, has to be between 1 and 900, got {n}"):
+        plots.samples(model(), n)
