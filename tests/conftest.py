@@ -46,5 +46,5 @@ def _one_thread_and_a_fixed_seed():
 @pytest.fixture
 def own_registries(monkeypatch):
     """What a test registers is gone after it."""
-    for registry in vaekit.specs.REGISTRIES.values():
+    for registry in [kind.registry for kind in vaekit.specs.KINDS.values()]:
         monkeypatch.setattr(registry, "_parts", dict(registry._parts))

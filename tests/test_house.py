@@ -20,13 +20,14 @@ MODULES = ["vaekit", *(m.name for m in pkgutil.walk_packages(vaekit.__path__, "v
 # From the bottom up; a room imports from its own floor and those below.
 FLOORS = [
     {"registry", "checks", "files", "layout", "safe_path", "latents"},
-    {"data", "ops", "layers", "schedules"},
+    {"data", "ops", "layers", "schedules", "seeding"},
     {"residual"},
     {"priors"},
     {"posteriors", "divergences"},
     {"encoders", "decoders", "likelihoods", "conditions"},
     {"losses"},
     {"specs"},
+    {"compatibility", "starts"},
     {"vae", "saving"},  # VAE.save is short for saving.save
     {"presets", "compose"},
     {"inputs"},

@@ -1,5 +1,7 @@
 """Laws of `create_vae`: what is given wins over the preset, and nothing else changes."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -267,7 +269,7 @@ def test_an_input_shape_that_is_none_is_refused(input_shape):
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "likelihood", "prior", "loss"])
 @pytest.mark.parametrize("spec", [lambda n: n, lambda n: {"name": n}], ids=["name", "spec"])
 def test_an_unknown_name_is_refused_with_what_there_is(kind, spec):
-    registered = vaekit.specs.REGISTRIES[kind].names()
+    registered = vaekit.specs.KINDS[kind].registry.names()
     with pytest.raises(vaekit.UnknownNameError) as caught:
         create_vae(**{**SMALL, kind: spec(registered[0][:-1])})
     assert f"unknown {kind} {registered[0][:-1]!r}" in str(caught.value)
@@ -298,7 +300,7 @@ def test_an_unknown_keyword_is_refused():
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "likelihood", "prior", "loss"])
 def test_an_object_of_another_kind_is_refused(kind):
-    with pytest.raises(TypeError, match=f"{kind} has to be an instance"):
+    with pytest.raises(TypeError, match=f"{kind} .*vaekit.{kind.capitalize()}"):
         create_vae(**{**SMALL, kind: torch.nn.Identity()})
 
 
@@ -318,6 +320,39 @@ def test_a_seed_fixes_the_weights_in_every_thread():
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(total, range(16)))) == 1
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_seed_fixes_the_weights_beside_a_thread_that_draws():
+    expected, drawn, composed = create_vae(**SMALL, seed=5).state_dict(), [], threading.Event()
+
+    def draw():
+        while not composed.is_set():
+            drawn.append(torch.rand(64))
+
+    beside = threading.Thread(target=draw)
+    beside.start()
+    try:
+        for _ in range(20):
+            for name, weight in create_vae(**SMALL, seed=5).state_dict().items():
+                assert torch.equal(weight, expected[name])
+    finally:
+        composed.set()
+        beside.join()
+    torch.manual_seed(0)  # and the other thread had the generator to itself
+    assert torch.equal(torch.stack(drawn), torch.stack([torch.rand(64) for _ in drawn]))
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_a_seed_gives_the_weights_that_manual_seed_gives(name):
+    torch.manual_seed(3)
+    expected = create_vae(name).state_dict()
+    for weight, tensor in create_vae(name, seed=3).state_dict().items():
+        assert torch.equal(tensor, expected[weight]), weight
+
+
+def test_a_seed_on_the_meta_device_makes_shapes_alone():
+    with torch.device("meta"):
+        assert create_vae(**SMALL, seed=0).device.type == "meta"
 
 
 def test_a_second_posterior_is_told_whose_the_first_is():

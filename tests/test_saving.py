@@ -397,7 +397,7 @@ def test_a_newer_format_says_to_upgrade(saved):
         vaekit.load(saved)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in specs.REGISTRIES if kind not in specs.OPTIONAL])
+@pytest.mark.parametrize("kind", [name for name, kind in specs.KINDS.items() if not kind.is_optional])
 def test_a_part_missing_in_the_config_is_named(kind, saved):
     rewrite(saved, change=lambda c: c.pop(kind))
     with pytest.raises(ValueError, match=f"says nothing of: {kind}$"):
@@ -406,7 +406,7 @@ def test_a_part_missing_in_the_config_is_named(kind, saved):
 
 def test_a_spec_without_a_name_says_what_a_spec_is(saved):
     rewrite(saved, change=lambda c: c["decoder"].pop("name"))
-    with pytest.raises(TypeError, match='the spec of a decoder needs a "name"'):
+    with pytest.raises((TypeError, ValueError), match='decoder .*no "name"'):
         vaekit.load(saved)
 
 
@@ -512,4 +512,4 @@ def test_a_crash_between_the_two_files_still_loads_what_the_weights_say(tmp_path
 def test_every_kind_of_part_has_the_registry_of_its_room():
     rooms = {"encoder": encoders, "decoder": decoders, "likelihood": likelihoods, "prior": priors, "loss": losses}
     rooms["condition"] = conditions
-    assert {kind: room.registry for kind, room in rooms.items()} == specs.REGISTRIES
+    assert {kind: room.registry for kind, room in rooms.items()} == {name: kind.registry for name, kind in specs.KINDS.items()}

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
-import torch
-
-from vaekit import presets, specs
+from vaekit import presets, seeding
 from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
 from vaekit.encoders.base import Encoder
 from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.base import Loss
-from vaekit.ops import make_key
 from vaekit.posteriors.family import Family
+from vaekit.posteriors.family import registry as families
 from vaekit.priors.base import Prior
+from vaekit.specs import KINDS
 from vaekit.vae import VAE
 
-_seeding = threading.Lock()  # torch's generator is one for all threads
-_DEFAULTS: dict[str, Any] = {
-    "encoder": "mlp",
-    "decoder": "mlp",
-    "likelihood": "bernoulli",
-    "prior": "standard_normal",
-    "loss": "elbo",
-    "condition": None,
-}
+_CONDITIONAL = (
+    "cannot be conditional: it has no option condition_dim. Let its class take that option, give it to super().__init__, and "
+    "take the embedded condition [batch, condition_dim] in forward"
+)
+_POSTERIOR = (
+    "has a posterior of its own: it has no option posterior. Let its class take that option and make its last layer by "
+    "`self.make_head(posterior, ...)`"
+)
 
 
 def create_vae(
@@ -76,15 +74,6 @@ def create_vae(
         >>> create_vae(input_shape=(3, 32, 32), latent_dim=4, encoder=spatial, decoder="conv").latent_shape
         (4, 8, 8)
     """
-    if preset is not None and not isinstance(preset, str):
-        raise TypeError(f"the preset has to be a name, one of {', '.join(presets.names())}; got {preset!r}")
-    chosen = {} if preset is None else dict(presets.registry.create(preset))
-    input_shape = chosen.get("input_shape") if input_shape is None else input_shape
-    latent_dim = chosen.get("latent_dim") if latent_dim is None else latent_dim
-    if isinstance(encoder, Encoder):
-        latent_dim = encoder.latent_shape[0] if latent_dim is None else latent_dim
-    _check_given("latent_dim", latent_dim, "2")
-
     given = {
         "encoder": encoder,
         "decoder": decoder,
@@ -93,86 +82,124 @@ def create_vae(
         "loss": loss,
         "condition": condition,
     }
-    if not isinstance(encoder, Encoder):
-        posterior = _resolve("posterior", posterior, chosen.get("posterior"))
-    chosen_specs = {kind: _resolve(kind, given[kind], chosen.get(kind, default)) for kind, default in _DEFAULTS.items()}
-
-    def build(kind: str, context: Mapping[str, Any] = {}) -> Any:
-        spec = chosen_specs[kind]
-        return specs.build_part(kind, {**context, **spec}) if isinstance(spec, Mapping) else spec
-
-    def told(kind: str, condition: Any) -> dict[str, int]:
-        """What a network has to know of the condition."""
-        spec = chosen_specs[kind]
-        if condition is None or not isinstance(spec, Mapping):
-            return {}
-        if not specs.REGISTRIES[kind].takes(spec["name"], "condition_dim"):
-            raise TypeError(
-                f"the {kind} {spec['name']!r} cannot be conditional: it has no option condition_dim. Let its class take that "
-                "option, give it to super().__init__, and take the embedded condition [batch, condition_dim] in forward"
-            )
-        return {"condition_dim": getattr(condition, "dim", 0)}  # VAE refuses what is no Condition
-
-    def family() -> dict[str, Any]:
-        """What the encoder has to know of the posterior."""
-        spec = chosen_specs["encoder"]
-        if posterior is None:
-            return {}
-        if not isinstance(spec, Mapping):
-            raise TypeError(f"the encoder is an object, with a posterior already: make it with posterior={posterior!r} instead")
-        if "posterior" in spec:
-            whose = "the preset's" if posterior == chosen.get("posterior") else "that of posterior="
-            raise TypeError(
-                f"there are two posteriors, {whose} {posterior!r} and the encoder's {spec['posterior']!r}; give yours as "
-                "posterior= alone"
-            )
-        if not specs.REGISTRIES["encoder"].takes(spec["name"], "posterior"):
-            raise TypeError(
-                f"the encoder {spec['name']!r} has a posterior of its own: it has no option posterior. Let its class take that "
-                "option and make its last layer by `self.make_head(posterior, ...)`"
-            )
-        return {"posterior": posterior}
-
-    def compose() -> VAE:
-        built = {kind: build(kind) for kind in ("likelihood", "condition")}
-        per_element = getattr(built["likelihood"], "parameters_per_element", 1)  # VAE refuses what is no Likelihood
-        shown, described = _network_shapes(built["likelihood"], encoder, input_shape)
-        encoder_context = {"input_shape": shown, "latent_dim": latent_dim, **told("encoder", built["condition"]), **family()}
-        built["encoder"] = build("encoder", encoder_context)
-        latent_shape: tuple[int, ...] = getattr(built["encoder"], "latent_shape", ())  # VAE refuses what is no Encoder
-        is_spatial = len(latent_shape) > 1 and latent_shape[0] == latent_dim
-        context = {
-            "latent_dim": latent_shape if is_spatial else latent_dim,
-            "output_shape": described,
-            "parameters_per_element": per_element,
-            **told("decoder", built["condition"]),
-        }
-        built["decoder"] = build("decoder", context)
-        shapes = {"latent_shape": latent_shape, "input_shape": getattr(built["encoder"], "input_shape", ())}
-        for kind in ("prior", "loss"):
-            spec = chosen_specs[kind]
-            takes = specs.REGISTRIES[kind].describe(spec["name"]).options if isinstance(spec, Mapping) else ()
-            needed = [option for option in shapes if option in takes]
-            built[kind] = build(kind, {option: shapes[option] for option in needed})
-        return VAE(**built)
-
-    if seed is None:
-        return compose()
-    make_key(seed)  # refuses what is not a 64-bit integer
-    with _seeding, torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every accelerator as well
-        return compose()
+    chosen = _preset(preset)
+    specs = {name: _spec(name, given[name], chosen.get(name, kind.default)) for name, kind in KINDS.items()}
+    latent_dim = chosen.get("latent_dim") if latent_dim is None else latent_dim
+    if latent_dim is None and isinstance(encoder, Encoder):
+        latent_dim = encoder.latent_shape[0]
+    posterior_offer = _posterior_offer(specs["encoder"], posterior, chosen.get("posterior"))
+    input_shape = chosen.get("input_shape") if input_shape is None else input_shape
+    with nullcontext() if seed is None else seeding.drawing_from(seed):
+        return _composed(specs, input_shape, _needed("latent_dim", latent_dim, "2"), posterior_offer)
 
 
-def _check_given(option: str, value: Any, example: str) -> None:
-    if value is None:
-        raise TypeError(f"create_vae needs {option}, {option}={example} for example, or a preset: {', '.join(presets.names())}")
+def _composed(
+    specs: Mapping[str, Any], input_shape: Sequence[int] | None, latent_dim: int, posterior_offer: Mapping[str, Any]
+) -> VAE:
+    def build(kind: str, **needed: Any) -> Any:
+        spec = {"name": specs[kind]} if isinstance(specs[kind], str) else specs[kind]
+        return KINDS[kind].registry.build({**needed, **spec} if isinstance(spec, Mapping) else spec)
+
+    likelihood = build("likelihood")
+    condition = None if specs["condition"] is None else build("condition")
+    conditional = {} if condition is None else {"condition_dim": condition.dim}
+    for kind in ("encoder", "decoder"):
+        for option in conditional:
+            _check_takes(kind, specs[kind], option, _CONDITIONAL)
+    data_shape = _data_shape(likelihood, specs["encoder"], input_shape)
+    encoder = build(
+        "encoder",
+        input_shape=likelihood.encoder_input_shape(data_shape),
+        latent_dim=latent_dim,
+        **posterior_offer,
+        **conditional,
+    )
+    is_spatial = len(encoder.latent_shape) > 1 and encoder.latent_shape[0] == latent_dim
+    decoder = build(
+        "decoder",
+        latent_dim=encoder.latent_shape if is_spatial else latent_dim,
+        output_shape=likelihood.decoder_output_shape(data_shape),
+        parameters_per_element=likelihood.parameters_per_element,
+        **conditional,
+    )
+    shapes = {"latent_shape": encoder.latent_shape, "input_shape": encoder.input_shape}
+    return VAE(
+        encoder,
+        decoder,
+        likelihood=likelihood,
+        prior=KINDS["prior"].registry.build(specs["prior"], offers=shapes),
+        loss=KINDS["loss"].registry.build(specs["loss"], offers=shapes),
+        condition=condition,
+    )
 
 
-def _network_shapes(likelihood: Any, encoder: Any, input_shape: Sequence[int] | None) -> tuple[Sequence[int], Sequence[int]]:
-    """The encoder's input_shape and the decoder's output_shape; the shape of an example is a part's where it was not given."""
-    if not isinstance(likelihood, Likelihood):  # which VAE refuses
-        return (1,), (1,)
+def _preset(name: str | None) -> Mapping[str, Any]:
+    """What a preset says; nothing without one."""
+    if name is None:
+        return {}
+    if not isinstance(name, str):
+        raise TypeError(f"the preset has to be a name, one of {', '.join(presets.names())}; got {name!r}")
+    return presets.registry.create(name)
+
+
+def _spec(name: str, given: Any, default: Any) -> Any:
+    """What was given for a part, or its default; a mapping without a name amends the default.
+
+    Raises:
+        TypeError: what is neither a name, nor a mapping, nor an object of the kind.
+    """
+    kind = KINDS[name]
+    spec = _amended(given, default)
+    if not isinstance(spec, (str, Mapping, kind.base)) and not (spec is None and kind.is_optional):
+        raise TypeError(
+            f'{name} has to be a name, {{"name": ..., option: ...}}, or an instance of vaekit.{kind.base.__name__}, got {spec!r}'
+        )
+    return spec
+
+
+def _amended(given: Any, default: Any) -> Any:
+    if given is None:
+        return default
+    if isinstance(given, Mapping) and "name" not in given:
+        return {**({"name": default} if isinstance(default, str) else default or {}), **given}
+    return given
+
+
+def _posterior_offer(encoder: Any, given: Any, preset: Any) -> dict[str, Any]:
+    """The option by which the encoder gets the posterior that was asked for; nothing where none was.
+
+    Raises:
+        TypeError: an encoder that has a posterior already, or can have no other than its own.
+    """
+    if isinstance(encoder, Encoder) and given is None:
+        return {}
+    posterior = _amended(given, preset)
+    if posterior is None:
+        return {}
+    posterior = {"name": posterior} if isinstance(posterior, str) else posterior
+    if isinstance(encoder, Encoder):
+        raise TypeError(f"the encoder is an object, with a posterior already: make it with posterior={posterior!r} instead")
+    if not isinstance(posterior, (Mapping, Family)):
+        families.build(posterior)  # which says what it has to be
+    if isinstance(encoder, Mapping) and "posterior" in encoder:
+        whose = "the preset's" if posterior == preset else "that of posterior="
+        raise TypeError(
+            f"there are two posteriors, {whose} {posterior!r} and the encoder's {encoder['posterior']!r}; give yours as "
+            "posterior= alone"
+        )
+    _check_takes("encoder", encoder, "posterior", _POSTERIOR)
+    return {"posterior": posterior}
+
+
+def _check_takes(kind: str, spec: Any, option: str, otherwise: str) -> None:
+    """Refuse a part that does not take an option that it needs; of an object, `VAE` says what does not fit."""
+    name = spec.get("name") if isinstance(spec, Mapping) else spec
+    if isinstance(name, str) and not KINDS[kind].registry.takes(name, option):
+        raise TypeError(f"the {kind} {name!r} {otherwise}")
+
+
+def _data_shape(likelihood: Likelihood, encoder: Any, input_shape: Sequence[int] | None) -> Sequence[int]:
+    """The shape of one example: what was given, or else what the likelihood or an encoder that is an object knows of it."""
     shape = likelihood.data_shape if input_shape is None else input_shape
     if shape is None and isinstance(encoder, Encoder):
         shape = encoder.input_shape
@@ -181,18 +208,11 @@ def _network_shapes(likelihood: Any, encoder: Any, input_shape: Sequence[int] | 
                 f"create_vae needs input_shape, the shape of one example: the encoder reads {shape}, but of data "
                 f"{type(likelihood).__name__} shows it something of another shape"
             )
-    _check_given("input_shape", shape, "(1, 28, 28)")
-    assert shape is not None
-    return likelihood.encoder_input_shape(shape), likelihood.decoder_output_shape(shape)
+    checked: Sequence[int] = _needed("input_shape", shape, "(1, 28, 28)")
+    return checked
 
 
-def _resolve(kind: str, given: Any, default: Any) -> Any:
-    """What was given for a part, as a spec with a name or as an object; a mapping without a name amends the default."""
-    default = {"name": default} if isinstance(default, str) else default
-    if given is None:
-        return default
-    if isinstance(given, str):
-        return {"name": given}
-    if isinstance(given, Mapping) and "name" not in given:
-        return {**(default or {}), **given}
-    return given
+def _needed(option: str, value: Any, example: str) -> Any:
+    if value is None:
+        raise TypeError(f"create_vae needs {option}, {option}={example} for example, or a preset: {', '.join(presets.names())}")
+    return value

@@ -167,7 +167,7 @@ class Registry(Generic[T]):
 
         Args:
             spec: an object is given back as it is.
-            offers: options that the part gets if it takes them and the spec does not set them.
+            offers: options that the part gets if it names them and the spec does not set them.
 
         Raises:
             TypeError: something else, an object of another kind or a mapping without a name for example; as `create`.
@@ -189,7 +189,7 @@ class Registry(Generic[T]):
                 f'{self.kind} has to be a name, {{"name": ..., option: ...}}{objects}, "{example}" for example; got {spec!r}'
                 + (f', which has no "name"; there are: {", ".join(self.names())}' if isinstance(spec, Mapping) else "")
             )
-        taken = {option: value for option, value in (offers or {}).items() if self.takes(name, option)}
+        taken = {option: value for option, value in (offers or {}).items() if option in _parameters(self._find(name))}
         return self.create(name, **{**taken, **options})
 
     def names(self, pattern: str = "*") -> list[str]:

@@ -52,7 +52,7 @@ def config_of(vae: VAE) -> dict[str, Any]:
     dtypes = {str(p.dtype).removeprefix("torch.") for p in vae.parameters() if p.is_floating_point()}
     if len(dtypes) > 1:
         raise ValueError(f"the model's weights are of several dtypes, {', '.join(sorted(dtypes))}; vae.float() makes them one")
-    parts = {kind: part for kind in specs.REGISTRIES if (part := getattr(vae, kind)) is not None}
+    parts = {kind: part for kind in specs.KINDS if (part := getattr(vae, kind)) is not None}
     return {
         "format": FORMAT,
         "vaekit": __version__,
@@ -81,12 +81,12 @@ def load(path: str | os.PathLike[str]) -> VAE:
         True
     """
     tensors, saved = read_model(path)
-    missing = [kind for kind in specs.REGISTRIES if kind not in saved and kind not in specs.OPTIONAL]
+    missing = [name for name, kind in specs.KINDS.items() if name not in saved and not kind.is_optional]
     if missing:
         raise ValueError(f"the config in {path} says nothing of: {', '.join(missing)}")
     try:
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once
-            parts = {kind: specs.build_part(kind, saved[kind]) for kind in specs.REGISTRIES if kind in saved}
+            parts = {name: kind.registry.build(saved[name]) for name, kind in specs.KINDS.items() if name in saved}
     except UnknownNameError as error:
         raise UnknownNameError(f"{error} If a module of yours registers it, import that before loading {path}.") from error
     vae = VAE(**parts).to(getattr(torch, saved.get("dtype", "float32")))

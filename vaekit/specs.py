@@ -4,44 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from vaekit import conditions, decoders, encoders, likelihoods, losses, priors
 from vaekit.registry import Registry, recorded_spec
 
-REGISTRIES: dict[str, Registry[Any]] = {
-    "encoder": encoders.registry,
-    "decoder": decoders.registry,
-    "likelihood": likelihoods.registry,
-    "prior": priors.registry,
-    "loss": losses.registry,
-    "condition": conditions.registry,
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of part that a model is made of.
+
+    Attributes:
+        registry: where its parts are found by name.
+        default: the name that `vaekit.create_vae` takes unless it is told otherwise; None where a model may be without.
+    """
+
+    registry: Registry[Any]
+    default: str | None
+
+    @property
+    def base(self) -> type:
+        """The class that all its parts extend."""
+        assert self.registry.base is not None
+        return self.registry.base
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether a model may be without."""
+        return self.default is None
+
+
+KINDS: dict[str, Kind] = {  # by the name of the model's attribute, in the order in which a config lists them
+    "encoder": Kind(encoders.registry, "mlp"),
+    "decoder": Kind(decoders.registry, "mlp"),
+    "likelihood": Kind(likelihoods.registry, "bernoulli"),
+    "prior": Kind(priors.registry, "standard_normal"),
+    "loss": Kind(losses.registry, "elbo"),
+    "condition": Kind(conditions.registry, None),
 }
-OPTIONAL = ("condition",)  # a model may be without; its config then says nothing of it
+MODEL_OPTIONS = ("input_shape", "latent_dim", *KINDS, "posterior")  # what `vaekit.create_vae` composes a model of
 
 Spec = Mapping[str, Any]
-
-
-def build_part(kind: str, spec: Spec) -> Any:
-    """The part that a spec {"name": ..., option: ...} describes.
-
-    Args:
-        kind: "encoder", "decoder", "likelihood", "prior", "loss" or "condition".
-
-    Raises:
-        TypeError: a spec without a name, or with an option that the part does not take.
-        UnknownNameError: a name that is not registered.
-
-    Example:
-        >>> build_part("loss", {"name": "elbo", "beta": 4.0}).beta(step=0)
-        4.0
-    """
-    options = dict(spec)
-    name = options.pop("name", None)
-    if not isinstance(name, str):
-        example = "mlp" if kind in ("encoder", "decoder") else REGISTRIES[kind].names()[0]
-        raise TypeError(f'the spec of a {kind} needs a "name", {{"name": "{example}", ...}} for example; got {dict(spec)!r}')
-    return REGISTRIES[kind].create(name, **options)
 
 
 def spec_of(kind: str, part: object) -> dict[str, Any]:
@@ -55,7 +59,7 @@ def spec_of(kind: str, part: object) -> dict[str, Any]:
         cls = type(part)
         raise ValueError(
             f"the {kind} {cls.__module__}.{cls.__qualname__} has no name by which it could be built again. Register its class: "
-            f'put @{REGISTRIES[kind].group}.register("some-name") above it and make a new instance. '
+            f'put @{KINDS[kind].registry.group}.register("some-name") above it and make a new instance. '
             "torch.save(vae.state_dict(), path) stores the weights alone."
         )
     return {option: _plain(kind, option, value) for option, value in spec.items()}

@@ -5,8 +5,9 @@ D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.61
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit import specs
+from vaekit import compatibility, starts
+from vaekit.checks import checked_size
 from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
 from vaekit.encoders.base import Encoder
-from vaekit.latents import LatentKind
 from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.base import Batch, Loss, LossTerms, StepContext
 from vaekit.losses.elbo import Elbo
-from vaekit.ops import philox, reference
+from vaekit.ops import philox
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal
 
-_EXAMPLES_AT_ONCE = 4096  # of whose statistics a mean is taken; those of classes are many times as large
+_MEAN_CHUNK = 4096  # rows at a time: the statistics of classes are many times as large as x
+_PIECE_ELEMENTS = 1 << 18  # of the data, at a time: a decoder's activations are some hundred times as large
 
 
 class VAE(nn.Module):
@@ -69,75 +71,44 @@ class VAE(nn.Module):
         super().__init__()
         prior = StandardNormal() if prior is None else prior
         loss = Elbo() if loss is None else loss
-        for kind, part, base in (
-            ("encoder", encoder, Encoder),
-            ("decoder", decoder, Decoder),
-            ("likelihood", likelihood, Likelihood),
-            ("prior", prior, Prior),
-            ("loss", loss, Loss),
-            ("condition", condition, Condition),
-        ):
-            if not isinstance(part, base) and not (part is None and kind in specs.OPTIONAL):
-                raise TypeError(
-                    f"{kind} has to be an instance of vaekit.{base.__name__}, got {part!r}. To compose by names or specs use "
-                    f"vaekit.create_vae; to use a module of your own, let its class extend vaekit.{base.__name__}."
-                )
-        shape = decoder.output_shape if likelihood.data_shape is None else likelihood.data_shape
-        described = likelihood.decoder_output_shape(shape)
-        if decoder.output_shape != described:
-            raise ValueError(
-                f"{type(likelihood).__name__} needs a decoder with output_shape={described} and parameters_per_element="
-                f"{likelihood.parameters_per_element} for data of shape {shape}, but the decoder's output_shape is "
-                f"{decoder.output_shape}; make it with output_shape=likelihood.decoder_output_shape({shape}). A model saved with "
-                "another layout of the decoder's output cannot be loaded any more: train it anew"
-            )
-        shown = likelihood.encoder_input_shape(shape)
-        if encoder.input_shape != shown:
-            hint = (
-                f", of which {type(likelihood).__name__} shows the encoder {shown}; make the encoder with "
-                f"input_shape=likelihood.encoder_input_shape({shape})"
-            )
-            raise ValueError(
-                f"the encoder reads data of shape {encoder.input_shape}, but the decoder describes {shape}"
-                + (hint if shown != shape else "")
-            )
-        if encoder.latent_shape != decoder.latent_shape:
-            raise ValueError(
-                f"the encoder's latents have the shape {encoder.latent_shape}, but the decoder takes {decoder.latent_shape}"
-            )
-        if decoder.parameters_per_element != likelihood.parameters_per_element:
-            raise ValueError(
-                f"{type(likelihood).__name__} needs {likelihood.parameters_per_element} parameter(s) for each element, "
-                f"but the decoder gives {decoder.parameters_per_element}; "
-                f"make it with parameters_per_element={likelihood.parameters_per_element}"
-            )
-        dim = 0 if condition is None else condition.dim
-        if decoder.condition_dim != dim or encoder.condition_dim not in (0, dim):
-            told = "nothing besides x" if condition is None else f"{dim} number(s) by {type(condition).__name__}"
-            raise ValueError(
-                f"the networks are told {told}, but the encoder is made for condition_dim={encoder.condition_dim} and the "
-                f"decoder for condition_dim={decoder.condition_dim}; make them with condition_dim={dim}"
-            )
+        parts = {
+            "encoder": encoder,
+            "decoder": decoder,
+            "likelihood": likelihood,
+            "prior": prior,
+            "loss": loss,
+            "condition": condition,
+        }
+        compatibility.check_kinds(parts)
+        compatibility.check_decoder_and_likelihood(decoder, likelihood)
+        compatibility.check_encoder_and_likelihood(encoder, likelihood, compatibility.data_shape(decoder, likelihood))
+        compatibility.check_encoder_and_decoder(encoder, decoder)
+        compatibility.check_networks_and_condition(encoder, decoder, condition)
+        compatibility.check_latents_of("prior", prior, encoder)
+        compatibility.check_latents_of("loss", loss, encoder)
         self.encoder, self.decoder, self.likelihood, self.prior, self.loss = encoder, decoder, likelihood, prior, loss
         self.condition = condition
-        self._check_prior(prior)
-        self._check_latents("loss", loss.latents, loss)
-        if loss.latent_shape not in (None, encoder.latent_shape):
-            raise ValueError(
-                f"the loss is a {type(loss).__name__} for latents of the shape {loss.latent_shape}, but the encoder's have "
-                f"{encoder.latent_shape}; make it with latent_shape={encoder.latent_shape}"
-            )
         prior.attach(encoder)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one example."""
-        return self.decoder.output_shape if self.likelihood.data_shape is None else self.likelihood.data_shape
+        return compatibility.data_shape(self.decoder, self.likelihood)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """The shape of one example's latents."""
         return self.encoder.latent_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype, which x and z have to have."""
+        return next(self.parameters()).dtype
 
     def forward(
         self,
@@ -206,7 +177,8 @@ class VAE(nn.Module):
     def reconstruct(self, x: Tensor, condition: Any = None) -> Tensor:
         """The decoded posterior mean of x, [B, *input_shape], without gradients.
 
-        It has values where x has missing ones, given a likelihood that ignores those: their imputation.
+        The model is looked at in evaluation mode, whatever its own is, and left as it was; many examples are taken in pieces.
+        There are values where x has missing ones, given a likelihood that ignores those: their imputation.
 
         Example:
             >>> import vaekit
@@ -214,7 +186,9 @@ class VAE(nn.Module):
             >>> vae.reconstruct(torch.tensor([[1.0, float("nan"), 2.0]])).isfinite().all()
             tensor(True)
         """
-        return self.decode(self.encode(x, condition).mean, condition)
+        self._check_input(x)
+        with evaluation_mode(self):
+            return self._in_pieces(lambda x, condition: self.decode(self.encode(x, condition).mean, condition), x, condition)
 
     @torch.no_grad()
     def sample(
@@ -229,6 +203,8 @@ class VAE(nn.Module):
     ) -> Tensor:
         """Decode n draws from the prior, without gradients.
 
+        The model is looked at in evaluation mode, whatever its own is, and left as it was; many draws are decoded in pieces.
+
         Args:
             n: how many.
             condition: for a conditional model, of each one, [n] or [n, K]; one value, 3 for example, stands for all.
@@ -240,25 +216,27 @@ class VAE(nn.Module):
             [n, *input_shape].
 
         Raises:
-            TypeError: a prior that is none, a name for example.
+            TypeError: a prior of another type, a name for example.
             ValueError: n below 0; a prior over latents of another shape, or made of another model's posteriors or codes.
+            MemoryError: there is no room for n of them.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise ValueError(f"n, the number of samples, has to be a whole number of at least 0, got {n!r}")
+        checked_size("n, the number of samples,", n, least=0)
         prior = self.prior if prior is None else prior
         if not isinstance(prior, Prior):
             raise TypeError(
                 f"prior has to be an instance of vaekit.Prior, vaekit.evaluation.fitted_mixture's for example, got {prior!r}"
             )
-        self._check_prior(prior)
+        compatibility.check_latents_of("prior", prior, self.encoder)
         prior.attach(self.encoder)
-        weight = self._weight()
-        key = philox.resolve_key(key, generator, weight.device)
-        z = prior.sample((n, *self.latent_shape), key=key, dtype=weight.dtype)
-        if draw:
+        self._check_room(n)
+        key = philox.resolve_key(key, generator, self.device)
+        with evaluation_mode(self), evaluation_mode(prior):
+            z = prior.sample((n, *self.latent_shape), key=key, dtype=self.dtype)
+            if not draw:
+                return self._in_pieces(self.decode, z, condition)
+            parameters = self._in_pieces(self.natural_parameters, z, condition)
             # Priors fold 0, 1, 2, ... into the key for what they draw besides z.
-            return self.likelihood.sample(self.natural_parameters(z, condition), key=philox.fold_in(key, -1))
-        return self.decode(z, condition)
+            return self.likelihood.sample(parameters, key=philox.fold_in(key, -1))
 
     @torch.no_grad()
     def initialize_output_bias(self, x: Tensor | Iterable[Tensor]) -> None:
@@ -289,28 +267,8 @@ class VAE(nn.Module):
                 f"{type(self.decoder).__name__} does not say where its output bias is; define its property output_bias, "
                 "or leave the bias as it is"
             )
-        count, total, observed = 0, torch.zeros(()), torch.zeros(())
-        for batch in x.split(_EXAMPLES_AT_ONCE) if isinstance(x, Tensor) else x:
-            if isinstance(batch, (tuple, list, dict)):
-                raise TypeError(f"batches have to be x alone, got {type(batch).__name__}; (x for x, y in loader) for example")
-            self._check_input(batch)
-            self.likelihood.check(batch)
-            statistics = self.likelihood.statistics(batch.to(bias.device))
-            missing = statistics.isnan()
-            total = total + statistics.masked_fill(missing, 0.0).cpu().sum(0, dtype=torch.float64)
-            observed = observed + (~missing).cpu().sum(0)
-            count += len(batch)
-        if not count:
-            raise ValueError("there are no examples in x, whose mean was to be taken")
-        for dimension, size in enumerate(bias.shape[1:]):
-            if size == 1:
-                total, observed = total.sum(dimension + 1, keepdim=True), observed.sum(dimension + 1, keepdim=True)
-        mean = (total / observed).to(bias.device, reference.compute_dtype(bias.dtype))
-        parameters = self.likelihood.parameters_of_mean(mean).to(bias.dtype)
-        start = torch.where(parameters.isnan(), bias, parameters)
-        if not (total.isfinite().all() and start.isfinite().all()):
-            raise ValueError("the mean of x is not finite; remove the examples that hold infinity first")
-        bias.copy_(start)
+        batches = x.split(_MEAN_CHUNK) if isinstance(x, Tensor) else x
+        bias.copy_(starts.bias_from_mean(bias, self.likelihood, map(self._checked_input, batches)))
 
     def config(self) -> dict[str, Any]:
         """Plain data from which `vaekit.load` composes this model again: the options that its parts were constructed with.
@@ -333,26 +291,32 @@ class VAE(nn.Module):
 
         return saving.save(self, folder)
 
-    def _check_latents(self, kind: str, latents: LatentKind, part: nn.Module) -> None:
-        """Refuse a prior or an objective for another kind of latents than the encoder's."""
-        family = self.encoder.family
-        if latents is not family.latents:
-            raise ValueError(
-                f"{type(part).__name__} is a {kind} for latents that are {latents.value}, but those of the encoder's "
-                f"{type(family).__name__} are {family.latents.value}; the posterior 'vector_quantized' goes with the "
-                "prior 'codes' and the loss 'vector_quantized', others go with the others"
-            )
+    def _in_pieces(self, function: Callable[[Tensor, Any], Tensor], rows: Tensor, condition: Any) -> Tensor:
+        """function(rows, condition), [B, ...], on a few rows at a time, so that activations take bounded memory."""
+        if self.condition is not None:
+            condition = self.condition.as_rows(condition, len(rows))
+        size = max(1, _PIECE_ELEMENTS // math.prod(self.input_shape))
+        if len(rows) <= size:
+            return function(rows, condition)
+        whole: Tensor | None = None
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            piece = function(rows[part], condition if self.condition is None else condition[part])
+            whole = piece.new_empty((len(rows), *piece.shape[1:])) if whole is None else whole
+            whole[part] = piece
+        assert whole is not None
+        return whole
 
-    def _check_prior(self, prior: Prior) -> None:
-        self._check_latents("prior", prior.latents, prior)
-        if prior.latent_shape not in (None, self.latent_shape):
-            raise ValueError(
-                f"the prior is one over latents of the shape {prior.latent_shape}, but the encoder's have {self.latent_shape}"
-            )
-
-    def _weight(self) -> Tensor:
-        """Any weight: its device and dtype are the model's."""
-        return next(self.parameters())
+    def _check_room(self, n: int) -> None:
+        """Refuse a number of examples that do not fit into memory before anything is computed."""
+        shape = (n, *self.input_shape)
+        try:
+            torch.empty(shape, dtype=self.dtype, device=self.device)
+        except (RuntimeError, TypeError) as error:  # too many bytes, and more than 64 bits
+            size = math.prod(shape) * self.dtype.itemsize / 2**30
+            raise MemoryError(
+                f"there is no room for {n:,} samples of the shape {self.input_shape}, {size:,.0f} GiB; take fewer at a time"
+            ) from error
 
     def _embedded(self, condition: Any, count: int) -> tuple[Tensor, ...]:
         """What the networks are told of `count` examples besides x or z: [count, dim], or nothing.
@@ -366,8 +330,14 @@ class VAE(nn.Module):
                     'condition={"name": "labels", "classes": 10}'
                 )
             return ()
-        weight, rows = self._weight(), self.condition.as_rows(condition, count)
-        return (self.condition(rows.to(weight.device, weight.dtype if rows.is_floating_point() else rows.dtype)),)
+        rows = self.condition.as_rows(condition, count)
+        return (self.condition(rows.to(self.device, self.dtype if rows.is_floating_point() else rows.dtype)),)
+
+    def _checked_input(self, x: Tensor) -> Tensor:
+        if isinstance(x, (tuple, list, dict)):
+            raise TypeError(f"batches have to be x alone, got {type(x).__name__}; (x for x, y in loader) for example")
+        self._check_input(x)
+        return x
 
     def _check_input(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
@@ -381,7 +351,7 @@ class VAE(nn.Module):
         self._check_dtype("x", x)
 
     def _check_dtype(self, name: str, value: Tensor) -> None:
-        if value.dtype != (dtype := self._weight().dtype) and not torch.is_autocast_enabled(value.device.type):
+        if value.dtype != (dtype := self.dtype) and not torch.is_autocast_enabled(value.device.type):
             raise TypeError(
                 f"{name} is {value.dtype}, the model's weights are {dtype}; convert one, {name}.to({dtype}) for example"
             )

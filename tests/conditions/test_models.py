@@ -224,7 +224,7 @@ def test_a_condition_for_a_model_without_one_is_refused_but_labels_beside_the_da
 
 
 def test_what_is_no_condition_is_refused():
-    with pytest.raises(TypeError, match=r"condition has to be an instance of vaekit.Condition"):
+    with pytest.raises(TypeError, match=r"condition .*vaekit.Condition"):
         model(condition=3)
     with pytest.raises(vaekit.UnknownNameError, match="Did you mean 'labels'"):
         model(condition={"name": "label"})
