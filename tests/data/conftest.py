@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import socket
 import struct
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -60,8 +61,17 @@ class Mirrors:
 
 @pytest.fixture
 def mirrors(monkeypatch):
-    """Mirrors on 127.0.0.1, reached without a proxy."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    """Mirrors on 127.0.0.1, reached without a proxy; no other host is looked for."""
+    monkeypatch.setenv("no_proxy", "*")
+    found = socket.getaddrinfo
+
+    def addresses(host, *args, **options):
+        if host != "127.0.0.1":
+            host.encode("idna")  # as the real one does, or refuses to
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return found(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", addresses)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):

@@ -23,6 +23,10 @@ from vaekit.registry import UnknownNameError
 _PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
+# What a gzip file of as many images of 28 x 28, or labels, can have: deflate adds at most 5 bytes to a block it cannot compress.
+MOST_BYTES = tuple(size + size // 1000 + 4096 for size in (60_000 * 784, 60_000, 10_000 * 784, 10_000))
+
+
 @dataclass(frozen=True)
 class _Download:
     """An IDX dataset of 60,000 and 10,000 images: the md5 of its four files, and where they are."""
@@ -152,10 +156,14 @@ def _load_named(name: str, progress: bool) -> tuple[Examples, Examples | None]:
     folder = cache_folder() / name
     wanted = {folder / f"{part}.gz": md5 for part, md5 in zip(_PARTS, download.md5, strict=True)}
     try:
-        files = [fetch(file, md5, download.mirrors, progress=progress) for file, md5 in wanted.items()]
+        files = [
+            fetch(file, md5, download.mirrors, most_bytes=most_bytes, progress=progress)
+            for (file, md5), most_bytes in zip(wanted.items(), MOST_BYTES, strict=True)
+        ]
     except (ConnectionError, ValueError) as error:
         needed = ", ".join(f"{file.name} (md5 {md5})" for file, md5 in wanted.items())
-        raise type(error)(f"{error} {name} consists of {needed}.") from error
+        kind = ConnectionError if isinstance(error, ConnectionError) else ValueError
+        raise kind(f"{error} {name} consists of {needed}.") from error
     return _images(files[0], files[1]), _images(files[2], files[3])
 
 

@@ -1,20 +1,33 @@
-"""Files from the network: a cache, mirrors, a checksum, and a way on when there is no network."""
+"""Files from the network: a cache, mirrors, a checksum, and a way on when there is no network.
+
+A mirror may be anything: it is asked for no more bytes than the file can have, and waited for only while it gives them at a
+least rate. Whatever goes wrong with one, the next is asked.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
+import io
 import os
+import ssl
+import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+PATIENCE_SECONDS = 30
+LEAST_RATE = 4096  # bytes a second
+
 _BLOCK = 1 << 16
-_TIMEOUT_SECONDS = 30
+_MOST_OVERHEAD = 1 << 20  # bytes of headers, chunks' sizes and redirects beside the file
+_clock = time.monotonic
 
 
 def cache_folder() -> Path:
@@ -24,20 +37,25 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaekit"
 
 
-def fetch(file: Path, md5: str, mirrors: Sequence[str], *, progress: bool = True) -> Path:
+def fetch(file: Path, md5: str, mirrors: Sequence[str], *, most_bytes: int, progress: bool = True) -> Path:
     """`file`, downloaded from the first mirror that gives it with the right checksum, unless it is there already.
+
+    A mirror is left for the next one, whatever the reason: it cannot be reached, sends elsewhere in circles, is silent for 30
+    seconds, has given less than 4 KiB a second on average after the first 30, or gives more than the file can have.
 
     Args:
         file: where it belongs; its name is appended to a mirror's address.
         md5: the checksum, in hexadecimal.
         mirrors: addresses of folders, each ending in a slash.
+        most_bytes: which the file can have; no more are written.
+        progress: whether to show a bar.
 
     Returns:
         `file`, whose content has the checksum.
 
     Raises:
         ValueError: there was a file, on a mirror or here, but none with the right checksum.
-        ConnectionError: no mirror had one; says which file to put where by hand.
+        ConnectionError: no mirror had one; says why of each, and which file to put where by hand.
         OSError: the folder cannot be written.
     """
     if file.is_file() and _md5(file) == md5:
@@ -48,14 +66,14 @@ def fetch(file: Path, md5: str, mirrors: Sequence[str], *, progress: bool = True
     for mirror in mirrors:
         temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")
         try:
-            _download(mirror + file.name, temporary, progress)
+            _download(mirror + file.name, temporary, most_bytes, progress)
             reached = True
             if (found := _md5(temporary)) == md5:
                 os.replace(temporary, file)
                 return file
             failures.append(f"{mirror}{file.name} has the checksum {found}")
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            failures.append(f"{mirror}{file.name}: {getattr(error, 'reason', None) or repr(error)}")
+        except _MirrorError as error:
+            failures.append(f"{mirror}{file.name}: {error}")
         finally:
             temporary.unlink(missing_ok=True)
     message = (
@@ -65,16 +83,132 @@ def fetch(file: Path, md5: str, mirrors: Sequence[str], *, progress: bool = True
     raise ValueError(message) if reached else ConnectionError(message)
 
 
-def _download(address: str, target: Path, progress: bool) -> None:
-    with urllib.request.urlopen(address, timeout=_TIMEOUT_SECONDS) as response, open(target, "wb") as stream:
-        length = response.headers.get("Content-Length", "")
-        size = int(length) if length.isdecimal() else None
-        with tqdm(
-            total=size, desc=target.name.strip(".").split(".gz")[0], unit="B", unit_scale=True, disable=not progress
-        ) as bar:
-            while block := response.read(_BLOCK):
+class _MirrorError(Exception):
+    """A mirror that did not give the file; says why."""
+
+
+class Watch:
+    """Counts the bytes that a mirror has given, all its answers together, and ends what is too much or too slow.
+
+    Args:
+        most_bytes: how many may come.
+        clock: gives seconds.
+    """
+
+    def __init__(self, most_bytes: int, clock: Callable[[], float]) -> None:
+        self._most_bytes, self._clock, self._started, self._received = most_bytes, clock, clock(), 0
+
+    def count(self, received: int) -> None:
+        """Take note of bytes that came.
+
+        Raises:
+            ConnectionError: they are too many, or too few for the time that has passed.
+        """
+        self._received += received
+        seconds = self._clock() - self._started
+        if self._received > self._most_bytes:
+            raise ConnectionError(f"it gives more than {self._most_bytes} bytes")
+        if seconds > PATIENCE_SECONDS and self._received < LEAST_RATE * seconds:
+            raise ConnectionError(f"it is too slow: {self._received / seconds:.0f} B/s, below {LEAST_RATE}")
+
+
+class _WatchedStream(io.RawIOBase):
+    """What comes from a socket, counted."""
+
+    def __init__(self, stream: Any, watch: Watch) -> None:
+        self._stream, self._watch = stream, watch
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count: int = self._stream.readinto(buffer)
+        self._watch.count(count)
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _WatchedResponse(http.client.HTTPResponse):
+    """An answer whose every byte is counted: the status and the headers of a redirect too."""
+
+    def __init__(self, *args: Any, watch: Watch, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fp: Any = io.BufferedReader(_WatchedStream(self.fp.detach(), watch))
+
+
+def _opener(watch: Watch) -> urllib.request.OpenerDirector:
+    """What opens addresses of http and https alone, with the environment's proxies."""
+
+    def connection(kind: Callable[..., http.client.HTTPConnection], *args: Any, **options: Any) -> http.client.HTTPConnection:
+        made = kind(*args, **options)
+        made.response_class = partial(_WatchedResponse, watch=watch)  # type: ignore[assignment]
+        return made
+
+    class Http(urllib.request.HTTPHandler):
+        def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(partial(connection, http.client.HTTPConnection), request)
+
+    class Https(urllib.request.HTTPSHandler):
+        def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            secure = ssl.create_default_context()
+            return self.do_open(partial(connection, http.client.HTTPSConnection), request, context=secure)
+
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        Http(),
+        Https(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _download(address: str, target: Path, most_bytes: int, progress: bool) -> None:
+    """Write what is at an address into a file.
+
+    Raises:
+        _MirrorError: it could not be got, or is more than `most_bytes`.
+        OSError: the file cannot be written.
+    """
+    with open(target, "wb") as stream:
+        name = target.name.strip(".").split(".gz")[0]
+        with tqdm(desc=name, unit="B", unit_scale=True, disable=not progress) as bar:
+            for block, size in _blocks(address, most_bytes):
                 stream.write(block)
+                bar.total = size
                 bar.update(len(block))
+
+
+def _blocks(address: str, most_bytes: int) -> Iterator[tuple[bytes, int | None]]:
+    """What is at an address, block by block, each with the size that was announced for the whole.
+
+    Raises:
+        _MirrorError: whatever happens, so that the next mirror can be asked.
+    """
+    try:
+        opener = _opener(Watch(most_bytes + _MOST_OVERHEAD, _clock))
+        with opener.open(address, timeout=PATIENCE_SECONDS) as response:
+            length = response.headers.get("Content-Length", "")
+            size = int(length) if length.isdecimal() else None
+            received = 0
+            while block := response.read1(_BLOCK):
+                received += len(block)
+                if max(received, size or 0) > most_bytes:
+                    raise ConnectionError(f"it gives {max(received, size or 0)} bytes or more, the file has at most {most_bytes}")
+                yield block, size
+            if received < (size or 0):
+                raise ConnectionError(f"it gave {received} of {size} bytes")
+    except Exception as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        raise _MirrorError(getattr(error, "reason", None) or str(error) or repr(error)) from error
 
 
 def _md5(file: Path) -> str:
