@@ -5,7 +5,7 @@ import torch
 from helpers.densities import REQUIRED, data_in_support
 
 import vaekit
-from vaekit import conditions, decoders, encoders, likelihoods, losses, priors
+from vaekit import conditions, decoders, encoders, likelihoods, losses, posteriors, priors
 
 IMAGE = (1, 9, 7)
 WHERE_FROM = [
@@ -48,44 +48,100 @@ PARTS = [
 ]
 
 
-@pytest.mark.parametrize("part", PARTS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("batch", [0, 1, 3])
-def test_every_part_keeps_the_contract(part, dtype, batch, tmp_path):
-    names = [spec if isinstance(spec, str) else spec["name"] for spec in part.values()]
-    shape = next((SHAPES[name] for name in names if name in SHAPES), IMAGE)
+PER_DTYPE = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+PER_PART = pytest.mark.parametrize("part", PARTS, ids=str)
+KEY = vaekit.make_key(1)
+BATCHES = (0, 1, 3)
+ROOMS = {"encoder": encoders, "decoder": decoders, "likelihood": likelihoods, "prior": priors, "loss": losses}
+
+
+def name_of(spec):
+    return spec if isinstance(spec, str) else spec["name"]
+
+
+@pytest.mark.parametrize("kind", [*ROOMS, "condition", "posterior"])
+def test_every_registered_part_is_held_to_the_contract(kind):
+    room = {**ROOMS, "condition": conditions, "posterior": posteriors}[kind]
+    defaults = {"condition": set(), "posterior": {"diagonal_gaussian"}}.get(kind, set())
+    assert {name_of(part[kind]) for part in PARTS if kind in part} | defaults == set(room.names())
+
+
+def made(part, dtype) -> vaekit.VAE:
+    """A small model around one part, no weight of which is zero everywhere."""
+    shape = next((SHAPES[name] for name in map(name_of, part.values()) if name in SHAPES), IMAGE)
     vae = vaekit.create_vae(input_shape=shape, latent_dim=2, seed=0, **part).to(dtype)
     with torch.no_grad():
         for parameter in vae.parameters():  # what starts at 0 (the end of a residual block) holds the gradients before it back
             parameter.copy_(torch.where(parameter.any(), parameter, 0.1 * torch.randn_like(parameter)))
-    x = data_in_support(vae.likelihood, (batch, *shape)).to(dtype)
+    return vae
+
+
+def data_for(vae, dtype, batch):
+    """Examples and the conditions that go with them."""
+    x = data_in_support(vae.likelihood, (batch, *vae.decoder.output_shape)).to(dtype)
     if vae.likelihood.missing == "ignore":
         x.flatten(1)[:, :2] = torch.nan
     vae.likelihood.check(x)
-    told = {conditions.Labels: torch.arange(batch) % 3, conditions.Vector: torch.rand(batch, 2).to(dtype)}.get(
-        type(vae.condition)
-    )
-    terms = vae(x, told, key=vaekit.make_key(1), dataset_size=10)
-    assert terms.total.dtype == dtype
-    assert terms.reconstruction.shape == terms.kl.shape == (batch,)
-    assert terms.total.isfinite()
-    terms.objective.backward()
+    values = {conditions.Labels: torch.arange(batch) % 3, conditions.Vector: torch.rand(batch, 2).to(dtype)}
+    return x, values.get(type(vae.condition))
+
+
+def terms_of(vae, data):
+    return vae(*data, key=KEY, dataset_size=10)
+
+
+@PER_PART
+@PER_DTYPE
+def test_terms_are_finite_with_one_for_each_example_in_the_models_dtype(part, dtype):
+    vae = made(part, dtype)
+    for batch in BATCHES:
+        terms = terms_of(vae, data_for(vae, dtype, batch))
+        assert terms.total.dtype == dtype, f"batch of {batch}"
+        assert terms.reconstruction.shape == terms.kl.shape == (batch,), f"batch of {batch}"
+        for values in (terms.reconstruction, terms.kl, terms.total):
+            assert values.isfinite().all(), f"batch of {batch}"
+        if not batch:
+            assert terms.total == 0
+
+
+@PER_PART
+@PER_DTYPE
+@pytest.mark.parametrize("batch", BATCHES)
+def test_gradients_are_finite_and_reach_every_weight(part, dtype, batch):
+    vae = made(part, dtype)
+    terms_of(vae, data_for(vae, dtype, batch)).objective.backward()
     for name, parameter in vae.named_parameters():
         assert parameter.grad is not None, f"{name} gets no gradient"
-        assert parameter.grad.isfinite().all()
+        assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
         if batch:
             assert parameter.grad.abs().sum() > 0, f"the gradient of {name} is zero"
-    if not batch:
-        assert terms.total == 0
+
+
+@PER_PART
+@PER_DTYPE
+def test_a_saved_model_comes_back_with_the_same_numbers(part, dtype, tmp_path):
+    vae = made(part, dtype)
+    x, condition = data = data_for(vae, dtype, 3)
+    terms_of(vae, data)  # what a training step changes (running averages, codebooks) is saved with the weights
     vae.eval()
-    terms = vae(x, told, key=vaekit.make_key(1), dataset_size=10)
     again = vaekit.load(vae.save(tmp_path)).eval()
-    assert torch.equal(again(x, told, key=vaekit.make_key(1), dataset_size=10).total, terms.total)
-    assert torch.equal(again.reconstruct(x, told), vae.reconstruct(x, told))
-    assert again.reconstruct(x, told).isfinite().all()
-    drawn = vae.sample(batch, told, draw=True, key=vaekit.make_key(2))
-    assert drawn.shape == (batch, *shape)
-    vae.likelihood.check(drawn)
+    assert again.config() == vae.config()
+    assert torch.equal(terms_of(again, data).total, terms_of(vae, data).total)
+    assert torch.equal(again.reconstruct(x, condition), vae.reconstruct(x, condition))
+
+
+@PER_PART
+@PER_DTYPE
+def test_reconstructions_are_finite_and_draws_are_data_of_the_likelihood(part, dtype):
+    vae = made(part, dtype).eval()
+    for batch in BATCHES:
+        x, condition = data_for(vae, dtype, batch)
+        reconstruction = vae.reconstruct(x, condition)
+        assert (reconstruction.dtype, len(reconstruction)) == (dtype, batch)
+        assert reconstruction.isfinite().all(), f"batch of {batch}"
+        drawn = vae.sample(batch, condition, draw=True, key=KEY)
+        assert drawn.shape == x.shape
+        vae.likelihood.check(drawn)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 45, 17), (2, 1, 1), (4, 2, 3)])
