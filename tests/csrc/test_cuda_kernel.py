@@ -294,3 +294,13 @@ def test_calls_that_do_not_fit_together_are_refused(on_cuda):
         forward(*Operands(mu, mu))
     with pytest.raises(RuntimeError, match="grad_kl is not like kl"):
         backward(mu, torch.zeros(3), *Operands(mu, mu, key))
+
+
+def test_numbers_at_an_address_that_a_gpu_cannot_read_are_refused(on_cuda):
+    forward, _ = on_cuda
+    mu = torch.zeros(2, 3)
+    odd = torch.frombuffer(bytearray(25), dtype=torch.float32, offset=1).view(2, 3)
+    odd_key = torch.frombuffer(bytearray(17), dtype=torch.int64, offset=1)
+    for operands in (Operands(odd, mu, make_key(0)), Operands(mu, mu, None, odd), Operands(mu, mu, odd_key)):
+        with pytest.raises(RuntimeError, match="clone"):
+            forward(*operands)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import vaekit
 from vaekit import make_key
 from vaekit.ops import native
 from vaekit.ops.operands import Operands
@@ -98,7 +99,12 @@ def shifted(tensor):
 @pytest.mark.parametrize("operand", OPERANDS + GRADIENTS)
 def test_numbers_at_any_address_give_the_same_bits(operand, dtype):
     """Under UndefinedBehaviorSanitizer, which a run of this file has to pass too, they are read one byte at a time."""
-    expected, got = call(*good(operand, dtype)), call(*with_changed(operand, shifted, dtype=dtype))
+    moved = with_changed(operand, shifted, dtype=dtype)
+    if "CUDA on the CPU" in vaekit.build_info()["cpu kernel"]:  # as .ci/run has it once: a GPU cannot read them at all
+        with pytest.raises(RuntimeError, match="clone"):
+            call(*moved)
+        return
+    expected, got = call(*good(operand, dtype)), call(*moved)
     for have, want in zip(sum(got, ()), sum(expected, ()), strict=True):
         assert torch.equal(have, want)
 

@@ -178,3 +178,11 @@ def test_neighbouring_offsets_are_one_stream_and_folded_keys_are_not():
     folded = philox.normal(fold_in(make_key(7), 1), (400,), torch.float32)
     assert not torch.isin(folded, here).any()
     assert "fold_in" in make_key.__doc__
+
+
+@pytest.mark.parametrize("option", ["seed", "offset"])
+def test_a_keys_numbers_are_whole(option):
+    assert torch.equal(make_key(**{"seed": 3, option: np.uint64(2**64 - 1)}), make_key(**{"seed": 3, option: 2**64 - 1}))
+    for value in (2.5, 2.0, True, "2", np.float64(2.0)):
+        with pytest.raises(TypeError, match=f"{option} has to be a whole number"):
+            make_key(**{"seed": 3, option: value})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 SCHEMA = (
@@ -37,3 +39,27 @@ _COUNT = Operands._fields.index("num_samples")
 TENSORS, OPTIONS = slice(0, _COUNT), slice(_COUNT, None)
 GRADIENTS = slice(0, 2)  # grad_z and grad_kl, before the operands of the backward operator
 BACKWARD_TENSORS, BACKWARD_OPTIONS = slice(0, 2 + _COUNT), slice(2 + _COUNT, None)
+
+
+def checked_count(name: str, value: int, least: int | None = None) -> int:
+    """`value`: an int, one of numpy's or torch's, or a symbolic one of torch.compile's, which stays as it is.
+
+    Raises:
+        TypeError: no whole number; 2.5 and True are none.
+        ValueError: below `least`.
+
+    Example:
+        >>> checked_count("num_samples", 2.5, 1)
+        Traceback (most recent call last):
+        TypeError: num_samples has to be a whole number, got 2.5
+    """
+    if type(value) is not int and not isinstance(value, torch.SymInt):
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            value = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{name} has to be a whole number, got {value!r}") from None
+    if least is not None and value < least:
+        raise ValueError(f"{name} has to be at least {least}, got {value}")
+    return value

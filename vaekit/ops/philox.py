@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vaekit.ops.operands import checked_count
+
 _LOW = 0xFFFFFFFF
 _MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57  # Random123, philox.h
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85  # Random123, philox.h: the key's increment from round to round
@@ -57,8 +59,7 @@ def make_key(seed: int, offset: int = 0, *, device: torch.device | str | None = 
     """
     words = []
     for name, value in (("seed", seed), ("offset", offset)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} has to be a whole number, got {value!r}")
+        value = checked_count(name, value)
         if not -(1 << 63) <= value < 1 << 64:
             raise ValueError(f"{name} has to fit in 64 bits, got {value}")
         words.append(value - (1 << 64) if value >= 1 << 63 else value)

@@ -7,15 +7,12 @@ serves a device, the wrapper makes the noise once and gives it to the operator a
 
 from __future__ import annotations
 
-import operator
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from vaekit.ops import dispatch, native, philox, reference
 from vaekit.ops.autograd import Inlined
-from vaekit.ops.operands import Operands
+from vaekit.ops.operands import Operands, checked_count
 from vaekit.ops.schema import noise
 
 __all__ = ["noise", "reparameterize_kl"]
@@ -75,20 +72,13 @@ def reparameterize_kl(
         >>> z.shape, kl
         (torch.Size([3, 2]), tensor([0., 0., 0.]))
     """
-    if type(event_dims) is not int:
-        event_dims = _whole("event_dims", event_dims)
+    event_dims = checked_count("event_dims", event_dims)
     _check_parameters(mu, logvar, event_dims)
     if reduce not in ("event", "none"):
         raise ValueError(f'reduce has to be "event" or "none", got {reduce!r}')
     if num_samples is not None:
-        if type(num_samples) is not int:
-            num_samples = _whole("num_samples", num_samples)
-        if num_samples < 1:
-            raise ValueError(f"num_samples has to be at least 1, got {num_samples}")
-    if type(row_start) is not int:
-        row_start = _whole("row_start", row_start)
-    if row_start < 0:
-        raise ValueError(f"row_start has to be at least 0, got {row_start}")
+        num_samples = checked_count("num_samples", num_samples, 1)
+    row_start = checked_count("row_start", row_start, 0)
     if eps is None:
         key = philox.resolve_key(key, generator, mu.device)
     elif key is not None or generator is not None:
@@ -118,18 +108,6 @@ def _without_kernel(operands: Operands) -> tuple[Tensor, Tensor]:
             native.warn_without_cuda_kernel(stacklevel=4)
         result = dispatch.call_forward(*operands)
     return result
-
-
-def _whole(name: str, value: Any) -> int:
-    """An int of numpy's or torch's as Python's; torch.compile's symbolic ones as they are."""
-    if isinstance(value, torch.SymInt):
-        return value  # type: ignore[return-value]
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} has to be a whole number, got {value!r}") from None
 
 
 def _check_parameters(mu: Tensor, logvar: Tensor, event_dims: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from vaekit import divergences
 from vaekit.ops import philox
 from vaekit.ops.draw import Draw
+from vaekit.ops.operands import checked_count
 from vaekit.priors.base import Prior
 
 if TYPE_CHECKING:
@@ -213,7 +214,9 @@ class Posterior(ABC):
         num_samples: int | None = None,
         row_start: int = 0,
     ) -> Draw:
-        return Draw(philox.resolve_key(key, generator, self.device), num_samples, row_start)
+        if num_samples is not None:
+            num_samples = checked_count("num_samples", num_samples, 1)
+        return Draw(philox.resolve_key(key, generator, self.device), num_samples, checked_count("row_start", row_start, 0))
 
 
 def log_prior(prior: Prior, z: Tensor, leading: torch.Size) -> Tensor:
