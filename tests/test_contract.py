@@ -25,7 +25,7 @@ PARTS = [
     *({"encoder": {"name": name, "channels": (4,), "spatial": True}} for name in ("conv", "conv1d", "conv3d", "resnet")),
     {"encoder": {"name": "conv", "spatial": True}, "decoder": {"name": "conv"}},
     *({"encoder": {"name": "mlp", "normalization": n, "dropout": 0.5}} for n in ("layer", "group")),
-    {"encoder": {"name": "mlp", "logvar_bound": 8.0, "initial_logvar": -2.0}},
+    {"posterior": {"name": "diagonal_gaussian", "logvar_bound": 8.0, "initial_logvar": -2.0}},
     *({"decoder": {"name": "conv", "upsample": u}} for u in ("transpose", "nearest", "bilinear")),
     *({"likelihood": {"name": name, **REQUIRED.get(name, {})}} for name in likelihoods.names()),
     *({"likelihood": {"name": name, option: how}} for name, option in WHERE_FROM for how in ("fixed", "shared", "element")),

@@ -177,7 +177,7 @@ def test_the_config_names_every_part_and_its_options():
     written = model(hidden=(7, 6), loss={"beta": 2.0}).config()
     assert written["encoder"] == {"name": "mlp", "input_shape": [1, 8, 8], "latent_dim": 2, "hidden": [7, 6]}
     assert (written["loss"], written["prior"]) == ({"name": "elbo", "beta": 2.0}, {"name": "standard_normal"})
-    assert (written["format"], written["vaekit"], written["dtype"]) == (1, vaekit.__version__, "float32")
+    assert (written["format"], written["vaekit"], written["dtype"]) == (2, vaekit.__version__, "float32")
 
 
 def test_an_untouched_or_missing_copy_raises_no_warning(saved):

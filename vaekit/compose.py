@@ -173,7 +173,8 @@ def _posterior_offer(encoder: Any, given: Any, preset: Any) -> dict[str, Any]:
     """
     if isinstance(encoder, Encoder) and given is None:
         return {}
-    posterior = _amended(given, preset)
+    _check_options_of_the_posterior(encoder)
+    posterior = _amended(given, "diagonal_gaussian" if isinstance(given, Mapping) and preset is None else preset)
     if posterior is None:
         return {}
     posterior = {"name": posterior} if isinstance(posterior, str) else posterior
@@ -189,6 +190,17 @@ def _posterior_offer(encoder: Any, given: Any, preset: Any) -> dict[str, Any]:
         )
     _check_takes("encoder", encoder, "posterior", _POSTERIOR)
     return {"posterior": posterior}
+
+
+def _check_options_of_the_posterior(encoder: Any) -> None:
+    """Refuse options that encoders had before they were the posterior's, with what to write instead."""
+    options = encoder if isinstance(encoder, Mapping) else {}
+    for option in ("logvar_bound", "initial_logvar"):
+        if option in options and not KINDS["encoder"].registry.takes(options["name"], option):
+            raise TypeError(
+                f"{option} is an option of the posterior, not of the encoder {options['name']!r}: give it as "
+                f"posterior={{{option!r}: {options[option]!r}}}"
+            )
 
 
 def _check_takes(kind: str, spec: Any, option: str, otherwise: str) -> None:

@@ -22,7 +22,7 @@ from vaekit.layout import BEST
 from vaekit.registry import UnknownNameError
 from vaekit.vae import VAE
 
-FORMAT = 1
+FORMAT = 2  # see `specs.upgraded` for the earlier ones
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 
 
@@ -81,6 +81,7 @@ def load(path: str | os.PathLike[str]) -> VAE:
         True
     """
     tensors, saved = read_model(path)
+    saved = specs.upgraded(saved)
     missing = [name for name, kind in specs.KINDS.items() if name not in saved and not kind.is_optional]
     if missing:
         raise ValueError(f"the config in {path} says nothing of: {', '.join(missing)}")

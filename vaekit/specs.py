@@ -45,7 +45,30 @@ KINDS: dict[str, Kind] = {  # by the name of the model's attribute, in the order
 }
 MODEL_OPTIONS = ("input_shape", "latent_dim", *KINDS, "posterior")  # what `vaekit.create_vae` composes a model of
 
+_OPTIONS_OF_THE_POSTERIOR = ("logvar_bound", "initial_logvar")  # of the encoder, in format 1
+
 Spec = Mapping[str, Any]
+
+
+def upgraded(config: Spec) -> dict[str, Any]:
+    """A model's config of any earlier format, as the present format has it.
+
+    Before format 2 the bound and the start of the log variance were options of the encoder; they are the posterior's.
+
+    Example:
+        >>> old = {"format": 1, "encoder": {"name": "mlp", "logvar_bound": 8.0, "posterior": "full_gaussian"}}
+        >>> upgraded(old)["encoder"]
+        {'name': 'mlp', 'posterior': {'name': 'full_gaussian', 'logvar_bound': 8.0}}
+    """
+    encoder = config.get("encoder")
+    if config.get("format", 0) >= 2 or not isinstance(encoder, Mapping):
+        return dict(config)
+    moved = {option: encoder[option] for option in _OPTIONS_OF_THE_POSTERIOR if encoder.get(option) is not None}
+    kept = {option: value for option, value in encoder.items() if option not in _OPTIONS_OF_THE_POSTERIOR}
+    if moved:
+        posterior = kept.get("posterior", "diagonal_gaussian")
+        kept["posterior"] = {**({"name": posterior} if isinstance(posterior, str) else posterior), **moved}
+    return {**config, "encoder": kept}
 
 
 def spec_of(kind: str, part: object) -> dict[str, Any]:

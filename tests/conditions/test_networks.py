@@ -204,7 +204,12 @@ def test_a_new_residual_encoder_sees_its_condition_after_one_step_and_a_new_deco
 def test_logvar_starts_where_it_is_told_for_every_condition():
     for case, (shape, options) in ENCODERS.items():
         encoder = encoders.create(
-            case.split()[0], input_shape=shape, latent_dim=D, initial_logvar=-3.0, condition_dim=E, **options
+            case.split()[0],
+            input_shape=shape,
+            latent_dim=D,
+            posterior={"name": "diagonal_gaussian", "initial_logvar": -3.0},
+            condition_dim=E,
+            **options,
         )
         q = encoder(torch.randn(B, *shape), 10.0 * torch.randn(B, E))
         assert_close(q.logvar, torch.full_like(q.logvar, -3.0))

@@ -219,8 +219,8 @@ def test_every_option_is_saved_and_loaded(pair, options, tmp_path):
 
 def test_the_bound_and_the_start_of_logvar_are_saved_and_loaded(tmp_path):
     shape, encoder, decoder = PAIRS["resnet spatial"]
-    encoder = {**encoder, "logvar_bound": 6.0, "initial_logvar": -2.0}
-    vae = vaekit.create_vae(input_shape=shape, latent_dim=3, encoder=encoder, decoder=decoder, seed=0)
+    posterior = {"logvar_bound": 6.0, "initial_logvar": -2.0}
+    vae = vaekit.create_vae(input_shape=shape, latent_dim=3, encoder=encoder, decoder=decoder, posterior=posterior, seed=0)
     again = vaekit.load(vae.save(tmp_path))
     x = data("resnet spatial")
     assert torch.equal(again.encode(x).logvar, vae.encode(x).logvar)

@@ -1,9 +1,11 @@
 """Laws of what encoders make of their last layer: the bound of logvar, where it starts, spatial latents."""
 
+import json
 import math
 
 import mpmath
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from torch.testing import assert_close
 
 import vaekit
 from vaekit import encoders
-from vaekit.encoders.base import bounded
+from vaekit.posteriors.family import bounded
 
 ENCODERS = [
     {"name": "mlp", "input_shape": (7,), "hidden": (6,)},
@@ -67,7 +69,7 @@ def test_a_logvar_that_has_run_away_still_finds_back(dtype, bound):
 @every_encoder
 def test_every_encoder_keeps_its_logvar_within_the_bound_and_its_mean_as_it_was(options):
     free, x = encoder_and_data(options)
-    kept, _ = encoder_and_data(options, logvar_bound=4.0)
+    kept, _ = encoder_and_data(options, posterior={"name": "diagonal_gaussian", "logvar_bound": 4.0})
     for encoder in (free, kept):
         with torch.no_grad():
             encoder.head.weight.mul_(1e6)
@@ -88,7 +90,7 @@ def test_every_encoder_keeps_its_logvar_within_the_bound_and_its_mean_as_it_was(
 @pytest.mark.parametrize(("start", "bound"), [(-4.0, None), (0.0, None), (1.5, 2.0), (-9.0, 10.0)])
 def test_logvar_starts_where_it_is_told_for_every_x_and_the_mean_as_ever(options, start, bound):
     usual, x = encoder_and_data(options)
-    told, _ = encoder_and_data(options, logvar_bound=bound, initial_logvar=start)
+    told, _ = encoder_and_data(options, posterior={"name": "diagonal_gaussian", "logvar_bound": bound, "initial_logvar": start})
     q = told(x)
     assert_close(q.logvar, torch.full_like(q.logvar, start), rtol=1e-6, atol=1e-6)
     assert torch.equal(q.mu, usual(x).mu)
@@ -97,22 +99,65 @@ def test_logvar_starts_where_it_is_told_for_every_x_and_the_mean_as_ever(options
     assert (told.head.weight.grad[3:] != 0).any()  # it can be learned
 
 
+@pytest.mark.parametrize("family", ["diagonal_gaussian", "full_gaussian"])
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("wrong", "error", "message"),
     [
-        ({"logvar_bound": 0.0}, r"logvar_bound has to be positive, .* got 0\.0"),
-        ({"logvar_bound": -1}, "logvar_bound has to be positive"),
-        ({"logvar_bound": math.inf}, "logvar_bound has to be a finite number or None, got inf"),
-        ({"logvar_bound": True}, "logvar_bound has to be a finite number"),
-        ({"logvar_bound": "10"}, "logvar_bound has to be a finite number"),
-        ({"initial_logvar": math.nan}, "initial_logvar has to be a finite number or None, got nan"),
-        ({"initial_logvar": -5.0, "logvar_bound": 5.0}, r"initial_logvar=-5\.0 is not between -5\.0 and 5\.0"),
+        ({"logvar_bound": 0.0}, ValueError, r"logvar_bound .* above 0, got 0\.0"),
+        ({"logvar_bound": -1}, ValueError, "logvar_bound .* got -1"),
+        ({"logvar_bound": math.inf}, ValueError, "logvar_bound .* got inf"),
+        ({"logvar_bound": True}, TypeError, "logvar_bound .* got True"),
+        ({"logvar_bound": "10"}, TypeError, "logvar_bound .* got '10'"),
+        ({"initial_logvar": math.nan}, ValueError, "initial_logvar .* got nan"),
+        ({"initial_logvar": -5.0, "logvar_bound": 5.0}, ValueError, r"initial_logvar=-5\.0 is not between -5\.0 and 5\.0"),
     ],
 )
-@every_encoder
-def test_bounds_and_starts_that_make_no_sense_are_refused(options, wrong, message):
-    with pytest.raises(ValueError, match=message):
-        encoder_and_data(options, **wrong)
+def test_bounds_and_starts_that_make_no_sense_are_refused(family, wrong, error, message):
+    with pytest.raises(error, match=message):
+        encoder_and_data(ENCODERS[0], posterior={"name": family, **wrong})
+
+
+# What was the encoder's before.
+
+
+def test_options_that_are_the_posteriors_are_refused_of_an_encoder_with_what_to_write():
+    for option in ("logvar_bound", "initial_logvar"):
+        with pytest.raises(TypeError, match=f"posterior={{'{option}': 10}}"):
+            vaekit.create_vae(input_shape=(4,), latent_dim=2, encoder={option: 10})
+    with pytest.raises(TypeError, match="posterior={'logvar_bound': 10}"):
+        vaekit.create_vae(input_shape=(4,), latent_dim=2, encoder={"logvar_bound": 10}, posterior="full_gaussian")
+
+
+def test_a_posterior_without_a_name_sets_options_of_the_default_one_and_of_the_presets():
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, posterior={"logvar_bound": 3.0})
+    assert type(vae.encoder.family).__name__ == "DiagonalGaussianFamily"
+    assert vae.encoder.family.logvar_bound == 3.0
+    assert vaekit.create_vae("vq-mnist", posterior={"codes": 5}).encoder.family.codes == 5
+
+
+@pytest.mark.parametrize(
+    ("posterior", "old"),
+    [
+        ("diagonal_gaussian", {}),
+        ("diagonal_gaussian", {"posterior": "diagonal_gaussian"}),
+        ("full_gaussian", {"posterior": {"name": "full_gaussian"}}),
+    ],
+)
+def test_a_model_saved_when_they_were_the_encoders_options_is_loaded(posterior, old, tmp_path):
+    moved = {"logvar_bound": 2.0, "initial_logvar": -1.0}
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, posterior={"name": posterior, **moved}, seed=0)
+    with torch.no_grad():
+        vae.encoder.head.weight.normal_(std=10.0)
+    config = vae.config()
+    del config["encoder"]["posterior"]
+    config = {**config, "format": 1, "encoder": {**config["encoder"], **moved, **old}}
+    weights = safetensors.torch.save(vae.state_dict(), metadata={"vaekit": json.dumps(config)})
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    again, x = vaekit.load(tmp_path), torch.randn(5, 4)
+    assert again.encoder.family.logvar_bound == 2.0
+    assert torch.equal(again.encode(x).logvar, vae.encode(x).logvar)
+    assert again.config() == vae.config()
+    assert vaekit.load(again.save(tmp_path / "new")).config() == vae.config()
 
 
 # Spatial latents.

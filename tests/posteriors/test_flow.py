@@ -26,7 +26,7 @@ def posterior(shape, kind="maf", context=0, transforms=2, seed=0, grad=False, dt
         for parameter in family.parameters():
             parameter.copy_(scale * torch.randn(parameter.shape))
     numbers = [0.5 * torch.randn(size, dtype=dtype) for size in (shape, shape, (shape[0], context, *shape[2:]))]
-    return family, family(*(number.requires_grad_(grad) for number in numbers)), numbers
+    return family, family.posterior(*(number.requires_grad_(grad) for number in numbers)), numbers
 
 
 @pytest.mark.parametrize("transforms", [1, 2])
@@ -84,7 +84,7 @@ def test_with_its_parameters_stopped_a_density_has_the_gradient_through_the_draw
     assert torch.equal(same_z, z)
     fixed, _, _ = posterior(shape, kind, context, transforms)
     fixed.requires_grad_(False)
-    at_the_draw = fixed(*(number.detach() for number in numbers)).log_prob(z)
+    at_the_draw = fixed.posterior(*(number.detach() for number in numbers)).log_prob(z)
     wanted = [*numbers[: 3 if context else 2], *family.parameters()]
     options = {"allow_unused": True, "materialize_grads": True}
     expected = torch.autograd.grad((at_the_draw * weights).sum(), wanted, **options)
@@ -105,7 +105,7 @@ def test_the_stopped_gradient_keeps_its_digits_where_sigma_is_far_below_the_mean
             family.network.transform.transforms[0].hyper[-1].bias.copy_(torch.tensor([0.5, 0.25, -0.5, 0.75]))
         mu, logvar = (torch.full((50, 2), value, dtype=dtype, requires_grad=True) for value in (1e4, -20.0))
         eps = DiagonalGaussian(torch.zeros(50, 2), torch.zeros(50, 2)).rsample_log_prob(key=KEY)[0]
-        _, stopped = family(mu, logvar, mu[:, :0]).rsample_log_prob(key=KEY, stop_parameters=True)
+        _, stopped = family.posterior(mu, logvar, mu[:, :0]).rsample_log_prob(key=KEY, stop_parameters=True)
         return eps, torch.autograd.grad(stopped.sum(), (mu, logvar))
 
     eps, (by_mu, by_logvar) = gradients(torch.float32)
@@ -117,7 +117,7 @@ def test_the_stopped_gradient_keeps_its_digits_where_sigma_is_far_below_the_mean
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_without_transforms_it_is_the_diagonal_gaussian(shape, dtype):
     mu, logvar = torch.randn(2, *shape).to(dtype)
-    q, expected = FlowFamily(shape[1:], transforms=0)(mu, logvar, mu[:, :0]), DiagonalGaussian(mu, logvar)
+    q, expected = FlowFamily(shape[1:], transforms=0).posterior(mu, logvar, mu[:, :0]), DiagonalGaussian(mu, logvar)
     for call in (
         lambda q: q.rsample_kl(StandardNormal(), key=KEY, num_samples=3),
         lambda q: q.rsample_log_ratio(StandardNormal(), key=KEY, row_start=2),
@@ -133,7 +133,7 @@ def test_a_new_one_is_the_diagonal_gaussian_up_to_rounding_and_can_move(shape, k
     torch.manual_seed(0)
     family = FlowFamily(shape[1:], kind=kind, context=context).double()
     mu, logvar = torch.randn(2, *shape).double()
-    q = family(mu, logvar, torch.randn(shape[0], context, *shape[2:]).double())
+    q = family.posterior(mu, logvar, torch.randn(shape[0], context, *shape[2:]).double())
     for got, expected in zip(q.rsample_log_prob(key=KEY), DiagonalGaussian(mu, logvar).rsample_log_prob(key=KEY), strict=True):
         assert_close(got, expected, rtol=1e-10, atol=1e-10)
     assert_close(q.mean, mu)
@@ -165,7 +165,7 @@ def test_every_number_has_its_gradient(kind, context):
     at = torch.randn(2, 2, dtype=torch.float64)
 
     def loss(*values):
-        q = family(*values)
+        q = family.posterior(*values)
         return *q.rsample_log_prob(key=KEY), q.log_prob(at), q.mean
 
     assert torch.autograd.gradcheck(loss, numbers)
@@ -186,7 +186,7 @@ def test_positions_are_one_vector_and_the_context_is_that_of_all_positions():
 
 def test_rows_from_row_start_draw_what_the_whole_batch_draws():
     family, whole, numbers = posterior((7, 3), context=2, dtype=torch.float32)
-    part = family(*(number[4:] for number in numbers))
+    part = family.posterior(*(number[4:] for number in numbers))
     for stop in (False, True):
         of_whole, of_part = (q.rsample_log_prob(key=KEY, row_start=r, stop_parameters=stop) for q, r in ((whole, 0), (part, 4)))
         assert_close(of_part, tuple(t[4:] for t in of_whole))
@@ -207,8 +207,8 @@ def test_an_empty_batch_has_empty_results(kind, context):
 @KINDS
 def test_half_precision_and_autocast_compute_in_single_precision(kind):
     family, q, numbers = posterior((5, 3), kind, context=2, dtype=torch.float32)
-    half = family(*(number.bfloat16() for number in numbers))
-    wide = family(*(number.bfloat16().float() for number in numbers))
+    half = family.posterior(*(number.bfloat16() for number in numbers))
+    wide = family.posterior(*(number.bfloat16().float() for number in numbers))
     z, log_q = half.rsample_log_prob(key=KEY)
     wide_z, wide_log_q = wide.rsample_log_prob(key=KEY)
     assert (z.dtype, log_q.dtype, half.mean.dtype) == (torch.bfloat16, torch.float32, torch.bfloat16)
@@ -236,7 +236,7 @@ class Banana(torch.nn.Module):
         return D.Normal(0.0, 1.0).log_prob(z).sum(-1) + noise.log_prob(torch.zeros(()))
 
     def bound(self, family, samples, key):
-        z, log_q = family(self.mu, self.logvar, self.mu[:, :0]).rsample_log_prob(key=key, num_samples=samples)
+        z, log_q = family.posterior(self.mu, self.logvar, self.mu[:, :0]).rsample_log_prob(key=key, num_samples=samples)
         return (self.log_joint(z) - log_q).mean()
 
 

@@ -647,7 +647,6 @@ VQ = {"posterior": {"name": "vector_quantized", "codes": 6}, "prior": "codes", "
             {"posterior": "diagonal_gaussian", "prior": "standard_normal"},
             "VectorQuantizedLoss is a loss for latents that are codes",
         ),
-        ({"encoder": {"initial_logvar": 0.0}}, "VectorQuantizedFamily has no logvar"),
     ],
 )
 def test_parts_that_do_not_go_with_it_are_refused_by_name(changes, message):

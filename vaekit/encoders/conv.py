@@ -32,14 +32,10 @@ class ConvolutionalEncoder(Encoder):
         spatial: bool = False,
         normalization: str = "none",
         dropout: float = 0.0,
-        logvar_bound: float | None = None,
-        initial_logvar: float | None = None,
         condition_dim: int = 0,
         posterior: str | Mapping[str, Any] | Family = "diagonal_gaussian",
     ) -> None:
-        super().__init__(
-            input_shape, latent_dim, logvar_bound=logvar_bound, initial_logvar=initial_logvar, condition_dim=condition_dim
-        )
+        super().__init__(input_shape, latent_dim, condition_dim=condition_dim)
         checked_rank(self.input_shape, (self.rank,), "convolutions")
         if not checked_sizes("channels", channels):
             raise ValueError("channels has to name at least one convolution, (32, 64) for example")
@@ -90,8 +86,6 @@ class ConvEncoder(ConvolutionalEncoder):
             no dense layers then, and the divergence is summed over all of it.
         normalization: before each activation: none, batch, layer or group; see `vaekit.layers.LayerStyle`.
         dropout: the share of each layer's features that are left out in training.
-        logvar_bound: keeps logvar between -logvar_bound and logvar_bound.
-        initial_logvar: what logvar starts from; None for random values around 0.
         condition_dim: of a condition, of which a linear map is added to the first convolution's output at every position; 0 for
             none.
         posterior: the family of q(z | x), a name from `vaekit.posteriors.names()` or {"name": ..., option: ...}.
@@ -120,8 +114,7 @@ class Conv1dEncoder(ConvolutionalEncoder):
     Args:
         input_shape: (channels, length).
         latent_dim: D.
-        channels, hidden, activation, normalization, dropout, logvar_bound, initial_logvar, condition_dim, posterior: as
-            for `conv`.
+        channels, hidden, activation, normalization, dropout, condition_dim, posterior: as for `conv`.
         spatial: latents of the shape (D, length), at the last convolution's resolution, instead of D numbers.
 
     Raises:
@@ -146,8 +139,7 @@ class Conv3dEncoder(ConvolutionalEncoder):
     Args:
         input_shape: (channels, depth, height, width), or (channels, time, height, width).
         latent_dim: D.
-        channels, hidden, activation, normalization, dropout, logvar_bound, initial_logvar, condition_dim, posterior: as
-            for `conv`.
+        channels, hidden, activation, normalization, dropout, condition_dim, posterior: as for `conv`.
         spatial: latents of the shape (D, depth, height, width), at the last convolution's resolution, instead of D numbers.
 
     Raises:

@@ -25,8 +25,6 @@ class MLPEncoder(Encoder):
         activation: between the layers: elu, gelu, leaky_relu, relu, silu, softplus or tanh.
         normalization: before each activation: none, batch, layer or group; see `vaekit.layers.LayerStyle`.
         dropout: the share of each hidden layer's features that are left out in training.
-        logvar_bound: keeps logvar between -logvar_bound and logvar_bound.
-        initial_logvar: what logvar starts from; None for random values around 0.
         condition_dim: of a condition, which the first layer reads behind the input; 0 for none.
         posterior: the family of q(z | x), a name from `vaekit.posteriors.names()` or {"name": ..., option: ...}.
 
@@ -47,14 +45,10 @@ class MLPEncoder(Encoder):
         activation: str = "relu",
         normalization: str = "none",
         dropout: float = 0.0,
-        logvar_bound: float | None = None,
-        initial_logvar: float | None = None,
         condition_dim: int = 0,
         posterior: str | Mapping[str, Any] | Family = "diagonal_gaussian",
     ) -> None:
-        super().__init__(
-            input_shape, latent_dim, logvar_bound=logvar_bound, initial_logvar=initial_logvar, condition_dim=condition_dim
-        )
+        super().__init__(input_shape, latent_dim, condition_dim=condition_dim)
         sizes = (math.prod(self.input_shape) + condition_dim, *checked_sizes("hidden", hidden))
         self.body = dense_layers(sizes, LayerStyle(activation, normalization, dropout))
         self.head = self.make_head(posterior, nn.Linear, sizes[-1])

@@ -36,8 +36,6 @@ class ResNetEncoder(Encoder):
         activation: elu, gelu, leaky_relu, relu, silu, softplus or tanh.
         normalization: before each activation: none, batch, layer or group; see `vaekit.layers.LayerStyle`.
         dropout: the share of features that are left out in training, in each block before its second convolution.
-        logvar_bound: keeps logvar between -logvar_bound and logvar_bound.
-        initial_logvar: what logvar starts from; None for random values around 0.
         condition_dim: of a condition, of which every block adds a linear map between its convolutions, see `ResidualBlock`; a new
             encoder, whose blocks are still their shortcuts, does not see it before the first step. 0 for none.
         posterior: the family of q(z | x), a name from `vaekit.posteriors.names()` or {"name": ..., option: ...}.
@@ -67,14 +65,10 @@ class ResNetEncoder(Encoder):
         activation: str = "silu",
         normalization: str = "group",
         dropout: float = 0.0,
-        logvar_bound: float | None = None,
-        initial_logvar: float | None = None,
         condition_dim: int = 0,
         posterior: str | Mapping[str, Any] | Family = "diagonal_gaussian",
     ) -> None:
-        super().__init__(
-            input_shape, latent_dim, logvar_bound=logvar_bound, initial_logvar=initial_logvar, condition_dim=condition_dim
-        )
+        super().__init__(input_shape, latent_dim, condition_dim=condition_dim)
         convolution = CONVOLUTIONS[checked_rank(self.input_shape, (1, 2, 3), "'resnet'")]
         if not checked_sizes("channels", channels):
             raise ValueError("channels has to name at least one level, (64, 128, 256) for example")

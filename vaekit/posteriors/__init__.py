@@ -3,7 +3,7 @@
 from vaekit.ops.draw import Draw
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
-from vaekit.posteriors.family import DiagonalGaussianFamily, Family, registry
+from vaekit.posteriors.family import DiagonalGaussianFamily, Family, GaussianFamily, registry
 from vaekit.posteriors.flow import FlowFamily, FlowPosterior
 from vaekit.posteriors.full_gaussian import FullGaussian, FullGaussianFamily
 from vaekit.posteriors.vector_quantized import VectorQuantized, VectorQuantizedFamily
@@ -19,6 +19,7 @@ __all__ = [
     "FlowPosterior",
     "FullGaussian",
     "FullGaussianFamily",
+    "GaussianFamily",
     "Posterior",
     "VectorQuantized",
     "VectorQuantizedFamily",

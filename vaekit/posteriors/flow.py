@@ -18,7 +18,7 @@ from vaekit.ops import reference
 from vaekit.ops.draw import Draw
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
-from vaekit.posteriors.family import Family, registry
+from vaekit.posteriors.family import GaussianFamily, registry
 from vaekit.priors.flow import InvertibleNetwork, invertible_network
 
 
@@ -103,7 +103,7 @@ class FlowPosterior(Posterior):
 
 
 @registry.register("flow")
-class FlowFamily(Family):
+class FlowFamily(GaussianFamily):
     """What an invertible network makes of a diagonal Gaussian: a posterior of almost any form, with a known density.
 
     True posteriors bend, and have more than one mode; draws from a diagonal Gaussian z_0 can be bent to follow them, as long as
@@ -125,9 +125,8 @@ class FlowFamily(Family):
     takes D backward passes through each. It needs the extra `flows`.
 
     `mean`, which `reconstruct` decodes, is T(mu): the base's mean carried along, not the expectation of z. Objectives that need
-    the divergence or the variance of each dimension (`free_bits`, `beta_tc`, `dip_vae` of kind "ii") refuse it. logvar_bound and
-    initial_logvar are those of z_0. All positions of latents that are kept in space are one vector to T, and h all numbers of all
-    positions.
+    the divergence or the variance of each dimension (`free_bits`, `beta_tc`, `dip_vae` of kind "ii") refuse it. All positions of
+    latents that are kept in space are one vector to T, and h all numbers of all positions.
 
     D. J. Rezende, S. Mohamed, "Variational Inference with Normalizing Flows", 2015, arXiv:1505.05770; D. P. Kingma et al.,
     "Improving Variational Inference with Inverse Autoregressive Flow", 2016, arXiv:1606.04934.
@@ -140,6 +139,7 @@ class FlowFamily(Family):
         hidden: the sizes of the hidden layers of each map's network. In a layer narrower than the number of latents the last of
             them see the first ones alone.
         context: how many numbers h has, at each position.
+        logvar_bound, initial_logvar: of z_0, as for `diagonal_gaussian`.
 
     Raises:
         ModuleNotFoundError: zuko is not installed.
@@ -161,19 +161,18 @@ class FlowFamily(Family):
         transforms: int = 2,
         hidden: Sequence[int] = (64, 64),
         context: int = 0,
+        logvar_bound: float | None = None,
+        initial_logvar: float | None = None,
     ) -> None:
-        super().__init__(latent_shape)
-        checked_size("context", context, least=0)
+        super().__init__(latent_shape, logvar_bound, initial_logvar, extra=checked_size("context", context, least=0))
         features, positions = math.prod(self.latent_shape), math.prod(self.latent_shape[1:])
         self.network = invertible_network(features, kind, transforms, hidden, context * positions)
         if self.network is None and context:
             raise ValueError(f"context={context} are numbers for the transforms to read, of which there are none; leave it at 0")
         if self.network is not None:
             self.network.start_as_identity()
-        self.extra = context
 
-    def forward(self, mu: Tensor, logvar: Tensor | None, extra: Tensor) -> FlowPosterior | DiagonalGaussian:
-        assert logvar is not None
+    def posterior(self, mu: Tensor, logvar: Tensor, extra: Tensor) -> FlowPosterior | DiagonalGaussian:
         if self.network is None:
             return DiagonalGaussian(mu, logvar)
         return FlowPosterior(mu, logvar, self.network, extra.flatten(1) if self.extra else None)

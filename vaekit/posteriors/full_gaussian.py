@@ -11,12 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vaekit.checks import checked_sizes
 from vaekit.divergences import exact
 from vaekit.ops import reference
 from vaekit.ops.draw import Draw
 from vaekit.ops.reparameterize_kl import reparameterize_kl
 from vaekit.posteriors.base import Posterior
-from vaekit.posteriors.family import Family, registry
+from vaekit.posteriors.family import GaussianFamily, registry
 from vaekit.priors.diagonal_gaussian import LearnedGaussian
 from vaekit.priors.standard_normal import StandardNormal
 
@@ -151,7 +152,7 @@ def _(posterior: FullGaussian, prior: LearnedGaussian, draw: Draw, reduce: str) 
 
 
 @registry.register("full_gaussian")
-class FullGaussianFamily(Family):
+class FullGaussianFamily(GaussianFamily):
     """N(mu, L L^T) with a lower triangular L: latent dimensions that may depend on each other, given x.
 
     The true posterior of latents that explain the same thing is correlated: what one takes, the other need not. A diagonal
@@ -168,7 +169,7 @@ class FullGaussianFamily(Family):
     Cost: the encoder gives D (D - 1) / 2 numbers more, a draw takes a product with L, D^2. The divergence from a
     `standard_normal` and a `diagonal_gaussian` prior is exact: the diagonal Gaussian's, and half the sum of L_ij^2 over the
     prior's variances; from others it is log q(z | x) - log p(z) of the draw. Objectives that take the divergence apart by
-    dimension (`free_bits`, `beta_tc`, `dip_vae` of kind "ii") refuse it. logvar_bound and initial_logvar are of L's diagonal.
+    dimension (`free_bits`, `beta_tc`, `dip_vae` of kind "ii") refuse it.
 
     Latents that are kept in space, (D, *positions), have a covariance among the D channels at each position, and positions that
     are independent of each other, given x.
@@ -177,6 +178,7 @@ class FullGaussianFamily(Family):
 
     Args:
         latent_shape: the shape (D, *positions) of one example's latents; the encoder fills it in.
+        logvar_bound, initial_logvar: of L's diagonal, as for `diagonal_gaussian`.
 
     Example:
         >>> import vaekit
@@ -185,14 +187,15 @@ class FullGaussianFamily(Family):
         torch.Size([5, 3, 3])
     """
 
-    def __init__(self, latent_shape: Sequence[int]) -> None:
-        super().__init__(latent_shape)
-        self.extra = self.latent_shape[0] * (self.latent_shape[0] - 1) // 2
+    def __init__(
+        self, latent_shape: Sequence[int], logvar_bound: float | None = None, initial_logvar: float | None = None
+    ) -> None:
+        size, *_ = checked_sizes("latent_shape", latent_shape)
+        super().__init__(latent_shape, logvar_bound, initial_logvar, extra=size * (size - 1) // 2)
 
-    def forward(self, mu: Tensor, logvar: Tensor | None, extra: Tensor) -> FullGaussian:
-        assert logvar is not None
+    def posterior(self, mu: Tensor, logvar: Tensor, extra: Tensor) -> FullGaussian:
         return FullGaussian(mu, logvar, extra)
 
-    def start(self, weight: Tensor, bias: Tensor) -> None:
+    def start_extra(self, weight: Tensor, bias: Tensor) -> None:
         weight.zero_()
         bias.zero_()

@@ -81,7 +81,6 @@ class VectorQuantizedFamily(Family):
         (torch.Size([5, 3, 2, 2]), torch.Size([5, 2, 2]), True)
     """
 
-    has_logvar = False
     latents = LatentKind.CODES
 
     placed: Tensor
@@ -117,8 +116,8 @@ class VectorQuantizedFamily(Family):
         self._has_begun = False
         super()._load_from_state_dict(*arguments, **options)
 
-    def forward(self, mu: Tensor, logvar: Tensor | None, extra: Tensor) -> VectorQuantized:
-        return VectorQuantized(mu, self)
+    def forward(self, numbers: Tensor) -> VectorQuantized:
+        return VectorQuantized(numbers, self)
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
