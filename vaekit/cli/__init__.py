@@ -54,7 +54,6 @@ app.command()(doctor.doctor)
 
 # Some versions of typer carry a copy of click and others depend on click: the class has no one place to be imported from.
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "UsageError")
-_BROKEN_PIPE = 128 + 13  # the exit code of what SIGPIPE ends
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -70,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:  # `vaekit list | head`
         console.drop_output()
-        sys.exit(_BROKEN_PIPE)
+        sys.exit(1)
     except _UsageError as error:
         context = error.ctx
         hint = f" (see `{context.command_path} --help`)" if context else ""

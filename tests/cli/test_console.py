@@ -1,0 +1,109 @@
+"""Laws of what reaches the terminal: nothing from a file acts on it, and it may be missing."""
+
+import io
+import json
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from helpers.commands import QUICK, SMALL, command
+from hypothesis import given
+from hypothesis import strategies as st
+
+import vaekit
+from vaekit.cli import console
+
+CLEARS_THE_SCREEN = "\x1b[2J"
+
+
+@given(st.text())
+def test_what_is_printable_is_printable_and_stays_what_it_was_where_it_can(text):
+    shown = console.printable(text)
+    assert shown.isprintable()
+    assert shown == text or not text.isprintable()
+
+
+@pytest.mark.parametrize("character", [*"\x00\x07\x1b\x7f\x9b\u202e\u2066\u2028\udcff\r\n"])
+def test_characters_that_are_obeyed_are_escaped(character):
+    assert character not in console.printable(f"a{character}b")
+    assert console.printable(f"a{character}b").startswith("a\\")
+
+
+@given(st.lists(st.lists(st.text(), min_size=2, max_size=2), min_size=1))
+def test_a_row_of_a_table_is_a_line_whatever_is_in_it(rows):
+    lines = console.table(rows).split("\n")
+    assert len(lines) == len(rows)
+    assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_a_stream_that_cannot_encode_a_character_gets_an_escape(encoding, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", stream)
+    console.say("σ² = é")
+    written = stream.buffer.getvalue().decode(encoding)
+    assert written in ("σ² = é\n", "\\u03c3² = é\n", "\\u03c3\\xb2 = \\xe9\n")
+
+
+def assert_acts_on_nothing(printed) -> None:
+    for text in printed:
+        assert text.replace("\n", "").isprintable(), text
+
+
+def test_names_in_a_models_config_are_escaped(tmp_path, capsys):
+    file, out = tmp_path / "x.npy", tmp_path / "run"
+    np.save(file, np.random.default_rng(0).random((40, 2), dtype=np.float32))
+    columns = {"name": "columns", "columns": {f"a{CLEARS_THE_SCREEN}": "gaussian", "b\nc": "laplace"}}
+    assert command("train", file, *SMALL, *QUICK, "--set", f"likelihood={json.dumps(columns)}", "--out", out) == 0
+    assert command("evaluate", out) == 0
+    printed = capsys.readouterr()
+    assert "a\\x1b[2J" in printed.out
+    assert "b\\nc" in printed.out
+    assert_acts_on_nothing(printed)
+
+
+def test_mistakes_and_warnings_are_escaped(tmp_path, capsys, monkeypatch):
+    assert command("evaluate", f"nowhere{CLEARS_THE_SCREEN}") == 2
+    assert command("train", f"--epochs{CLEARS_THE_SCREEN}", 3) == 2
+    assert command("list", "encoders", f"mlp{CLEARS_THE_SCREEN}") == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\\x1b[2J") == 3
+    assert_acts_on_nothing(printed)
+
+
+def test_warnings_of_a_command_are_one_line(own_run, monkeypatch, capsys):
+    def warn(*_):  # as `warnings.warn` does it where nobody records them
+        sys.stderr.write(warnings.formatwarning(f"of a file\nnamed {CLEARS_THE_SCREEN}", UserWarning, "file.py", 3))
+        raise ValueError("enough")
+
+    before = warnings.formatwarning
+    monkeypatch.setattr(vaekit.runs, "saved_model", warn)
+    assert command("evaluate", own_run) == 2
+    assert capsys.readouterr().err == "vaekit: warning: of a file named \\x1b[2J\nvaekit: enough\n"
+    assert warnings.formatwarning is before
+
+
+@pytest.mark.parametrize("missing", [("stderr",), ("stdout",), ("stdout", "stderr")], ids=str)
+def test_a_command_runs_without_streams(missing, data, tmp_path, monkeypatch):
+    for name in missing:
+        monkeypatch.setattr(sys, name, None)
+    assert command("train", data, *SMALL, *QUICK, "--progress", "--out", tmp_path / "run") == 0
+    assert command("evaluate", tmp_path / "run") == 0
+    assert command("evaluate", tmp_path / "nowhere") == 2
+    assert command("list", "encoders") == 0
+
+
+@pytest.mark.parametrize("name", ["sample", "reconstruct"])
+def test_more_pictures_than_there_is_room_for_are_refused(name, run, mistake, tmp_path):
+    assert str(10**12) in mistake(name, run, "--count", 10**12, "--out", tmp_path / "x.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_finite_are_no_result(own_run, mistake, capsys):
+    vae = vaekit.load(own_run / "best")
+    next(vae.parameters()).data.fill_(float("nan"))
+    vae.save(own_run / "best")
+    line = mistake("evaluate", own_run, code=1)
+    assert "loss" in line
+    assert "finite" in line

@@ -1,0 +1,121 @@
+"""Laws of being interrupted: ^C, SIGTERM and SIGHUP leave the weights so far, and an exit code that says which it was."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.commands import QUICK, SMALL, command
+
+import vaekit
+from vaekit.cli import signals
+from vaekit.encoders import MLPEncoder
+
+NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+@pytest.fixture
+def ends_itself(own_registries):
+    """An encoder that sends its process signals in a step of training; set `numbers` and `step`."""
+
+    @vaekit.encoders.register("ends-itself")
+    class EndsItself(MLPEncoder):
+        numbers, step, steps = (), 3, 0
+
+        def forward(self, x):
+            if self.training:
+                EndsItself.steps += 1
+                if EndsItself.steps == self.step:
+                    send(self.numbers)
+            return super().forward(x)
+
+    return EndsItself
+
+
+def send(numbers) -> None:
+    first, *others = numbers
+    try:
+        signal.raise_signal(first)
+    finally:
+        for number in others:
+            signal.raise_signal(number)
+
+
+def train(data, out, *arguments) -> int:
+    return command("train", data, *QUICK, *SMALL, "--set", "encoder.name=ends-itself", "--out", out, *arguments)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_weights_so_far_are_kept(number, ends_itself, data, tmp_path, capsys):
+    ends_itself.numbers, ends_itself.step = (number,), 5  # of three steps an epoch
+    out = tmp_path / "run"
+    assert train(data, out, "--epochs", 9) == 128 + number
+    assert {file.name for file in out.iterdir()} == {"run.json", "best", "last", "history.csv", "stub.png"}
+    assert vaekit.History.from_csv(out / "history.csv").epochs == 1
+    assert vaekit.load(out / "last").latent_shape == (2,)
+    printed = capsys.readouterr()
+    assert "epoch 2" in printed.err
+    assert str(out / "last") in printed.err
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_before_the_first_step_nothing_is_left_and_nothing_is_said_of_folders(number, ends_itself, data, tmp_path, capsys):
+    ends_itself.numbers, ends_itself.step = (number,), 1
+    out = tmp_path / "run"
+    assert train(data, out) == 128 + number
+    assert not out.exists()
+    printed = capsys.readouterr()
+    assert "before the first step" in printed.err
+    assert str(out) not in printed.out + printed.err
+    assert train(data, out) == 0
+
+
+def test_a_second_signal_does_not_end_the_saving(ends_itself, data, tmp_path):
+    ends_itself.numbers = (signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
+    assert train(data, tmp_path / "run") == 128 + signal.SIGTERM
+    assert vaekit.load(tmp_path / "run" / "last").latent_shape == (2,)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP here")
+def test_a_signal_that_is_ignored_stays_so(ends_itself, data, tmp_path):
+    ends_itself.numbers = (signal.SIGHUP,)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        assert train(data, tmp_path / "run") == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_afterwards_the_signals_do_what_they_did():
+    before = [signal.getsignal(number) for number in NUMBERS]
+    with signals.as_interrupts():
+        assert signal.getsignal(signal.SIGTERM) is not before[NUMBERS.index(signal.SIGTERM)]
+    assert [signal.getsignal(number) for number in NUMBERS] == before
+
+
+MODULE = """
+import signal
+import vaekit
+from vaekit.encoders import MLPEncoder
+
+@vaekit.encoders.register("ends-itself")
+class EndsItself(MLPEncoder):
+    steps = 0
+    def forward(self, x):
+        EndsItself.steps += self.training
+        if EndsItself.steps == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return super().forward(x)
+"""
+
+
+def test_a_process_that_is_asked_to_end_saves_first(data, tmp_path):
+    (tmp_path / "ends_itself.py").write_text(MODULE)
+    arguments = ["train", data, *SMALL, *QUICK, "--epochs", 3, "--set", "encoder.name=ends-itself", "--out", tmp_path / "run"]
+    program = [sys.executable, "-m", "vaekit", "--import", "ends_itself", *map(str, arguments)]
+    environment = {"PYTHONPATH": str(Path(vaekit.__file__).parents[1]), "VAEKIT_NO_NATIVE": "1"}
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 143, done.stderr
+    assert (tmp_path / "run" / "last" / "model.safetensors").is_file()
