@@ -104,6 +104,12 @@ def test_from_batch_k_on_come_the_last_batches(size, world, shuffled, data):
     assert [b.index.tolist() for b in batches.in_order(order, start, rank, world)] == everything[start:]
 
 
+@pytest.mark.parametrize("start", [-1, 0.5])
+def test_a_first_batch_that_there_is_not_is_refused(start):
+    with pytest.raises(ValueError, match="start"):
+        as_batches(whole(5), 2).in_order(None, start)
+
+
 def test_an_order_of_other_examples_is_refused():
     with pytest.raises(ValueError, match=r"shape \(5,\).*got \(4,\)"):
         as_batches(whole(5), 2).in_order(torch.arange(4))
@@ -185,6 +191,21 @@ def test_a_dataset_that_is_not_a_loader_is_refused_with_the_advice_to_make_one()
 def test_a_name_and_a_mapping_are_not_taken_for_loaders(data):
     with pytest.raises(TypeError, match=f"got {type(data).__name__}"):
         as_batches(data, 2)
+
+
+def test_a_loader_may_give_batches_as_they_are():
+    made = Batch(torch.rand(2, 3), torch.arange(2))
+    (batch,) = Stream([made], conditional=True)
+    assert batch.x is made.x
+    assert batch.condition is made.condition
+    with pytest.raises(TypeError, match="conditional"):
+        list(Stream([Batch(torch.rand(2, 3))], conditional=True))
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_a_loaders_batch_needs_a_batch_dimension(shape):
+    with pytest.raises(ValueError, match=r"\[batch, \.\.\.\]"):
+        list(Stream([torch.rand(shape)]))
 
 
 # One batch

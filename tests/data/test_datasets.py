@@ -125,8 +125,21 @@ def test_labels_go_with_their_examples():
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
 def test_a_fraction_lies_between_0_and_1(fraction):
-    with pytest.raises(ValueError, match="test_fraction has to be between 0 and 1"):
+    with pytest.raises(ValueError, match="test_fraction"):
         load(numbered(30), test_fraction=fraction)
+
+
+@pytest.mark.parametrize("options", [{"test_fraction": "0.1"}, {"seed": 2.5}, {"seed": True}, {"seed": 2**64}, {"seed": "a"}])
+def test_options_for_a_split_are_numbers(options):
+    with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+        load(numbered(30), **options)
+
+
+def test_an_empty_name_is_not_the_current_folder(monkeypatch, idx_folder):
+    monkeypatch.chdir(idx_folder[0])
+    assert len(load(".")[0]) == 20
+    with pytest.raises(ValueError, match="empty"):
+        load("")
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

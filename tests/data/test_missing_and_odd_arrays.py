@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as st_numpy
 from torch.masked import masked_tensor
 
 import vaekit
-from vaekit.data import Examples, MappedArray, Stream, as_batches, as_examples
+from vaekit.data import Examples, MappedArray, Stream, as_batches, as_examples, load_test
 
 NUMBERS = ["u1", "i1", "u2", "i8", "u8", "?", "f2", "f4", "f8", "g", ">i2", ">f8"]
 
@@ -305,6 +305,31 @@ def test_examples_are_made_of_tensors():
 
 def test_examples_survive_pickling(tmp_path):
     np.save(tmp_path / "x.npy", np.arange(20.0).reshape(10, 2))
-    for examples in (as_examples(torch.rand(3, 2)), vaekit.data.load_test(tmp_path / "x.npy")):
+    for examples in (as_examples(torch.rand(3, 2)), load_test(tmp_path / "x.npy")):
         again = pickle.loads(pickle.dumps(examples))
         assert torch.equal(again.x[:], examples.x[:])
+
+
+@pytest.mark.parametrize("dtype", ["f8", ">f8", "g"])
+def test_numbers_beyond_float32_are_refused_and_do_not_become_infinity(tmp_path, dtype):
+    x = np.array([[0.0, 1e39], [1.0, 2.0]], dtype)
+    np.save(tmp_path / "x.npy", x)
+    for take in (lambda: as_examples(x), lambda: load_test(tmp_path / "x.npy").x[:], lambda: as_examples((np.zeros((2, 2)), x))):
+        with pytest.raises(ValueError, match="float32"):
+            take()
+    infinite = np.where(x > 1e30, np.inf, x).astype(dtype)
+    assert as_examples(infinite).x[0, 1] == math.inf  # which is for the model to refuse
+
+
+def test_tensors_made_in_inference_mode_can_be_trained_on():
+    vae = vaekit.create_vae(input_shape=(3,), latent_dim=1, likelihood="gaussian", seed=0)
+    with torch.inference_mode():
+        x = torch.rand(8, 3)
+    for data in ([x], x, [(x, x)]):
+        assert len(vaekit.fit(vae, data, epochs=1, progress=False)["loss"]) == 1
+
+
+@pytest.mark.parametrize("y", [[[1], [1, 2]], [np.ma.MaskedArray([1]), np.ma.MaskedArray([1, 2])]])
+def test_labels_of_several_lengths_are_refused_as_labels(y):
+    with pytest.raises(ValueError, match="label"):
+        as_examples((np.zeros((2, 2)), y))

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import re
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -104,6 +105,16 @@ def test_a_member_whose_header_promises_more_than_it_holds_is_refused(tmp_path, 
     file = archive(tmp_path / "x.npz", x=header(shape) + bytes(240))
     with pytest.raises(ValueError, match=rf"{re.escape(str(file))}.*'x'"):
         load(file)
+
+
+def test_a_header_is_unpacked_only_as_far_as_headers_go(tmp_path, peak):
+    spaces = (b" " * (1 << 20) for _ in range(HUGE >> 20))
+    start = np.lib.format.MAGIC_PREFIX + bytes([2, 0]) + struct.pack("<I", HUGE)
+    file = archive(tmp_path / "x.npz", x=(piece for part in ([start], spaces) for piece in part))
+    most, error = peak(lambda: load(file))
+    assert isinstance(error, ValueError)
+    assert str(HUGE) in str(error)
+    assert most < HUGE // 8
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ class Whole:
         """
         if order is not None and order.shape != (self.size,):
             raise ValueError(f"order has to have the shape ({self.size},), one row for each example, got {tuple(order.shape)}")
+        checked_size("start", start, least=0)
         share(0, rank, world)  # refuses a rank here, not at the first batch
         return self._in_order(order, start, rank, world)
 
@@ -152,7 +153,14 @@ def _length(data: Any) -> int | None:
 
 
 def _tensor_of(item: Any, name: str) -> Tensor:
-    """x or y of a loader's batch."""
+    """x or y of a loader's batch.
+
+    Raises:
+        TypeError: it is not a tensor, or not of the kind that a model takes; says what makes one of it.
+        ValueError: a mapping without it, an x without a batch dimension, a y that is masked in part.
+    """
+    if isinstance(item, Batch):
+        item = (item.x, item.condition)
     if isinstance(item, Mapping):
         if name not in item:
             raise ValueError(f'a loader\'s batch that is a mapping needs the key "{name}", it has: {", ".join(map(str, item))}')
@@ -180,4 +188,7 @@ def _tensor_of(item: Any, name: str) -> Tensor:
             else f"{advice}, in the dataset or in collate_fn"
         )
         raise TypeError(f"a loader has to give floating-point numbers, got {value.dtype}; {advice}")
+    if value.ndim < 2:
+        advice = "; x[None] makes a batch of one example" if value.ndim else ""
+        raise ValueError(f"a loader has to give x of the shape [batch, ...], got {tuple(value.shape)}{advice}")
     return floats(value)

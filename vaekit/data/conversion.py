@@ -7,6 +7,7 @@ meaning on the way is refused, with what to do instead.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
@@ -50,6 +51,8 @@ def plain(x: Tensor, name: str) -> Tensor:
         raise TypeError(f"{name} is a quantized tensor ({x.dtype}); x.dequantize() makes floats of it")
     if x.device.type == "meta":
         raise ValueError(f"{name} is on the device meta, where tensors have a shape but no values")
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        return x.clone()  # one that autograd can save for backward
     return x.detach() if x.requires_grad else x
 
 
@@ -73,11 +76,19 @@ def floats(x: Tensor | npt.NDArray[Any]) -> Tensor:
 
 
 def float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """A new float32 array of the values, NaN where they are masked; rows are contiguous."""
-    if not isinstance(values, np.ma.MaskedArray):
-        return np.array(values, dtype=np.float32, order="C")
-    converted = np.array(values.filled(0), dtype=np.float32, order="C")  # what is under a mask may overflow
-    converted[np.ma.getmaskarray(values)] = math.nan
+    """A new float32 array of the values, NaN where they are masked; rows are contiguous.
+
+    Raises:
+        ValueError: a finite number beyond float32's range.
+    """
+    try:
+        with np.errstate(over="raise"):
+            filled = values.filled(0) if isinstance(values, np.ma.MaskedArray) else values
+            converted = np.array(filled, dtype=np.float32, order="C")
+    except FloatingPointError as error:
+        raise ValueError("there are numbers beyond the range of float32, 3.4e38; bring the data to another scale") from error
+    if isinstance(values, np.ma.MaskedArray):
+        converted[np.ma.getmaskarray(values)] = math.nan
     return converted
 
 
@@ -91,21 +102,28 @@ def labels(y: Any) -> Tensor | None:
     if y is None:
         return None
     if isinstance(y, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in y):
-        y = np.ma.array(y)  # np.asarray would take what is under the masks
+        y = _joined(np.ma.array, y)  # np.asarray would take what is under the masks
     check_none_missing(y)
-    values = plain(y, "labels").cpu() if isinstance(y, Tensor) else np.asarray(y)
+    values = plain(y, "labels").cpu() if isinstance(y, Tensor) else _joined(np.asarray, y)
     if values.ndim not in (1, 2):
         raise ValueError(f"labels have to have the shape [examples], vectors [examples, size], got {tuple(values.shape)}")
     if values.ndim == 2:
         if values.is_complex() if isinstance(values, Tensor) else values.dtype.kind not in "fiub":
             raise ValueError(f"labels that are vectors have to be real numbers, got {values.dtype}")
-        return (
-            values if isinstance(values, Tensor) and values.is_floating_point() else torch.as_tensor(values, dtype=torch.float32)
-        )
+        if isinstance(values, Tensor):
+            return values if values.is_floating_point() else values.float()
+        return torch.from_numpy(float32(values))
     if isinstance(values, Tensor):
         values = (values.double() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
     _check_whole(values)
     return torch.from_numpy(values.astype(np.int64))
+
+
+def _joined(join: Callable[[Any], npt.NDArray[Any]], y: Any) -> npt.NDArray[Any]:
+    try:
+        return join(y)
+    except ValueError as error:
+        raise ValueError(f"labels have to be one number, or one vector of the same size, for each example: {error}") from error
 
 
 def check_none_missing(y: Any) -> None:

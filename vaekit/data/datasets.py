@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from vaekit.checks import checked_number
 from vaekit.data.download import cache_folder, fetch
 from vaekit.data.examples import Examples, as_examples
 from vaekit.data.idx import read_idx
 from vaekit.data.mapped import MappedArray
 from vaekit.data.numpy_files import open_array, read_members
+from vaekit.ops.philox import make_key
 from vaekit.registry import UnknownNameError
 
 _PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -146,6 +148,8 @@ def load_test(source: Any, *, progress: bool = True) -> Examples:
 
 
 def _load_source(source: str, progress: bool) -> tuple[Examples, Examples | None]:
+    if not source:
+        raise ValueError("the name of the data is empty; '.' is the current folder")
     return _load_named(source, progress) if source in names() else _load_path(Path(source))
 
 
@@ -239,8 +243,8 @@ def _images(images: Path, labels: Path | None) -> Examples:
 
 def _split(examples: Examples, test_fraction: float, seed: int) -> tuple[Examples, Examples]:
     """Two disjoint parts of the examples; each keeps their order."""
-    if not 0.0 < test_fraction < 1.0:
-        raise ValueError(f"test_fraction has to be between 0 and 1, got {test_fraction}")
+    checked_number("test_fraction", test_fraction, above=0.0, below=1.0)
+    make_key(seed)  # refuses what is no seed
     count = round(len(examples) * test_fraction)
     if not 0 < count < len(examples):
         raise ValueError(f"{len(examples)} examples cannot be split into two parts with test_fraction={test_fraction}")

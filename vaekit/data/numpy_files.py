@@ -5,6 +5,7 @@ The format: numpy.lib.format, in NumPy's documentation.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import threading
@@ -21,6 +22,8 @@ from vaekit.data.conversion import check_real
 from vaekit.files import open_regular
 
 _BLOCK = 1 << 20  # bytes
+_MOST_HEADER = 10_000  # bytes, as NumPy's own limit: longer headers are slow to parse
+_HEADERS = {(1, 0): (2, np.lib.format.read_array_header_1_0), (2, 0): (4, np.lib.format.read_array_header_2_0)}
 
 
 class Header(NamedTuple):
@@ -210,9 +213,12 @@ def read_header(stream: IO[bytes], where: str) -> Header:
         ValueError: something else than a header; both begin with `where`.
     """
     try:
-        version = np.lib.format.read_magic(stream)
-        reads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, columns_first, dtype = reads[version](stream)
+        width, parse = _HEADERS[np.lib.format.read_magic(stream)]
+        prefix = stream.read(width)
+        length = int.from_bytes(prefix, "little")
+        if length > _MOST_HEADER:
+            raise ValueError(f"its header is said to have {length} bytes, more than {_MOST_HEADER}")
+        shape, columns_first, dtype = parse(io.BytesIO(prefix + stream.read(length)))
     except Exception as error:  # a damaged header fails in NumPy's parser, or in Python's
         raise ValueError(f"{where} cannot be read as a NumPy file ({error}); it may have been cut short") from error
     if dtype.hasobject:
