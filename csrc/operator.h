@@ -51,7 +51,7 @@ inline bool has_memory(const Tensor& tensor) {
 }
 
 inline void check_memory(const Tensor& tensor, const char* name) {
-  STD_TORCH_CHECK(has_memory(tensor), "reparameterize_kl: ", name, " has lost its memory: its storage is smaller than its elements");
+  STD_TORCH_CHECK(has_memory(tensor), "reparameterize_kl: ", name, " has lost its memory: its storage is too small for its elements");
 }
 
 inline void check_like(const Tensor& tensor, const Tensor& mu, std::optional<int64_t> num_samples, const char* name) {
@@ -110,7 +110,7 @@ inline void check_gradients(const OptionalTensor& grad_z, const OptionalTensor& 
   const ScalarType dtype = a.mu.scalar_type();
   if (grad_z) {
     check_like(*grad_z, a.mu, a.num_samples, "grad_z");
-    STD_TORCH_CHECK(grad_z->scalar_type() == dtype, "reparameterize_kl: grad_z has not mu's dtype");
+    STD_TORCH_CHECK(grad_z->scalar_type() == dtype, "reparameterize_kl: grad_z does not have mu's dtype");
   }
   if (grad_kl) {
     const auto sizes = a.mu.sizes(), kl_sizes = grad_kl->sizes();

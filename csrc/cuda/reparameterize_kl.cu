@@ -17,10 +17,10 @@ int processors_of(int device) {
   return count;
 }
 
-// A GPU cannot read a number at an address that is no multiple of its size, and a fault would end the process's use of the device.
+// A GPU cannot read a number at an address that is not a multiple of its size; trying would make the device useless to the process.
 void check_alignment(const Tensor& tensor) {
   STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % tensor.element_size() == 0,
-                  "reparameterize_kl: an operand's memory begins at no multiple of its numbers' size; clone() it");
+                  "reparameterize_kl: an operand's address is not a multiple of its element size; pass a clone()");
 }
 
 // An operand as the kernels take it: with one stride from row to row and one within a row. A tensor with other strides, channels

@@ -17,7 +17,7 @@ from vaekit.checks import checked_size
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean
 from vaekit.losses.pairwise import row_blocks
-from vaekit.ops.reparameterize_kl import noise
+from vaekit.ops.schema import noise
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.schedules import Schedule, checked_schedule
 

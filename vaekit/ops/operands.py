@@ -45,7 +45,7 @@ def checked_count(name: str, value: int, least: int | None = None) -> int:
     """`value`: an int, one of numpy's or torch's, or a symbolic one of torch.compile's, which stays as it is.
 
     Raises:
-        TypeError: no whole number; 2.5 and True are none.
+        TypeError: not a whole number, as 2.5 or True.
         ValueError: below `least`.
 
     Example:

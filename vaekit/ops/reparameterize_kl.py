@@ -13,9 +13,6 @@ from torch import Tensor
 from vaekit.ops import dispatch, native, philox, reference
 from vaekit.ops.autograd import Inlined
 from vaekit.ops.operands import Operands, checked_count
-from vaekit.ops.schema import noise
-
-__all__ = ["noise", "reparameterize_kl"]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
