@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from helpers.commands import STUB_CATALOGUE
 from helpers.densities import data_in_support
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from vaekit import cli, create_vae, presets
 from vaekit.decoders import ConvDecoder, MLPDecoder
 from vaekit.encoders import ConvEncoder, MLPEncoder
 from vaekit.likelihoods import Gaussian
+from vaekit.plots import catalogue
 
 SMALL = {"input_shape": (4,), "latent_dim": 2, "encoder": {"hidden": (5,)}, "decoder": {"hidden": (5,)}}
 TINY = {"encoder": {"hidden": (5,)}, "decoder": {"hidden": (5,)}}
@@ -104,7 +106,8 @@ def test_the_series_preset_takes_other_lengths_and_channels(length):
     assert vae.reconstruct(torch.randn(2, 3, length)).shape == (2, 3, length)
 
 
-def test_the_command_says_when_the_table_has_other_columns(tmp_path, capsys):
+def test_the_command_says_when_the_table_has_other_columns(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(catalogue, "CATALOGUE", STUB_CATALOGUE)
     np.save(tmp_path / "table.npy", np.zeros((20, 5), dtype=np.float32))
     with pytest.raises(SystemExit) as caught:
         cli.main(["train", str(tmp_path / "table.npy"), "--preset", "table", "--out", str(tmp_path / "run"), "--no-progress"])

@@ -6,7 +6,6 @@ a run.json, from assignments such as "encoder.hidden=[2000,256]", and from singl
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vaekit import data, files, saving
+from vaekit import data, files, saving, specs
 from vaekit.compose import create_vae
 from vaekit.layout import BEST, HISTORY_FILE, LAST, RUN_FILE
 from vaekit.training import History, fit
@@ -26,10 +25,9 @@ DEFAULT_DATA = "mnist5k"
 
 Settings = dict[str, Any]
 
-MODEL_KEYS = tuple(name for name in inspect.signature(create_vae).parameters if name not in ("preset", "seed"))
-PART_KEYS = tuple(name for name in MODEL_KEYS if name not in ("input_shape", "latent_dim"))
+PART_KEYS = (*specs.KINDS, "posterior")
 FIT_KEYS = ("epochs", "batch_size", "learning_rate", "seed", "device", "gradient_clip", "initialize_output_bias")
-KEYS = ("data", "preset", *MODEL_KEYS, *FIT_KEYS)
+KEYS = ("data", "preset", *specs.MODEL_OPTIONS, *FIT_KEYS)
 
 
 def merged_settings(config: Path | None, assignments: Sequence[str], values: Mapping[str, Any]) -> Settings:
@@ -156,7 +154,7 @@ class Run:
         settings.setdefault("input_shape", list(train.x.shape[1:]))
         if "condition" in settings:
             settings["condition"] = _condition_of(settings["condition"], train, test)
-        parts = {key: settings[key] for key in MODEL_KEYS if key in settings}
+        parts = {key: settings[key] for key in specs.MODEL_OPTIONS if key in settings}
         vae = create_vae(settings["preset"], seed=settings["seed"], **parts)
         return cls(settings, vae, train, test, settings["preset"] if path is None else path.stem)
 

@@ -6,7 +6,7 @@ from helpers.commands import command
 
 import vaekit
 
-REGISTRIES = ["encoders", "decoders", "likelihoods", "posteriors", "priors", "losses", "conditions", "schedules", "presets"]
+REGISTRIES = ["encoders", "decoders", "likelihoods", "priors", "losses", "conditions", "posteriors", "schedules", "presets"]
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)

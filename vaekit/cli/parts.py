@@ -9,21 +9,19 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from vaekit import conditions, data, decoders, encoders, likelihoods, losses, posteriors, presets, priors, schedules
+from vaekit import data, posteriors, presets, schedules, specs
 from vaekit.cli.console import say, table
 from vaekit.compose import create_vae
 from vaekit.registry import Registry, UnknownNameError
 
 REGISTRIES: Mapping[str, Registry[Any]] = {
-    "encoders": encoders.registry,
-    "decoders": decoders.registry,
-    "likelihoods": likelihoods.registry,
-    "posteriors": posteriors.registry,
-    "priors": priors.registry,
-    "losses": losses.registry,
-    "conditions": conditions.registry,
-    "schedules": schedules.registry,
-    "presets": presets.registry,
+    registry.group.removeprefix("vaekit."): registry
+    for registry in (
+        *(kind.registry for kind in specs.KINDS.values()),
+        posteriors.registry,
+        schedules.registry,
+        presets.registry,
+    )
 }
 _KINDS = (*REGISTRIES, "data")
 

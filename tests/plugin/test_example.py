@@ -1,0 +1,95 @@
+"""The example plugin's parts: found by the command through their entry points, and right."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.commands import QUICK, SMALL
+from scipy.stats import kstest, logistic
+
+import vaekit
+from vaekit.ops.draw import Draw
+
+EXAMPLE = Path(__file__).parent / "example"
+
+
+@pytest.fixture(autouse=True)
+def _example(monkeypatch):
+    """The plugin's modules can be imported, and are forgotten again."""
+    monkeypatch.syspath_prepend(EXAMPLE)
+    monkeypatch.setattr(vaekit.divergences, "_rules", dict(vaekit.divergences._rules))
+    yield
+    for name in ("vaekit_logistic", "vaekit_box", "vaekit_target"):
+        sys.modules.pop(name, None)
+
+
+def test_the_command_finds_the_plugins_parts(site, tmp_path):
+    data, out = tmp_path / "x.npy", tmp_path / "run"
+    np.save(data, np.random.default_rng(0).logistic(size=(40, 6)).astype(np.float32))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(Path(vaekit.__file__).parents[1])])}
+    program = [sys.executable, "-W", "ignore", "-m", "vaekit"]
+
+    def started(*arguments) -> str:
+        done = subprocess.run([*program, *map(str, arguments)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    options = ["--set", "likelihood=logistic", "--set", "likelihood.scale=0.5", "--set", "posterior=box"]
+    assert "logistic likelihood" in started("train", data, *SMALL, *QUICK, *options, "--out", out)
+    assert "of 2 latent dimensions" in started("evaluate", out)
+
+
+def test_the_likelihood_is_scipys():
+    from vaekit_logistic import Logistic
+
+    m, x = torch.linspace(-40, 40, 81, dtype=torch.float64), torch.linspace(3, -3, 81, dtype=torch.float64)
+    nll = Logistic(scale=0.7).nll(m[:, None, None], x[:, None])
+    np.testing.assert_allclose(nll, -logistic.logpdf(x, loc=m, scale=0.7), rtol=1e-12)
+    drawn = Logistic(scale=0.7).sample(torch.full((1, 1, 20_000), 2.0), key=vaekit.make_key(0))
+    assert kstest(drawn.flatten().numpy(), logistic(loc=2.0, scale=0.7).cdf).pvalue > 0.01
+
+
+def test_the_posteriors_divergence_is_the_mean_of_its_log_ratio():
+    from vaekit_box import Box
+
+    q = Box(torch.tensor([[0.3, -1.0]]), torch.tensor([[0.5, -0.4]]))
+    z, kl = q.rsample_kl(vaekit.StandardNormal(), key=vaekit.make_key(0), num_samples=100_000)
+    low, high = q.mean - q.log_width.exp() / 2, q.mean + q.log_width.exp() / 2
+    assert ((z >= low) & (z <= high)).all()
+    assert kstest(((z - low) / (high - low)).flatten().numpy(), "uniform").pvalue > 0.01
+    log_ratio = q.log_prob(z) - vaekit.StandardNormal().log_prob(z[:, 0])[:, None]
+    error = log_ratio.std() / math.sqrt(len(z))
+    assert (log_ratio.mean() - kl).abs() < 4 * error
+    _, by_dimension = q.rsample_kl_per_dimension(vaekit.StandardNormal())
+    torch.testing.assert_close(by_dimension.sum(1), kl)
+
+
+def test_a_row_of_the_posterior_has_the_noise_of_its_row():
+    from vaekit_box import Box
+
+    whole, part = Box(torch.zeros(5, 3), torch.zeros(5, 3)), Box(torch.zeros(2, 3), torch.zeros(2, 3))
+    draw = Draw(vaekit.make_key(1))
+    assert torch.equal(whole._rsample(draw)[3:], part._rsample(draw._replace(row_start=3)))
+
+
+def test_the_callback_ends_the_run_at_its_target():
+    from vaekit_target import StopAtTarget
+
+    x = torch.rand(32, 4)
+
+    def losses(*callbacks):
+        vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, encoder={"hidden": (8,)}, decoder={"hidden": (8,)}, seed=0)
+        options = {"epochs": 5, "batch_size": 8, "learning_rate": 0.01, "device": "cpu", "progress": False}
+        return vaekit.fit(vae, x, callbacks=callbacks, **options)["loss"]
+
+    whole = losses()
+    target = sorted(whole)[2] + 1e-9
+    first = next(epoch for epoch, loss in enumerate(whole) if loss < target)
+    assert first < 4
+    assert losses(StopAtTarget(target)) == whole[: first + 1]
+    assert losses(StopAtTarget(-1.0)) == whole
