@@ -47,10 +47,10 @@ def writable_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 def open_regular(file: str | os.PathLike[str]) -> BinaryIO:
-    """A file opened for reading; a pipe, which would be waited for, and a device, which may never end, are refused.
+    """A file opened for reading, unless it is a pipe, which would block, or a device, which may never end.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
+        OSError: the file does not exist, or cannot be read.
         ValueError: it is a pipe, a device or a folder.
     """
     descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

@@ -1,4 +1,4 @@
-"""Checks that data passes before a model sees it: shape, dtype, infinity, NaN, the likelihood's support, the condition."""
+"""Checks of data before a model sees it: shape, dtype, infinity, NaN, the likelihood's support, the condition."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ _ELEMENTS_AT_ONCE = 1 << 24  # to bound the temporaries of a check
 
 
 def check_examples(vae: VAE, examples: Examples, name: str) -> None:
-    """Raise if examples do not fit the model: their shape, infinity, NaN, the likelihood's support, the condition.
+    """Check that all examples fit the model. Examples on disk are read once for it.
 
-    Examples in a file are read once for it.
+    Args:
+        vae: the model.
+        examples: the examples.
+        name: what the data is called in messages, "train" for example.
 
     Raises:
-        TypeError: another dtype than the weights have.
-        ValueError: names `name`, the first bad example, or the range that was seen.
+        TypeError: a dtype that differs from the weights'.
+        ValueError: another shape, a missing condition, or values that `check_values` refuses.
     """
     if tuple(examples.x.shape[1:]) != vae.input_shape:
         expected = ", ".join(map(str, vae.input_shape))
@@ -44,12 +47,18 @@ def check_examples(vae: VAE, examples: Examples, name: str) -> None:
 
 
 def check_values(vae: VAE, batch: Batch, name: str, numbers: Tensor | None = None) -> None:
-    """Raise if a value of x [B, *S] is infinite, outside the likelihood's support, or NaN where the likelihood refuses that.
-
-    Or if the condition is not what the model takes.
+    """Check the values of a batch, and its condition where the model takes one.
 
     Args:
-        numbers: int64 [B], by which a person knows the examples; 0 to B - 1 by default.
+        vae: the model.
+        batch: with x [B, *S] of the model's shape.
+        name: what the data is called in messages.
+        numbers: int64 [B], the examples' numbers in messages; 0 to B - 1 by default.
+
+    Raises:
+        TypeError: a condition of another type than the model takes.
+        ValueError: infinity, NaN unless the likelihood ignores missing values, values outside the likelihood's support, or an
+            invalid condition. Names the first bad example, or the range of the values.
     """
     x = batch.x
     ignores_missing = vae.likelihood.missing == "ignore"

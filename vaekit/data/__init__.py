@@ -1,4 +1,4 @@
-"""Data: by name, from files, or as it is; and batches of it."""
+"""Data by name, from files or from memory, and batches of it."""
 
 from vaekit.data.batch import Batch
 from vaekit.data.batches import Stream, Whole, as_batches

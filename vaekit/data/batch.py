@@ -1,4 +1,4 @@
-"""One batch of examples: what a model and its objective see at a time."""
+"""A batch of examples: what a model and its objective see in one step."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """One batch of B examples.
+    """B examples.
 
     Attributes:
-        x: [B, *input_shape].
-        condition: what a conditional model is told of each example, [B] or [B, K]; None for other models.
-        index: int64 [B], each example's row in its dataset; None where it has none, in a stream for example.
+        x: [B, *input_shape], NaN where a value is missing.
+        condition: a conditional model's condition for each example, [B] or [B, K]; None for other models.
+        index: int64 [B], each example's row in its dataset; None where the dataset has no rows, such as a stream.
 
     Example:
         >>> batch = Batch(torch.rand(2, 3))
@@ -28,7 +28,7 @@ class Batch:
     index: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on another device."""
+        """The batch on `device`."""
         condition, index = (
             None if value is None else value.to(device, non_blocking=True) for value in (self.condition, self.index)
         )

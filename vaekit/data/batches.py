@@ -1,4 +1,4 @@
-"""Batches of whole examples and of streams."""
+"""Batches: of examples held whole, in any order, or as a loader streams them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from vaekit.data.sharding import share
 
 
 class Whole:
-    """Examples that are all there, of which batches can be taken in any order and any number of times.
+    """Batches of examples held whole, which can be taken in any order and any number of times.
 
     Args:
         examples: at least one.
-        batch_size: the number of examples in a batch, all processes together; the last batch may have fewer.
-        conditional: whether a batch has its condition as well, the examples' y.
+        batch_size: the number of examples in a batch, over all processes; the last batch may have fewer.
+        conditional: whether a batch carries its condition too, the examples' y.
 
     Attributes:
-        examples: as given.
+        examples: the examples.
         size: the number of examples.
-        batch_size: as given.
+        batch_size: the number of examples in a batch.
 
     Raises:
         ValueError: no examples; a batch_size below 1.
@@ -52,17 +52,18 @@ class Whole:
         """The batches from number `start` on.
 
         Args:
-            order: int64 [N], the rows of the examples in the order in which they come; None is as they lie.
-            start: the number of batches that are left out, those before it.
-            rank, world: which of how many processes asks; it gets its `share` of every batch, which may be empty.
+            order: int64 [N], the rows of the examples in the order they come in; None keeps their own order.
+            start: the number of the first batch; the batches before it are skipped.
+            rank: the process that asks. It gets its `share` of every batch, which may be empty.
+            world: the number of processes.
 
         Raises:
-            ValueError: an order of another length, or a rank that there is not.
+            ValueError: an order of another length, a negative start, or an invalid rank.
         """
         if order is not None and order.shape != (self.size,):
             raise ValueError(f"order has to have the shape ({self.size},), one row for each example, got {tuple(order.shape)}")
         checked_size("start", start, least=0)
-        share(0, rank, world)  # refuses a rank here, not at the first batch
+        share(0, rank, world)  # an invalid rank fails here, not at the first batch
         return self._in_order(order, start, rank, world)
 
     def _in_order(self, order: Tensor | None, start: int, rank: int, world: int) -> Iterator[Batch]:
@@ -78,23 +79,27 @@ class Whole:
                 yield Batch(chosen, None if y is None else y[index.to(y.device)], index)
 
     def numbers(self, index: Tensor) -> Tensor:
-        """The numbers by which a person knows the examples at `index` int64 [B]."""
+        """The numbers of the examples at `index` int64 [B] in the file or array they came from."""
         return self.examples.numbers(index)
 
 
 class Stream:
-    """Batches that come from a loader as it makes them, in its order and of its sizes; iterated over once in an epoch.
+    """Batches as a loader makes them, in its order and of its sizes; iterated over once per epoch.
+
+    A mask of `torch.masked` becomes NaN, but torch's default `collate_fn` drops those of `numpy.ma` before they get here: fill
+    them with NaN in the dataset.
 
     Args:
-        loader: any iterable of batches such as a `DataLoader`; a batch is x, a tuple or list that begins with x, or a mapping
-            with "x".
-        conditional: whether a batch has its condition as well: what follows x, or its "y".
+        loader: any iterable of batches, such as a `DataLoader`. A batch is x, a tuple or list that begins with x, a mapping with
+            "x", or a `Batch`; x is a floating-point tensor [B, *S].
+        conditional: whether a batch carries its condition too: what follows x, or "y".
 
     Attributes:
-        size: the number of examples, None where the loader does not know it.
+        size: the number of examples; None where the loader does not know it.
 
     Raises:
-        ValueError: a loader that is empty.
+        TypeError: while iterating, a batch of another kind; says how to convert it.
+        ValueError: an empty loader; while iterating, a batch without x or y, or with missing labels.
 
     Example:
         >>> stream = Stream([torch.rand(2, 3), torch.rand(1, 3)])
@@ -110,20 +115,21 @@ class Stream:
 
     def __iter__(self) -> Iterator[Batch]:
         for item in self._loader:
-            yield Batch(_tensor_of(item, "x"), _tensor_of(item, "y") if self._conditional else None)
+            x = _checked_x(_field(item, "x"))
+            yield Batch(x, _checked_y(_field(item, "y")) if self._conditional else None)
 
 
 def as_batches(data: Any, batch_size: int, conditional: bool = False) -> Whole | Stream:
-    """Data as an iterable of batches, whole examples and loaders alike.
+    """Batches of data of any kind: a `Whole` of examples, or a `Stream` of a loader.
 
     Args:
-        data: what `as_examples` takes, or any iterable of batches such as a `DataLoader`; see `Stream`.
+        data: anything `as_examples` takes, or an iterable of batches such as a `DataLoader`; see `Stream`.
         batch_size: for whole examples; a loader has its own.
-        conditional: whether a batch has its condition as well.
+        conditional: whether a batch carries its condition too.
 
     Raises:
         TypeError: data of another kind.
-        ValueError: no examples; a batch_size below 1.
+        ValueError: no examples, or a batch_size below 1.
 
     Example:
         >>> [len(batch.x) for batch in as_batches(torch.rand(5, 3), batch_size=2)]
@@ -139,10 +145,9 @@ _EMPTY = "the dataset is empty: there is nothing to train on or to evaluate"
 
 
 def _is_whole(data: Any) -> bool:
-    """Whether `as_examples` is to take the data, or to refuse it, rather than to iterate over it."""
-    return isinstance(data, (Examples, Tensor, tuple, Mapping, str)) or any(
-        hasattr(data, name) for name in ("__array__", "toarray")
-    )
+    """Whether `as_examples` should accept or refuse the data, rather than a `Stream` iterate over it."""
+    array_like = hasattr(data, "__array__") or hasattr(data, "toarray")
+    return array_like or isinstance(data, (Examples, Tensor, tuple, Mapping, str))
 
 
 def _length(data: Any) -> int | None:
@@ -152,12 +157,12 @@ def _length(data: Any) -> int | None:
         return None
 
 
-def _tensor_of(item: Any, name: str) -> Tensor:
-    """x or y of a loader's batch.
+def _field(item: Any, name: str) -> Tensor:
+    """The x or y of a loader's batch.
 
     Raises:
-        TypeError: it is not a tensor, or not of the kind that a model takes; says what makes one of it.
-        ValueError: a mapping without it, an x without a batch dimension, a y that is masked in part.
+        TypeError: it is not a tensor.
+        ValueError: a mapping without it.
     """
     if isinstance(item, Batch):
         item = (item.x, item.condition)
@@ -172,23 +177,38 @@ def _tensor_of(item: Any, name: str) -> Tensor:
     if not isinstance(value, Tensor):
         why = ", because the model is conditional" if name == "y" else ""
         forms = 'x, (x, ...) or {"x": x}' if name == "x" else '(x, y) or {"x": x, "y": y}'
-        masked = "; torch.from_numpy(x.astype('float32').filled(float('nan'))) keeps what is masked as missing"
-        advice = masked if isinstance(value, np.ma.MaskedArray) else ""
+        is_masked = isinstance(value, np.ma.MaskedArray)
+        advice = "; torch.from_numpy(x.astype('float32').filled(float('nan'))) keeps the mask" if is_masked else ""
         raise TypeError(f"a loader has to give {forms} with a tensor {name}{why}, got {type(value).__name__}{advice}")
-    if name == "y":
-        check_none_missing(value)
-        return plain(value, "y in a loader's batch")
-    if not value.is_floating_point():
-        advice = (
-            "x.float() / 255 makes grey levels of bytes" if value.dtype == torch.uint8 else "x.float() makes them of integers"
-        )
-        advice = (
-            "of a complex x take x.real, x.imag or x.abs()"
-            if value.is_complex()
-            else f"{advice}, in the dataset or in collate_fn"
-        )
-        raise TypeError(f"a loader has to give floating-point numbers, got {value.dtype}; {advice}")
-    if value.ndim < 2:
-        advice = "; x[None] makes a batch of one example" if value.ndim else ""
-        raise ValueError(f"a loader has to give x of the shape [batch, ...], got {tuple(value.shape)}{advice}")
-    return floats(value)
+    return value
+
+
+def _checked_x(x: Tensor) -> Tensor:
+    """x of a loader's batch as a dense tensor, NaN where it is masked.
+
+    Raises:
+        TypeError: not floating-point, or not dense.
+        ValueError: no batch dimension.
+    """
+    if not x.is_floating_point():
+        advice = "x.float() converts integers"
+        if x.dtype == torch.uint8:
+            advice = "x.float() / 255 converts grey levels"
+        elif x.is_complex():
+            advice = "x.real, x.imag and x.abs() are real"
+        raise TypeError(f"a loader has to give floating-point numbers, got {x.dtype}; {advice}, in the dataset or in collate_fn")
+    if x.ndim < 2:
+        advice = "; x[None] is a batch of one example" if x.ndim else ""
+        raise ValueError(f"a loader has to give x of the shape [batch, ...], got {tuple(x.shape)}{advice}")
+    return floats(x)
+
+
+def _checked_y(y: Tensor) -> Tensor:
+    """y of a loader's batch as a dense tensor; its dtype and values are for the model's condition to check.
+
+    Raises:
+        TypeError: not dense.
+        ValueError: missing values.
+    """
+    check_none_missing(y)
+    return plain(y, "y in a loader's batch")

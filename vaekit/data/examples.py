@@ -1,4 +1,4 @@
-"""Examples held whole: in memory, or on the disk and converted a batch at a time."""
+"""Examples held whole, in memory, or on disk and converted a batch at a time."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from vaekit.data.numpy_files import ArrayFile
 
 
 class Examples(Dataset[Any]):
-    """N examples, with labels or without; also a map-style dataset for `torch.utils.data.DataLoader`.
+    """N examples with or without labels; also a map-style dataset for `torch.utils.data.DataLoader`.
 
     Attributes:
         x: float [N, *S]: a tensor, or a `MappedArray`, which is indexed like one.
-        y: int64 [N], labels; float [N, K], vectors; or None. What a conditional model is told; labels also colour pictures.
-        rows: int64 [N], the examples' numbers in the file or array that they were split from; None where they are 0 to N - 1.
+        y: labels int64 [N], vectors float [N, K], or None: a conditional model's condition. Labels also colour pictures.
+        rows: int64 [N], the examples' numbers in the file or array they were split from; None where they are 0 to N - 1.
 
     Raises:
-        TypeError: something that is not a dense tensor of floating-point numbers.
-        ValueError: no feature dimension, or another number of labels than of examples.
+        TypeError: x or y is not a tensor, or x is not dense or not floating-point; `as_examples` converts.
+        ValueError: no feature dimension, or a different number of labels than of examples.
 
     Example:
         >>> import torch
@@ -36,11 +36,9 @@ class Examples(Dataset[Any]):
     def __init__(self, x: Tensor | MappedArray, y: Tensor | None = None, rows: Tensor | None = None) -> None:
         for name, value, kinds in (("x", x, (Tensor, MappedArray)), ("y", y, (Tensor, type(None)))):
             if not isinstance(value, kinds):
-                raise TypeError(
-                    f"{name} has to be a tensor, got {type(value).__name__}; vaekit.data.as_examples takes arrays too"
-                )
+                raise TypeError(f"{name} has to be a tensor, got {type(value).__name__}; vaekit.data.as_examples converts arrays")
         if isinstance(x, Tensor) and not (x := plain(x, "x")).is_floating_point():
-            raise TypeError(f"x has to be floating-point numbers, got {x.dtype}; vaekit.data.as_examples makes them of others")
+            raise TypeError(f"x has to be floating-point numbers, got {x.dtype}; vaekit.data.as_examples converts others")
         if len(x.shape) < 2:
             raise ValueError(f"data has to have the shape [examples, ...], got {tuple(x.shape)}; a single column is x[:, None]")
         if y is not None and len(y) != len(x):
@@ -48,7 +46,7 @@ class Examples(Dataset[Any]):
         self.x, self.y, self.rows = x, y, rows
 
     def numbers(self, index: Tensor) -> Tensor:
-        """The numbers by which a person knows the examples at `index` int64 [B]."""
+        """The numbers of the examples at `index` int64 [B] in the file or array they came from."""
         return index if self.rows is None else self.rows[index]
 
     def __len__(self) -> int:
@@ -59,15 +57,17 @@ class Examples(Dataset[Any]):
 
 
 def as_examples(data: Any) -> Examples:
-    """Examples, a tensor, an array, or a pair (x, y) of them, as `Examples`.
+    """Examples from a tensor, an array, or a pair (x, y) of them; `Examples` are returned as they are.
 
-    uint8 is read as grey levels and divided by 255; other integers and booleans become float32 with the values they have;
-    arrays become float32; floating-point tensors stay as they are. A memory map stays on the disk. What is masked, by
-    `numpy.ma` or `torch.masked`, is missing: NaN. y [N] becomes int64, y [N, K] floats.
+    - Floating-point tensors keep their dtype. Arrays become float32; a memory map stays on disk.
+    - uint8 means grey levels and is divided by 255. Other integers and booleans keep their values, rounded to float32.
+    - Masked elements, of `numpy.ma` or `torch.masked`, are missing: NaN.
+    - y [N] becomes int64, y [N, K] floats.
 
     Raises:
-        TypeError: something else, values that are not real numbers, or a sparse tensor.
-        ValueError: labels that are missing, or that are not whole numbers which int64 holds; names the first example.
+        TypeError: data of another kind, values that are not real numbers, or a sparse tensor; says how to convert it.
+        ValueError: numbers beyond float32's range; labels that are missing, fractional or outside int64's range. Names the first
+            such example.
 
     Example:
         >>> as_examples(np.full((2, 3), 255, dtype=np.uint8)).x
@@ -93,7 +93,7 @@ def as_examples(data: Any) -> Examples:
 
 
 def _hint_at_axes(x: Any) -> None:
-    """Warn where bytes look like images whose channel axis is missing or last: they would be read as something else."""
+    """Warn about bytes that look like images whose channel axis is missing or last, and would be misread."""
     if str(getattr(x, "dtype", "")).rpartition(".")[2] != "uint8":
         return
     shape = tuple(x.shape)
@@ -108,13 +108,13 @@ def _hint_at_axes(x: Any) -> None:
 
 
 def _advice(x: Any) -> str:
-    """What makes data of something that is none."""
+    """How to convert something that is not data."""
     if isinstance(x, str):
         return f"; vaekit.data.load({x!r}) loads by name"
     if isinstance(x, Dataset):
         return "; put it into a torch.utils.data.DataLoader"
     if hasattr(x, "to_numpy"):
-        return "; x.to_numpy() makes an array of it, in pandas x.to_numpy(dtype='float32', na_value=float('nan'))"
+        return "; x.to_numpy() converts it, with pandas x.to_numpy(dtype='float32', na_value=float('nan'))"
     if hasattr(x, "toarray"):
-        return "; x.toarray() makes a dense array of it"
-    return "; np.asarray(x) makes an array of it" if hasattr(x, "__array__") else ""
+        return "; x.toarray() converts it"
+    return "; np.asarray(x) converts it" if hasattr(x, "__array__") else ""

@@ -22,10 +22,10 @@ _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E
 
 
 def read_idx(file: Path) -> npt.NDArray[Any]:
-    """The array in an IDX file, which is unpacked no further than its header says.
+    """The array in an IDX file, which is read and unpacked no further than its header says.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: not a regular file, not IDX, or truncated, or with bytes left over; says how many bytes were expected.
     """
     with open_regular(file) as stream:

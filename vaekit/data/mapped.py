@@ -1,4 +1,4 @@
-"""Arrays that stay on the disk and become float32 tensors a batch at a time."""
+"""Arrays that stay on disk and become float32 tensors a batch at a time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from vaekit.data.conversion import float32
 
 
 class MappedArray:
-    """Rows of an array [N, *S] on the disk, which indexing turns into float32 tensors; NaN where the array is masked.
+    """Rows of an array [N, *S] on disk; indexing gives float32 tensors, NaN where the array is masked.
 
     Args:
-        array: a memory map, or what is indexed like one.
-        rows: int64 [M], which of its rows, in which order; None is all of them.
-        divisor: what values are divided by.
+        array: a memory map, an `ArrayFile`, or any array.
+        rows: int64 [M], the rows to take, in this order; all of them by default.
+        divisor: of the values.
 
     Raises:
-        ValueError: when it is indexed, if the file has been cut short meanwhile.
+        ValueError: when indexed, if the file has been cut short since, or holds numbers beyond float32's range.
 
     Example:
         >>> MappedArray(np.arange(6).reshape(3, 2), rows=np.array([2, 0]))[:]
@@ -50,7 +50,7 @@ class MappedArray:
 
 
 def _check_not_cut(array: Any) -> None:
-    """Raise ValueError if the file behind a memory map has become shorter: to read what is gone would end the process."""
+    """Raise ValueError if the file behind a memory map has shrunk: reading past its end would kill the process."""
     mapped = array.data if isinstance(array, np.ma.MaskedArray) else array
     if not isinstance(mapped, np.memmap):
         return

@@ -1,6 +1,6 @@
-"""NumPy's files, .npy and .npz: read as far as their headers say, and no member that nobody asked for.
+"""NumPy's files, .npy and .npz, read only as far as their headers say and only the members that are wanted.
 
-The format: numpy.lib.format, in NumPy's documentation.
+Format: NEP 1 and `numpy.lib.format` in NumPy's documentation.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from vaekit.data.conversion import check_real
 from vaekit.files import open_regular
 
 _BLOCK = 1 << 20  # bytes
-_MOST_HEADER = 10_000  # bytes, as NumPy's own limit: longer headers are slow to parse
+_MOST_HEADER = 10_000  # bytes, NumPy's own limit
 _HEADERS = {(1, 0): (2, np.lib.format.read_array_header_1_0), (2, 0): (4, np.lib.format.read_array_header_2_0)}
 
 
 class Header(NamedTuple):
-    """What the header of a .npy file says of the array: its values follow, `nbytes` of them."""
+    """The header of a .npy file; `nbytes` bytes of values follow it."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -36,22 +36,23 @@ class Header(NamedTuple):
 
 
 class ArrayFile:
-    """The array [N, *S] in a .npy file, of which rows are read when they are asked for.
+    """The array [N, *S] in a .npy file; its rows are read when they are indexed.
 
-    Rows are read with file reads rather than through a memory map, in which reading what another process has cut off ends this
-    one. It can be used from several threads and processes at once; a pickle of it opens the file again.
+    Rows are read with file reads, not through a memory map: if another process cuts the file short, a read fails with an error,
+    whereas touching a map kills the process (SIGBUS). Threads and forked processes can share an `ArrayFile`; unpickling one opens
+    the file again.
 
     Args:
-        file: with the values of a row next to each other, as `np.save` writes an ordinary array.
+        file: in C order, as `np.save` writes an ordinary array.
 
     Attributes:
         shape: [N, *S].
-        dtype: of the values, as they are in the file.
+        dtype: of the values in the file.
 
     Raises:
         OSError: the file cannot be read.
         TypeError: an array of anything but real numbers.
-        ValueError: not a .npy file, or one that has been cut short, when it is opened or later.
+        ValueError: not a .npy file, one in Fortran order, or one cut short before it was opened or since.
 
     Example:
         >>> import tempfile
@@ -66,7 +67,7 @@ class ArrayFile:
         with open_regular(file) as stream:
             header = read_header(stream, self._file)
             if header.columns_first or not header.shape:
-                raise ValueError(f"{self._file} does not hold the values of a row next to each other")
+                raise ValueError(f"{self._file} is a scalar or in Fortran order, and has no rows to read one by one")
             self.shape, self.dtype, self._start = header.shape, header.dtype, stream.tell()
             size = os.fstat(stream.fileno()).st_size
             if size < self._start + header.nbytes:
@@ -84,7 +85,7 @@ class ArrayFile:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
-        """The rows at a number, a slice, numbers int64 [B] or a mask bool [N]; a copy, in the file's dtype."""
+        """A copy of the rows at an integer, a slice, integers [B] or a mask bool [N], in the file's dtype."""
         if isinstance(index, slice):
             chosen = range(*index.indices(len(self)))
             rows = np.arange(chosen.start, chosen.stop, chosen.step)
@@ -94,10 +95,10 @@ class ArrayFile:
         return values.reshape((*rows.shape, *self.shape[1:]))
 
     def _row_numbers(self, index: Any) -> npt.NDArray[np.int64]:
-        """int64 [B] or []: from 0 on, all of them there."""
+        """The index as row numbers int64 [B] or [], all from 0 to N - 1."""
         rows = np.asarray(index)
         if isinstance(index, tuple) or rows.ndim > 1 or rows.dtype.kind not in "iub":
-            raise IndexError(f"rows of {self._file} are taken by a number, a slice, numbers or a mask, got {index!r}")
+            raise IndexError(f"rows of {self._file} are indexed by an integer, a slice, integers or a mask, got {index!r}")
         if rows.dtype.kind == "b":
             if rows.shape != (len(self),):
                 raise IndexError(f"a mask for the rows of {self._file} has to have {len(self)} entries, got {rows.size}")
@@ -110,7 +111,7 @@ class ArrayFile:
         return np.where(rows < 0, rows + len(self), rows)
 
     def _read(self, rows: npt.NDArray[np.int64]) -> bytes:
-        """The bytes of rows int64 [B]; those that follow each other are read together."""
+        """The bytes of rows int64 [B]; consecutive rows are read together."""
         if not len(rows):
             return b""
         breaks = ((np.diff(rows) != 1).nonzero()[0] + 1).tolist()
@@ -120,7 +121,7 @@ class ArrayFile:
     def _read_run(self, row: int, count: int) -> bytes:
         start, missing = self._start + row * self._row_bytes, count * self._row_bytes
         found = self._read_some(missing, start)
-        while len(found) < missing:  # the system may give less at a time, 2 GiB for example
+        while len(found) < missing:  # Linux reads at most 2 GiB at a time
             piece = self._read_some(missing - len(found), start + len(found))
             if not piece:
                 size = os.fstat(self._descriptor).st_size
@@ -133,13 +134,13 @@ class ArrayFile:
     def _read_some(self, count: int, start: int) -> bytes:
         if hasattr(os, "pread"):
             return os.pread(self._descriptor, count, start)
-        with self._lock:  # Windows: two steps, between which another thread may come
+        with self._lock:  # Windows: two calls, between which another thread may seek
             os.lseek(self._descriptor, start, os.SEEK_SET)
             return os.read(self._descriptor, count)
 
 
 def open_array(file: Path) -> ArrayFile | np.memmap[Any, Any]:
-    """The array in a .npy file, left on the disk; a memory map where a row's values do not lie next to each other.
+    """The array in a .npy file, left on disk: an `ArrayFile`, or a memory map where it is in Fortran order.
 
     Raises: as `ArrayFile`.
     """
@@ -149,23 +150,23 @@ def open_array(file: Path) -> ArrayFile | np.memmap[Any, Any]:
         return ArrayFile(file)
     try:
         mapped: np.memmap[Any, Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy, mmap and the system have many ways of saying that a file is too short
+    except Exception as error:  # NumPy, mmap and the system report a short file in many ways
         raise ValueError(f"{file} cannot be read as a NumPy file ({error}); it may have been cut short") from error
     return mapped
 
 
 def read_members(file: Path, choose: Callable[[list[str]], Collection[str]]) -> dict[str, npt.NDArray[Any]]:
-    """Arrays in a .npz file, by their names; `choose` is told which there are, and gives those that are read.
+    """Arrays in a .npz file by name; `choose` gets the names of all and returns those to read.
 
     Raises:
         OSError: the file cannot be read.
         TypeError: an array of anything but real numbers.
-        ValueError: not a .npz file, damaged, or an array of another length than its header says.
+        ValueError: not a .npz file, a damaged one, or an array whose length differs from its header.
     """
     with open_regular(file) as stream:
         try:
             archive = zipfile.ZipFile(stream)
-        except Exception as error:  # a damaged archive is a BadZipFile as a rule, and anything else now and then
+        except Exception as error:  # BadZipFile as a rule, but a damaged archive can raise anything
             raise ValueError(f"{file} cannot be read as a NumPy file ({error}); it may have been cut short") from error
         with archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
@@ -190,14 +191,14 @@ def _read_member(file: Path, archive: zipfile.ZipFile, key: str, name: str) -> n
             return array.T if header.columns_first else array
     except TypeError:
         raise
-    except Exception as error:  # zipfile, zlib and NumPy have many ways of saying that an archive is damaged
+    except Exception as error:  # zipfile, zlib and NumPy report damage in many ways
         if isinstance(error, ValueError) and str(error).startswith(where):
             raise
         raise ValueError(f"{where} cannot be read ({error or type(error).__name__}); the file may be damaged") from error
 
 
 def _fill(values: npt.NDArray[np.uint8], stream: IO[bytes]) -> int:
-    """Read into an array until it is full or the stream ends; how many bytes that were. Memory is taken as it fills."""
+    """Read a stream into an array until either ends; returns the number of bytes. Memory is committed only as it fills."""
     found = 0
     while found < len(values) and (block := stream.read(min(_BLOCK, len(values) - found))):
         values[found : found + len(block)] = np.frombuffer(block, np.uint8)
@@ -206,23 +207,23 @@ def _fill(values: npt.NDArray[np.uint8], stream: IO[bytes]) -> int:
 
 
 def read_header(stream: IO[bytes], where: str) -> Header:
-    """The header of a .npy file, after which the stream stands at the values.
+    """Read the header of a .npy file; the stream is left at the first value.
 
     Raises:
-        TypeError: an array of anything but real numbers.
-        ValueError: something else than a header; both begin with `where`.
+        TypeError: an array of anything but real numbers; the message begins with `where`.
+        ValueError: an invalid header; the message begins with `where`.
     """
     try:
         width, parse = _HEADERS[np.lib.format.read_magic(stream)]
         prefix = stream.read(width)
         length = int.from_bytes(prefix, "little")
         if length > _MOST_HEADER:
-            raise ValueError(f"its header is said to have {length} bytes, more than {_MOST_HEADER}")
+            raise ValueError(f"its header claims {length} bytes, more than {_MOST_HEADER}")
         shape, columns_first, dtype = parse(io.BytesIO(prefix + stream.read(length)))
-    except Exception as error:  # a damaged header fails in NumPy's parser, or in Python's
+    except Exception as error:  # NumPy's parser and Python's report a damaged header in many ways
         raise ValueError(f"{where} cannot be read as a NumPy file ({error}); it may have been cut short") from error
     if dtype.hasobject:
-        raise ValueError(f"{where} holds objects of Python, which are not loaded: they could run any code; save real numbers")
+        raise ValueError(f"{where} holds Python objects, which are not loaded because they can run code; save real numbers")
     try:
         check_real(dtype)
     except TypeError as error:
