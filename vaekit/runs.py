@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,24 @@ DEFAULT_DATA = "mnist5k"
 Settings = dict[str, Any]
 
 PART_KEYS = (*specs.KINDS, "posterior")
-FIT_KEYS = ("epochs", "batch_size", "learning_rate", "seed", "device", "gradient_clip", "initialize_output_bias")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What `vaekit.fit` takes besides the model, the data and objects such as callbacks."""
+
+    epochs: int = field(default=30, metadata={"help": "Passes over the training data."})
+    batch_size: int = field(default=64, metadata={"help": "Examples in a step."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Adam's."})
+    gradient_clip: float | None = field(default=None, metadata={"help": "Shorten longer gradients to this norm; off by default."})
+    seed: int = field(default=0, metadata={"help": "Fixes weights, order and noise."})
+    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, mps."})
+    initialize_output_bias: bool = field(
+        default=False, metadata={"help": "Let the decoder start from the mean of the training data."}
+    )
+
+
+FIT_KEYS = tuple(option.name for option in fields(FitOptions))
 KEYS = ("data", "preset", *specs.MODEL_OPTIONS, *FIT_KEYS)
 
 
@@ -65,6 +82,10 @@ def read_settings(file: Path) -> Settings:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{file} has to hold a JSON object with some of: {', '.join(KEYS)}")
+    if isinstance(options := settings.get("fit"), dict):  # {"fit": {"epochs": 3}} is {"epochs": 3}
+        if twice := [key for key in options if key in settings]:
+            raise ValueError(f"{file} sets {', '.join(twice)} twice, by itself and as an option of fit")
+        settings = {**{key: value for key, value in settings.items() if key != "fit"}, **options}
     for key in settings:
         _check_key(key, f"{file}")
     return settings
@@ -85,7 +106,7 @@ def _assign(settings: Settings, assignment: str) -> None:
     except (ValueError, RecursionError):
         value = text
     key, *options = path.split(".")
-    if key == "fit" and options:  # fit.epochs=3 is epochs=3
+    if key == "fit" and options and options[0] in FIT_KEYS:  # fit.epochs=3 is epochs=3
         key, *options = options
     _check_key(key, f"--set {assignment}")
     if not options:

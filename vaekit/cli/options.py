@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
+
+C = TypeVar("C", bound=Callable[..., None])
 
 
 def named_path(text: str) -> Path:
@@ -31,3 +36,37 @@ OutOption = Annotated[
     typer.Option("--out", metavar="FILE", parser=named_path, help="Where to write the picture; by default in RUN."),
 ]
 SeedOption = Annotated[int, typer.Option(help="Fixes the noise.")]
+
+
+def with_flags_of(record: type) -> Callable[[C], C]:
+    """A decorator that gives a command a flag for each option of a dataclass; the command gets those that were given.
+
+    An option `gradient_clip: float | None` with the metadata {"help": ...} is the flag --gradient-clip. Of an option of several
+    types the flag has the first that can be typed, and what has none is left to --set.
+
+    Args:
+        record: a dataclass. The command takes its options as **keywords, each None where its flag was not given.
+    """
+
+    def decorate(command: C) -> C:
+        own = inspect.signature(command, eval_str=True)
+        parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        signature = own.replace(parameters=[*parameters, *_flags(record)])
+        vars(command)["__signature__"] = signature
+        command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+        return command
+
+    return decorate
+
+
+def _flags(record: type) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(record)
+    for option in fields(record):
+        kind = next(
+            (kind for kind in get_args(hints[option.name]) or (hints[option.name],) if kind in (bool, int, float, str)), None
+        )
+        if kind is None:
+            continue
+        usual = "" if option.default is None or kind is bool else f" {option.default} by default."
+        annotation: Any = Annotated[kind | None, typer.Option(help=f"{option.metadata['help']}{usual}")]
+        yield inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

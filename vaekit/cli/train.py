@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,12 +13,13 @@ from vaekit.cli import signals
 from vaekit.cli.console import fail, say, table
 from vaekit.cli.current_folder import import_matplotlib
 from vaekit.cli.look import draw_pictures
-from vaekit.cli.options import named_path
+from vaekit.cli.options import named_path, with_flags_of
 from vaekit.layout import LAST
 from vaekit.plots.pictures import describe_latents
 from vaekit.training import History
 
 
+@with_flags_of(runs.FitOptions)
 def train(
     source: Annotated[
         str | None,
@@ -31,12 +32,6 @@ def train(
         str | None, typer.Option(help=f"The model to start from; {runs.DEFAULT_PRESET} by default. See `vaekit list presets`.")
     ] = None,
     latent_dim: Annotated[int | None, typer.Option(help="How many latent dimensions; channels where they are spatial.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training data; 30 by default.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples in a step; 64 by default.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Adam's; 0.001 by default.")] = None,
-    gradient_clip: Annotated[float | None, typer.Option(help="Shorten longer gradients to this norm; off by default.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Fixes weights, order and noise; 0 by default.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps; auto by default.")] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
@@ -55,16 +50,14 @@ def train(
         Path | None, typer.Option(metavar="FOLDER", parser=named_path, help="The run's folder; a new one under runs/ by default.")
     ] = None,
     progress: Annotated[bool, typer.Option(help="Show the progress bar.")] = True,
+    **fit_options: Any,
 ) -> None:
     """Train a model; leave weights, losses and pictures.
 
     Without anything else, the dense autoencoder 784-2000-256-2 learns 4,500 handwritten digits. Options given here win over
     --set, --set over --config, --config over the preset.
     """
-    values = {
-        "data": source, "preset": preset, "latent_dim": latent_dim, "epochs": epochs, "batch_size": batch_size,
-        "learning_rate": learning_rate, "gradient_clip": gradient_clip, "seed": seed, "device": device,
-    }  # fmt: skip
+    values = {"data": source, "preset": preset, "latent_dim": latent_dim, **fit_options}
     import_matplotlib()
     progress = progress and sys.stderr is not None
     run = runs.Run.prepare(runs.merged_settings(config, assignments or [], values), progress)

@@ -1,0 +1,105 @@
+"""Laws of `fit`'s options in the command: one record gives the flags, what --set and run.json may say, and what `fit` gets."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import pytest
+import typer
+from helpers.commands import QUICK, SMALL, command
+
+from vaekit import runs
+from vaekit.cli.options import with_flags_of
+
+VALUES = {
+    "epochs": 3,
+    "batch_size": 7,
+    "learning_rate": 0.25,
+    "gradient_clip": 1.5,
+    "seed": 4,
+    "device": "cpu",
+    "initialize_output_bias": True,
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    count: int = field(default=30, metadata={"help": "How many."})
+    rate: float | Mapping[str, Any] = field(default=0.5, metadata={"help": "How fast."})
+    limit: float | None = field(default=None, metadata={"help": "How far; no limit by default."})
+    name: str = field(default="auto", metadata={"help": "Which."})
+    deep: bool = field(default=False, metadata={"help": "Whether."})
+    parts: Mapping[str, Any] | None = field(default=None, metadata={"help": "Not to be typed."})
+
+
+@pytest.fixture
+def given_flags():
+    """Runs a command with a flag for each of the options above and gives what it got."""
+    app, got = typer.Typer(), {}
+
+    @app.command()
+    @with_flags_of(Options)
+    def run(word: str = "none", **options: Any) -> None:
+        got.clear()
+        got.update(options, word=word)
+
+    def call(*arguments: str) -> dict[str, Any]:
+        app(list(arguments), standalone_mode=False)
+        return got
+
+    return call
+
+
+def test_a_record_gives_a_command_its_flags(given_flags):
+    arguments = ["--word", "x", "--count", "3", "--rate", "0.25", "--limit", "2", "--name", "cpu", "--deep"]
+    assert given_flags(*arguments) == {"word": "x", "count": 3, "rate": 0.25, "limit": 2.0, "name": "cpu", "deep": True}
+    assert given_flags("--no-deep")["deep"] is False
+
+
+def test_a_flag_that_is_not_given_says_nothing(given_flags):
+    assert given_flags() == {"word": "none", **dict.fromkeys(("count", "rate", "limit", "name", "deep"))}
+
+
+def test_help_says_what_an_option_is_and_what_it_usually_is(given_flags, capsys):
+    given_flags("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "How many. 30 by default.",
+        "How fast. 0.5 by default.",
+        "How far; no limit by default.",
+        "Which. auto by default.",
+    ):
+        assert words in text
+    assert "--parts" not in text
+
+
+def test_every_option_of_fit_has_an_example_here():
+    assert set(VALUES) == {option.name for option in fields(runs.FitOptions)}
+
+
+@pytest.mark.parametrize("way", ["flag", "set", "set fit", "config", "config fit"])
+@pytest.mark.parametrize("name", VALUES)
+def test_every_option_of_fit_reaches_it_every_way(name, way, data, tmp_path, monkeypatch):
+    got, value = {}, VALUES[name]
+    monkeypatch.setattr(runs, "fit", lambda *_, **options: got.update(options) or runs.History())
+    flag = f"--{name.replace('_', '-')}"
+    settings = {name: value} if way == "config" else {"fit": {name: value}}
+    (tmp_path / "run.json").write_text(json.dumps(settings))
+    arguments = {
+        "flag": [flag] if value is True else [flag, value],
+        "set": ["--set", f"{name}={json.dumps(value)}"],
+        "set fit": ["--set", f"fit.{name}={json.dumps(value)}"],
+    }.get(way, ["--config", tmp_path / "run.json"])
+    command("train", data, *SMALL, "--no-progress", "--out", tmp_path / "out", *arguments)
+    assert got[name] == value
+
+
+@pytest.mark.parametrize("assignment", ["fit.momentum=1", "fit.epochs.first=3", "fit.encoder=mlp", "fit=3", "fit.=3"])
+def test_what_is_not_an_option_of_fit_is_refused(assignment, data, tmp_path, mistake):
+    assert assignment in mistake("train", data, *SMALL, *QUICK, "--out", tmp_path / "out", "--set", assignment)
+
+
+def test_a_run_json_that_says_an_option_twice_is_refused(tmp_path, data, mistake):
+    (tmp_path / "run.json").write_text('{"epochs": 3, "fit": {"epochs": 4}}')
+    assert "epochs" in mistake("train", data, "--config", tmp_path / "run.json", "--out", tmp_path / "out")
