@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
-from vaekit.likelihoods.special import beta_deviance, log_choice
+from vaekit.likelihoods.special import beta_deviance, bounded_log, log_choice
 from vaekit.ops import philox
 
 
@@ -23,8 +23,8 @@ class Beta(Likelihood):
 
     p(x) = gamma(a + b) / (gamma(a) gamma(b)) x^(a - 1) (1 - x)^(b - 1); P = 2: log a and log b. It is flat where both are 0. At 0
     and 1 the density is 0 or infinite, so data that holds them is refused: squeeze it first, (x (n - 1) + 1/2) / n for n examples
-    (M. Smithson, J. Verkuilen, "A Better Lemon Squeezer?", 2006), or choose "continuous_bernoulli". In float32 parameters between
-    -80 and 80 are right. A draw that rounds to 0 or 1 becomes the number next to it inside.
+    (M. Smithson, J. Verkuilen, "A Better Lemon Squeezer?", 2006), or choose "continuous_bernoulli". A draw
+    that rounds to 0 or 1 becomes the number next to it inside.
 
     Args:
         missing: "refuse" or "ignore" NaN in the data.
@@ -47,9 +47,9 @@ class Beta(Likelihood):
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         log_a, log_b = parameters.unbind(1)
-        a, b = log_a.exp(), log_b.exp()
+        a, b = bounded_log(log_a).exp(), bounded_log(log_b).exp()
         log_x, log_rest = x.log(), torch.log1p(-x)
-        deviance = beta_deviance(a, b, log_a, log_b, log_x - log_rest)
+        deviance = beta_deviance(log_a, log_b, log_x - log_rest)
         return deviance + log_choice(a, log_a, b, log_b) - log_a + (log_x + log_rest)
 
     def mean(self, parameters: Tensor) -> Tensor:
@@ -66,6 +66,9 @@ class Beta(Likelihood):
         self._check_shapes(parameters)
         wide, key = draws.wide(parameters, key)
         log_a, log_b = wide.unbind(1)
+        # Draws are 0 or 1 long before their logarithms overflow: both raised to where one does not, they are the same.
+        raised = (-500.0 - torch.maximum(log_a, log_b)).clamp(min=0.0)
+        log_a, log_b = log_a + raised, log_b + raised
         logit = draws.log_gamma(philox.fold_in(key, 0), log_a) - draws.log_gamma(philox.fold_in(key, 1), log_b)
         limits = torch.finfo(parameters.dtype)
         inside = draws.narrow(torch.sigmoid(logit), parameters)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from vaekit.checks import checked_size
 from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
-from vaekit.likelihoods.special import inverse, log_mean_exp
+from vaekit.likelihoods.special import bounded_log, inverse, log_mean_exp
 from vaekit.ops import philox
 
 
@@ -27,7 +27,7 @@ class DiscretizedLogistic(Likelihood):
     reach to infinity. P = 3 K: first the mixture's K logits, then the K means and the K log scales, these two in the units of the
     paper, in which the data spans -1 to 1, so that an untrained decoder's zeros are broad and in the middle. The nll is that of
     discrete data, in nats for each example: divide by log(2) and the number of elements for bits per dimension. Everything is in
-    log space, without the paper's floor under probabilities and scales; in float32 log scales between -80 and 80 are right.
+    log space, without the paper's floor under probabilities and scales; in float32 a log scale below -88 counts as -88.
 
     Args:
         components: K.
@@ -60,6 +60,7 @@ class DiscretizedLogistic(Likelihood):
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         logits, mean, log_scale = parameters.unflatten(1, (3, self.components)).unbind(1)
         level = (x * (self.levels - 1)).round().unsqueeze(1)
+        log_scale = -bounded_log(-log_scale, math.log(torch.finfo(x.dtype).max) - 0.5)  # no 0 times infinity behind it
         precision = torch.exp(-log_scale)
         upper, lower = ((self._edge(level + side) - mean) * precision for side in (1, 0))
         width = 2.0 / (self.levels - 1)
@@ -72,7 +73,10 @@ class DiscretizedLogistic(Likelihood):
             + torch.where(is_first, 0.0, F.logsigmoid(-lower))
             + torch.where(is_first | is_last, 0.0, log_inside)
         )
-        return -torch.logsumexp(torch.log_softmax(logits, 1) + log_bin, 1)
+        # Where every component is infinitely far, the sum's derivatives are NaN.
+        is_lost = log_bin.isneginf().all(1, keepdim=True)
+        log_sum = torch.logsumexp(torch.log_softmax(logits, 1) + log_bin.masked_fill(is_lost, 0.0), 1)
+        return -torch.where(is_lost.squeeze(1), log_bin.masked_fill(~is_lost, 0.0).mean(1), log_sum)
 
     def mean(self, parameters: Tensor) -> Tensor:
         """E[x | z], as a rule between two levels: [B, 3 K, *S] -> [B, *S]; takes a pass over the parameters for each level."""
@@ -112,7 +116,7 @@ class DiscretizedLogistic(Likelihood):
 
     def _mean_of_one(self, mean: Tensor, log_scale: Tensor) -> Tensor:
         """E[x] of components of their own."""
-        precision, total = torch.exp(-log_scale), torch.zeros_like(mean)
+        precision, total = bounded_log(-log_scale).exp(), torch.zeros_like(mean)
         # The mean of a count is the sum of the probabilities that it is at least 1, at least 2, ...
         for level in range(1, self.levels):
             total = total + torch.sigmoid((mean - self._edge(level)) * precision)

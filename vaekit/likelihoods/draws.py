@@ -19,6 +19,7 @@ from vaekit.likelihoods.special import excess, factorial_excess
 from vaekit.ops import philox
 
 _INVERSION_BELOW = 10.0  # PTRS is for larger means
+_LARGEST_LOG = 100.0  # of a shape or a mean, beside whose exponential float64 does not see what is random
 _LARGEST_SMALL_COUNT = 150  # with a mean below 10 it is exceeded with a probability of 1e-119
 
 
@@ -60,6 +61,7 @@ def log_gamma(key: Tensor, log_shape: Tensor) -> Tensor:
         float64 [*S]; NaN where log_shape is.
     """
     small = log_shape < 0.0
+    log_shape, given = log_shape.clamp(max=_LARGEST_LOG), log_shape
     # A draw of shape a is one of shape a + 1 times u^(1/a).
     shape = torch.where(small, log_shape.exp() + 1.0, log_shape.exp())
     d = shape - 1.0 / 3.0
@@ -78,7 +80,7 @@ def log_gamma(key: Tensor, log_shape: Tensor) -> Tensor:
         drawn = torch.where(accepts & ~accepted, d.log() + log_cube, drawn)
         accepted, number = accepted | accepts, number + 1
     boost = -exponential(philox.fold_in(key, -1), shape.shape) * torch.exp(-log_shape)
-    return torch.where(small, drawn + boost, drawn)
+    return torch.where(small, drawn + boost, drawn + (given - log_shape))
 
 
 def poisson(key: Tensor, log_rate: Tensor) -> Tensor:
@@ -92,7 +94,8 @@ def poisson(key: Tensor, log_rate: Tensor) -> Tensor:
     """
     small = log_rate < torch.tensor(_INVERSION_BELOW).log()
     few = _poisson_by_inversion(philox.fold_in(key, 0), torch.where(small, log_rate, 0.0).exp())
-    many = _poisson_by_rejection(philox.fold_in(key, 1), log_rate, small | log_rate.isnan())
+    bounded = log_rate.clamp(max=_LARGEST_LOG)
+    many = _poisson_by_rejection(philox.fold_in(key, 1), bounded, small | log_rate.isnan()) * torch.exp(log_rate - bounded)
     return torch.where(small, few, many)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vaekit.likelihoods.base import Likelihood, registry
 from vaekit.likelihoods.positive import checked_log, learned_log, log_of
+from vaekit.likelihoods.special import times_exp
 from vaekit.ops import philox
 
 
@@ -44,8 +45,8 @@ class Gaussian(Likelihood):
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         mean, logvar = self._mean_logvar(parameters)
-        standardized = (x - mean) * torch.exp(-0.5 * logvar)
-        return 0.5 * (standardized * standardized + logvar + math.log(2.0 * math.pi))
+        standardized = times_exp(x - mean, -0.5 * logvar)
+        return 0.5 * standardized * standardized + 0.5 * (logvar + math.log(2.0 * math.pi))
 
     def mean(self, parameters: Tensor) -> Tensor:
         self._check_shapes(parameters)

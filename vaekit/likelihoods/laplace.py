@@ -14,14 +14,14 @@ from torch import Tensor
 from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import Likelihood, registry
 from vaekit.likelihoods.positive import checked_log, learned_log, log_of
+from vaekit.likelihoods.special import times_exp
 
 
 @registry.register("laplace")
 class Laplace(Likelihood):
     """A double exponential for each element, for real-valued data with tails heavier than a normal's.
 
-    p(x) = exp(-|x - m| / b) / (2 b); P = 1: the mean m, or 2 with scale="element": m and log b. In float32 log scales between -80
-    and 80 are right.
+    p(x) = exp(-|x - m| / b) / (2 b); P = 1: the mean m, or 2 with scale="element": m and log b.
 
     Args:
         scale: "fixed" at `b`; "shared", one learned number for all elements, which starts there; "element", from the decoder for
@@ -50,7 +50,7 @@ class Laplace(Likelihood):
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         mean, log_scale = self._mean_log_scale(parameters)
-        return (x - mean).abs() * torch.exp(-log_scale) + log_scale + math.log(2.0)
+        return times_exp(x - mean, -log_scale).abs() + log_scale + math.log(2.0)
 
     def mean(self, parameters: Tensor) -> Tensor:
         self._check_shapes(parameters)

@@ -16,8 +16,10 @@ from torch.nn import functional as F
 from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import COUNTS_REMEDY, RAREST, Likelihood, log_counts, registry
 from vaekit.likelihoods.positive import checked_log, learned_log, log_of
-from vaekit.likelihoods.special import binomial_deviance, log_choice, size_log1p, softplus
+from vaekit.likelihoods.special import binomial_deviance, bounded_log, log_choice, size_softplus, softplus
 from vaekit.ops import philox
+
+_NEVER = 80.0  # of the logarithms of a mean and a dispersion from which on no count is 0
 
 
 @registry.register("negative_binomial")
@@ -26,8 +28,7 @@ class NegativeBinomial(Likelihood):
 
     p(x) = gamma(x + t) / (gamma(t) x!) (t / (t + m))^t (m / (t + m))^x; P = 1: log m, or 2 with dispersion="element": log m and
     log t. The larger t, the inverse dispersion, the closer to a Poisson distribution: right for every t, also where the
-    textbook's differences of log-gamma functions are nothing but rounding. In float32 log t between -80 and 80 is right. The
-    encoder sees log(1 + x).
+    textbook's differences of log-gamma functions are nothing but rounding. The encoder sees log(1 + x).
 
     Args:
         dispersion: "element", log t from the decoder for each element; "shared", one learned number for all elements, which
@@ -121,7 +122,9 @@ class ZeroInflatedNegativeBinomial(Likelihood):
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         log_mean, log_theta, logit = self._log_mean_log_theta_logit(parameters)
-        counted = _nll(log_mean, log_theta, x)
+        # Without a bound the nll of 0 would overflow there, and its derivative be 0 times infinity.
+        is_beyond = (x == 0.0) & (torch.minimum(log_mean, log_theta.expand_as(x)) > _NEVER)
+        counted = _nll(log_mean.masked_fill(is_beyond, _NEVER), log_theta.masked_fill(is_beyond, _NEVER), x)
         # -log(d + (1 - d) exp(-counted)), with the larger of logit and 0 taken out of both logarithms
         often = softplus(-logit) - softplus(-logit - counted)
         seldom = softplus(logit) - torch.logaddexp(logit, -counted)
@@ -150,18 +153,21 @@ class ZeroInflatedNegativeBinomial(Likelihood):
 
 
 def _nll(log_mean: Tensor, log_theta: Tensor, x: Tensor) -> Tensor:
-    """-log p of counts x [B, *S]; log_mean [B, *S], log_theta the same or []."""
-    log_theta = log_theta.expand_as(x)
-    theta = log_theta.exp()
-    count = x.clamp(min=1.0)
-    log_count = count.log()
+    """-log p of counts x [B, *S]; log_mean [B, *S], log_theta the same, or broadcasting with it."""
+    is_none = x == 0.0
+    # In a derivative, 0 times what a formula overflows to where the other one is right is NaN.
+    none = size_softplus(log_theta.masked_fill(~is_none, 0.0), log_mean.masked_fill(~is_none, 0.0))  # t log(1 + m / t)
+    counted = _nll_of_count(log_mean.masked_fill(is_none, 0.0), log_theta.masked_fill(is_none, 0.0), x.clamp(min=1.0))
+    return torch.where(is_none, none, counted)
+
+
+def _nll_of_count(log_mean: Tensor, log_theta: Tensor, count: Tensor) -> Tensor:
+    """-log p of counts of at least 1."""
+    log_theta = bounded_log(log_theta)
+    theta, log_count = log_theta.exp(), count.log()
     # With q = x / (x + t) and p = m / (m + t), the terms in m are the deviance of p from q.
     deviance = binomial_deviance(count, theta, log_count, log_theta, log_mean - log_count)
-    counted = deviance + log_choice(count, log_count, theta, log_theta)
-    # t log(1 + m / t), where m itself may be beyond float32's range
-    none_far = theta * softplus((log_mean - log_theta).clamp(min=0.0))
-    none_near = size_log1p(log_theta, log_mean.clamp(max=log_theta.detach()).exp())
-    return torch.where(x == 0.0, torch.where(log_mean > log_theta, none_far, none_near), counted)
+    return deviance + log_choice(count, log_count, theta, log_theta)
 
 
 def _draw(log_mean: Tensor, log_theta: Tensor, key: Tensor) -> Tensor:

@@ -34,11 +34,13 @@ class Poisson(Likelihood):
         return log_counts(x)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        log_rate = parameters[:, 0]
+        log_rate, is_none = parameters[:, 0], x == 0.0
         count = x.clamp(min=1.0)
         log_count = count.log()
-        counted = count * excess(log_rate - log_count) + factorial_excess(count, log_count)
-        return torch.where(x == 0.0, log_rate.exp(), counted)
+        # In a derivative, 0 times what a formula overflows to where the other one is right is NaN.
+        shift = (log_rate - log_count).masked_fill(is_none, 0.0)
+        counted = count * excess(shift) + factorial_excess(count, log_count)
+        return torch.where(is_none, log_rate.masked_fill(~is_none, 0.0).exp(), counted)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return self._wide(parameters)[:, 0].exp().to(parameters.dtype)

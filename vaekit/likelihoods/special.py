@@ -30,6 +30,29 @@ _HALF_STEP = (-1 / 8, 1 / 192, -1 / 640, 17 / 14336, -31 / 18432)
 _LOG_SINH_RATIO = (1 / 24, -1 / 2880, 1 / 181440, -1 / 9676800, 1 / 479001600, -691 / 15692092416000, 1 / 1046139494400)
 
 
+def log_range(dtype: torch.dtype) -> float:
+    """Up to what t exp(t) and exp(-t) are far from the ends of a dtype's range: 80 for float32, 700 for float64."""
+    return 700.0 if dtype == torch.float64 else 80.0
+
+
+def bounded_log(log: Tensor, bound: float | None = None) -> Tensor:
+    """The logarithm, at most `log_range` or another bound, so that its exponential is finite; the derivative stays 1."""
+    return log - (log.detach() - (log_range(log.dtype) if bound is None else bound)).clamp(min=0.0)
+
+
+def times_exp(value: Tensor, log_factor: Tensor) -> Tensor:
+    """value exp(log_factor), also where the factor alone is too large for its dtype: 0 where the value is.
+
+    Example:
+        >>> times_exp(torch.tensor([0.0, 1e-20]), torch.tensor([1e4, 100.0]))
+        tensor([0.0000e+00, 2.6881e+23])
+    """
+    beyond = (log_factor.detach() - log_range(log_factor.dtype)).clamp(min=0.0)
+    is_zero = (value == 0.0) & (beyond > 0.0)
+    beyond = beyond.masked_fill(is_zero, 0.0)
+    return value * torch.exp(log_factor.masked_fill(is_zero, 0.0) - beyond) * torch.exp(beyond)
+
+
 def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)); torch's own leaves the 1 out from x = 20 on, which float64 would notice."""
     return -F.logsigmoid(-x)
@@ -70,7 +93,8 @@ def log_choice(count: Tensor, log_count: Tensor, size: Tensor, log_size: Tensor)
     log_ratio = softplus(log_count - log_size)  # log(total / size)
     near = size.clamp(max=_SERIES_FROM)
     near_total = near + count
-    direct = factorial_excess(near, log_size.clamp(max=_LOG_SERIES_FROM)) - factorial_excess(near_total, near_total.log())
+    log_near_total = near_total.clamp(min=torch.finfo(near_total.dtype).tiny).log()  # two sizes of 0 are one of 0
+    direct = factorial_excess(near, log_size.clamp(max=_LOG_SERIES_FROM)) - factorial_excess(near_total, log_near_total)
     series = _odd_series(_STIRLING, 1.0 / size.clamp(min=_SERIES_FROM))
     series = series - _odd_series(_STIRLING, 1.0 / total.clamp(min=_SERIES_FROM))
     rest = torch.where(size < _SERIES_FROM, direct + log_ratio, series + 0.5 * log_ratio)
@@ -129,10 +153,10 @@ class _BinomialDeviance(torch.autograd.Function):
         *inputs, log_ratio, log_rest_ratio = ctx.saved_tensors
         if torch.is_grad_enabled():
             log_ratio, log_rest_ratio = _log_ratios(*inputs)
-        first, second, _, _, shift = inputs
-        by_shift = _by_shift(first, second, log_ratio, log_rest_ratio, shift)
-        by_log_first = gradient * first * excess(-log_ratio) if ctx.needs_input_grad[2] else None
-        by_log_second = gradient * second * excess(-log_rest_ratio) if ctx.needs_input_grad[3] else None
+        first, second, log_first, log_second, shift = inputs
+        by_shift = _by_shift(first, second, log_first, log_second, log_ratio, log_rest_ratio, shift)
+        by_log_first = gradient * _times_excess(first, log_first, log_ratio) if ctx.needs_input_grad[2] else None
+        by_log_second = gradient * _times_excess(second, log_second, log_rest_ratio) if ctx.needs_input_grad[3] else None
         return None, None, by_log_first, by_log_second, gradient * by_shift
 
 
@@ -142,11 +166,15 @@ class _BetaDeviance(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        first: Tensor, second: Tensor, log_first: Tensor, log_second: Tensor, logit: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(log_first: Tensor, log_second: Tensor, logit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        first, second = bounded_log(log_first).exp(), bounded_log(log_second).exp()
         log_ratio, log_rest_ratio = _log_ratios(first, second, log_first, log_second, logit - (log_first - log_second))
-        return first * log_ratio + second * log_rest_ratio, log_ratio, log_rest_ratio
+        near = first * log_ratio + second * log_rest_ratio
+        # Two terms beyond a dtype's range, of both signs: as one that is none of these.
+        share, rest = torch.sigmoid(log_first - log_second), torch.sigmoid(log_second - log_first)
+        log_total = torch.logaddexp(log_first, log_second)
+        far = times_exp((share * log_ratio + rest * log_rest_ratio).clamp(min=0.0), log_total)
+        return torch.where(log_total < log_range(near.dtype), near, far), log_ratio, log_rest_ratio
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -155,32 +183,54 @@ class _BetaDeviance(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:
-        *inputs, log_ratio, log_rest_ratio = ctx.saved_tensors
-        first, second, log_first, log_second, logit = inputs
+        log_first, log_second, logit, log_ratio, log_rest_ratio = ctx.saved_tensors
+        log_bounds = bounded_log(log_first), bounded_log(log_second)
+        first, second = (log.exp() for log in log_bounds)
         shift = logit - (log_first - log_second)
         if torch.is_grad_enabled():
             log_ratio, log_rest_ratio = _log_ratios(first, second, log_first, log_second, shift)
         by_logit = None
-        if ctx.needs_input_grad[4]:
-            by_logit = gradient * _by_shift(first, second, log_ratio, log_rest_ratio, shift)
-        return None, None, gradient * first * log_ratio, gradient * second * log_rest_ratio, by_logit
+        if ctx.needs_input_grad[2]:
+            by_logit = gradient * _by_shift(first, second, *log_bounds, log_ratio, log_rest_ratio, shift)
+        by_logs = times_exp(log_ratio, log_first), times_exp(log_rest_ratio, log_second)
+        return *(gradient * by_log for by_log in by_logs), by_logit
 
 
-def _by_shift(first: Tensor, second: Tensor, log_ratio: Tensor, log_rest_ratio: Tensor, shift: Tensor) -> Tensor:
+def _times_excess(size: Tensor, log_size: Tensor, log_ratio: Tensor) -> Tensor:
+    """size (exp(-log_ratio) - 1 + log_ratio), where the size may be too small for its dtype and the exponential too large."""
+    far = log_ratio < -1.0
+    near = size * excess(-log_ratio.masked_fill(far, 0.0))
+    return torch.where(far, torch.exp((log_size - log_ratio).masked_fill(~far, 0.0)) - size * (1.0 - log_ratio), near)
+
+
+def _by_shift(
+    first: Tensor, second: Tensor, log_first: Tensor, log_second: Tensor, log_ratio: Tensor, log_rest_ratio: Tensor, shift: Tensor
+) -> Tensor:
     """(first + second) (p - q), where p / q = exp(-log_ratio) and (1 - p) / (1 - q) = exp(-log_rest_ratio)."""
-    rest_ratio = torch.exp(-log_rest_ratio)
-    near, far = rest_ratio * torch.expm1(shift.clamp(-1.0, 1.0)), torch.exp(-log_ratio) - rest_ratio
-    return first * (second / (first + second)) * torch.where(shift.abs() <= 1.0, near, far)
+    small = shift.abs() <= 1.0
+    share, rest = _shares(first, second, log_first, log_second)
+    near = first * rest * torch.exp(-log_rest_ratio.masked_fill(~small, 0.0)) * torch.expm1(shift.clamp(-1.0, 1.0))
+    far = rest * torch.exp(log_first - log_ratio) - share * torch.exp(log_second - log_rest_ratio)
+    return torch.where(small, near, far)
+
+
+def _shares(first: Tensor, second: Tensor, log_first: Tensor, log_second: Tensor) -> tuple[Tensor, Tensor]:
+    """What first and second are of their sum, also where both have underflowed."""
+    total = first + second
+    is_lost = total == 0.0
+    total = total.masked_fill(is_lost, 1.0)
+    logit = log_first - log_second
+    return torch.where(is_lost, torch.sigmoid(logit), first / total), torch.where(is_lost, torch.sigmoid(-logit), second / total)
 
 
 def _log_ratios(first: Tensor, second: Tensor, log_first: Tensor, log_second: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """log(q / p) and log((1 - q) / (1 - p)), see `binomial_deviance`; they differ by the shift."""
-    total = first + second
+    share, rest = _shares(first, second, log_first, log_second)
     small, near = shift.abs() <= 1.0, shift.clamp(-1.0, 1.0)
     log_q, log_rest = F.logsigmoid(log_first - log_second), F.logsigmoid(log_second - log_first)
     return (
-        torch.where(small, torch.log1p(second / total * torch.expm1(-near)), torch.logaddexp(log_q, log_rest - shift)),
-        torch.where(small, torch.log1p(first / total * torch.expm1(near)), torch.logaddexp(log_q + shift, log_rest)),
+        torch.where(small, torch.log1p(rest * torch.expm1(-near)), torch.logaddexp(log_q, log_rest - shift)),
+        torch.where(small, torch.log1p(share * torch.expm1(near)), torch.logaddexp(log_q + shift, log_rest)),
     )
 
 
@@ -199,15 +249,15 @@ def binomial_deviance(first: Tensor, second: Tensor, log_first: Tensor, log_seco
     return _BinomialDeviance.apply(first, second, log_first, log_second, shift)[0]  # type: ignore[no-any-return, no-untyped-call]
 
 
-def beta_deviance(first: Tensor, second: Tensor, log_first: Tensor, log_second: Tensor, logit: Tensor) -> Tensor:
+def beta_deviance(log_first: Tensor, log_second: Tensor, logit: Tensor) -> Tensor:
     """`binomial_deviance` from the logit of p instead of its distance from that of q.
 
     Example:
-        >>> ten, logit = torch.tensor(10.0), torch.tensor(0.1)
-        >>> beta_deviance(ten, ten, ten.log(), ten.log(), logit)
+        >>> log_ten, logit = torch.tensor(10.0).log(), torch.tensor(0.1)
+        >>> beta_deviance(log_ten, log_ten, logit)
         tensor(0.0250)
     """
-    return _BetaDeviance.apply(first, second, log_first, log_second, logit)[0]  # type: ignore[no-any-return, no-untyped-call]
+    return _BetaDeviance.apply(log_first, log_second, logit)[0]  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _SizeLog1p(torch.autograd.Function):
@@ -215,7 +265,9 @@ class _SizeLog1p(torch.autograd.Function):
 
     @staticmethod
     def forward(log_size: Tensor, part: Tensor) -> Tensor:
-        return log_size.exp() * torch.log1p(part * torch.exp(-log_size))
+        size, log_ratio = _size_log_ratio(log_size, part)
+        # Where the ratio is nothing beside 1, it may be nothing at all, or too small for all of its digits.
+        return torch.where(log_ratio < torch.finfo(part.dtype).eps, part, size * log_ratio)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -223,9 +275,16 @@ class _SizeLog1p(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        log_size, part = ctx.saved_tensors
-        log_ratio = torch.log1p(part * torch.exp(-log_size))
-        return gradient * log_size.exp() * excess(-log_ratio), gradient * torch.exp(-log_ratio)
+        size, log_ratio = _size_log_ratio(*ctx.saved_tensors)
+        return gradient * size * excess(-log_ratio), gradient * torch.exp(-log_ratio)
+
+
+def _size_log_ratio(log_size: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
+    """The size, at most `log_range`, and log(1 + part / size), also where that ratio is too large; 0 for an infinite part."""
+    ratio = times_exp(part.masked_fill(part.isinf(), 0.0), -log_size)
+    far = ratio.isinf()
+    log_ratio = torch.where(far, torch.where(far, part, 1.0).log() - log_size, torch.log1p(ratio.masked_fill(far, 0.0)))
+    return bounded_log(log_size).exp(), log_ratio
 
 
 def size_log1p(log_size: Tensor, part: Tensor) -> Tensor:
@@ -236,6 +295,35 @@ def size_log1p(log_size: Tensor, part: Tensor) -> Tensor:
         tensor([0.6931, 1.0000])
     """
     return _SizeLog1p.apply(log_size, part)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _SizeSoftplus(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(log_size: Tensor, log_part: Tensor) -> Tensor:
+        log_ratio = softplus(log_part - log_size)
+        return torch.where(log_ratio < torch.finfo(log_ratio.dtype).eps, log_part.exp(), times_exp(log_ratio, log_size))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        log_size, log_part = ctx.saved_tensors
+        log_ratio = softplus(log_part - log_size)
+        return gradient * times_exp(excess(-log_ratio), log_size), gradient * torch.exp(log_part - log_ratio)
+
+
+def size_softplus(log_size: Tensor, log_part: Tensor) -> Tensor:
+    """`size_log1p` from the logarithm of a part that may be beyond its dtype's range; of one shape.
+
+    Example:
+        >>> size_softplus(torch.tensor([0.0, 80.0]), torch.tensor([0.0, 0.0]))
+        tensor([0.6931, 1.0000])
+    """
+    return _SizeSoftplus.apply(log_size, log_part)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def half_step(a: Tensor, log_a: Tensor) -> Tensor:

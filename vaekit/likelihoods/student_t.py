@@ -14,10 +14,10 @@ from torch import Tensor
 from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import Likelihood, registry
 from vaekit.likelihoods.positive import checked_log, learned_log, log_of
-from vaekit.likelihoods.special import half_step, size_log1p, softplus
+from vaekit.likelihoods.special import bounded_log, half_step, size_log1p, softplus, times_exp
 from vaekit.ops import philox
 
-_SQUARED_BELOW = 1e4  # a ratio whose square float32 holds, and beside which 1 is nothing
+_FAR = 2.0 * math.log(1e4)  # of a ratio beside which 1 is nothing, and whose square float32 holds
 
 
 @registry.register("student_t")
@@ -26,8 +26,7 @@ class StudentT(Likelihood):
 
     p(x) = gamma((n + 1) / 2) / (gamma(n / 2) sqrt(n pi) s) (1 + ((x - m) / s)^2 / n)^(-(n + 1) / 2), with n degrees of freedom;
     it tends to a normal as n grows. The parameters of an element are its location m and then, where they are "element", log s and
-    log n: P = 1 to 3. `mean` is the location, which is the mean where n > 1 and the median always. In float32 logarithms of s
-    between -80 and 80 and of n between -60 and 60 are right.
+    log n: P = 1 to 3. `mean` is the location, which is the mean where n > 1 and the median always.
 
     Args:
         scale: "fixed" at `sigma`; "shared", one learned number for all elements, which starts there; "element", from the decoder
@@ -69,11 +68,12 @@ class StudentT(Likelihood):
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         location, log_scale, log_df = self._location_log_scale_log_df(parameters)
         log_scale, log_df = log_scale.expand_as(x), log_df.expand_as(x)
-        difference, df = x - location, log_df.exp()
+        difference, df = x - location, bounded_log(log_df).exp()
         # (n + 1) log(1 + square / n), from the square's logarithm where float32 does not hold it, or 1 is nothing beside it
-        far = difference.detach().abs() * torch.exp(-log_scale.detach() - 0.5 * log_df.detach()) > _SQUARED_BELOW
-        square = (torch.where(far, 0.0, difference) * torch.exp(-log_scale)).square()
-        near = size_log1p(log_df, square) + torch.log1p(square * torch.exp(-log_df))
+        far = 2.0 * (difference.detach().abs().log() - log_scale.detach()) - log_df.detach() > _FAR
+        far = far | ((log_df.detach() < -40.0) & (difference != 0.0))  # 1 / n nears the end of float32's range
+        square = times_exp(torch.where(far, 0.0, difference), -log_scale).square()
+        near = size_log1p(log_df, square) + torch.log1p(times_exp(square.masked_fill(square.isinf(), 0.0), -log_df))
         log_square = 2.0 * (torch.where(far, difference, 1.0).abs().log() - log_scale)
         beyond = (df + 1.0) * softplus(torch.where(far, log_square - log_df, 0.0))
         constant = 0.5 * math.log(2.0 * math.pi) - half_step(0.5 * df, log_df - math.log(2.0))
