@@ -106,7 +106,7 @@ class BestBound(vaekit.Callback):
         self.bound, self.epochs = -math.inf, 0
         self.weights: dict[str, Tensor] = {}
 
-    def on_epoch_end(self, state: vaekit.FitState) -> None:
+    def on_epoch_end(self, state: vaekit.RunState) -> None:
         bound = importance_weighted_bound(state.vae, self.validation, num_samples=VALIDATION_SAMPLES).log_likelihood
         if bound > self.bound:
             self.bound, self.epochs, self.weights = bound, state.epoch + 1, copy.deepcopy(state.vae.state_dict())

@@ -30,7 +30,7 @@ from vaekit.posteriors import DiagonalGaussian, Posterior
 from vaekit.priors import Prior, StandardNormal
 from vaekit.registry import Registry, UnknownNameError
 from vaekit.saving import load
-from vaekit.training import Callback, EarlyStopping, FitState, History, NonFiniteLossError, fit
+from vaekit.training import Callback, EarlyStopping, History, NonFiniteLossError, RunState, fit, optimizers
 from vaekit.vae import VAE
 
 __version__ = "0.1.0"
@@ -45,7 +45,6 @@ __all__ = [
     "EarlyStopping",
     "Elbo",
     "Encoder",
-    "FitState",
     "History",
     "Likelihood",
     "Loss",
@@ -54,6 +53,7 @@ __all__ = [
     "Posterior",
     "Prior",
     "Registry",
+    "RunState",
     "StandardNormal",
     "StepContext",
     "UnknownNameError",
@@ -72,6 +72,7 @@ __all__ = [
     "load",
     "losses",
     "make_key",
+    "optimizers",
     "plots",
     "posteriors",
     "presets",

@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from vaekit.checks import checked_number, checked_size, is_number
 from vaekit.registry import Part, Registry
 
@@ -184,6 +186,18 @@ def checked_schedule(
         allowed = f"at least {lowest:g}" if highest == math.inf else f"between {lowest:g} and {highest:g}"
         raise ValueError(f"{name} has to be {allowed}, got {weight!r}")
     return schedule
+
+
+def scheduled(module: nn.Module) -> dict[str, Schedule]:
+    """The weights of an objective that change with the step, by the names of the attributes that hold them.
+
+    Example:
+        >>> import vaekit
+        >>> list(scheduled(vaekit.losses.create("elbo", beta={"name": "linear", "steps": 10})))
+        ['beta']
+    """
+    held = {name: value for part in module.modules() for name, value in vars(part).items() if isinstance(value, Schedule)}
+    return {name: schedule for name, schedule in held.items() if not isinstance(schedule, Constant)}
 
 
 def _between(start: float, end: float, fraction: float) -> float:

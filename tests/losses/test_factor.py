@@ -316,9 +316,7 @@ def test_of_no_example_and_of_one(rows):
 
 
 def test_latents_of_another_shape_are_refused_when_composed():
-    with pytest.raises(
-        ValueError, match=r"the loss is a FactorVAE for latents of the shape \(4,\), but the encoder's have \(3,\)"
-    ):
+    with pytest.raises(ValueError, match=r"the loss is a FactorVAE .*of the shape \(4,\), but the encoder's have \(3,\)"):
         model(FactorVAE((4,), hidden=(8,)))
     assert model(FactorVAE((3,), hidden=(8,))).loss.latent_shape == (3,)
 

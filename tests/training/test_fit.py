@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import vaekit
 from vaekit import Callback, EarlyStopping, Elbo, NonFiniteLossError, fold_in, make_key
 from vaekit.losses import LossTerms
-from vaekit.training import loop
+from vaekit.training import watch
+from vaekit.training.checkpoints import Checkpoints
 
 X = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
 
@@ -83,7 +84,7 @@ def test_validation_sees_the_same_noise_every_epoch_and_evaluation_mode():
     vae.encoder.body.append(torch.nn.Dropout(0.5))
     history = fit(vae, validation=X, epochs=3, learning_rate=1e-30)  # the weights stay as they are
     assert len(set(history["val_loss"])) == 1
-    assert vae.training
+    assert not any(module.training for module in vae.modules())
 
 
 def test_the_epochs_mean_counts_every_example_once_however_the_batches_fall():
@@ -138,7 +139,7 @@ def test_gradient_clipping_bounds_the_norm():
 
     class Record(Callback):
         def on_step_end(self, state):
-            moments = [adam_state["exp_avg"] for adam_state in optimizers[0].state.values()]
+            moments = [adam_state["exp_avg"] for adam_state in optimizers[-1].state.values()]
             norms.append(float(torch.cat([m.flatten() for m in moments]).norm()) / 0.1)
             state.stop = True
 
@@ -222,8 +223,8 @@ def test_an_auxiliary_that_is_not_finite_stops_the_run_and_is_named():
             ValueError,
             r"not the model's, of the shapes \(7,\); make their module",
         ),
-        ({"lr": 0.0}, ValueError, "lr in WithScale.parameter_groups has to be positive and finite, got 0.0"),
-        ({"betas": (2.0, 3.0)}, ValueError, "WithScale.parameter_groups gives what Adam does not take: Invalid beta"),
+        ({"lr": 0.0}, ValueError, "lr in WithScale.parameter_groups .* above 0, got 0.0"),
+        ({"betas": (2.0, 3.0)}, ValueError, "WithScale.parameter_groups gives .*'adam'.*: Invalid beta"),
     ],
 )
 def test_groups_that_are_none_are_refused_before_the_first_step(group, error, message):
@@ -313,7 +314,7 @@ class _StopAfter(Callback):
 
 @pytest.mark.parametrize("looks", [0.0, 1e9])
 def test_a_non_finite_term_stops_the_run_names_its_rows_and_keeps_the_weights_from_before(looks, monkeypatch):
-    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_LOOKS", looks)
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", looks)
     good = model()
     fit(good, epochs=2, callbacks=[_StopAfter(5)])
     bad = spoiled(5, "rows")
@@ -366,7 +367,7 @@ def test_a_folder_with_an_earlier_run_is_refused(tmp_path):
 
 @pytest.mark.parametrize("what", ["to_csv", "_save"])
 def test_an_interrupt_while_an_epoch_is_saved_saves_it_all_the_same(what, tmp_path, monkeypatch):
-    owner = vaekit.History if what == "to_csv" else loop._Run
+    owner = vaekit.History if what == "to_csv" else Checkpoints
     original, calls = getattr(owner, what), []
 
     def interrupted(*arguments):
@@ -465,7 +466,7 @@ def test_nothing_in_a_step_waits_for_the_device(monkeypatch):
             Reads.count += function is torch.ops.aten._local_scalar_dense.default
             return function(*args, **(kwargs or {}))
 
-    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_LOOKS", 1e9)
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 1e9)
     counts = []
     for batch_size in (25, 2):
         Reads.count = 0
@@ -476,7 +477,7 @@ def test_nothing_in_a_step_waits_for_the_device(monkeypatch):
 
 
 def test_the_bar_shows_terms_speed_and_time_left(capsys, monkeypatch):
-    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 0.0)
     fit(model(), epochs=200, progress=True)
     shown = capsys.readouterr().err
     for part in ("epoch 200/200", "loss ", "reconstruction ", "kl ", "samples/s"):
@@ -490,10 +491,10 @@ NAN[7, 2] = math.nan
 @pytest.mark.parametrize(
     ("data", "options", "error", "message"),
     [
-        (X, {"epochs": 0}, ValueError, "epochs has to be a whole number of at least 1, got 0"),
-        (X, {"batch_size": 0}, ValueError, "batch_size has to be a whole number of at least 1, got 0"),
-        (X, {"learning_rate": 0.0}, ValueError, "learning_rate has to be positive"),
-        (X, {"gradient_clip": -1.0}, ValueError, "gradient_clip has to be positive"),
+        (X, {"epochs": 0}, ValueError, "epochs .*1, got 0"),
+        (X, {"batch_size": 0}, ValueError, "batch_size .*1, got 0"),
+        (X, {"learning_rate": 0.0}, ValueError, "learning_rate .* above 0, got 0.0"),
+        (X, {"gradient_clip": -1.0}, ValueError, "gradient_clip .* above 0, got -1.0"),
         (X, {"device": "gpu7"}, ValueError, "device has to be"),
         (X, {"device": "meta:3"}, ValueError, "no device 'meta:3' here"),
         (X, {"callbacks": [print]}, TypeError, "callbacks takes a sequence of objects that extend vaekit.Callback"),
@@ -509,7 +510,7 @@ NAN[7, 2] = math.nan
     ],
 )  # fmt: skip
 def test_mistakes_are_told(data, options, error, message, monkeypatch):
-    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 0.0)
     vae = model()
     before = weights(vae).clone()
     with pytest.raises(error, match=message):

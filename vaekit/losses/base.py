@@ -55,6 +55,12 @@ class LossTerms(NamedTuple):
         """total, and auxiliary where there is one: what a training loop calls backward on."""
         return self.total if self.auxiliary is None else self.total + self.auxiliary
 
+    def detach(self) -> LossTerms:
+        """The same terms without gradients."""
+        extras = {name: value.detach() for name, value in self.extras.items()}
+        auxiliary = None if self.auxiliary is None else self.auxiliary.detach()
+        return LossTerms(self.total.detach(), self.reconstruction.detach(), self.kl.detach(), extras, auxiliary)
+
 
 class LatentVariableModel(Protocol):
     """What an objective asks of a model; `condition` is the batch's, [B] or [B, K], None for a model without one."""

@@ -1,7 +1,11 @@
-"""Training: `fit`, its `History`, and callbacks."""
+"""Training: `fit`, its options, its `History`, and callbacks."""
 
-from vaekit.training.callbacks import Callback, EarlyStopping, FitState
+from vaekit.training import optimizers
+from vaekit.training.callbacks import Callback, EarlyStopping
+from vaekit.training.fit import fit
+from vaekit.training.guard import NonFiniteLossError
 from vaekit.training.history import History
-from vaekit.training.loop import NonFiniteLossError, fit
+from vaekit.training.options import FitOptions
+from vaekit.training.state import RunState
 
-__all__ = ["Callback", "EarlyStopping", "FitState", "History", "NonFiniteLossError", "fit"]
+__all__ = ["Callback", "EarlyStopping", "FitOptions", "History", "NonFiniteLossError", "RunState", "fit", "optimizers"]

@@ -15,12 +15,15 @@ from vaekit.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_SETTLED = "is_settled"
+
 
 class History(Mapping[str, list[float]]):
     """Means over an epoch by term, in nats: "loss", "reconstruction", "kl", and "val_..." of them with validation data.
 
     Attributes:
         seconds: how long each epoch took.
+        is_settled: of each epoch, whether every scheduled weight of the objective had its final value all through it.
         interrupted: whether ^C ended the run.
 
     Example:
@@ -33,6 +36,7 @@ class History(Mapping[str, list[float]]):
     def __init__(self) -> None:
         self._columns: dict[str, list[float]] = {}
         self.seconds: list[float] = []
+        self.is_settled: list[bool] = []
         self.interrupted = False
 
     def __getitem__(self, name: str) -> list[float]:
@@ -59,28 +63,37 @@ class History(Mapping[str, list[float]]):
     def best_epoch(self) -> int:
         """The index of the epoch with the lowest validation loss, or training loss without validation.
 
+        Only epochs count that had the final value of every scheduled weight all through: a model trained with a small weight is
+        another model. Where no epoch had, the last one is the best: it has come closest.
+
         Raises:
             ValueError: no epoch has been recorded.
         """
         if not self.epochs:
             raise ValueError("the history holds no epoch yet")
         losses = self["val_loss" if "val_loss" in self else "loss"]
-        return min(range(len(losses)), key=lambda epoch: math.inf if math.isnan(losses[epoch]) else losses[epoch])
+        settled = [epoch for epoch, is_settled in enumerate(self.is_settled) if is_settled] or [self.epochs - 1]
+        return min(settled, key=lambda epoch: math.inf if math.isnan(losses[epoch]) else losses[epoch])
 
-    def append(self, terms: Mapping[str, float], seconds: float) -> None:
+    def append(self, terms: Mapping[str, float], seconds: float, is_settled: bool = True) -> None:
         """Add one epoch; a term that appears or disappears between epochs is NaN where it is not."""
         epochs = self.epochs
         for name in [*self._columns, *(n for n in terms if n not in self._columns)]:
             self._columns.setdefault(name, [math.nan] * epochs).append(float(terms.get(name, math.nan)))
         self.seconds.append(seconds)
+        self.is_settled.append(is_settled)
 
     def to_csv(self, file: str | os.PathLike[str]) -> Path:
-        """Write one line for each epoch, counted from 1, with every digit; returns the file."""
+        """Write one line for each epoch, counted from 1, with every digit; returns the file.
+
+        Where a weight was scheduled, a column "is_settled" says with 0 or 1 which epochs had its final value.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["epoch", *self])
-        for epoch, row in enumerate(zip(*self.values(), strict=True), start=1):
-            writer.writerow([epoch, *(repr(value) for value in row)])
+        settled = [] if all(self.is_settled) else [_SETTLED]
+        writer.writerow(["epoch", *self, *settled])
+        for epoch, row in enumerate(zip(*self.values(), strict=True)):
+            writer.writerow([epoch + 1, *(repr(value) for value in row), *(int(self.is_settled[epoch]) for _ in settled)])
         write_atomically(Path(file), text.getvalue().encode())
         return Path(file)
 
@@ -97,7 +110,8 @@ class History(Mapping[str, list[float]]):
             for row in csv.DictReader(stream):
                 if row.pop("epoch", None) is None:
                     raise ValueError(f"{file} is not a history: it has no column 'epoch'")
-                history.append({name: float(value) for name, value in row.items()}, seconds=math.nan)
+                is_settled = row.pop(_SETTLED, "1") != "0"
+                history.append({name: float(value) for name, value in row.items()}, seconds=math.nan, is_settled=is_settled)
         return history
 
     def plot(self) -> Figure:

@@ -1,0 +1,286 @@
+"""The components of a run, each by itself: options, plan, optimizers, gate, engine, watch."""
+
+import dataclasses
+import inspect
+import math
+
+import pytest
+import torch
+
+import vaekit
+from vaekit import NonFiniteLossError, UnknownNameError, fold_in, make_key
+from vaekit.data import as_batches
+from vaekit.training import FitOptions, optimizers
+from vaekit.training.engine import Engine
+from vaekit.training.guard import Guard, Taken
+from vaekit.training.plan import Plan
+from vaekit.training.state import RunState
+from vaekit.training.watch import Watch
+
+X = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
+CPU = torch.device("cpu")
+
+
+def model(**parts):
+    small = {"encoder": {"hidden": (8,)}, "decoder": {"hidden": (8,)}}
+    return vaekit.create_vae(input_shape=(6,), latent_dim=2, seed=0, **{**small, **parts})
+
+
+def fit(vae, data=X, **options):
+    return vaekit.fit(vae, data, **{"epochs": 2, "batch_size": 16, "progress": False, "device": "cpu", **options})
+
+
+def weights(vae):
+    return torch.cat([p.detach().flatten() for p in vae.parameters()])
+
+
+# Options.
+
+
+def test_fit_takes_the_options_with_the_defaults_that_the_record_has():
+    taken = inspect.signature(vaekit.fit).parameters
+    for option in dataclasses.fields(FitOptions):
+        assert taken[option.name].default == option.default, option.name
+        assert option.metadata["help"].endswith(".")
+    others = {"vae", "train", "validation", "callbacks", "out", "progress"}
+    assert taken.keys() - others == {option.name for option in dataclasses.fields(FitOptions)}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "error"),
+    [
+        ("learning_rate", -1.0, ValueError),
+        ("learning_rate", math.nan, ValueError),
+        ("learning_rate", "fast", TypeError),
+        ("learning_rate", {"name": "linear", "steps": 3, "end": -1.0}, ValueError),
+        ("optimizer", "adamm", UnknownNameError),
+        ("optimizer", {"name": "adam", "beta": 1}, TypeError),
+        ("optimizer", {"name": "adam", "lr": 1e-3}, TypeError),
+        ("optimizer", {"name": "adam", "eps": -1.0}, ValueError),
+        ("optimizer", torch.optim.Adam, TypeError),
+        ("gradient_clip", math.inf, ValueError),
+        ("seed", 2**64, ValueError),
+        ("initialize_output_bias", 1, TypeError),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_by_name(option, value, error):
+    with pytest.raises(error, match=f"{option}|adamm|eps"):
+        FitOptions(**{option: value})
+
+
+# The plan.
+
+
+def test_a_plan_is_a_function_of_seed_and_step():
+    plan = Plan(as_batches(X, 16), 3, CPU)
+    steps = list(plan.steps(1, 4))
+    noise, order = fold_in(make_key(3), torch.arange(2))
+    generator = torch.Generator().manual_seed(int(fold_in(order, 1)[0]))
+    for number, (step, rows) in enumerate(zip(steps, torch.randperm(50, generator=generator).split(16), strict=True), start=4):
+        assert step.number == number
+        assert torch.equal(step.key, fold_in(noise, number))
+        assert torch.equal(step.batch.index, rows)
+        assert torch.equal(step.batch.x, X[rows])
+    assert plan.steps_per_epoch == len(steps) == 4
+
+
+@pytest.mark.parametrize("first", [0, 5, 255, 256, 1000])
+def test_the_key_of_a_step_does_not_depend_on_where_the_run_began(first):
+    plan = Plan(as_batches(torch.rand(600, 2), 2), 0, CPU)
+    noise = fold_in(make_key(0), 0)
+    expected = fold_in(noise, torch.arange(first, first + 300))
+    assert torch.equal(torch.stack([step.key for step in plan.steps(0, first)]), expected)
+
+
+# Optimizers.
+
+
+BY_HAND = {
+    "adam": (torch.optim.Adam, {"eps": 1e-3, "weight_decay": 0.1}),
+    "adamw": (torch.optim.AdamW, {"betas": (0.5, 0.9)}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "adamax": (torch.optim.Adamax, {"betas": (0.8, 0.9)}),
+}
+
+
+def test_every_optimizer_is_held_against_torchs():
+    assert set(BY_HAND) == set(optimizers.names())
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+@pytest.mark.parametrize("rate", [0.01, {"name": "linear", "steps": 8, "start": 0.0, "end": 0.05}], ids=["constant", "scheduled"])
+def test_an_optimizer_and_a_schedule_are_those_of_a_loop_by_hand(name, rate):
+    make, options = BY_HAND[name]
+    vae, by_hand = model(), model()
+    fit(vae, seed=3, learning_rate=rate, optimizer={"name": name, **options})
+    schedule = vaekit.schedules.as_schedule(rate)
+    optimizer = make(by_hand.parameters(), lr=1.0, **options)
+    plan, number = Plan(as_batches(X, 16), 3, CPU), 0
+    for epoch in range(2):
+        for step in plan.steps(epoch, number):
+            optimizer.param_groups[0]["lr"] = schedule(number)
+            optimizer.zero_grad()
+            by_hand(step.batch.x, key=step.key, step=number).total.backward()
+            optimizer.step()
+            number += 1
+    torch.testing.assert_close(weights(vae), weights(by_hand), rtol=1e-5, atol=1e-6)
+
+
+def test_a_scheduled_rate_leaves_alone_the_rate_that_an_objective_has_of_its_own():
+    class WithScale(vaekit.Elbo):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.zeros(3))
+
+        def parameter_groups(self):
+            return [{"params": [("scale", self.scale)], "lr": 0.25}]
+
+        def forward(self, *arguments):
+            return super().forward(*arguments)._replace(auxiliary=self.scale.sum())
+
+    parts = model()
+    vae = vaekit.VAE(parts.encoder, parts.decoder, likelihood=parts.likelihood, loss=WithScale())
+    fit(vae, optimizer="sgd", learning_rate={"name": "linear", "steps": 8, "start": 0.0, "end": 1e-3}, epochs=1)
+    assert torch.equal(vae.loss.scale.detach(), torch.full((3,), -4 * 0.25))  # four steps along a gradient of 1
+
+
+def test_an_objective_that_asks_for_what_an_optimizer_lacks_is_refused_by_name():
+    with pytest.raises(TypeError, match=r"parameter_groups .*'sgd'.*betas"):
+        fit(model(loss={"name": "factor", "hidden": (4,)}), optimizer="sgd")
+
+
+def test_what_returns_no_optimizer_is_refused():
+    optimizers.register("test-none")(lambda params, lr: None)
+    try:
+        with pytest.raises(TypeError, match="'test-none' has to return a torch.optim.Optimizer, got None"):
+            FitOptions(optimizer="test-none")
+    finally:
+        del optimizers.registry._parts["test-none"]
+
+
+# The gate.
+
+
+def optimizer_of(vae, kind):
+    made = {
+        "fused": lambda: torch.optim.Adam(vae.parameters(), lr=0.1, fused=True),
+        "other": lambda: torch.optim.SGD(vae.parameters(), lr=0.1, fused=False),
+    }
+    return made[kind]()
+
+
+def gated_step(vae, optimizer, guard, value):
+    loss = sum((p * value).sum() for p in vae.parameters())
+    optimizer.zero_grad()
+    loss.backward()
+    guard.observe(loss)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("kind", ["fused", "other"])
+def test_from_the_first_objective_that_is_not_finite_on_no_step_moves_the_weights(kind):
+    vae = model()
+    guard, optimizer = Guard(vae, as_batches(X, 16)), optimizer_of(vae, kind)
+    guard.gate(optimizer)
+    before = weights(vae)
+    gated_step(vae, optimizer, guard, 1.0)
+    moved = weights(vae)
+    assert not torch.equal(moved, before)
+    for value in (math.nan, 1.0, math.inf):
+        gated_step(vae, optimizer, guard, value)
+        assert torch.equal(weights(vae), moved)
+
+
+@pytest.mark.parametrize("scaler", [0.0, 1.0])
+@pytest.mark.parametrize("bad", [False, True])
+def test_the_gate_joins_the_flag_of_a_grad_scaler_and_gives_it_back(scaler, bad):
+    vae = model()
+    guard, optimizer = Guard(vae, as_batches(X, 16)), optimizer_of(vae, "fused")
+    guard.gate(optimizer)
+    before, flag = weights(vae), torch.tensor(scaler)
+    optimizer.found_inf = flag  # as GradScaler.step sets it, and deletes it afterwards
+    gated_step(vae, optimizer, guard, math.nan if bad else 1.0)
+    assert optimizer.found_inf is flag
+    assert torch.equal(weights(vae), before) == (bad or scaler == 1.0)
+    del optimizer.found_inf
+    gated_step(vae, optimizer, guard, 1.0)
+    assert not hasattr(optimizer, "found_inf")
+
+
+def test_with_an_optimizer_that_cannot_be_gated_the_weights_stay_finite():
+    class Spoiled(vaekit.Elbo):
+        def forward(self, model, batch, context):
+            terms = super().forward(model, batch, context)
+            return terms if context.step != 5 else terms._replace(total=terms.total * math.nan)
+
+    parts = model()
+    vae = vaekit.VAE(parts.encoder, parts.decoder, likelihood=parts.likelihood, loss=Spoiled())
+    with pytest.raises(NonFiniteLossError, match="step 5: loss is not finite.*momentum"):
+        fit(vae, epochs=5, optimizer="adamax")
+    assert weights(vae).isfinite().all()
+
+
+# The engine.
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_engine_leaves_the_data_as_it_is(precision):
+    counts = torch.tensor([[1001.0, 257.0, 12345.0]])
+    seen = []
+
+    class Keep(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 1)
+
+        def forward(self, x):
+            seen.append((x, self.linear(x)))
+            return seen[0][1]
+
+    engine, module = Engine("cpu", precision), Keep()
+    wrapped, _ = engine.setup(module, torch.optim.SGD(module.parameters(), lr=0.1))
+    wrapped(counts)
+    assert torch.equal(seen[0][0], counts)
+    assert seen[0][0].dtype == torch.float32
+    assert seen[0][1].dtype == (torch.float32 if precision == "32-true" else torch.bfloat16)
+
+
+def test_a_poisson_model_under_autocast_sees_every_digit_of_a_count():
+    counts = torch.tensor([[1001.0, 257.0, 12345.0]])
+    vae = vaekit.create_vae(
+        input_shape=(3,), latent_dim=1, likelihood="poisson", encoder={"hidden": ()}, decoder={"hidden": ()}, seed=0
+    )
+    engine = Engine("cpu", "bf16-mixed")
+    wrapped, _ = engine.setup(vae, torch.optim.SGD(vae.parameters(), lr=0.1))
+    rate = []
+    vae.decoder.register_forward_hook(lambda module, inputs, output: rate.append(output.detach()))
+    terms = wrapped(counts, key=make_key(0))
+    expected = torch.nn.functional.poisson_nll_loss(rate[0][:, 0].double(), counts.double(), full=False, reduction="none").sum()
+    expected += torch.lgamma(counts.double() + 1).sum()
+    assert float(terms.reconstruction) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_another_precision_is_refused():
+    with pytest.raises(ValueError, match="'64-fast'"):
+        Engine("cpu", "64-fast")
+
+
+# The watch.
+
+
+def test_a_watch_looks_as_often_as_its_clock_says():
+    vae, now = model(), [0.0]
+    batches = as_batches(X, 10)
+    guard = Guard(vae, batches)
+    guard.keep()
+    watch = Watch(RunState(vae), guard, total=50, progress=False, seconds=1.0, clock=lambda: now[0])
+    state = watch._state
+    for step in Plan(batches, 0, CPU).steps(0, 0):
+        watch.add(Taken(step, vae(step.batch.x, key=step.key).detach()))
+        now[0] += 0.4
+        watch.look_if_due()
+        looked = {0: 0, 1: 0, 2: 3, 3: 3, 4: 3}[step.number]
+        assert state.sums._examples.get("loss", 0) == 10 * looked
+    watch.look(epoch_ends=True)
+    assert state.sums._examples["loss"] == 50
+    watch.close()

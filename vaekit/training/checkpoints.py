@@ -1,0 +1,52 @@
+"""What a run leaves in its folder: the best and the last weights, and the history."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vaekit.files import writable_folder
+from vaekit.layout import BEST, HISTORY_FILE, LAST
+from vaekit.training.state import RunState
+
+
+class Checkpoints:
+    """Writes `best`, `last` and `history.csv` into a folder; does nothing without one.
+
+    Each file is written whole or not at all, and weights before the history that speaks of them.
+
+    Args:
+        folder: made if need be; None for a run that leaves nothing.
+
+    Raises:
+        FileExistsError: the folder holds an earlier run.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+        self.folder: Path | None = None if folder is None else writable_folder(folder)
+        self._epochs_saved = 0
+        if self.folder is None:
+            return
+        for name in (BEST, LAST, HISTORY_FILE):
+            if (self.folder / name).exists():
+                raise FileExistsError(f"{self.folder} holds the {name} of an earlier run; choose another folder, or remove it")
+
+    def epoch_ended(self, state: RunState) -> None:
+        """Write the weights if the epoch that has ended is the best, and the history; once for each epoch."""
+        if self.folder is None or self._epochs_saved == state.history.epochs:
+            return
+        if state.history.best_epoch == state.history.epochs - 1:
+            self._save(state, BEST)
+        state.history.to_csv(self.folder / HISTORY_FILE)
+        self._epochs_saved = state.history.epochs
+
+    def run_ended(self, state: RunState) -> None:
+        """Write what has not been written, and the last weights if a step was made."""
+        self.epoch_ended(state)
+        if self.folder is not None and state.step:
+            self._save(state, LAST)
+
+    def _save(self, state: RunState, name: str) -> None:
+        assert self.folder is not None
+        state.vae.save(self.folder / name)

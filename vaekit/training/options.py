@@ -1,0 +1,66 @@
+"""The options of a run: one frozen record, from which the command has its flags and a run's folder its run.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+
+from vaekit.checks import checked_flag, checked_number, checked_size, is_number
+from vaekit.ops import philox
+from vaekit.schedules import Schedule, checked_schedule
+from vaekit.training import optimizers
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """What `vaekit.fit` takes besides the model, the data and objects such as callbacks; it checks itself.
+
+    `vaekit.training.FitOptions.describe()` gives each option's name, default and meaning.
+
+    Raises:
+        TypeError, ValueError: an option of another type, or outside its range; the message names it.
+        UnknownNameError: an optimizer or a schedule that is not registered.
+
+    Example:
+        >>> FitOptions(epochs=3).learning_rate
+        0.001
+        >>> FitOptions(epochs=0)
+        Traceback (most recent call last):
+        ValueError: epochs has to be a whole number of at least 1, got 0
+    """
+
+    epochs: int = field(default=30, metadata={"help": "Passes over the training data."})
+    batch_size: int = field(default=64, metadata={"help": "Examples in a step."})
+    learning_rate: float | Schedule | Mapping[str, Any] = field(
+        default=1e-3, metadata={"help": "The optimizer's, or a schedule of it."}
+    )
+    optimizer: str | Mapping[str, Any] = field(
+        default="adam", metadata={"help": "What updates the weights; see `vaekit list optimizers`."}
+    )
+    gradient_clip: float | None = field(default=None, metadata={"help": "Shorten longer gradients to this norm; off by default."})
+    seed: int = field(default=0, metadata={"help": "Fixes order and noise."})
+    device: str | torch.device = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, mps."})
+    initialize_output_bias: bool = field(
+        default=False, metadata={"help": "Let the decoder start from the mean of the training data."}
+    )
+
+    def __post_init__(self) -> None:
+        checked_size("epochs", self.epochs)
+        checked_size("batch_size", self.batch_size)
+        if is_number(self.learning_rate):
+            checked_number("learning_rate", self.learning_rate, above=0.0)
+        checked_schedule("learning_rate", self.learning_rate)
+        optimizers.check(self.optimizer)
+        if self.gradient_clip is not None:
+            checked_number("gradient_clip", self.gradient_clip, above=0.0)
+        philox.make_key(self.seed)  # refuses what is not a whole number of 64 bits
+        checked_flag("initialize_output_bias", self.initialize_output_bias)
+
+    @classmethod
+    def describe(cls) -> Iterator[tuple[str, Any, str]]:
+        """Name, default and meaning of each option."""
+        for option in fields(cls):
+            yield option.name, option.default, option.metadata["help"]
