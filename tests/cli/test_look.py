@@ -175,3 +175,14 @@ def test_plot_knows_how_training_went_and_which_data_is_held_out(run, data, monk
     assert command("plot", run) == 0
     assert dict(subjects[0].history) == dict(vaekit.History.from_csv(run / "history.csv"))
     assert torch.equal(subjects[0].examples.x[:], vaekit.data.load(data)[1].x)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a,b\n1,2\n", "epoch,loss\n1,2.0\n2\n", "epoch,loss\n1,x\n", "epoch,loss\n1,2,3\n", "epoch,loss\n1,\xff\n"]
+)
+def test_a_damaged_history_is_named(text, own_run, mistake):
+    (own_run / "history.csv").write_text(text, encoding="latin-1")
+    if text:
+        assert "history.csv" in mistake("plot", own_run)
+    else:  # no epoch yet
+        assert command("plot", own_run) == 0

@@ -11,6 +11,8 @@ from helpers.commands import QUICK, SMALL, command
 import vaekit
 from vaekit.cli import signals
 from vaekit.encoders import MLPEncoder
+from vaekit.plots import catalogue
+from vaekit.plots.catalogue import Entry
 
 NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -75,6 +77,16 @@ def test_a_second_signal_does_not_end_the_saving(ends_itself, data, tmp_path):
     ends_itself.numbers = (signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
     assert train(data, tmp_path / "run") == 128 + signal.SIGTERM
     assert vaekit.load(tmp_path / "run" / "last").latent_shape == (2,)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_what_is_interrupted_while_it_draws_ends_with_the_signals_code_and_its_weights(
+    number, data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(catalogue.CATALOGUE, "stub", Entry(lambda _: True, lambda _: signal.raise_signal(number)))
+    assert command("train", data, *SMALL, *QUICK, "--out", tmp_path / "run") == 128 + number
+    assert capsys.readouterr().err == "vaekit: interrupted\n"
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {"run.json", "best", "last", "history.csv"}
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP here")

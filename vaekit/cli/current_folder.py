@@ -47,6 +47,8 @@ def _import_from(folder: str, name: str) -> None:
 
 def import_matplotlib() -> None:
     """Import matplotlib without the settings in a file `matplotlibrc` of the current folder, which can have it start LaTeX."""
+    if "matplotlib" in sys.modules:
+        return
     here = os.getcwd()
     os.chdir(Path(__file__).parent)  # it looks into the current folder when it is imported
     try:

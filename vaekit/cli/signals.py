@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from vaekit.cli.console import fail
+
 _NAMES = ("SIGTERM", "SIGHUP")  # a scheduler, a container or `kill`; a terminal that goes away
 
 
@@ -23,7 +25,7 @@ class Interruption:
 
 @contextmanager
 def as_interrupts() -> Iterator[Interruption]:
-    """Raise KeyboardInterrupt at the first of the signals, and ignore those after it.
+    """Raise KeyboardInterrupt at the first of the signals, and ignore those after it; one that nobody catches ends the command.
 
     A signal that is ignored already, as SIGHUP is under nohup, or that somebody else handles stays so.
     """
@@ -43,6 +45,8 @@ def as_interrupts() -> Iterator[Interruption]:
         signal.signal(number, interrupt)
     try:
         yield interruption
+    except KeyboardInterrupt:
+        fail("interrupted", interruption.exit_code)
     finally:
         for number in handled:
             signal.signal(number, signal.SIG_DFL)
