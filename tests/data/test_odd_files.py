@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
+import vaekit
 from vaekit.data import as_examples, load, load_test
 from vaekit.data.idx import read_idx
 from vaekit.data.numpy_files import ArrayFile, read_members
@@ -251,6 +252,17 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error_that_names_it(tmp_path,
     os.truncate(file, 4096)
     with pytest.raises(ValueError, match=r"x\.npy.*cut short"):
         train.x[3000:]
+
+
+def test_a_file_that_is_cut_during_training_ends_it_with_an_error(tmp_path):
+    class Cut(vaekit.Callback):
+        def on_step_end(self, state):
+            os.truncate(tmp_path / "x.npy", 200)
+
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((500, 3), np.float32))
+    vae = vaekit.create_vae(input_shape=(3,), latent_dim=1, seed=0)
+    with pytest.raises(ValueError, match=r"x\.npy.*cut short"):
+        vaekit.fit(vae, load(tmp_path / "x.npy")[0], epochs=1, callbacks=[Cut()], progress=False)
 
 
 def test_a_memory_map_whose_file_is_cut_is_an_error_that_names_it(tmp_path):

@@ -1,4 +1,4 @@
-"""Pictures of shapes, made here, with the factors that each was made from.
+"""Pictures of shapes, generated from known factors.
 
 After L. Matthey, I. Higgins, D. Hassabis, A. Lerchner, "dSprites", 2017, github.com/deepmind/dsprites-dataset, with the same
 five factors.
@@ -19,12 +19,12 @@ _AT_ONCE = 1 << 18  # pixels
 
 
 class Shapes(Examples):
-    """Examples with the factors that they were made from.
+    """Examples with the factors they were generated from.
 
     Attributes:
         x: float32 [N, 1, size, size], in [0, 1].
         y: int64 [N], the number of the shape.
-        factors: int64 [N, 5], the number of each factor's value, from 0 on.
+        factors: int64 [N, 5], the index of each factor's value.
         names: the factors' names.
     """
 
@@ -36,21 +36,22 @@ class Shapes(Examples):
 
 
 def shapes(size: int = 32, *, scales: int = 3, orientations: int = 8, positions: int = 8) -> Shapes:
-    """Every combination of three shapes, sizes, orientations and places, one white shape on black in each picture.
+    """Every combination of three shapes, sizes, orientations and places; each picture is one white shape on black.
 
-    Edges are drawn with grey levels, so that a shift of a fraction of a pixel shows. The square, which looks the same after a
-    quarter of a turn, the ellipse (half) and the triangle (a third) are turned by less than a quarter, so that every
-    orientation of every shape is another picture.
+    Edges are anti-aliased, so that a shift by a fraction of a pixel shows. No shape is turned by a quarter turn or more, after
+    which a square looks the same (an ellipse after a half, a triangle after a third), so no two orientations look alike.
 
     Args:
         size: of the pictures, in pixels.
-        scales, orientations, positions: how many values these factors have; positions along each side.
+        scales: the number of sizes that a shape has.
+        orientations: the number of angles.
+        positions: the number of places along each side.
 
     Returns:
         `Shapes`, 3 scales orientations positions^2 of them: 4,608 by default.
 
     Raises:
-        ValueError: sizes that are not whole numbers of at least 1, or a size below 8.
+        ValueError: a number that is not a whole number of at least 1, or a size below 8.
 
     Example:
         >>> made = shapes(size=16, orientations=2, positions=3)
@@ -82,7 +83,7 @@ def _between(value: Tensor, count: int, low: float, high: float) -> Tensor:
     return low + (high - low) * (value / (count - 1) if count > 1 else torch.full(value.shape, 0.5))
 
 
-# About how far outside of the shape (u, v) lies, in units of its radius; negative inside.
+# Approximate signed distance of (u, v) from the shape's edge, in units of its radius; negative inside.
 
 
 def _square(u: Tensor, v: Tensor) -> Tensor:
