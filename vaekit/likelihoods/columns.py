@@ -6,7 +6,6 @@ section 3.1: given z, the columns are independent.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -209,20 +208,23 @@ class _Layout(nn.Module):
 
     def __init__(self, groups: Sequence[Sequence[int]], widths: Sequence[int]) -> None:
         super().__init__()
-        width_of = {number: width for numbers, width in zip(groups, widths, strict=True) for number in numbers}
-        ends = list(itertools.accumulate(width_of[number] for number in range(len(width_of))))
-        grouped = [
-            ends[number] - width + place
-            for numbers, width in zip(groups, widths, strict=True)
-            for place in range(width)
-            for number in numbers
-        ]
-        self.total = ends[-1]
         self.shapes = [(width, len(numbers)) for numbers, width in zip(groups, widths, strict=True)]
+        self.total = sum(map(math.prod, self.shapes))
+        columns: dict[int, tuple[int, int, int]] = {}  # width, place of the first number group by group, distance to the next
+        start = 0
+        for numbers, (width, count) in zip(groups, self.shapes, strict=True):
+            columns.update({number: (width, start + place, count) for place, number in enumerate(numbers)})
+            start += width * count
+        # Tensors instead of loops over `total` numbers: `MemoryBound` sees them coming.
+        described = torch.tensor([columns[number] for number in range(len(columns))])
+        first_of_row = described[:, 0].cumsum(0) - described[:, 0]
+        each = torch.cat([described, first_of_row[:, None]], 1)
+        _, first, distance, begin = each.repeat_interleave(described[:, 0], 0, output_size=self.total).unbind(1)
+        in_order = first + (torch.arange(self.total) - begin) * distance
         self._grouped: Tensor
         self._in_order: Tensor
-        self.register_buffer("_grouped", torch.tensor(grouped), persistent=False)
-        self.register_buffer("_in_order", torch.tensor(grouped).argsort(), persistent=False)
+        self.register_buffer("_grouped", in_order.argsort(), persistent=False)
+        self.register_buffer("_in_order", in_order, persistent=False)
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """[..., total] -> for each group [..., width, columns]."""
