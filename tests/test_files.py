@@ -11,36 +11,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from helpers.interrupts import InterruptedOS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vaekit import files
-
-SYSTEM_CALLS = ("open", "fsync", "fstat", "replace", "unlink", "listdir", "close")
-
-
-class Interrupting:
-    """`os` whose calls are counted; before or after the chosen one comes an exception."""
-
-    def __init__(self, chosen=None, exception=KeyboardInterrupt, after=False):
-        self.chosen, self.exception, self.after, self.calls = chosen, exception, after, 0
-
-    def __getattr__(self, name):
-        real = getattr(os, name)
-        if name not in SYSTEM_CALLS:
-            return real
-
-        def call(*args, **options):
-            self.calls += 1
-            here = self.calls - 1 == self.chosen
-            if here and not self.after:
-                raise self.exception
-            result = real(*args, **options)
-            if here:
-                raise self.exception
-            return result
-
-        return call
 
 
 def inside(folder: Path) -> dict[str, bytes]:
@@ -134,12 +109,12 @@ def test_a_read_only_folder_is_named(number, write, tmp_path, monkeypatch):
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, OSError(errno.EIO, "a bad block")], ids=["interrupt", "bad block"])
 def test_stopped_at_any_call_the_file_is_the_earlier_one_or_the_new_one(exception, after, tmp_path, monkeypatch):
-    counting = Interrupting()
+    counting = InterruptedOS()
     monkeypatch.setattr(files, "os", counting)
     files.write_atomically(tmp_path / "file", b"old")
     assert counting.calls > 5
     for chosen in range(counting.calls):
-        monkeypatch.setattr(files, "os", Interrupting(chosen, exception, after))
+        monkeypatch.setattr(files, "os", InterruptedOS(chosen, exception, after))
         files_before = inside(tmp_path)
         try:
             files.write_atomically(tmp_path / "file", b"new")

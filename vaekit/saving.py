@@ -7,70 +7,94 @@ model again. `config.json` beside it is a copy for people. Nothing is pickled, s
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vaekit import specs
+from vaekit import seeding, specs, weights
 from vaekit.files import writable_folder, write_atomically
 from vaekit.layout import BEST
+from vaekit.memory import MemoryBound
 from vaekit.registry import UnknownNameError
 from vaekit.vae import VAE
+from vaekit.weights import Outline, name_of, outline_of
 
 FORMAT = 2  # see `specs.upgraded` for the earlier ones
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 
+_DTYPES = ("float16", "bfloat16", "float32", "float64")  # that a model's weights may have
+_COMPILED = "_orig_mod"  # where torch.compile keeps the module that it wraps
+
 
 def save(vae: VAE, folder: str | os.PathLike[str]) -> Path:
-    """Write `model.safetensors` and `config.json` into `folder`; a crash at any point leaves the old file or the new one.
+    """Write `model.safetensors` and `config.json` into `folder`.
+
+    Each is the earlier file or the new one whatever happens, and `model.safetensors`, which alone counts, comes first. The
+    weights are written one by one from where they are.
 
     Returns:
         the folder.
 
     Raises:
-        ValueError: a part whose class is not registered.
+        ValueError: a model that `load` could not bring back: a part whose class is not registered, layers that were replaced by
+            hand, weights that are sparse or have no values. The message says which.
         OSError: the folder cannot be made or written.
     """
-    from safetensors.torch import save
-
-    text = json.dumps(config_of(vae), indent=2)
+    vae = _unwrapped(vae)
+    config = json.dumps(config_of(vae), indent=2)
     folder = writable_folder(folder)
-    write_atomically(folder / WEIGHTS_FILE, save(_separate(vae.state_dict()), metadata={"vaekit": text}))
-    write_atomically(folder / CONFIG_FILE, (text + "\n").encode())
+    write_atomically(folder / WEIGHTS_FILE, partial(weights.write, tensors=_state(vae), metadata={"vaekit": config}))
+    write_atomically(folder / CONFIG_FILE, (config + "\n").encode())
     return folder
 
 
 def config_of(vae: VAE) -> dict[str, Any]:
-    """Plain data from which `load` composes the model again; see `VAE.config`."""
+    """Plain data from which `load` composes the model again: the options that its parts were constructed with.
+
+    Raises:
+        ValueError: as `save` says.
+    """
     from vaekit import __version__
 
-    dtypes = {str(p.dtype).removeprefix("torch.") for p in vae.parameters() if p.is_floating_point()}
+    vae = _unwrapped(vae)
+    dtypes = sorted({name_of(p.dtype) for p in vae.parameters() if p.is_floating_point()}) or ["float32"]
     if len(dtypes) > 1:
-        raise ValueError(f"the model's weights are of several dtypes, {', '.join(sorted(dtypes))}; vae.float() makes them one")
-    parts = {kind: part for kind in specs.KINDS if (part := getattr(vae, kind)) is not None}
-    return {
+        raise ValueError(f"the model's weights are of several dtypes, {', '.join(dtypes)}; vae.float() makes them one")
+    if dtypes[0] not in _DTYPES:
+        raise ValueError(f"the model's weights are {dtypes[0]}; it can be saved with {', '.join(_DTYPES)}")
+    parts = {kind: getattr(part, _COMPILED, part) for kind in specs.KINDS if (part := getattr(vae, kind)) is not None}
+    config = {
         "format": FORMAT,
         "vaekit": __version__,
-        "dtype": str(next(vae.parameters()).dtype).removeprefix("torch."),
+        "dtype": dtypes[0],
         **{kind: specs.spec_of(kind, part) for kind, part in parts.items()},
     }
+    _check_that_it_comes_back(vae, config)
+    return config
 
 
 def load(path: str | os.PathLike[str]) -> VAE:
-    """The model that `VAE.save` wrote, on the CPU.
+    """The model that `VAE.save` wrote, on the CPU and in evaluation mode; `vae.train()` before a training loop of your own.
+
+    Nothing in the file is trusted: no code is run from it, its header is held against what the config composes before a weight is
+    read, and a config that asks for more memory than the file accounts for is refused before it gets it.
 
     Args:
         path: the folder, or the model.safetensors in it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a truncated, foreign or newer file, or weights that do not fit; the message says what differs.
+        FileNotFoundError: there is no such file; the message says what is there.
+        ValueError: a file that is damaged, foreign or newer, or whose weights and config do not fit; the message names the file.
         UnknownNameError: a part that is not registered here; import the module that registers it first.
+        ImportError: a part needs a package that is not installed.
 
     Example:
         >>> import tempfile, vaekit
@@ -80,102 +104,200 @@ def load(path: str | os.PathLike[str]) -> VAE:
         >>> torch.equal(again.decode(torch.ones(1, 2)), vae.decode(torch.ones(1, 2)))
         True
     """
-    tensors, saved = read_model(path)
-    saved = specs.upgraded(saved)
-    missing = [name for name, kind in specs.KINDS.items() if name not in saved and not kind.is_optional]
-    if missing:
-        raise ValueError(f"the config in {path} says nothing of: {', '.join(missing)}")
-    try:
-        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once
-            parts = {name: kind.registry.build(saved[name]) for name, kind in specs.KINDS.items() if name in saved}
-    except UnknownNameError as error:
-        raise UnknownNameError(f"{error} If a module of yours registers it, import that before loading {path}.") from error
-    vae = VAE(**parts).to(getattr(torch, saved.get("dtype", "float32")))
-    load_weights(vae, tensors, path)
+    file = _file_at(Path(path))
+    with weights.opened(file) as stored:
+        config = _config_in(stored.metadata, file)
+        vae = _composed_within_bounds(config, stored, file)
+        own = vae.state_dict()
+        problems = _differences({name: outline_of(tensor) for name, tensor in own.items()}, stored.outlines)
+        if problems:
+            raise ValueError(f"the weights in {file} do not fit the model that its config describes: {problems}")
+        for name, tensor in own.items():
+            tensor.copy_(stored.tensor(name))
+    if _differs(file.with_name(CONFIG_FILE), config):
+        warnings.warn(
+            f"{file.with_name(CONFIG_FILE)} differs from the config inside {file.name}, which is the one that counts; "
+            "a changed model has to be composed and saved anew",
+            UserWarning,
+            stacklevel=2,
+        )
+    return vae.eval()
+
+
+def _unwrapped(vae: VAE) -> VAE:
+    """The model itself, where torch.compile has wrapped it."""
+    vae = getattr(vae, _COMPILED, vae)
+    if type(vae) is not VAE:
+        raise ValueError(
+            f"what is to be saved is a {type(vae).__name__}, which would come back as a vaekit.VAE; save the model inside a "
+            "wrapper (wrapped.module.save(folder)), and let parts of your own hold what a subclass adds"
+        )
     return vae
 
 
-def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and the config in a folder that `write_model` made, or in its model.safetensors.
+def _state(vae: VAE) -> dict[str, Tensor]:
+    """The tensors of the model by the names that they have where nothing is compiled."""
+    state = {name.replace(f"{_COMPILED}.", ""): value for name, value in vae.state_dict().items()}
+    for name, value in state.items():
+        if problem := _unwritable(value):
+            raise ValueError(f"the model cannot be saved: {name} is {problem}")
+    return state
 
-    Raises:
-        FileNotFoundError: there is no such file; the message says what is there.
-        ValueError: a truncated or foreign file, or one written by a newer vaekit.
-    """
-    from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
-    file = path / WEIGHTS_FILE if path.is_dir() else path
-    if not file.is_file():
-        where = path if path.is_dir() else path.parent
-        inside = sorted(p.name for p in where.iterdir())[:10] if where.is_dir() else []
-        hint = f"; did you mean {where / BEST}?" if (where / BEST / WEIGHTS_FILE).is_file() else ""
-        raise FileNotFoundError(f"there is no model at {file}; {where} holds: {', '.join(inside) or 'nothing'}{hint}")
+def _unwritable(value: object) -> str | None:
+    """Why a value from a state_dict cannot be written; None if it can."""
+    if type(value) is not Tensor:
+        return f"a {type(value).__name__}, not a plain tensor"
+    if value.is_meta:
+        return "on the device 'meta' and has no values"
+    if value.layout != torch.strided:
+        return f"{str(value.layout).removeprefix('torch.')}, and only dense tensors can be saved"
+    dtype = name_of(value.dtype)
+    return None if dtype in weights.DTYPES else f"of dtype {dtype}, which safetensors cannot hold"
+
+
+def _check_that_it_comes_back(vae: VAE, config: Mapping[str, Any]) -> None:
+    """Refuse a model whose tensors are not those of the model that its config composes."""
+    state = {name: outline_of(tensor) for name, tensor in _state(vae).items()}
     try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-    except SafetensorError as error:
+        twin = _composed(config, torch.device("meta")).state_dict()
+    except Exception:  # parts whose constructors look at values cannot be made there
+        return
+    plain = (Tensor, nn.Parameter)
+    made = {name: outline_of(t) if type(t) in plain else Outline(type(t).__name__, ()) for name, t in twin.items()}
+    problems = _differences(made, state)
+    if problems:
         raise ValueError(
-            f"{file} is not a complete safetensors file ({error}); it may have been cut short when it was copied: copy it again"
-        ) from error
+            "the model cannot be saved, because its parts have been changed since they were constructed and their options would "
+            f"compose another one: {problems}. torch.save(vae.state_dict(), path) stores the weights alone."
+        )
+
+
+def _composed(config: Mapping[str, Any], device: torch.device, bound: MemoryBound | None = None) -> VAE:
+    config = specs.upgraded(config)
+    with seeding.drawing_from(0), device, bound or nullcontext():
+        vae = VAE(**{name: kind.registry.build(config[name]) for name, kind in specs.KINDS.items() if name in config})
+        dtype = getattr(torch, config["dtype"])
+        # A model that has its dtype already may have buffers of others.
+        return vae if all(p.dtype == dtype for p in vae.parameters() if p.is_floating_point()) else vae.to(dtype)
+
+
+def _composed_within_bounds(config: Mapping[str, Any], stored: weights.Stored, file: Path) -> VAE:
+    """The model with weights that are to be replaced, made in memory that is bounded by what the file holds."""
+    size = file.stat().st_size
+    # Constructors make tensors besides the weights, the largest of vaekit's own twice as much; a third party's perhaps more.
+    bound = MemoryBound((16 << 20) + 16 * size, tensors=4096 + 16 * len(stored.outlines))
+    try:
+        return _composed(config, torch.device("cpu"), bound)
+    except UnknownNameError as error:
+        hint = f"If a module of yours registers it, import that before loading {file}."
+        raise UnknownNameError(f"{_printable(error)} {hint}") from error
+    except ImportError:
+        raise
+    except Exception as error:
+        if bound.refused:
+            raise ValueError(
+                f"the config in {file} asks for more than can belong to its {size} bytes: {bound.refused}; the file is damaged"
+            ) from error
+        problem = f"{_printable(error)} ({type(error).__name__})"
+        raise ValueError(f"the model that the config in {file} describes cannot be composed: {problem}") from error
+
+
+def _file_at(path: Path) -> Path:
+    file = path / WEIGHTS_FILE if path.is_dir() else path
+    if file.is_file():
+        return file
+    where = path if path.is_dir() else path.parent
+    inside = sorted(p.name for p in where.iterdir())[:10] if where.is_dir() else []
+    hint = f"; did you mean {where / BEST}?" if (where / BEST / WEIGHTS_FILE).is_file() else ""
+    holds = _printable(", ".join(inside) or "nothing")
+    raise FileNotFoundError(f"there is no model at {file}; {where} holds: {holds}{hint}")
+
+
+def _config_in(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
+    """The config in a file's metadata, of which all but the parts' options is checked."""
     if "vaekit" not in metadata:
         raise ValueError(f"{file} was not written by vaekit: it has weights but no config of a model in its metadata")
-    config = _parsed(metadata["vaekit"])
+    damaged = f"{file} has weights, but what its metadata says of the model is damaged"
+    try:
+        config = _parsed(metadata["vaekit"])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{damaged}: {_printable(error)}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{file} has weights, but what its metadata says of the model is damaged: {metadata['vaekit'][:60]!r}")
-    if config.get("format", 0) > FORMAT:
+        raise ValueError(f"{damaged}: {metadata['vaekit'][:60]!r}")
+    number = config.get("format")
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f'{damaged}: "format" has to be a whole number of at least 1, got {_printable(repr(number))}')
+    if number > FORMAT:
         from vaekit import __version__
 
         raise ValueError(
-            f"{file} has format {config['format']}, written by vaekit {config.get('vaekit')}; this is vaekit {__version__}, "
+            f"{file} has format {number}, written by vaekit {_printable(config.get('vaekit'))}; this is vaekit {__version__}, "
             f"which reads formats up to {FORMAT}: upgrade vaekit"
         )
-    copy = file.with_name(CONFIG_FILE)
-    if copy.is_file() and _parsed(copy.read_bytes()) != config:
-        warnings.warn(
-            f"{copy} differs from the config inside {file.name}, which is the one that counts; "
-            "a changed model has to be composed and saved anew",
-            UserWarning,
-            stacklevel=3,
-        )
-    return tensors, config
+    if config.get("dtype") not in _DTYPES:
+        got = _printable(repr(config.get("dtype")))
+        raise ValueError(f'{damaged}: "dtype" has to be one of {", ".join(_DTYPES)}, got {got}')
+    missing = [name for name, kind in specs.KINDS.items() if name not in config and not kind.is_optional]
+    if missing:
+        raise ValueError(f"the config in {file} says nothing of: {', '.join(missing)}")
+    return config
 
 
-def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
-    """Copy `tensors` into the model, refusing any difference in names or shapes.
-
-    Raises:
-        ValueError: weights that are missing, unknown or of another shape, each by name.
-    """
-    own = model.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in tensors]
-    problems += [f"{name} is not part of the model" for name in tensors if name not in own]
+def _differences(model: Mapping[str, Outline], stored: Mapping[str, Outline]) -> str:
+    """What is missing, unknown or different in `stored`, by name; nothing if nothing is."""
+    problems = [f"{name} is missing" for name in model if name not in stored]
+    problems += [f"{name} is not part of the model" for name in stored if name not in model]
     problems += [
-        f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and own[name].shape != tensors[name].shape
+        f"{name} is {stored[name]}, the model has {outline}"
+        for name, outline in model.items()
+        if name in stored and stored[name] != outline
     ]
-    problems += [
-        f"{name} is {tensors[name].dtype}, the model has {own[name].dtype}"
-        for name in own
-        if name in tensors and own[name].dtype != tensors[name].dtype
-    ]
-    if problems:
-        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise ValueError(f"the weights in {source} do not fit the model: {'; '.join(problems[:8])}{more}")
-    for name, tensor in tensors.items():
-        own[name].copy_(tensor)
+    more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+    return "; ".join(_printable(problem, 200) for problem in problems[:8]) + more
 
 
-def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state on the CPU, every tensor with memory of its own: safetensors refuses tied weights."""
-    return {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in state.items()}
+def _differs(copy: Path, config: Mapping[str, Any]) -> bool:
+    """Whether there is a copy of the config that says something else."""
+    try:
+        if not copy.is_file():
+            return False
+        return copy.stat().st_size > 10 * len(json.dumps(config, indent=2)) or _parsed(copy.read_bytes()) != config
+    except (OSError, ValueError, RecursionError):
+        return True
 
 
 def _parsed(text: str | bytes) -> Any:
-    """What the JSON says; None if it is none."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
+    """What the JSON says.
+
+    Raises:
+        ValueError: it is none; a key that comes twice, or a number that is not finite or of more than 64 bits.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_without_repetition, parse_int=_integer, parse_float=_float, parse_constant=_float)
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        raise ValueError("a key comes twice in one mapping")
+    return mapping
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
+
+
+def _float(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return float(text)
+
+
+def _printable(value: object, longest: int = 600) -> str:
+    """`value` as text for a terminal: without control characters, which it may have from a file, and not too long."""
+    text = str(value)
+    text = text if len(text) <= longest else f"{text[:longest]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -274,7 +274,8 @@ class VAE(nn.Module):
         """Plain data from which `vaekit.load` composes this model again: the options that its parts were constructed with.
 
         Raises:
-            ValueError: a part whose class is not registered; the message says how to register it. Weights of several dtypes.
+            ValueError: a model that could not be composed again: a part whose class is not registered, weights of several dtypes,
+                layers that were replaced by hand; the message says what to do.
         """
         from vaekit import saving
 
@@ -284,7 +285,7 @@ class VAE(nn.Module):
         """Write weights and config into `folder` (model.safetensors, and config.json to read); returns the folder.
 
         Raises:
-            ValueError: a part whose class is not registered.
+            ValueError: a model that `vaekit.load` could not bring back, as for `config`; weights without values, or sparse ones.
             OSError: the folder cannot be written.
         """
         from vaekit import saving
