@@ -24,7 +24,7 @@ def _example(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLE)
     monkeypatch.setattr(vaekit.divergences, "_rules", dict(vaekit.divergences._rules))
     yield
-    for name in ("vaekit_logistic", "vaekit_box", "vaekit_target"):
+    for name in ("vaekit_logistic", "vaekit_box", "vaekit_lion", "vaekit_inverse_root", "vaekit_target"):
         sys.modules.pop(name, None)
 
 
@@ -93,3 +93,42 @@ def test_the_callback_ends_the_run_at_its_target():
     assert first < 4
     assert losses(StopAtTarget(target)) == whole[: first + 1]
     assert losses(StopAtTarget(-1.0)) == whole
+
+
+@pytest.fixture
+def announced(site, monkeypatch):
+    """Registries that look for plugins anew, and find those in `site`."""
+    monkeypatch.syspath_prepend(site)
+    for registry in (vaekit.optimizers.registry, vaekit.schedules.registry):
+        monkeypatch.setattr(registry, "_parts", dict(registry._parts))
+        monkeypatch.setattr(registry, "_pending", None)
+
+
+def test_the_optimizer_and_the_schedule_train_as_their_papers_say(announced):
+    rate = {"name": "inverse_root", "steps": 3, "peak": 0.01}
+    schedule = vaekit.schedules.as_schedule(rate)
+    assert [schedule(step) for step in (0, 2, 11)] == pytest.approx([0.01 / 3, 0.01, 0.005])
+    vae, x = (
+        vaekit.create_vae(input_shape=(4,), latent_dim=2, encoder={"hidden": (8,)}, decoder={"hidden": (8,)}, seed=0),
+        torch.rand(32, 4),
+    )
+    start = [p.detach().clone() for p in vae.parameters()]
+    steps = []
+
+    class Record(vaekit.Callback):
+        def on_step_end(self, state):
+            steps.append([p.detach().clone() for p in state.vae.parameters()])
+
+    options = {"epochs": 1, "batch_size": 8, "device": "cpu", "progress": False, "callbacks": [Record()]}
+    vaekit.fit(vae, x, optimizer="lion", learning_rate=rate, **options)
+    for number, (before, after) in enumerate(zip([start, *steps], steps, strict=False)):
+        for one, other in zip(before, after, strict=True):  # every weight moves by the learning rate, or has no gradient
+            moved = (other - one).abs()
+            assert ((moved - schedule(number)).abs() < 1e-6).logical_or(moved == 0).all()
+    assert number == 3
+    assert any(not torch.equal(one, other) for one, other in zip(start, steps[-1], strict=True))
+
+
+def test_an_option_that_the_optimizer_does_not_take_is_refused_by_name(announced):
+    with pytest.raises(TypeError, match="optimizer 'lion' takes no option 'eps'"):
+        vaekit.training.FitOptions(optimizer={"name": "lion", "eps": 1e-8})

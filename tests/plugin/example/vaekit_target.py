@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vaekit import Callback, FitState
+from vaekit import Callback, RunState
 
 
 class StopAtTarget(Callback):
@@ -16,5 +16,5 @@ class StopAtTarget(Callback):
     def __init__(self, target: float, term: str = "loss") -> None:
         self.target, self.term = target, term
 
-    def on_epoch_end(self, state: FitState) -> None:
+    def on_epoch_end(self, state: RunState) -> None:
         state.stop = state.stop or state.history[self.term][-1] < self.target
