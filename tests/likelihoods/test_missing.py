@@ -262,14 +262,14 @@ def test_levels_pass_however_they_were_rounded(levels, dtype):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("laplace", {"scale": "both"}, 'scale has to be "fixed", "shared" or "element", got \'both\''),
-        ("laplace", {"b": 0.0}, "b has to be positive and finite, got 0.0"),
+        ("laplace", {"scale": "both"}, "scale .*'fixed', 'shared', 'element'.* 'both'"),
+        ("laplace", {"b": 0.0}, r"b .* got 0\.0"),
         ("laplace", {"scale": "element", "b": 1.0}, 'with scale="element" the decoder gives every scale; leave b out'),
         ("student_t", {"freedom": "none"}, "freedom has to be"),
-        ("student_t", {"df": math.inf}, "df has to be positive and finite"),
+        ("student_t", {"df": math.inf}, "df .* finite .* got inf"),
         ("student_t", {"freedom": "element", "df": 3.0}, "leave df out"),
         ("negative_binomial", {"theta": 1.0}, 'with dispersion="element" .* leave theta out'),
-        ("zero_inflated_negative_binomial", {"dispersion": "gene"}, 'dispersion has to be "fixed"'),
+        ("zero_inflated_negative_binomial", {"dispersion": "gene"}, "dispersion .* 'gene'"),
         ("categorical", {"classes": 1}, "classes has to be at least 2"),
         ("categorical", {"classes": 2.0}, "classes has to be a whole number"),
         ("discretized_logistic", {"components": 0}, "components has to be a whole number of at least 1"),

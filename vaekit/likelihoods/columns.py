@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.likelihoods.base import Likelihood, registry
+from vaekit.likelihoods.positive import DispersedLikelihood
 from vaekit.ops import philox
 from vaekit.registry import UnknownNameError
 
@@ -71,6 +72,9 @@ class Columns(Likelihood):
             grouped.append((likelihood, [number]))
             if _is_independent(likelihood):
                 shared.append((spec, grouped[-1][1]))
+        for likelihood, numbers in grouped:
+            if isinstance(likelihood, DispersedLikelihood) and len(numbers) > 1:
+                likelihood.learn_by_column(len(numbers))
         self.groups = nn.ModuleList(_Group(likelihood, numbers) for likelihood, numbers in grouped)
         self.data_shape = (len(specs),)
         places = [numbers for _, numbers in grouped]
@@ -81,7 +85,7 @@ class Columns(Likelihood):
 
     @property
     def likelihoods(self) -> tuple[Likelihood, ...]:
-        """The likelihood of each column; columns without learned parameters whose specs are equal have one object."""
+        """The likelihood of each column; columns whose specs are equal have one object, with what each of them learns."""
         of = {number: group.likelihood for group in self._groups for number in group.numbers}
         return tuple(of[number] for number in range(len(self.names)))
 
@@ -237,9 +241,10 @@ class _Layout(nn.Module):
 
 
 def _is_independent(likelihood: Likelihood) -> bool:
-    """Whether one object may serve several columns: it learns nothing, and treats each element by itself."""
+    """Whether one object may serve several columns: it treats each element by itself, and learns nothing but by column."""
     by_element = all(getattr(type(likelihood), name) is getattr(Likelihood, name) for name in ("nll", "encoder_input"))
-    return by_element and not likelihood.state_dict()
+    learned = likelihood.learned if isinstance(likelihood, DispersedLikelihood) else {}
+    return by_element and set(likelihood.state_dict()) == set(learned)
 
 
 def _specs_by_name(columns: object) -> dict[str, Mapping[str, Any]]:

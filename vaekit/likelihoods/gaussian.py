@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from vaekit.likelihoods.base import Likelihood, registry
-from vaekit.likelihoods.positive import checked_log, learned_log, log_of
+from vaekit.likelihoods.base import registry
+from vaekit.likelihoods.positive import DispersedLikelihood, Positive
 from vaekit.likelihoods.special import times_exp
 from vaekit.ops import philox
 
 
 @registry.register("gaussian")
-class Gaussian(Likelihood):
+class Gaussian(DispersedLikelihood):
     """A normal for each element, for real-valued data.
 
     Args:
@@ -37,14 +37,11 @@ class Gaussian(Likelihood):
     support = "real numbers"
 
     def __init__(self, variance: str = "fixed", sigma: float | None = None, missing: str = "refuse") -> None:
-        super().__init__(missing)
-        self._initial_logvar = 2.0 * checked_log("variance", variance, "sigma", sigma, 1.0)
+        super().__init__(missing, logvar=Positive("variance", variance, "sigma", sigma, 1.0, power=2.0))
         self.variance = variance
-        self.parameters_per_element = 2 if variance == "element" else 1
-        self.logvar = learned_log(variance, self._initial_logvar)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        mean, logvar = self._mean_logvar(parameters)
+        (mean,), (logvar,) = self._split(parameters)
         standardized = times_exp(x - mean, -0.5 * logvar)
         return 0.5 * standardized * standardized + 0.5 * (logvar + math.log(2.0 * math.pi))
 
@@ -56,10 +53,6 @@ class Gaussian(Likelihood):
         return self._before_zeros(mean[0])
 
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
-        mean, logvar = self._mean_logvar(self._wide(parameters))
+        (mean,), (logvar,) = self._split(self._wide(parameters))
         draw = mean + torch.exp(0.5 * logvar) * philox.normal(key, mean.shape, mean.dtype)
         return draw.to(parameters.dtype)
-
-    def _mean_logvar(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        mean, *decoded = parameters.unbind(1)
-        return mean, log_of(self.variance, iter(decoded), self.logvar, self._initial_logvar, mean)

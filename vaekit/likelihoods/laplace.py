@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import Likelihood, registry
-from vaekit.likelihoods.positive import checked_log, learned_log, log_of
+from vaekit.likelihoods.base import registry
+from vaekit.likelihoods.positive import DispersedLikelihood, Positive
 from vaekit.likelihoods.special import times_exp
 
 
 @registry.register("laplace")
-class Laplace(Likelihood):
+class Laplace(DispersedLikelihood):
     """A double exponential for each element, for real-valued data with tails heavier than a normal's.
 
     p(x) = exp(-|x - m| / b) / (2 b); P = 1: the mean m, or 2 with scale="element": m and log b.
@@ -42,14 +42,11 @@ class Laplace(Likelihood):
     support = "real numbers"
 
     def __init__(self, scale: str = "fixed", b: float | None = None, missing: str = "refuse") -> None:
-        super().__init__(missing)
-        self._initial_log_scale = checked_log("scale", scale, "b", b, 1.0)
+        super().__init__(missing, log_scale=Positive("scale", scale, "b", b, 1.0))
         self.scale = scale
-        self.parameters_per_element = 2 if scale == "element" else 1
-        self.log_scale = learned_log(scale, self._initial_log_scale)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        mean, log_scale = self._mean_log_scale(parameters)
+        (mean,), (log_scale,) = self._split(parameters)
         return times_exp(x - mean, -log_scale).abs() + log_scale + math.log(2.0)
 
     def mean(self, parameters: Tensor) -> Tensor:
@@ -62,10 +59,6 @@ class Laplace(Likelihood):
     def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
         self._check_shapes(parameters)
         wide, key = draws.wide(parameters, key)
-        mean, log_scale = self._mean_log_scale(wide)
+        (mean,), (log_scale,) = self._split(wide)
         centred = draws.uniform(key, mean.shape) - 0.5
         return draws.narrow(mean - log_scale.exp() * centred.sign() * torch.log1p(-2.0 * centred.abs()), parameters)
-
-    def _mean_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        mean, *decoded = parameters.unbind(1)
-        return mean, log_of(self.scale, iter(decoded), self.log_scale, self._initial_log_scale, mean)

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import COUNTS_REMEDY, RAREST, Likelihood, log_counts, registry
-from vaekit.likelihoods.positive import checked_log, learned_log, log_of
+from vaekit.likelihoods.base import COUNTS_REMEDY, RAREST, log_counts, registry
+from vaekit.likelihoods.positive import DispersedLikelihood, Positive
 from vaekit.likelihoods.special import binomial_deviance, bounded_log, log_choice, size_softplus, softplus
 from vaekit.ops import philox
 
@@ -23,7 +23,7 @@ _NEVER = 80.0  # of the logarithms of a mean and a dispersion from which on no c
 
 
 @registry.register("negative_binomial")
-class NegativeBinomial(Likelihood):
+class NegativeBinomial(DispersedLikelihood):
     """A negative binomial for each element, for counts with mean m and variance m + m^2 / t.
 
     p(x) = gamma(x + t) / (gamma(t) x!) (t / (t + m))^t (m / (t + m))^x; P = 1: log m, or 2 with dispersion="element": log m and
@@ -52,17 +52,15 @@ class NegativeBinomial(Likelihood):
     remedy = COUNTS_REMEDY
 
     def __init__(self, dispersion: str = "element", theta: float | None = None, missing: str = "refuse") -> None:
-        super().__init__(missing)
-        self._initial_log_theta = checked_log("dispersion", dispersion, "theta", theta, 1.0)
+        super().__init__(missing, log_theta=Positive("dispersion", dispersion, "theta", theta, 1.0))
         self.dispersion = dispersion
-        self.parameters_per_element = 2 if dispersion == "element" else 1
-        self.log_theta = learned_log(dispersion, self._initial_log_theta)
 
     def element_features(self, x: Tensor) -> Tensor:
         return log_counts(x)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        return _nll(*self._log_mean_log_theta(parameters), x)
+        (log_mean,), (log_theta,) = self._split(parameters)
+        return _nll(log_mean, log_theta, x)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return self._wide(parameters)[:, 0].exp().to(parameters.dtype)
@@ -74,15 +72,12 @@ class NegativeBinomial(Likelihood):
         """As every likelihood's: a Poisson draw whose rate is a gamma draw; synchronises."""
         self._check_shapes(parameters)
         wide, key = draws.wide(parameters, key)
-        return draws.narrow(_draw(*self._log_mean_log_theta(wide), key), parameters)
-
-    def _log_mean_log_theta(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        log_mean, *decoded = parameters.unbind(1)
-        return log_mean, log_of(self.dispersion, iter(decoded), self.log_theta, self._initial_log_theta, log_mean)
+        (log_mean,), (log_theta,) = self._split(wide)
+        return draws.narrow(_draw(log_mean, log_theta, key), parameters)
 
 
 @registry.register("zero_inflated_negative_binomial")
-class ZeroInflatedNegativeBinomial(Likelihood):
+class ZeroInflatedNegativeBinomial(DispersedLikelihood):
     """A negative binomial for each element whose counts are lost, and read as 0, with a probability: sparse counts.
 
     p(x) = d [x = 0] + (1 - d) NB(x; m, t), with the mean m and the inverse dispersion t of "negative_binomial" and d the sigmoid
@@ -111,17 +106,14 @@ class ZeroInflatedNegativeBinomial(Likelihood):
     remedy = COUNTS_REMEDY
 
     def __init__(self, dispersion: str = "element", theta: float | None = None, missing: str = "refuse") -> None:
-        super().__init__(missing)
-        self._initial_log_theta = checked_log("dispersion", dispersion, "theta", theta, 1.0)
+        super().__init__(missing, others=2, log_theta=Positive("dispersion", dispersion, "theta", theta, 1.0))
         self.dispersion = dispersion
-        self.parameters_per_element = 3 if dispersion == "element" else 2
-        self.log_theta = learned_log(dispersion, self._initial_log_theta)
 
     def element_features(self, x: Tensor) -> Tensor:
         return log_counts(x)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        log_mean, log_theta, logit = self._log_mean_log_theta_logit(parameters)
+        (log_mean, logit), (log_theta,) = self._split(parameters)
         # Without a bound the nll of 0 would overflow there, and its derivative be 0 times infinity.
         is_beyond = (x == 0.0) & (torch.minimum(log_mean, log_theta.expand_as(x)) > _NEVER)
         counted = _nll(log_mean.masked_fill(is_beyond, _NEVER), log_theta.masked_fill(is_beyond, _NEVER), x)
@@ -131,7 +123,7 @@ class ZeroInflatedNegativeBinomial(Likelihood):
         return torch.where(x == 0.0, torch.where(logit > 0.0, often, seldom), counted + softplus(logit))
 
     def mean(self, parameters: Tensor) -> Tensor:
-        log_mean, _, logit = self._log_mean_log_theta_logit(self._wide(parameters))
+        (log_mean, logit), _ = self._split(self._wide(parameters))
         return (log_mean + F.logsigmoid(-logit)).exp().to(parameters.dtype)
 
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
@@ -142,14 +134,9 @@ class ZeroInflatedNegativeBinomial(Likelihood):
         """As every likelihood's; synchronises."""
         self._check_shapes(parameters)
         wide, key = draws.wide(parameters, key)
-        log_mean, log_theta, logit = self._log_mean_log_theta_logit(wide)
+        (log_mean, logit), (log_theta,) = self._split(wide)
         lost = draws.uniform(philox.fold_in(key, 2), logit.shape) <= torch.sigmoid(logit)
         return draws.narrow(_draw(log_mean, log_theta, key).masked_fill(lost, 0.0), parameters)
-
-    def _log_mean_log_theta_logit(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        log_mean, *decoded, logit = parameters.unbind(1)
-        log_theta = log_of(self.dispersion, iter(decoded), self.log_theta, self._initial_log_theta, log_mean)
-        return log_mean, log_theta, logit
 
 
 def _nll(log_mean: Tensor, log_theta: Tensor, x: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import Likelihood, registry
-from vaekit.likelihoods.positive import checked_log, learned_log, log_of
+from vaekit.likelihoods.base import registry
+from vaekit.likelihoods.positive import DispersedLikelihood, Positive
 from vaekit.likelihoods.special import bounded_log, half_step, size_log1p, softplus, times_exp
 from vaekit.ops import philox
 
@@ -21,7 +21,7 @@ _FAR = 2.0 * math.log(1e4)  # of a ratio beside which 1 is nothing, and whose sq
 
 
 @registry.register("student_t")
-class StudentT(Likelihood):
+class StudentT(DispersedLikelihood):
     """A Student t for each element, for real-valued data with outliers: far out, the nll grows like a logarithm.
 
     p(x) = gamma((n + 1) / 2) / (gamma(n / 2) sqrt(n pi) s) (1 + ((x - m) / s)^2 / n)^(-(n + 1) / 2), with n degrees of freedom;
@@ -57,16 +57,15 @@ class StudentT(Likelihood):
         df: float | None = None,
         missing: str = "refuse",
     ) -> None:
-        super().__init__(missing)
-        self._initial_log_scale = checked_log("scale", scale, "sigma", sigma, 1.0)
-        self._initial_log_df = checked_log("freedom", freedom, "df", df, 4.0)
+        super().__init__(
+            missing,
+            log_scale=Positive("scale", scale, "sigma", sigma, 1.0),
+            log_df=Positive("freedom", freedom, "df", df, 4.0),
+        )
         self.scale, self.freedom = scale, freedom
-        self.parameters_per_element = 1 + (scale == "element") + (freedom == "element")
-        self.log_scale = learned_log(scale, self._initial_log_scale)
-        self.log_df = learned_log(freedom, self._initial_log_df)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        location, log_scale, log_df = self._location_log_scale_log_df(parameters)
+        (location,), (log_scale, log_df) = self._split(parameters)
         log_scale, log_df = log_scale.expand_as(x), log_df.expand_as(x)
         difference, df = x - location, bounded_log(log_df).exp()
         # (n + 1) log(1 + square / n), from the square's logarithm where float32 does not hold it, or 1 is nothing beside it
@@ -90,15 +89,9 @@ class StudentT(Likelihood):
         """As every likelihood's; synchronises."""
         self._check_shapes(parameters)
         wide, key = draws.wide(parameters, key)
-        location, log_scale, log_df = self._location_log_scale_log_df(wide)
+        (location,), (log_scale, log_df) = self._split(wide)
         log_half = (log_df - math.log(2.0)).expand_as(location)
         # A normal over the root of gamma(n / 2) / (n / 2).
         log_precision = draws.log_gamma(philox.fold_in(key, 1), log_half) - log_half
         normal = philox.normal(philox.fold_in(key, 0), location.shape, torch.float64)
         return draws.narrow(location + torch.exp(log_scale - 0.5 * log_precision) * normal, parameters)
-
-    def _location_log_scale_log_df(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        location, *rest = parameters.unbind(1)
-        decoded = iter(rest)
-        log_scale = log_of(self.scale, decoded, self.log_scale, self._initial_log_scale, location)
-        return location, log_scale, log_of(self.freedom, decoded, self.log_df, self._initial_log_df, location)
