@@ -122,11 +122,16 @@ inline void check_gradients(const OptionalTensor& grad_z, const OptionalTensor& 
   }
 }
 
-// "[64, 20] Float"
+// "[64, 20] float32"
 inline std::string described(const int64_t* sizes, int64_t dims, ScalarType dtype) {
   std::string text = "[";
   for (int64_t i = 0; i < dims; ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
-  return text + "] " + torch::headeronly::toString(dtype);
+  switch (dtype) {
+    case ScalarType::Float: return text + "] float32";
+    case ScalarType::Double: return text + "] float64";
+    case ScalarType::BFloat16: return text + "] bfloat16";
+    default: return text + "] float16";
+  }
 }
 
 // A new contiguous tensor on mu's device.
