@@ -83,6 +83,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 import vaekit
 from vaekit.ops import philox, reference
+from vaekit.ops.operands import Operands
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")}
 SIZES = ("64x2", "64x20", "128x64", "512x128", "4096x256", "16384x512")
@@ -116,12 +117,12 @@ class Fallback(torch.autograd.Function):
     @staticmethod
     def forward(ctx, mu, logvar, eps):
         ctx.save_for_backward(mu, logvar, eps)
-        return reference.forward(mu, logvar, None, eps, None, None, None, 0, 1, True)
+        return reference.forward(*Operands(mu, logvar, eps=eps))
 
     @staticmethod
     def backward(ctx, grad_z, grad_kl):
         mu, logvar, eps = ctx.saved_tensors
-        return *reference.backward(grad_z, grad_kl, mu, logvar, None, eps, None, None, None, 0, 1, True)[:2], None
+        return *reference.backward(grad_z, grad_kl, *Operands(mu, logvar, eps=eps))[:2], None
 
 
 def fallback(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,13 +28,8 @@ class Operands(NamedTuple):
     event_dims: int = 1
     reduce_event: bool = True
 
-    @property
-    def options(self) -> tuple[int | None, int, int, bool]:
-        """num_samples, row_start, event_dims, reduce_event: the operands that are no tensors."""
-        return self.num_samples, self.row_start, self.event_dims, self.reduce_event
 
-
-# The same split of the bare tuple that a kernel or an autograd.Function is called with.
+# Tensors and options of the bare arguments that an autograd.Function is called with. To name them all would cost every call.
 _COUNT = Operands._fields.index("num_samples")
 TENSORS, OPTIONS = slice(0, _COUNT), slice(_COUNT, None)
 GRADIENTS = slice(0, 2)  # grad_z and grad_kl, before the operands of the backward operator
