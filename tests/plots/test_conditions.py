@@ -22,7 +22,7 @@ def test_a_conditional_models_samples_have_a_row_for_each_label_and_one_code_in_
     assert len(plots.samples(vae).axes) == 24
 
 
-def test_a_conditional_models_pictures_are_of_what_it_is_told():
+def test_a_conditional_models_pictures_are_of_the_given_conditions():
     vae, x, y = model(condition=LABELS), data(6), torch.arange(6) % 3
     figure = plots.reconstructions(vae, x, y)
     for axes, example in zip(figure.axes[6:], vae.reconstruct(x, y), strict=True):
@@ -58,19 +58,19 @@ def test_vectors_are_named_for_a_picture():
 
 
 @pytest.mark.parametrize(
-    ("draw", "words"),
+    ("draw", "fact"),
     [
-        (lambda vae: plots.samples(vae, condition=3), r"a single value, condition=\[3\]"),
-        (lambda vae: plots.samples(vae, condition=torch.zeros(31, dtype=torch.long)), "1 to 30 rows.*got 31"),
-        (lambda vae: plots.samples(vae, 31), "in a row, has to be between 1 and 30, got 31"),
-        (lambda vae: plots.reconstructions(vae, data(2)), "no condition was given"),
-        (lambda vae: plots.latent_space(vae, data(2)), "no condition was given"),
-        (lambda vae: plots.latent_grid(vae), "no condition was given"),
-        (lambda vae: plots.samples(model(), condition=[1]), "the model has none"),
-        (lambda vae: plots.latent_space(model(), data(2), condition=1), "the model has none"),
-        (lambda vae: plots.samples(model(condition={"name": "vector", "size": 2})), "name the conditions that are to have a row"),
+        (lambda vae: plots.samples(vae, condition=3), r"condition=\[3\]"),
+        (lambda vae: plots.samples(vae, condition=torch.zeros(31, dtype=torch.long)), "30.*31"),
+        (lambda vae: plots.samples(vae, 31), "30.*31"),
+        (lambda vae: plots.reconstructions(vae, data(2)), "no condition"),
+        (lambda vae: plots.latent_space(vae, data(2)), "no condition"),
+        (lambda vae: plots.latent_grid(vae), "no condition"),
+        (lambda vae: plots.samples(model(), condition=[1]), "condition"),
+        (lambda vae: plots.latent_space(model(), data(2), condition=1), "condition"),
+        (lambda vae: plots.samples(model(condition={"name": "vector", "size": 2})), "condition"),
     ],
 )
-def test_pictures_of_a_conditional_model_ask_for_what_they_need(draw, words):
-    with pytest.raises(ValueError, match=words):
+def test_pictures_of_a_conditional_model_ask_for_what_they_need(draw, fact):
+    with pytest.raises(ValueError, match=fact):
         draw(model(condition=LABELS))

@@ -43,14 +43,14 @@ def test_ten_classes_can_be_told_apart_by_colour_and_by_marker():
 
 @pytest.mark.parametrize("labels", [0, 5, 7])
 def test_another_number_of_labels_than_of_examples_is_refused(labels):
-    with pytest.raises(ValueError, match=f"there are 6 examples but {labels} labels"):
+    with pytest.raises(ValueError, match=f"6.*{labels}"):
         plots.latent_space(model(), data(6), torch.zeros(labels))
 
 
 @pytest.mark.parametrize("latent_dim", [1, 3])
 @pytest.mark.parametrize("name", ["latent_space", "latent_grid"])
 def test_another_number_of_latent_dimensions_is_refused_and_traversals_named(name, latent_dim):
-    with pytest.raises(ValueError, match=rf"{name} draws two latent dimensions, .* shape \({latent_dim},\); see traversals"):
+    with pytest.raises(ValueError, match=rf"{name}.*\({latent_dim},\).*traversals"):
         FUNCTIONS[name](model(latent_dim=latent_dim))
 
 
@@ -58,9 +58,9 @@ def test_a_spatial_latent_is_refused_and_what_can_be_drawn_is_drawn():
     spatial = {"name": "conv", "channels": (4,), "spatial": True}
     vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2, encoder=spatial, decoder={"name": "conv", "channels": (4,)})
     for name in ("latent_space", "latent_grid"):
-        with pytest.raises(ValueError, match=r"have the shape \(2, 4, 4\); see reconstructions and samples"):
+        with pytest.raises(ValueError, match=r"\(2, 4, 4\).*reconstructions"):
             FUNCTIONS[name](vae)
-    with pytest.raises(ValueError, match=r"latents that are a vector, .* shape \(2, 4, 4\); see samples"):
+    with pytest.raises(ValueError, match=r"\(2, 4, 4\).*samples"):
         plots.traversals(vae)
     assert plots.reconstructions(vae, torch.rand(2, 1, 8, 8)).get_suptitle() == "reconstructions through 32 latent dimensions"
     assert len(plots.samples(vae, 4).axes) == 4
@@ -69,7 +69,7 @@ def test_a_spatial_latent_is_refused_and_what_can_be_drawn_is_drawn():
 def test_nothing_is_drawn_between_the_codes_of_a_codebook():
     vae = model(posterior={"name": "vector_quantized", "codes": 5}, prior="codes", loss="vector_quantized")
     for name in ("latent_grid", "traversals"):
-        with pytest.raises(ValueError, match=f"{name} moves through the latent space, .* VectorQuantizedFamily are codes from a"):
+        with pytest.raises(ValueError, match=f"{name}.*VectorQuantizedFamily"):
             getattr(plots, name)(vae)
     assert plots.reconstructions(vae, data(2)).get_suptitle() == "reconstructions through 1 code from a codebook"
     points = plots.latent_space(vae, data(30)).axes[0].collections[0].get_offsets()
@@ -118,8 +118,8 @@ def test_a_side_out_of_range_is_refused(side):
 
 
 @pytest.mark.parametrize("shape", [(13,), (2, 40), (2, 4, 4)])
-def test_a_grid_of_what_is_no_image_is_refused(shape):
-    with pytest.raises(ValueError, match="latent_grid draws images"):
+def test_a_grid_of_data_that_is_not_images_is_refused(shape):
+    with pytest.raises(ValueError, match="latent_grid.*images"):
         plots.latent_grid(model(shape))
 
 
@@ -156,5 +156,5 @@ def test_a_number_of_steps_out_of_range_is_refused(steps):
 
 @pytest.mark.parametrize("n", [0, 2])
 def test_traversals_from_another_number_of_examples_are_refused(n):
-    with pytest.raises(ValueError, match=rf"starts from one example, x\[:1\], got {n}"):
+    with pytest.raises(ValueError, match=f"one example.*{n}"):
         plots.traversals(model(), data(n))

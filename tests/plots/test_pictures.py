@@ -78,7 +78,7 @@ def test_a_model_of_another_precision_can_be_drawn(name, dtype):
 @pytest.mark.parametrize(
     "function", [plots.reconstructions, plots.samples, plots.latent_space, plots.latent_grid, plots.traversals]
 )
-def test_what_is_no_model_is_refused_by_type(function):
+def test_something_that_is_not_a_model_is_refused_by_type(function):
     with pytest.raises(TypeError, match="VAE"):
         function(data(3), model())
 
@@ -117,12 +117,12 @@ def test_two_channels_are_curves():
 
 
 def test_reconstructions_of_nothing_are_refused():
-    with pytest.raises(ValueError, match="draws 1 to 30 examples side by side, got 0"):
+    with pytest.raises(ValueError, match="1 to 30.*got 0"):
         plots.reconstructions(model(), data(0))
 
 
 def test_examples_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"x has to have the shape \[batch, 1, 6, 5\], got \(2, 1, 5, 6\)"):
+    with pytest.raises(ValueError, match=r"1, 6, 5.*\(2, 1, 5, 6\)"):
         plots.reconstructions(model(), data(2, (1, 5, 6)))
 
 
@@ -147,7 +147,7 @@ def test_another_key_gives_other_samples():
     assert not torch.equal(shown(one), shown(other))
 
 
-@pytest.mark.parametrize("n", [0, -1])
-def test_no_samples_are_refused(n):
-    with pytest.raises(ValueError, match=f"n, the number of samples, has to be between 1 and 900, got {n}"):
+@pytest.mark.parametrize("n", [0, -1, 901, 10**12])
+def test_a_number_of_samples_out_of_range_is_refused(n):
+    with pytest.raises(ValueError, match=f"n.*900.*{n}"):
         plots.samples(model(), n)
