@@ -10,14 +10,14 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from vaekit import data, files, saving, specs
 from vaekit.compose import create_vae
 from vaekit.layout import BEST, HISTORY_FILE, LAST, RUN_FILE
-from vaekit.training import History, fit
+from vaekit.training import FitOptions, History, fit
 from vaekit.vae import VAE
 
 DEFAULT_PRESET = "dense-mnist"
@@ -26,24 +26,10 @@ DEFAULT_DATA = "mnist5k"
 Settings = dict[str, Any]
 
 PART_KEYS = (*specs.KINDS, "posterior")
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """What `vaekit.fit` takes besides the model, the data and objects such as callbacks."""
-
-    epochs: int = field(default=30, metadata={"help": "Passes over the training data."})
-    batch_size: int = field(default=64, metadata={"help": "Examples in a step."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Adam's."})
-    gradient_clip: float | None = field(default=None, metadata={"help": "Shorten longer gradients to this norm; off by default."})
-    seed: int = field(default=0, metadata={"help": "Fixes weights, order and noise."})
-    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, mps."})
-    initialize_output_bias: bool = field(
-        default=False, metadata={"help": "Let the decoder start from the mean of the training data."}
-    )
-
-
 FIT_KEYS = tuple(option.name for option in fields(FitOptions))
+_FIT_PARTS = tuple(  # which may be a name and options, {"name": ..., option: ...}
+    name for name, hint in get_type_hints(FitOptions).items() if Mapping in [get_origin(kind) for kind in get_args(hint)]
+)
 KEYS = ("data", "preset", *specs.MODEL_OPTIONS, *FIT_KEYS)
 
 
@@ -114,7 +100,7 @@ def _assign(settings: Settings, assignment: str) -> None:
         earlier = settings.get(key)
         settings[key] = {**earlier, "name": value} if isinstance(earlier, dict) and isinstance(value, str) else value
         return
-    if key not in PART_KEYS:
+    if key not in PART_KEYS + _FIT_PARTS:
         raise ValueError(f"--set {assignment}: {key!r} is a single value, not a part with options")
     part = settings.get(key, {})
     if not isinstance(part, (str, dict)):
@@ -131,6 +117,8 @@ def _amended(key: str, before: Any, assigned: Any) -> Any:
     if not isinstance(assigned, dict) or before is None:
         return assigned
     if not isinstance(before, (str, dict)):
+        if "name" in assigned:  # a schedule in place of a number
+            return assigned
         raise ValueError(f"the config has {before!r} as {key!r}, which is neither a name nor an object")
     return _amended_options({"name": before} if isinstance(before, str) else before, assigned)
 
@@ -168,6 +156,7 @@ class Run:
         Raises:
             ValueError, TypeError, KeyError, OSError, ImportError: settings that are wrong or do not fit the data, by name.
         """
+        FitOptions(**{key: settings[key] for key in FIT_KEYS if key in settings})  # refuses what `fit` would, before data is read
         source = settings["data"]
         train, test = data.load(source, progress=progress)
         path = None if source in data.names() else Path(source).resolve()

@@ -34,6 +34,8 @@ TRAINING_MISTAKES = {
     "epochs 0": (["--epochs", "0"], ["epochs", "0"]),
     "learning_rate 0": (["--learning-rate", "0"], ["learning_rate", "0"]),
     "gradient_clip below 0": (["--gradient-clip", "-1"], ["gradient_clip", "-1"]),
+    "unknown optimizer": (["--optimizer", "adma"], ["'adma'", "'adam'"]),
+    "unknown option of an optimizer": (["--set", "optimizer.momentun=1"], ["optimizer", "'momentun'"]),
     "unknown device": (["--device", "gpu"], ["device", "'gpu'"]),
     "hidden is no list": (["--set", "encoder.hidden=16"], ["hidden", "16"]),
     "encoder is a number": (["--set", "encoder=5"], ["encoder", "5"]),

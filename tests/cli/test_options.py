@@ -11,11 +11,13 @@ from helpers.commands import QUICK, SMALL, command
 
 from vaekit import runs
 from vaekit.cli.options import with_flags_of
+from vaekit.training import FitOptions
 
 VALUES = {
     "epochs": 3,
     "batch_size": 7,
     "learning_rate": 0.25,
+    "optimizer": "sgd",
     "gradient_clip": 1.5,
     "seed": 4,
     "device": "cpu",
@@ -75,7 +77,7 @@ def test_help_says_what_an_option_is_and_what_it_usually_is(given_flags, capsys)
 
 
 def test_every_option_of_fit_has_an_example_here():
-    assert set(VALUES) == {option.name for option in fields(runs.FitOptions)}
+    assert set(VALUES) == {option.name for option in fields(FitOptions)}
 
 
 @pytest.mark.parametrize("way", ["flag", "set", "set fit", "config", "config fit"])
@@ -93,6 +95,42 @@ def test_every_option_of_fit_reaches_it_every_way(name, way, data, tmp_path, mon
     }.get(way, ["--config", tmp_path / "run.json"])
     command("train", data, *SMALL, "--no-progress", "--out", tmp_path / "out", *arguments)
     assert got[name] == value
+
+
+@pytest.mark.parametrize(
+    ("settings", "assignments", "name", "value"),
+    [
+        ({}, ["optimizer=sgd", "optimizer.momentum=0.9"], "optimizer", {"name": "sgd", "momentum": 0.9}),
+        ({"optimizer": "sgd"}, ["fit.optimizer.momentum=0.9"], "optimizer", {"name": "sgd", "momentum": 0.9}),
+        ({"optimizer": {"name": "sgd", "momentum": 0.9}}, ["optimizer=adamw"], "optimizer", "adamw"),
+        (
+            {"learning_rate": 0.1},
+            ["learning_rate.name=linear", "learning_rate.steps=5"],
+            "learning_rate",
+            {"name": "linear", "steps": 5},
+        ),
+        ({"learning_rate": {"name": "linear", "steps": 5}}, ["learning_rate=0.1"], "learning_rate", 0.1),
+    ],
+)
+def test_an_optimizer_and_a_schedule_have_options(settings, assignments, name, value, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(settings))
+    assert runs.merged_settings(tmp_path / "run.json", assignments, {})[name] == value
+
+
+def test_a_run_trains_with_another_optimizer_and_a_scheduled_learning_rate(data, tmp_path):
+    changes = ["optimizer=sgd", "optimizer.momentum=0.9", "learning_rate.name=linear", "learning_rate.steps=3"]
+    changes = [argument for change in changes for argument in ("--set", change)]
+    assert command("train", data, *SMALL, *QUICK, *changes, "--out", tmp_path / "run") == 0
+    written = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert written["optimizer"] == {"name": "sgd", "momentum": 0.9}
+    assert written["learning_rate"] == {"name": "linear", "steps": 3}
+    again = ["train", "--config", tmp_path / "run" / "run.json", "--no-progress", "--out", tmp_path / "again"]
+    assert command(*again) == 0
+    assert (tmp_path / "again" / "history.csv").read_bytes() == (tmp_path / "run" / "history.csv").read_bytes()
+
+
+def test_a_wrong_option_is_found_before_the_data_is_read(tmp_path, mistake):
+    assert "epochs" in mistake("train", tmp_path / "nowhere.npy", "--epochs", 0)
 
 
 @pytest.mark.parametrize("assignment", ["fit.momentum=1", "fit.epochs.first=3", "fit.encoder=mlp", "fit=3", "fit.=3"])

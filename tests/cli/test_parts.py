@@ -6,7 +6,18 @@ from helpers.commands import command
 
 import vaekit
 
-REGISTRIES = ["encoders", "decoders", "likelihoods", "priors", "losses", "conditions", "posteriors", "schedules", "presets"]
+REGISTRIES = [
+    "encoders",
+    "decoders",
+    "likelihoods",
+    "priors",
+    "losses",
+    "conditions",
+    "posteriors",
+    "optimizers",
+    "schedules",
+    "presets",
+]
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)

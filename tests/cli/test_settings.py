@@ -70,9 +70,9 @@ def test_a_part_and_its_options_may_be_set_in_any_order(trained, first):
 
 
 def test_set_reaches_options_of_options(trained):
-    schedule = [a for s in ("loss.beta.name=linear", "loss.beta.steps=10") for a in ("--set", s)]
+    schedule = [a for s in ("loss.beta.name=linear", "loss.beta.steps=2") for a in ("--set", s)]
     _, model = trained(*SMALL, *schedule)
-    assert model["loss"] == {"name": "elbo", "beta": {"name": "linear", "steps": 10}}
+    assert model["loss"] == {"name": "elbo", "beta": {"name": "linear", "steps": 2}}
 
 
 def test_set_changes_one_column_of_a_config(tmp_path):

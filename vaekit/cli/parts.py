@@ -13,12 +13,14 @@ from vaekit import data, posteriors, presets, schedules, specs
 from vaekit.cli.console import say, table
 from vaekit.compose import create_vae
 from vaekit.registry import Registry, UnknownNameError
+from vaekit.training import optimizers
 
 REGISTRIES: Mapping[str, Registry[Any]] = {
     registry.group.removeprefix("vaekit."): registry
     for registry in (
         *(kind.registry for kind in specs.KINDS.values()),
         posteriors.registry,
+        optimizers.registry,
         schedules.registry,
         presets.registry,
     )

@@ -16,10 +16,10 @@ from vaekit.cli.look import draw_pictures
 from vaekit.cli.options import named_path, with_flags_of
 from vaekit.layout import LAST
 from vaekit.plots.pictures import describe_latents
-from vaekit.training import History
+from vaekit.training import FitOptions, History
 
 
-@with_flags_of(runs.FitOptions)
+@with_flags_of(FitOptions)
 def train(
     source: Annotated[
         str | None,

@@ -41,7 +41,7 @@ class FitOptions:
         default="adam", metadata={"help": "What updates the weights; see `vaekit list optimizers`."}
     )
     gradient_clip: float | None = field(default=None, metadata={"help": "Shorten longer gradients to this norm; off by default."})
-    seed: int = field(default=0, metadata={"help": "Fixes order and noise."})
+    seed: int = field(default=0, metadata={"help": "Fixes order and noise; in the command the first weights as well."})
     device: str | torch.device = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, mps."})
     initialize_output_bias: bool = field(
         default=False, metadata={"help": "Let the decoder start from the mean of the training data."}
