@@ -19,7 +19,7 @@ MODULES = ["vaekit", *(m.name for m in pkgutil.walk_packages(vaekit.__path__, "v
 
 # From the bottom up; a room imports from its own floor and those below.
 FLOORS = [
-    {"registry", "checks", "files", "layout", "safe_path", "latents", "memory", "weights"},
+    {"registry", "checks", "files", "layout", "safe_path", "latents", "gathering", "memory", "weights"},
     {"data", "ops", "layers", "schedules", "seeding"},
     {"residual"},
     {"priors"},

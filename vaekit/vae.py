@@ -23,7 +23,7 @@ from vaekit.encoders.base import Encoder
 from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.base import Batch, Loss, LossTerms, StepContext
 from vaekit.losses.elbo import Elbo
-from vaekit.ops import philox
+from vaekit.ops import philox, streams
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal
@@ -138,7 +138,7 @@ class VAE(nn.Module):
         """
         key = philox.resolve_key(key, generator, x.device)
         told = condition if self.condition is None else self.condition.as_rows(condition, len(x))
-        return self.loss(self, Batch(x, told, index), StepContext(key, step, dataset_size, row_start))  # type: ignore[no-any-return]
+        return self.loss(self, Batch(x, told, index), StepContext(key, step, dataset_size, row_start))
 
     def encode(self, x: Tensor, condition: Any = None) -> Posterior:
         """q(z | x) for x [B, *input_shape], or q(z | x, c) with the condition of each example, [B] or [B, K].
@@ -236,7 +236,7 @@ class VAE(nn.Module):
                 return self._in_pieces(self.decode, z, condition)
             parameters = self._in_pieces(self.natural_parameters, z, condition)
             # Priors fold 0, 1, 2, ... into the key for what they draw besides z.
-            return self.likelihood.sample(parameters, key=philox.fold_in(key, -1))
+            return self.likelihood.sample(parameters, key=philox.fold_in(key, streams.Sample.DATA))
 
     @torch.no_grad()
     def initialize_output_bias(self, x: Tensor | Iterable[Tensor]) -> None:

@@ -78,7 +78,7 @@ def test_what_has_no_dimensions_to_take_apart_is_refused():
         def log_prob(self, z):
             return z.flatten(1).sum(-1)
 
-        def sample(self, shape, *, key, dtype):
+        def sample(self, shape, *, key, dtype, row_start=0):
             return torch.zeros(shape, dtype=dtype)
 
     parts = identity_model()

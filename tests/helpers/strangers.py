@@ -9,7 +9,7 @@ class OtherPrior(vaekit.Prior):
     def log_prob(self, z):
         return -z.abs().flatten(1).sum(1)
 
-    def sample(self, shape, *, key, dtype):
+    def sample(self, shape, *, key, dtype, row_start=0):
         return torch.zeros(shape, dtype=dtype)
 
 

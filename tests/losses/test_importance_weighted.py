@@ -73,7 +73,7 @@ class Unknown(vaekit.Prior):
     def log_prob(self, z):
         return torch.distributions.Normal(self.mean, 1.0).log_prob(z).sum(-1)
 
-    def sample(self, shape, *, key, dtype):
+    def sample(self, shape, *, key, dtype, row_start=0):
         raise NotImplementedError
 
 

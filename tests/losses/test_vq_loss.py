@@ -19,9 +19,8 @@ def model(decay=None, beta=0.25, dtype=torch.float64, condition=None, codes=CODE
         prior="codes", loss={"name": "vector_quantized", "beta": beta}, condition=condition, seed=0,
     ).to(dtype)  # fmt: skip
     x = torch.rand(9, 1, 8, 8, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    vae(x, None if condition is None else torch.arange(9) % 3)  # places the codes
     with torch.no_grad():
-        told = None if condition is None else torch.arange(9) % 3
-        vae(x, told)  # places the codes
         vae.encoder.family.codebook.add_(0.1 * torch.randn(codes, 3, dtype=dtype, generator=torch.Generator().manual_seed(1)))
     return vae.eval(), x
 
@@ -106,8 +105,8 @@ def test_the_commitments_weight_follows_a_schedule():
 
 def test_another_posterior_is_refused_by_name():
     class Other(VectorQuantizedFamily):
-        def forward(self, mu, logvar, extra):
-            return OtherPosterior(mu)
+        def forward(self, numbers):
+            return OtherPosterior(numbers)
 
     vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, posterior=Other((2,)), prior="codes", loss="vector_quantized")
     with pytest.raises(TypeError, match="takes a VectorQuantized posterior, got OtherPosterior"):

@@ -17,7 +17,7 @@ class Unregistered(Prior):
     def log_prob(self, z):
         return NORMAL(0.0, 1.0).log_prob(z).flatten(1).sum(-1)
 
-    def sample(self, shape, *, key, dtype):
+    def sample(self, shape, *, key, dtype, row_start=0):
         raise NotImplementedError
 
 
@@ -123,7 +123,7 @@ class Flat(Prior):
     def log_prob(self, z):
         return torch.zeros(len(z))
 
-    def sample(self, shape, *, key, dtype):
+    def sample(self, shape, *, key, dtype, row_start=0):
         raise NotImplementedError
 
 

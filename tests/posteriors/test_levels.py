@@ -56,8 +56,8 @@ class LadderPrior(vaekit.Prior):
         standard = vaekit.StandardNormal()
         return standard.log_prob(upper) + standard.log_prob(lower - self.slope * upper)
 
-    def sample(self, shape, *, key, dtype):
-        upper, lower = vaekit.ops.philox.normal(key, tuple(shape), dtype).split(D, -1)
+    def sample(self, shape, *, key, dtype, row_start=0):
+        upper, lower = vaekit.ops.philox.normal(key, tuple(shape), dtype, row_start * 2 * D).split(D, -1)
         return torch.cat((upper, self.slope * upper + lower), -1)
 
 

@@ -64,6 +64,11 @@ class Encoder(Part, Network, ABC):
         self.latent_shape: tuple[int, ...] = (checked_size("latent_dim", latent_dim),)
         self.family: Family = DiagonalGaussianFamily(self.latent_shape)
 
+    def requires_grad_(self, requires_grad: bool = True) -> Encoder:
+        """As of every module, and of the family: a codebook that moves without gradients stays where it is."""
+        self.family.requires_grad_(requires_grad)
+        return super().requires_grad_(requires_grad)
+
     @abstractmethod
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
         """[B, *input_shape] -> a posterior over [B, *latent_shape].

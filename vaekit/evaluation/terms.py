@@ -11,7 +11,7 @@ from torch import Tensor
 from vaekit.data import Batch, Stream, Whole, as_batches
 from vaekit.inputs import check_examples, check_values
 from vaekit.losses.base import LossTerms
-from vaekit.ops import philox
+from vaekit.ops import philox, streams
 from vaekit.vae import VAE, evaluation_mode
 
 
@@ -48,7 +48,7 @@ class TermSums:
 
 def evaluation_key(seed: int) -> Tensor:
     """The key of the noise with which `evaluate` and the validation in `fit` see every example: the same for the same seed."""
-    return philox.fold_in(philox.make_key(seed), 2)
+    return philox.fold_in(philox.make_key(seed), streams.Run.EVALUATION)
 
 
 def named_terms(terms: LossTerms) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
 from vaekit.likelihoods.special import beta_deviance, bounded_log, log_choice
-from vaekit.ops import philox
+from vaekit.ops import philox, streams
 
 
 @registry.register("beta")
@@ -69,7 +69,9 @@ class Beta(Likelihood):
         # Draws are 0 or 1 long before their logarithms overflow: both raised to where one does not, they are the same.
         raised = (-500.0 - torch.maximum(log_a, log_b)).clamp(min=0.0)
         log_a, log_b = log_a + raised, log_b + raised
-        logit = draws.log_gamma(philox.fold_in(key, 0), log_a) - draws.log_gamma(philox.fold_in(key, 1), log_b)
+        logit = draws.log_gamma(philox.fold_in(key, streams.Beta.FIRST_GAMMA), log_a) - draws.log_gamma(
+            philox.fold_in(key, streams.Beta.SECOND_GAMMA), log_b
+        )
         limits = torch.finfo(parameters.dtype)
         inside = draws.narrow(torch.sigmoid(logit), parameters)
         return inside.clamp(limits.tiny, math.nextafter(1.0, 0.0) if limits.bits == 64 else 1.0 - limits.eps / 2.0)

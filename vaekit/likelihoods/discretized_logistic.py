@@ -16,7 +16,7 @@ from vaekit.checks import checked_size
 from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
 from vaekit.likelihoods.special import bounded_log, inverse, log_mean_exp
-from vaekit.ops import philox
+from vaekit.ops import philox, streams
 
 
 @registry.register("discretized_logistic")
@@ -95,10 +95,14 @@ class DiscretizedLogistic(Likelihood):
         self._check_shapes(parameters)
         wide, key = draws.wide(parameters, key)
         logits, mean, log_scale = wide.unflatten(1, (3, self.components)).unbind(1)
-        waiting = draws.exponential(philox.fold_in(key, 0), logits.shape).log() - logits  # as in Categorical
+        waiting = (
+            draws.exponential(philox.fold_in(key, streams.DiscretizedLogistic.COMPONENT), logits.shape).log() - logits
+        )  # as in Categorical
         chosen = waiting.argmin(1, keepdim=True)
         mean, log_scale = mean.gather(1, chosen).squeeze(1), log_scale.gather(1, chosen).squeeze(1)
-        value = mean + log_scale.exp() * torch.logit(draws.uniform(philox.fold_in(key, 1), mean.shape))
+        value = mean + log_scale.exp() * torch.logit(
+            draws.uniform(philox.fold_in(key, streams.DiscretizedLogistic.VALUE), mean.shape)
+        )
         level = (0.5 * (value + 1.0) * (self.levels - 1)).round().clamp(0.0, self.levels - 1.0)
         return draws.narrow(level / (self.levels - 1), parameters)
 

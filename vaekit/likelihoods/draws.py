@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vaekit.likelihoods.special import excess, factorial_excess
-from vaekit.ops import philox
+from vaekit.ops import philox, streams
 
 _INVERSION_BELOW = 10.0  # PTRS is for larger means
 _LARGEST_LOG = 100.0  # of a shape or a mean, beside whose exponential float64 does not see what is random
@@ -69,8 +69,8 @@ def log_gamma(key: Tensor, log_shape: Tensor) -> Tensor:
     accepted, drawn, number = log_shape.isnan(), log_shape.clone(), 0
     while not accepted.all():
         round_key = philox.fold_in(key, number)
-        x = philox.normal(philox.fold_in(round_key, 0), shape.shape, torch.float64)
-        log_u = uniform(philox.fold_in(round_key, 1), shape.shape).log()
+        x = philox.normal(philox.fold_in(round_key, streams.GammaRound.NORMAL), shape.shape, torch.float64)
+        log_u = uniform(philox.fold_in(round_key, streams.GammaRound.UNIFORM), shape.shape).log()
         step = c * x
         log_cube = 3.0 * torch.log1p(step.clamp(min=-1.0))
         # x^2 / 2 + d (1 - v + log v) with v = (1 + step)^3, whose terms up to step^3 cancel; what is left out is below 1e-18 d.
@@ -79,7 +79,7 @@ def log_gamma(key: Tensor, log_shape: Tensor) -> Tensor:
         accepts = (step > -1.0) & (log_u < torch.where(step.abs() < 0.01, series, direct))
         drawn = torch.where(accepts & ~accepted, d.log() + log_cube, drawn)
         accepted, number = accepted | accepts, number + 1
-    boost = -exponential(philox.fold_in(key, -1), shape.shape) * torch.exp(-log_shape)
+    boost = -exponential(philox.fold_in(key, streams.Gamma.BOOST), shape.shape) * torch.exp(-log_shape)
     return torch.where(small, drawn + boost, drawn + (given - log_shape))
 
 
@@ -93,9 +93,11 @@ def poisson(key: Tensor, log_rate: Tensor) -> Tensor:
         float64 [*S]; NaN where log_rate is.
     """
     small = log_rate < torch.tensor(_INVERSION_BELOW).log()
-    few = _poisson_by_inversion(philox.fold_in(key, 0), torch.where(small, log_rate, 0.0).exp())
+    few = _poisson_by_inversion(philox.fold_in(key, streams.Poisson.SMALL_MEANS), torch.where(small, log_rate, 0.0).exp())
     bounded = log_rate.clamp(max=_LARGEST_LOG)
-    many = _poisson_by_rejection(philox.fold_in(key, 1), bounded, small | log_rate.isnan()) * torch.exp(log_rate - bounded)
+    many = _poisson_by_rejection(philox.fold_in(key, streams.Poisson.LARGE_MEANS), bounded, small | log_rate.isnan()) * torch.exp(
+        log_rate - bounded
+    )
     return torch.where(small, few, many)
 
 
@@ -124,8 +126,8 @@ def _poisson_by_rejection(key: Tensor, log_rate: Tensor, accepted: Tensor) -> Te
     drawn, number = log_rate.clone(), 0
     while not accepted.all():
         round_key = philox.fold_in(key, number)
-        u = uniform(philox.fold_in(round_key, 0), rate.shape) - 0.5
-        v = uniform(philox.fold_in(round_key, 1), rate.shape)
+        u = uniform(philox.fold_in(round_key, streams.PoissonRound.PROPOSAL), rate.shape) - 0.5
+        v = uniform(philox.fold_in(round_key, streams.PoissonRound.ACCEPTANCE), rate.shape)
         distance = 0.5 - u.abs()
         count = ((2.0 * a / distance + b) * u + rate + 0.43).floor()
         at_least_one = count.clamp(min=1.0)

@@ -17,7 +17,7 @@ from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import COUNTS_REMEDY, RAREST, log_counts, registry
 from vaekit.likelihoods.positive import DispersedLikelihood, Positive
 from vaekit.likelihoods.special import binomial_deviance, bounded_log, log_choice, size_softplus, softplus
-from vaekit.ops import philox
+from vaekit.ops import philox, streams
 
 _NEVER = 80.0  # of the logarithms of a mean and a dispersion from which on no count is 0
 
@@ -135,7 +135,7 @@ class ZeroInflatedNegativeBinomial(DispersedLikelihood):
         self._check_shapes(parameters)
         wide, key = draws.wide(parameters, key)
         (log_mean, logit), (log_theta,) = self._split(wide)
-        lost = draws.uniform(philox.fold_in(key, 2), logit.shape) <= torch.sigmoid(logit)
+        lost = draws.uniform(philox.fold_in(key, streams.NegativeBinomial.LOST), logit.shape) <= torch.sigmoid(logit)
         return draws.narrow(_draw(log_mean, log_theta, key).masked_fill(lost, 0.0), parameters)
 
 
@@ -159,5 +159,5 @@ def _nll_of_count(log_mean: Tensor, log_theta: Tensor, count: Tensor) -> Tensor:
 
 def _draw(log_mean: Tensor, log_theta: Tensor, key: Tensor) -> Tensor:
     log_theta = log_theta.expand_as(log_mean)
-    log_rate = log_mean - log_theta + draws.log_gamma(philox.fold_in(key, 0), log_theta)
-    return draws.poisson(philox.fold_in(key, 1), log_rate)
+    log_rate = log_mean - log_theta + draws.log_gamma(philox.fold_in(key, streams.NegativeBinomial.RATE), log_theta)
+    return draws.poisson(philox.fold_in(key, streams.NegativeBinomial.COUNT), log_rate)

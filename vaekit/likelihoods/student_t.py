@@ -15,7 +15,7 @@ from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import registry
 from vaekit.likelihoods.positive import DispersedLikelihood, Positive
 from vaekit.likelihoods.special import bounded_log, half_step, size_log1p, softplus, times_exp
-from vaekit.ops import philox
+from vaekit.ops import philox, streams
 
 _FAR = 2.0 * math.log(1e4)  # of a ratio beside which 1 is nothing, and whose square float32 holds
 
@@ -92,6 +92,6 @@ class StudentT(DispersedLikelihood):
         (location,), (log_scale, log_df) = self._split(wide)
         log_half = (log_df - math.log(2.0)).expand_as(location)
         # A normal over the root of gamma(n / 2) / (n / 2).
-        log_precision = draws.log_gamma(philox.fold_in(key, 1), log_half) - log_half
-        normal = philox.normal(philox.fold_in(key, 0), location.shape, torch.float64)
+        log_precision = draws.log_gamma(philox.fold_in(key, streams.StudentT.PRECISION), log_half) - log_half
+        normal = philox.normal(philox.fold_in(key, streams.StudentT.NORMAL), location.shape, torch.float64)
         return draws.narrow(location + torch.exp(log_scale - 0.5 * log_precision) * normal, parameters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -50,16 +51,16 @@ class LossTerms(NamedTuple):
     extras: dict[str, Tensor]
     auxiliary: Tensor | None = None
 
-    @property
-    def objective(self) -> Tensor:
-        """total, and auxiliary where there is one: what a training loop calls backward on."""
-        return self.total if self.auxiliary is None else self.total + self.auxiliary
-
     def detach(self) -> LossTerms:
         """The same terms without gradients."""
         extras = {name: value.detach() for name, value in self.extras.items()}
         auxiliary = None if self.auxiliary is None else self.auxiliary.detach()
         return LossTerms(self.total.detach(), self.reconstruction.detach(), self.kl.detach(), extras, auxiliary)
+
+    @property
+    def objective(self) -> Tensor:
+        """total, and auxiliary where there is one: what a training loop calls backward on."""
+        return self.total if self.auxiliary is None else self.total + self.auxiliary
 
 
 class LatentVariableModel(Protocol):
@@ -82,10 +83,15 @@ class Loss(Part, nn.Module, ABC):
     Attributes:
         latent_shape: the shape [*S] of one example's latents, where the objective is one for latents of that shape only.
         latents: what kind of latents it is for.
+        compares_examples: whether its value for an example, or what it learns from one, depends on the others of the batch. With
+            batches of another size, or put together otherwise, it is another objective; it takes its rows through
+            `vaekit.gathering.gathered`, so that a batch may be split over processes.
     """
 
     latent_shape: tuple[int, ...] | None = None
     latents: LatentKind = LatentKind.VECTORS
+    compares_examples: bool = False
+    __call__: Callable[..., LossTerms]
 
     def __init__(self) -> None:  # torch's own takes any option
         super().__init__()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vaekit.gathering import gathered
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, drawn
 from vaekit.schedules import Linear, Schedule, checked_schedule
@@ -36,8 +37,8 @@ class Capacity(Loss):
             value counts.
         gamma: the weight, as a number, a schedule or its spec; 1000 is the paper's for binary images.
         per: whose divergence is held at C: "example", each one's, as the equation has it; or "batch", the mean over the batch,
-            as many implementations have it, which lets some examples hold more than others. That total is a function of the
-            whole batch: with other batches it is another number.
+            as many implementations have it, which lets some examples hold more than others. It then compares
+            examples: total is a function of the whole batch, with other batches another number.
 
     Raises:
         TypeError: a capacity or gamma that is no weight.
@@ -64,11 +65,12 @@ class Capacity(Loss):
             raise ValueError(f'per, whose divergence is held at the capacity, has to be "example" or "batch", got {per!r}')
         self.capacity = checked_schedule("capacity", Linear(100_000, end=25.0) if capacity is None else capacity)
         self.gamma, self.per = checked_schedule("gamma", gamma), per
+        self.compares_examples = per == "batch"
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
         _, _, reconstruction, kl, levels = drawn(model, batch, context)
         capacity = self.capacity(context.step)
-        held = batch_mean(kl) if self.per == "batch" else kl
+        held = batch_mean(gathered(kl)) if self.per == "batch" else kl
         distance = (held - capacity).abs()
         if self.per == "example":
             distance = batch_mean(distance)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaekit.gathering import gathered
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, drawn
 from vaekit.ops import reference
@@ -41,7 +42,7 @@ class DipVAE(Loss):
 
     Use it for latents without correlation at little cost; in the paper "i" has lambda_diagonal = 10 lambda_offdiagonal,
     "ii" has both equal. It does not see dependence that is not correlation; `beta_tc` does.
-    Cost: B D^2. torch.compile traces it in one graph.
+    Cost: B D^2. torch.compile traces it in one graph. It compares examples: the covariance is that of a whole batch.
 
     Kumar et al., "Variational Inference of Disentangled Latent Concepts from Unlabeled Observations", 2018, arXiv:1711.00848.
 
@@ -64,6 +65,8 @@ class DipVAE(Loss):
         >>> sorted(vae(torch.rand(100, 4)).extras)
         ['covariance_diagonal', 'covariance_offdiagonal']
     """
+
+    compares_examples = True
 
     def __init__(
         self,
@@ -99,7 +102,7 @@ class DipVAE(Loss):
 
     def _covariance(self, posterior: Posterior) -> Tensor:
         """C [D, D] of the batch."""
-        mean = posterior.mean.flatten(1)
+        mean = gathered(posterior.mean.flatten(1))
         mean = mean.to(reference.compute_dtype(mean.dtype))
         count = max(len(mean), 1)
         centred = mean - mean.sum(0) / count
@@ -113,4 +116,4 @@ class DipVAE(Loss):
                 'dip_vae of kind "ii" needs the variances of latents that are independent, given x, which a DiagonalGaussian '
                 f'has; the encoder gives a {type(posterior).__name__}. Kind "i" needs the means alone'
             )
-        return covariance + variances.flatten(1).to(mean.dtype).sum(0).div(count).diag()
+        return covariance + gathered(variances.flatten(1)).to(mean.dtype).sum(0).div(count).diag()

@@ -15,10 +15,11 @@ from torch.func import functional_call
 from torch.nn.functional import softplus
 
 from vaekit.checks import checked_sizes
+from vaekit.gathering import gathered
 from vaekit.layers import glorot
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, drawn
-from vaekit.ops import philox, reference
+from vaekit.ops import philox, reference, streams
 from vaekit.schedules import Schedule, checked_schedule
 
 
@@ -41,7 +42,7 @@ class FactorVAE(Loss):
 
     When to use it: for latents that each mean one thing, as `beta_tc`, but with any posterior and any prior, and at a cost that
     grows with B, not B^2. The estimate is as good as the discriminator, which has to follow a q(z) that changes: losses of two
-    epochs are by two discriminators.
+    epochs are by two discriminators. It compares examples: the discriminator learns from permutations of a whole batch.
     Cost: three passes of the batch through the discriminator, 5 million weights by default. torch.compile traces it in a graph.
 
     Args:
@@ -69,6 +70,8 @@ class FactorVAE(Loss):
         (2, 2)
         >>> vae(torch.rand(100, 4)).objective.backward()  # in a loop of one's own: total + auxiliary
     """
+
+    compares_examples = True
 
     def __init__(
         self,
@@ -102,7 +105,7 @@ class FactorVAE(Loss):
         weights = dict(self.discriminator.named_parameters())
         total_correlation = batch_mean(self._logit(codes, {name: weight.detach() for name, weight in weights.items()}))
         codes = codes.detach()
-        permuted = permuted_dimensions(codes, philox.fold_in(context.key, 1 + context.row_start))
+        permuted = permuted_dimensions(codes, philox.fold_in(context.key, streams.Step.OBJECTIVE), context.row_start)
         auxiliary = 0.5 * (
             batch_mean(softplus(-self._logit(codes, weights))) + batch_mean(softplus(self._logit(permuted, weights)))
         )
@@ -116,8 +119,8 @@ class FactorVAE(Loss):
         return logit.to(reference.compute_dtype(logit.dtype))
 
 
-def permuted_dimensions(z: Tensor, key: Tensor) -> Tensor:
-    """Each column of z [B, D] in an order of its own, all orders as likely, fixed by `key`.
+def permuted_dimensions(z: Tensor, key: Tensor, row_start: int = 0) -> Tensor:
+    """Each column of z [B, D] in an order of its own, all orders as likely, fixed by `key`; z's first row is number row_start.
 
     Example:
         >>> import torch
@@ -125,8 +128,8 @@ def permuted_dimensions(z: Tensor, key: Tensor) -> Tensor:
         >>> permuted_dimensions(torch.arange(4.0).unsqueeze(1).expand(4, 2), make_key(0)).sort(0).values[:, 1]
         tensor([0., 1., 2., 3.])
     """
-    noise = philox.uniform(key, z.shape, reference.compute_dtype(z.dtype))
-    return z.gather(0, noise.argsort(dim=0, stable=True))
+    noise = philox.uniform(key, z.shape, reference.compute_dtype(z.dtype), row_start * z.shape[1])
+    return gathered(z).gather(0, gathered(noise).argsort(dim=0, stable=True))
 
 
 def _is_number(value: Any) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vaekit import divergences
+from vaekit.gathering import gathered
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean
 from vaekit.schedules import Schedule, checked_schedule
@@ -27,8 +28,8 @@ class FreeBits(Loss):
     Use it where the latent space collapses early in training: with powerful decoders, and many latent dimensions. The paper
     gained with any lambda from 0.125 to 2 nats. It costs what `elbo` costs.
 
-    `kl` is the exact divergence without the maximum, `reconstruction` an estimate from one draw. total is a function of the
-    whole batch, so that with other batches it is another number; extras: paid_kl, the sum of the maxima. An empty batch has a
+    `kl` is the exact divergence without the maximum, `reconstruction` an estimate from one draw. It compares examples: total is a
+    function of the whole batch, with other batches another number. Extras: paid_kl, the sum of the maxima. An empty batch has a
     total of 0.
 
     Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", 2016, arXiv:1606.04934, equation 15.
@@ -51,6 +52,8 @@ class FreeBits(Loss):
         True
     """
 
+    compares_examples = True
+
     def __init__(self, free_nats: float | Schedule | Mapping[str, Any] = 0.5, per: str = "dimension") -> None:
         super().__init__()
         if per not in ("dimension", "channel", "example"):
@@ -70,7 +73,7 @@ class FreeBits(Loss):
         reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)
         kl = elements.flatten(1).sum(1)
         channels = elements.unsqueeze(-1).flatten(2).sum(2)  # those of latents that are not kept in space have one position
-        groups = {"dimension": elements.flatten(1), "channel": channels, "example": kl[:, None]}[self.per]
+        groups = gathered({"dimension": elements.flatten(1), "channel": channels, "example": kl[:, None]}[self.per])
         free = self.free_nats(context.step) if len(batch.x) else 0.0
-        paid = (groups.sum(0) / max(len(batch.x), 1)).clamp(min=free).sum()
+        paid = (groups.sum(0) / max(len(groups), 1)).clamp(min=free).sum()
         return LossTerms(batch_mean(reconstruction) + paid, reconstruction, kl, {"paid_kl": paid})

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vaekit.gathering import gathered
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import Drawn, batch_mean, drawn
 from vaekit.losses.pairwise import row_blocks
-from vaekit.ops import philox, reference
+from vaekit.ops import philox, reference, streams
 from vaekit.schedules import Schedule, checked_schedule
 
 _KERNELS, _STATISTICS = ("imq", "rbf"), ("u", "v")
@@ -111,6 +112,8 @@ def _kernel_sum(x: Tensor, y: Tensor, kernel: str, scales: Sequence[float]) -> T
 class _MatchesPrior(Loss):
     """What both objectives share: the discrepancy of the codes from draws of the prior."""
 
+    compares_examples = True
+
     def __init__(self, kernel: str, scales: Sequence[float], statistic: str) -> None:
         super().__init__()
         _check_options(kernel, scales, statistic)
@@ -120,10 +123,10 @@ class _MatchesPrior(Loss):
         """The draw, and the extras with the squared discrepancy as "mmd"."""
         terms = drawn(model, batch, context)
         z = terms.z
-        key = philox.fold_in(context.key, 1 + context.row_start)  # in evaluation each batch has draws of its own
-        of_prior = model.prior.sample(z.shape, key=key, dtype=z.dtype)
+        key = philox.fold_in(context.key, streams.Step.OBJECTIVE)
+        of_prior = model.prior.sample(z.shape, key=key, dtype=z.dtype, row_start=context.row_start)
         codes, of_prior = (t.flatten(1).to(reference.compute_dtype(t.dtype)) for t in (z, of_prior))
-        squared = squared_mmd(codes, of_prior, self.kernel, self.scales, self.statistic)
+        squared = squared_mmd(gathered(codes), gathered(of_prior), self.kernel, self.scales, self.statistic)
         return terms, {**terms.levels, "mmd": squared}
 
 
@@ -141,7 +144,8 @@ class InfoVAE(_MatchesPrior):
 
     Use it for decoders so strong that they ignore the code, or posteriors that collapse. The discrepancy is small, below
     2 for each scale, next to a reconstruction in nats: take a lambda that makes the two matter alike, 10 to 1000.
-    Cost: 3 B^2 kernels of each scale, in memory that does not grow with B^2. torch.compile traces it in one graph.
+    Cost: 3 B^2 kernels of each scale, in memory that does not grow with B^2. torch.compile traces it in one graph. It compares
+    examples: the discrepancy is that of a whole batch.
 
     Zhao, Song, Ermon, "InfoVAE", 2017, arXiv:1706.02262, equation 6.
 
@@ -214,7 +218,8 @@ class WAE(_MatchesPrior):
     2 sigma^2. The encoder draws z, as the paper allows; nothing keeps its variance from vanishing.
 
     Use it for sharper reconstructions than the ELBO's and a latent space that fills the prior. It bounds no likelihood.
-    Cost: 3 B^2 kernels of each scale, in memory that does not grow with B^2. torch.compile traces it in one graph.
+    Cost: 3 B^2 kernels of each scale, in memory that does not grow with B^2. torch.compile traces it in one graph. It compares
+    examples: the discrepancy is that of a whole batch.
 
     Tolstikhin et al., "Wasserstein Auto-Encoders", 2017, arXiv:1711.01558, equation 4 and algorithm 2.
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vaekit.checks import checked_size
+from vaekit.gathering import gathered
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean
 from vaekit.losses.pairwise import row_blocks
-from vaekit.ops.schema import noise
+from vaekit.ops.draw import Draw
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.schedules import Schedule, checked_schedule
 
@@ -51,7 +52,8 @@ class BetaTC(Loss):
     other: take batches of hundreds. A term may come out negative. `vaekit.evaluate` with "stratified" and one batch of the whole
     data has the exact log q(z) and log q(z_d) of each draw.
 
-    Use it for latents that each mean one thing; beta from 2 to 10. Not for the highest likelihood.
+    Use it for latents that each mean one thing; beta from 2 to 10. Not for the highest likelihood. It compares examples: its
+    terms are those of a whole batch.
     Cost: B^2 D exponentials in forward and in backward, a block of rows at a time, which backward computes again: the memory
     grows with B D alone. torch.compile traces it in one graph, the blocks unrolled. No second derivatives.
 
@@ -80,6 +82,8 @@ class BetaTC(Loss):
         ['dimensionwise_kl', 'mutual_information', 'total_correlation']
     """
 
+    compares_examples = True
+
     def __init__(
         self,
         alpha: float | Schedule | Mapping[str, Any] = 1.0,
@@ -98,7 +102,7 @@ class BetaTC(Loss):
         self.dataset_size = None if dataset_size is None else checked_size("dataset_size", dataset_size)
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
-        posterior, count = model.encode(batch.x, batch.condition), len(batch.x)
+        posterior = model.encode(batch.x, batch.condition)
         if not isinstance(posterior, DiagonalGaussian):
             raise TypeError(
                 "beta_tc needs the density of each latent by itself, q(z_d | x), which a DiagonalGaussian has; the encoder gives "
@@ -109,12 +113,11 @@ class BetaTC(Loss):
                 "beta_tc needs a prior whose latents are independent, standard_normal, because it weighs the divergence of each "
                 f"latent by itself; the model has a {type(model.prior).__name__}"
             )
-        dataset_size = self._dataset_size(context.dataset_size, count)
         z, kl = posterior.rsample_kl(model.prior, key=context.key, row_start=context.row_start)
         reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)
-        eps = noise(posterior.mu, context.key, None, None, context.row_start, posterior.mu.ndim - 1).flatten(1)
-        mu, logvar = (t.flatten(1).to(eps.dtype) for t in (posterior.mu, posterior.logvar))
-        own, other = log_weights(self.sampling, count, dataset_size)
+        eps = Draw(context.key, row_start=context.row_start).noise(posterior.mu)
+        mu, logvar, eps = (gathered(t.flatten(1).to(eps.dtype)) for t in (posterior.mu, posterior.logvar, eps))
+        own, other = log_weights(self.sampling, len(mu), self._dataset_size(context.dataset_size, len(mu)))
         log_joint, log_marginals = log_aggregate(mu, logvar, eps, own, other)
         log_posterior = -0.5 * (eps * eps + logvar + _LOG_2PI).sum(1)
         log_prior = -0.5 * ((mu + torch.exp(0.5 * logvar) * eps).square() + _LOG_2PI).sum(1)
@@ -179,7 +182,7 @@ class _LogAggregate(torch.autograd.Function):
         pairs = _Pairs(mu, logvar, eps, own, other)
         joint, marginals = [mu.new_empty(0)], [mu.new_empty(0, mu.shape[1])]
         for rows in pairs.blocks:
-            _, log_density, log_weight = pairs.of_rows(rows)
+            _, log_density, log_weight = pairs.log_densities(rows)
             joint.append((log_density.sum(1) + log_weight).logsumexp(-1))
             marginals.append(log_density.add_(log_weight.unsqueeze(1)).logsumexp(-1))
         out = torch.cat(joint), torch.cat(marginals)
@@ -194,12 +197,13 @@ class _LogAggregate(torch.autograd.Function):
         pairs = _Pairs(mu, logvar, eps, *ctx.weights)
         of_z, of_mean, of_logvar = [torch.zeros_like(mu[:0])], torch.zeros_like(pairs.mean), torch.zeros_like(pairs.mean)
         for rows in pairs.blocks:
-            standardized, gradient, log_weight = pairs.of_rows(rows)
+            standardized, gradient, log_weight = pairs.log_densities(rows)
             # Each is a softmax over j times what comes in; their sum is the gradient of log q(z_id | x_j).
             through_joint = (gradient.sum(1) + log_weight - joint[rows, None]).exp_().mul_(of_joint[rows, None])
             gradient.add_(log_weight.unsqueeze(1)).sub_(marginals[rows, :, None]).exp_().mul_(of_marginals[rows, :, None])
             gradient.add_(through_joint.unsqueeze(1))
             of_logvar -= 0.5 * gradient.sum(0)
+            pairs.own_pairs(gradient, rows).zero_()  # there (z - mu) / sigma is the noise, a constant
             gradient.mul_(standardized)
             of_mean += gradient.sum(0)
             of_logvar += 0.5 * standardized.mul_(gradient).sum(0)
@@ -213,16 +217,25 @@ class _Pairs:
     """log q(z_id | x_j), for some rows i at a time."""
 
     def __init__(self, mu: Tensor, logvar: Tensor, eps: Tensor, own: float, other: float) -> None:
-        self.mu, self.mean, self.shift = mu, mu.T.contiguous(), torch.exp(0.5 * logvar) * eps
-        self.inverse_sigma = torch.exp(-0.5 * logvar).T.contiguous()
+        # Within these limits everything below is finite for means up to 1e18 in float32, and so no product is 0 times infinity.
+        # They show at none but equal means: others are infinitely far apart, in units of such a sigma, with them as without.
+        largest = math.log(torch.finfo(mu.dtype).max)
+        self.mu, self.mean, self.eps = mu, mu.T.contiguous(), eps
+        self.shift = torch.exp((0.5 * logvar).clamp(max=largest - 3.0)) * eps
+        self.inverse_sigma = torch.exp((-0.5 * logvar).clamp(max=largest - 43.0)).T.contiguous()
         self.log_scale = 0.5 * (logvar.T + _LOG_2PI)
         self.own, self.other, self.example = own, other, torch.arange(len(mu), device=mu.device)
         self.blocks = row_blocks(len(mu), mu.numel(), mu.device)
 
-    def of_rows(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def log_densities(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """(z_id - mu_jd) / sigma_jd [b, D, B], log q(z_id | x_j) [b, D, B], log w_ij [b, B]."""
         # z_i - mu_j by way of mu_i - mu_j: where sigma is far below |mu|, z alone has lost the noise.
         standardized = (self.mu[rows].unsqueeze(-1) - self.mean).add_(self.shift[rows].unsqueeze(-1)).mul_(self.inverse_sigma)
+        self.own_pairs(standardized, rows).copy_(self.eps[rows].T)
         log_density = torch.addcmul(-self.log_scale, standardized, standardized, value=-0.5)
         is_own = self.example[rows].unsqueeze(-1) == self.example
         return standardized, log_density, is_own.to(self.mu.dtype).mul_(self.own - self.other).add_(self.other)
+
+    def own_pairs(self, values: Tensor, rows: slice) -> Tensor:
+        """Of values [b, D, B] those with i = j, a view [D, b]."""
+        return values[:, :, rows].diagonal(dim1=0, dim2=2)

@@ -11,7 +11,7 @@ from typing import Any
 from vaekit.latents import LatentKind
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, nll_of_draws
-from vaekit.ops import philox
+from vaekit.ops import philox, streams
 from vaekit.posteriors.vector_quantized import VectorQuantized
 from vaekit.schedules import Schedule, checked_schedule
 
@@ -25,8 +25,9 @@ class VectorQuantizedLoss(Loss):
         total = mean of -log p(x | z) + ||sg(z_e) - e||^2 + beta ||z_e - sg(e)||^2
 
     where sg stops the gradient. The middle term, the extra "codebook", is there for codes that are weights (decay=None) only;
-    otherwise the codes are moving averages, which every call in training mode moves on by its batch. Use it with the posterior
-    "vector_quantized", as the only one; it costs one pass through encoder and decoder.
+    otherwise the codes are moving averages, which every call moves on by its batch while the family is learning: in training
+    mode, with gradients, and not frozen. Use it with the posterior "vector_quantized", as the only one; it costs one pass through
+    encoder and decoder.
 
     `kl` is log q(z | x) - log p(z), positions * log K for the uniform prior: exact, and a constant, so that total leaves it out,
     as the paper does; log p(x) >= -(reconstruction + kl). Squares are summed over all latents and -log p(x | z) over all
@@ -35,8 +36,8 @@ class VectorQuantizedLoss(Loss):
     ||z_e - sg(e)||^2 without beta; "perplexity", how many codes are in even use in the batch, 1 to K. In training mode the codes'
     draws come from the step's key.
 
-    The perplexity is one of a batch, at most its number of vectors, and in a history or `vaekit.evaluate` the mean of those: it
-    rises with batch_size, and only values at the same one compare.
+    It compares examples: the codes learn from a whole batch, and the perplexity is one of a batch, at most its number of vectors,
+    and in a history or `vaekit.evaluate` the mean of those: it rises with batch_size, and only values at the same one compare.
 
     Van den Oord, Vinyals, Kavukcuoglu, 2017, arXiv:1711.00937, equation 3 and section 3.2.
 
@@ -60,6 +61,7 @@ class VectorQuantizedLoss(Loss):
     """
 
     latents = LatentKind.CODES
+    compares_examples = True
 
     def __init__(self, beta: float | Schedule | Mapping[str, Any] = 0.25) -> None:
         super().__init__()
@@ -76,6 +78,6 @@ class VectorQuantizedLoss(Loss):
         if posterior.has_weights:
             extras["codebook"] = posterior.codebook_distance()
             objective = objective + extras["codebook"]
-        if self.training:
-            posterior.update_codebook(philox.fold_in(context.key, 1 + context.row_start))
+        if self.training and posterior.family.is_learning:
+            posterior.update_codebook(philox.fold_in(context.key, streams.Step.OBJECTIVE), context.row_start)
         return LossTerms(batch_mean(objective), reconstruction, kl, extras)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from vaekit import divergences
 from vaekit.checks import checked_size
+from vaekit.gathering import gathered
 from vaekit.latents import LatentKind
-from vaekit.ops import philox, reference
+from vaekit.ops import philox, reference, streams
 from vaekit.ops.draw import Draw
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.family import Family, registry
@@ -36,7 +37,8 @@ class VectorQuantizedFamily(Family):
     reconstructions and for a code on which another model can be trained; with the prior "codes" and the loss
     "vector_quantized". It costs one matrix product of all vectors with all codes.
 
-    Codes are moved by the loss, in training mode only, after each batch; encoding changes nothing. They are moving averages of
+    Codes are moved by the loss after each batch, while the family is in training mode and not frozen by `requires_grad_(False)`,
+    its own or the encoder's, and gradients are enabled; encoding changes nothing. They are moving averages of
     the vectors that chose them, N_k = decay N_k + (1 - decay) n_k, m_k = decay m_k + (1 - decay) sum of those vectors, e_k =
     m_k / N_k (appendix A.1), or weights that the optimizer moves. A code that nothing chose stays where it is: there is no
     Laplace smoothing of N_k, which would draw it to 0. Averages take steps that half precision rounds away: leave the weights
@@ -106,11 +108,23 @@ class VectorQuantizedFamily(Family):
             self.register_buffer("sums", torch.zeros_like(start))
         self.register_buffer("uses", torch.zeros(codes))
         self.register_buffer("placed", torch.zeros(codes, dtype=torch.bool))
+        self._is_frozen = False
         self._has_begun = False  # whether codes are known to be placed; until then the device is asked, which waits for it
 
     def train(self, mode: bool = True) -> VectorQuantizedFamily:
         self._has_begun = False
         return super().train(mode)
+
+    def requires_grad_(self, requires_grad: bool = True) -> VectorQuantizedFamily:
+        """As of every module, and for codes that are averages too."""
+        self._is_frozen = not requires_grad
+        return super().requires_grad_(requires_grad)
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether a batch that the loss sees moves the codes: in training mode, not frozen, with gradients enabled."""
+        has_frozen_weights = self.decay is None and not self.codebook.requires_grad
+        return self.training and torch.is_grad_enabled() and not (self._is_frozen or has_frozen_weights)
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         self._has_begun = False
@@ -147,7 +161,7 @@ class VectorQuantizedFamily(Family):
         return counts / max(indices.numel(), 1)
 
     @torch.no_grad()
-    def update(self, encoded: Tensor, indices: Tensor, key: Tensor) -> None:
+    def update(self, encoded: Tensor, indices: Tensor, key: Tensor, row_start: int = 0) -> None:
         """Learn from a batch: average, and put codes that are new or too little used onto vectors of it.
 
         Vectors whose squared length is not finite count for nothing.
@@ -156,6 +170,7 @@ class VectorQuantizedFamily(Family):
             encoded: [B, D, *positions], what the encoder gave.
             indices: int64 [B, *positions], the codes it was given.
             key: int64 [2], the noise of the draws.
+            row_start: the number of the batch's first example.
 
         Raises:
             TypeError: a codebook in half precision.
@@ -166,15 +181,18 @@ class VectorQuantizedFamily(Family):
                 f"a codebook in {dtype} cannot learn: its averages move by steps that are rounded away; leave the weights in "
                 "float32, vae.float(), and train under torch.autocast"
             )
+        positions = indices[:1].numel()
+        noise = philox.uniform(key, indices.shape, dtype, row_start * positions)
+        encoded, indices, noise = gathered(encoded.detach()), gathered(indices), gathered(noise).flatten()
         if not indices.numel():
             return
         with torch.autocast(encoded.device.type, enabled=False):
-            rows, index = _rows(encoded.detach()).to(dtype), indices.flatten()
-            finite = rows.square().sum(1).isfinite()  # of what has no distance from a code, no code learns
+            rows, index = _rows(encoded).to(dtype), indices.flatten()
+            finite = rows.square().sum(1).isfinite()  # ignore vectors whose squared length overflows
             rows = torch.where(finite[:, None], rows, 0.0)
             error = torch.where(finite, (rows - self.codebook[index]).square().sum(1), 0.0)
             self._average(rows, index, finite)
-            self._place(rows, finite, error, key)
+            self._place(rows, finite, error, noise, key)
 
     def _average(self, rows: Tensor, index: Tensor, finite: Tensor) -> None:
         """Appendix A.1, from vectors [N, D] and their codes' numbers [N]; those that are not finite are 0 and do not count."""
@@ -185,21 +203,25 @@ class VectorQuantizedFamily(Family):
             self.sums.mul_(decay).add_(torch.zeros_like(self.sums).index_add_(0, index, rows), alpha=1.0 - decay)
             self.codebook.copy_(torch.where((counts > 0)[:, None], self.sums / self.uses[:, None], self.codebook))
 
-    def _place(self, rows: Tensor, finite: Tensor, error: Tensor, key: Tensor) -> None:
-        """Put codes that are new or too little used onto vectors [N, D] with these squared errors [N]."""
+    def _place(self, rows: Tensor, finite: Tensor, error: Tensor, noise: Tensor, key: Tensor) -> None:
+        """Put codes that are new or too little used onto vectors [N, D] with these squared errors and uniform numbers [N]."""
         has_begun = self.placed.any()
         even = torch.where(has_begun, self.uses.sum(), finite.sum()) / self.codes
         wanted = ~self.placed | (self.uses < self.revive_below * even)
-        exponential = philox.uniform(key, finite.shape, rows.dtype).log().abs()
+        exponential = noise.log().abs()
         source = _sources(error, exponential, wanted)
         can_ask = not torch.compiler.is_compiling()
         if not self._has_begun and can_ask:
             self._has_begun = bool(has_begun)
         if not self._has_begun:
             part = _order(finite.to(rows.dtype), exponential).topk(min(len(rows), _FIRST_ROWS * self.codes)).indices
-            first = kmeans_plus_plus(rows[part], finite[part], philox.uniform(philox.fold_in(key, 1), (self.codes,), rows.dtype))
+            first = kmeans_plus_plus(
+                rows[part],
+                finite[part],
+                philox.uniform(philox.fold_in(key, streams.Codebook.FIRST_PLACES), (self.codes,), rows.dtype),
+            )
             source = torch.where(has_begun, source, torch.where(first >= 0, part[first.clamp(min=0)], -1))
-            self._has_begun = not can_ask  # compiled, the batch after is taken not to be the first
+            self._has_begun = not can_ask  # under compile, assume that codes are placed after one batch
         moved = wanted & (source >= 0)
         place = rows[source.clamp(min=0)]
         start = even * (2.0 * self.revive_below or 1.0)
@@ -256,16 +278,17 @@ class VectorQuantized(Posterior):
 
         A batch of few vectors cannot use many codes: compare batches of one size only.
         """
-        entropy: Tensor = torch.special.entr(self.family.frequencies(self.indices)).sum()
+        entropy: Tensor = torch.special.entr(self.family.frequencies(gathered(self.indices))).sum()
         return entropy.exp()
 
-    def update_codebook(self, key: Tensor) -> None:
-        """Let the codebook learn from this batch, `VectorQuantizedFamily.update`: called by the loss, once, in training mode.
+    def update_codebook(self, key: Tensor, row_start: int = 0) -> None:
+        """Let the codebook learn from this batch, `VectorQuantizedFamily.update`: called by the loss, once, while it is learning.
 
         Args:
             key: int64 [2], the noise by which codes are put onto vectors.
+            row_start: the number of the batch's first example, of whose noise this is.
         """
-        self.family.update(self.encoded, self.indices, key)
+        self.family.update(self.encoded, self.indices, key, row_start)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z | x): 0 where z [..., B, D, *positions] holds the nearest codes, -inf elsewhere, NaN for NaN: [..., B]."""

@@ -42,8 +42,18 @@ class Prior(Part, nn.Module, ABC):
         """log p(z) in nats: z [B, *S] -> [B]."""
 
     @abstractmethod
-    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
-        """Draws of shape `shape` = [n, *S], made from `key` on its device, and from `fold_in(key, i)` with i of at least 0."""
+    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype, row_start: int = 0) -> Tensor:
+        """Draws of z.
+
+        Args:
+            shape: [n, *S].
+            key: int64 [2], the noise, on the device where draws are made; a prior that draws more than z takes
+                `fold_in(key, i)`, with i of at least 0, for it.
+            row_start: the number of the first draw: draws row_start, row_start + 1, ... of a longer call with that key.
+
+        Returns:
+            `dtype` [n, *S].
+        """
 
 
 registry: Registry[Prior] = Registry("prior", "vaekit.priors", Prior)

@@ -99,11 +99,12 @@ class Codes(Prior):
         """log p of codes by their numbers, in nats: int64 [B, *positions] -> `dtype` [B]."""
         return self._each(indices, dtype).reshape(len(indices), math.prod(indices.shape[1:])).sum(-1)
 
-    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
+    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype, row_start: int = 0) -> Tensor:
         family, count, positions = self._codebook(), shape[0], tuple(shape[2:])
         wide = reference.compute_dtype(dtype)
         below = self._log_probabilities(wide).exp().view(math.prod(positions), -1).cumsum(-1)
-        u = philox.uniform(key, (count, len(below)), wide).T * below[:, -1:]  # which rounding leaves next to 1
+        u = philox.uniform(key, (count, len(below)), wide, row_start * len(below))
+        u = u.T * below[:, -1:]  # the last cumulative sum can round to just below 1
         indices = torch.searchsorted(below, u.contiguous(), right=True).clamp(max=below.shape[-1] - 1)
         return family.embedded(indices.T.reshape(count, *positions)).detach().to(dtype)
 

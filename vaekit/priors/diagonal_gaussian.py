@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -40,6 +41,6 @@ class LearnedGaussian(Prior):
         """log p(z) in nats, z [B, *S] -> [B]; float64 for float64, otherwise float32."""
         return log_normal(z, self.mu, self.logvar).flatten(1).sum(-1)
 
-    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
-        eps = philox.normal(key, shape, reference.compute_dtype(dtype))
+    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype, row_start: int = 0) -> Tensor:
+        eps = philox.normal(key, shape, reference.compute_dtype(dtype), row_start * math.prod(shape[1:]))
         return (self.mu + torch.exp(0.5 * self.logvar) * eps).to(dtype)

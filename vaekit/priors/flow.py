@@ -66,8 +66,9 @@ class Flow(Prior):
         log_density: Tensor = _log_standard_normal(mapped) + log_slope
         return log_density
 
-    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
-        eps = philox.normal(key, (shape[0], math.prod(shape[1:])), reference.compute_dtype(dtype))
+    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype, row_start: int = 0) -> Tensor:
+        size = math.prod(shape[1:])
+        eps = philox.normal(key, (shape[0], size), reference.compute_dtype(dtype), row_start * size)
         z = eps if self.flow is None else self.flow.inverse(eps)
         return z.reshape(tuple(shape)).to(dtype)
 

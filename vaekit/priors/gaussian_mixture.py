@@ -7,13 +7,14 @@ VampPrior", AISTATS 2018, arXiv:1705.07120, section 4.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vaekit.checks import checked_size, checked_sizes
-from vaekit.ops import philox, reference
+from vaekit.ops import philox, reference, streams
 from vaekit.priors.base import Prior, registry
 from vaekit.priors.gaussians import choose, log_normal
 
@@ -54,7 +55,7 @@ class GaussianMixture(Prior):
         by_component = log_normal(z.unsqueeze(1), self.mu, self.logvar).flatten(2).sum(-1)
         return (by_component + self.logits.to(by_component.dtype).log_softmax(0)).logsumexp(1)
 
-    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
-        chosen = choose(self.logits, shape[0], philox.fold_in(key, 1))
-        eps = philox.normal(key, shape, reference.compute_dtype(dtype))
+    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype, row_start: int = 0) -> Tensor:
+        chosen = choose(self.logits, shape[0], philox.fold_in(key, streams.Sample.COMPONENT), row_start)
+        eps = philox.normal(key, shape, reference.compute_dtype(dtype), row_start * math.prod(shape[1:]))
         return (self.mu[chosen] + torch.exp(0.5 * self.logvar[chosen]) * eps).to(dtype)

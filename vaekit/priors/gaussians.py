@@ -18,9 +18,9 @@ def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     return -0.5 * (standardized * standardized + logvar + math.log(2.0 * math.pi))
 
 
-def choose(logits: Tensor, count: int, key: Tensor) -> Tensor:
-    """`count` draws of a component with the probabilities softmax(logits): int64 [count]."""
+def choose(logits: Tensor, count: int, key: Tensor, row_start: int = 0) -> Tensor:
+    """Draws row_start, row_start + 1, ... of a component with the probabilities softmax(logits): int64 [count]."""
     dtype = reference.compute_dtype(logits.dtype)
     below = logits.detach().to(dtype).softmax(0).cumsum(0)
-    u = philox.uniform(key, (count,), dtype) * below[-1]  # which rounding leaves next to 1
+    u = philox.uniform(key, (count,), dtype, row_start) * below[-1]  # the last cumulative sum can round to just below 1
     return torch.searchsorted(below, u, right=True).clamp(max=len(logits) - 1)

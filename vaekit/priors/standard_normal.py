@@ -35,5 +35,5 @@ class StandardNormal(Prior):
         z = z.to(reference.compute_dtype(z.dtype))
         return -0.5 * (z * z + math.log(2.0 * math.pi)).flatten(1).sum(-1)
 
-    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
-        return philox.normal(key, shape, reference.compute_dtype(dtype)).to(dtype)
+    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype, row_start: int = 0) -> Tensor:
+        return philox.normal(key, shape, reference.compute_dtype(dtype), row_start * math.prod(shape[1:])).to(dtype)

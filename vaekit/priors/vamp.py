@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.checks import checked_size, checked_sizes
-from vaekit.ops import philox
+from vaekit.ops import philox, streams
 from vaekit.priors.base import Prior, registry
 from vaekit.priors.gaussians import choose
 
@@ -97,9 +97,10 @@ class Vamp(Prior):
         by_component = self._posterior(self.pseudo_inputs).log_prob(z.unsqueeze(1))
         return by_component.logsumexp(1) - math.log(len(self.pseudo_inputs))  # type: ignore[no-any-return]
 
-    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype) -> Tensor:
-        chosen = choose(self.pseudo_inputs.new_zeros(len(self.pseudo_inputs)), shape[0], philox.fold_in(key, 1))
-        return self._posterior(self.pseudo_inputs[chosen]).rsample(key=key).to(dtype)  # type: ignore[no-any-return]
+    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype, row_start: int = 0) -> Tensor:
+        chosen_key = philox.fold_in(key, streams.Sample.COMPONENT)
+        chosen = choose(self.pseudo_inputs.new_zeros(len(self.pseudo_inputs)), shape[0], chosen_key, row_start)
+        return self._posterior(self.pseudo_inputs[chosen]).rsample(key=key, row_start=row_start).to(dtype)  # type: ignore[no-any-return]
 
     def _posterior(self, inputs: Tensor) -> Any:
         if not self._encoder:

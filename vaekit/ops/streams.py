@@ -1,0 +1,79 @@
+"""What derived keys are for: the one table of the numbers by which `fold_in` derives them.
+
+A class for each key that others are derived from, a name for each key that is. Two keys of one parent have different numbers, so
+that they never share noise. None depends on how a batch is split over processes: rows of a stream are chosen by `row_start`.
+Numbers are part of what a seed means; a new stream gets a new number, and an old one keeps its own.
+"""
+
+from __future__ import annotations
+
+
+class Run:
+    """Of `make_key(seed)`, the key of a run."""
+
+    STEPS = 0  # parent of each step's key, fold_in(STEPS, step): the noise of training
+    ORDER = 1  # parent of each epoch's key, fold_in(ORDER, epoch): the order of the examples
+    EVALUATION = 2  # the noise of validation and evaluation, the same for every epoch
+
+
+class Step:
+    """Of a step's key, which draws z itself, and of the key of an evaluation."""
+
+    OBJECTIVE = 1  # what an objective draws besides z: draws from the prior, permutations, places of codes
+
+
+class Codebook:
+    """Of the key of a codebook's update, which draws the vectors that codes are put onto."""
+
+    FIRST_PLACES = 1  # k-means++ over the first batch
+
+
+class Sample:
+    """Of the key of `VAE.sample` and of `Prior.sample`, which draws z itself; a prior may use any number of at least 0."""
+
+    COMPONENT = 1  # of a mixture
+    DATA = -1  # x given z
+
+
+class NegativeBinomial:
+    """Of the key of a draw, as in the other likelihoods below."""
+
+    RATE = 0
+    COUNT = 1
+    LOST = 2  # the zeros of the inflated one
+
+
+class Beta:
+    FIRST_GAMMA = 0
+    SECOND_GAMMA = 1
+
+
+class StudentT:
+    NORMAL = 0
+    PRECISION = 1
+
+
+class DiscretizedLogistic:
+    COMPONENT = 0
+    VALUE = 1
+
+
+class Gamma:
+    """Of the key of `log_gamma`, whose round n has fold_in(key, n)."""
+
+    BOOST = -1  # for shapes below 1
+
+
+class GammaRound:
+    NORMAL = 0
+    UNIFORM = 1
+
+
+class Poisson:
+    SMALL_MEANS = 0
+    LARGE_MEANS = 1  # parent of each round's key, fold_in(LARGE_MEANS, n)
+
+
+class PoissonRound:
+    PROPOSAL = 0
+    ACCEPTANCE = 1
