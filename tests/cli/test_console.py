@@ -1,5 +1,6 @@
 """Laws of what reaches the terminal: nothing from a file acts on it, and it may be missing."""
 
+import errno
 import io
 import json
 import sys
@@ -92,6 +93,24 @@ def test_a_command_runs_without_streams(missing, data, tmp_path, monkeypatch):
     assert command("evaluate", tmp_path / "run") == 0
     assert command("evaluate", tmp_path / "nowhere") == 2
     assert command("list", "encoders") == 0
+
+
+def test_fit_shows_no_bar_where_there_is_no_stderr(monkeypatch):
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, encoder={"hidden": (3,)}, decoder={"hidden": (3,)})
+    monkeypatch.setattr(sys, "stderr", None)
+    x = np.random.default_rng(0).random((8, 4), dtype=np.float32)
+    assert vaekit.fit(vae, x, epochs=1, device="cpu", progress=True).epochs == 1
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_terminal_that_has_gone_away_is_no_mistake_and_a_full_disk_is(number, own_run, monkeypatch):
+    class Failing(io.StringIO):
+        def write(self, text):
+            raise OSError(number, "cannot be written")
+
+    monkeypatch.setattr(sys, "stdout", Failing())
+    monkeypatch.setattr(sys, "stderr", Failing())
+    assert command("plot", own_run) == (0 if number == errno.EIO else 2)
 
 
 @pytest.mark.parametrize("name", ["sample", "reconstruct"])

@@ -57,7 +57,7 @@ def test_the_weights_so_far_are_kept(number, ends_itself, data, tmp_path, capsys
     assert vaekit.History.from_csv(out / "history.csv").epochs == 1
     assert vaekit.load(out / "last").latent_shape == (2,)
     printed = capsys.readouterr()
-    assert "epoch 2" in printed.err
+    assert "after 1 epoch" in printed.err
     assert str(out / "last") in printed.err
 
 
@@ -87,6 +87,23 @@ def test_what_is_interrupted_while_it_draws_ends_with_the_signals_code_and_its_w
     assert command("train", data, *SMALL, *QUICK, "--out", tmp_path / "run") == 128 + number
     assert capsys.readouterr().err == "vaekit: interrupted\n"
     assert {file.name for file in (tmp_path / "run").iterdir()} == {"run.json", "best", "last", "history.csv"}
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_in_the_last_save_loses_nothing(number, data, tmp_path, monkeypatch):
+    out, save, sent = tmp_path / "run", vaekit.VAE.save, []
+
+    def interrupted(vae, folder):
+        if Path(folder).name == "last" and not sent:
+            sent.append(number)
+            signal.raise_signal(number)
+        return save(vae, folder)
+
+    monkeypatch.setattr(vaekit.VAE, "save", interrupted)
+    assert command("train", data, *SMALL, *QUICK, "--out", out) == 128 + number
+    assert sent
+    assert {file.name for file in out.iterdir()} == {"run.json", "best", "last", "history.csv", "stub.png"}
+    assert vaekit.load(out / "last").latent_shape == (2,)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP here")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -23,14 +24,18 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def say(text: object, error: bool = False) -> None:
-    """Print a text of one or more lines to stdout, or else to stderr; nothing where there is no such stream."""
+    """Print a text of one or more lines to stdout, or else to stderr; nothing where there is no such stream, or no more."""
     stream: TextIO | None = sys.stderr if error else sys.stdout
     if stream is None:  # under pythonw and some services
         return
     encoding = getattr(stream, "encoding", None) or "utf-8"
     shown = printable(str(text), keep="\n\t")
-    stream.write(shown.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    stream.flush()
+    try:
+        stream.write(shown.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.flush()
+    except OSError as error:
+        if error.errno != errno.EIO:  # the terminal has gone away; what the command does is still worth doing
+            raise
 
 
 def fail(message: str, code: int) -> NoReturn:

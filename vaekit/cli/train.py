@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,7 +58,6 @@ def train(
     """
     values = {"data": source, "preset": preset, "latent_dim": latent_dim, **fit_options}
     import_matplotlib()
-    progress = progress and sys.stderr is not None
     run = runs.Run.prepare(runs.merged_settings(config, assignments or [], values), progress)
     with signals.as_interrupts() as interruption:
         with runs.claimed_folder(out, run) as folder:
@@ -68,7 +66,8 @@ def train(
         if history.interrupted:
             if not runs.is_trained(folder):
                 fail("interrupted before the first step: nothing is left of the run", interruption.exit_code)
-            say(f"interrupted in epoch {history.epochs + 1}; the weights of this moment are in {folder / LAST}", error=True)
+            epochs = f"{history.epochs} epoch{'' if history.epochs == 1 else 's'}"
+            say(f"interrupted after {epochs}; the weights of this moment are in {folder / LAST}", error=True)
         if history.epochs:
             _say_losses(history)
             draw_pictures(folder, runs.saved_model(folder), run.test, history, indent="  ")

@@ -11,6 +11,7 @@ import http.client
 import io
 import os
 import ssl
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -179,7 +180,7 @@ def _download(address: str, target: Path, most_bytes: int, progress: bool) -> No
     """
     with open(target, "wb") as stream:
         name = target.name.strip(".").split(".gz")[0]
-        with tqdm(desc=name, unit="B", unit_scale=True, disable=not progress) as bar:
+        with tqdm(desc=name, unit="B", unit_scale=True, disable=not progress or sys.stderr is None) as bar:
             for block, size in _blocks(address, most_bytes):
                 stream.write(block)
                 bar.total = size

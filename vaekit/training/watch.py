@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +42,12 @@ class Watch:
         self._pending: list[Taken] = []
         self._looked = clock()
         self._bar: Any = tqdm(
-            total=total, unit=" samples", unit_scale=True, disable=not progress, dynamic_ncols=True, mininterval=0.2
+            total=total,
+            unit=" samples",
+            unit_scale=True,
+            disable=not progress or sys.stderr is None,  # as under pythonw
+            dynamic_ncols=True,
+            mininterval=0.2,
         )
 
     def close(self) -> None:
