@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
 import subprocess
@@ -65,6 +66,119 @@ def test_imports_go_down(name):
             rooms = [alias.name for alias in node.names if alias.name in floor_of]
         for room in rooms:
             assert floor_of[room] <= here, f"{name} imports {room} from a floor above its own"
+
+
+# --- rules of the rooms --------------------------------------------------------------------------------------------------
+
+FILES = [name for name in MODULES if Path(importlib.util.find_spec(name).origin).stat().st_size]
+LONG_FILES: set[str] = set()  # above 400 lines
+LONG_FUNCTIONS = {
+    "vaekit.training.fit.fit": "takes every option of a run by name"
+}  # above 60 lines without their docstrings, each with the reason
+ENGINE = {"vaekit.training.engine"}  # what may import lightning_fabric
+PRIVATE_TORCH = {"vaekit.ops.dispatch", "vaekit.memory"}  # what may use names of torch that begin with an underscore
+BELOW_THE_MODEL = {"checks", "data", "files", "layout", "ops", "registry", "seeding"}  # what data may import
+
+
+def source_of(name: str) -> str:
+    return Path(importlib.util.find_spec(name).origin).read_text(encoding="utf-8")
+
+
+def imported_names(tree: ast.AST) -> set[str]:
+    """Every module or name that is imported anywhere in a file, with dots."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def private_names_of_torch(tree: ast.AST) -> set[str]:
+    """What a file uses of torch whose name begins with an underscore: imported, as an attribute, or by getattr."""
+    found = {name for name in imported_names(tree) if name.startswith("torch.") and "._" in name}
+    roots = {"torch"}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and "torch" in (getattr(node, "module", None) or "torch").split("."):
+            roots |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names if "torch" in ast.unparse(node)}
+    for node in ast.walk(tree):
+        name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+        if (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) in ("getattr", "hasattr")
+            and isinstance(node.args[1], ast.Constant)
+        ):
+            name = f"{ast.unparse(node.args[0])}.{node.args[1].value}"
+        if name.partition(".")[0] in roots and re.fullmatch(r"[\w.]+", name) and re.search(r"\._(?!_)", name):
+            found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_one_idea(name):
+    length = len(source_of(name).splitlines())
+    assert (length > 400) == (name in LONG_FILES), f"{name} has {length} lines"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_function_fits_on_a_screen(name):
+    for node in ast.walk(ast.parse(source_of(name))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            documentation = node.body[0] if ast.get_docstring(node) else None
+            length = node.end_lineno - node.lineno + 1
+            length -= documentation.end_lineno - documentation.lineno + 1 if documentation else 0
+            assert (length > 60) == (f"{name}.{node.name}" in LONG_FUNCTIONS), f"{name}.{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_room_knows_lightning_one_torchs_private_names_and_data_no_model(name):
+    tree = ast.parse(source_of(name))
+    names = imported_names(tree)
+    if any(other.partition(".")[0] == "lightning_fabric" for other in names):
+        assert name in ENGINE, f"{name} imports lightning_fabric"
+    if private := private_names_of_torch(tree):
+        assert name in PRIVATE_TORCH, f"{name} uses {sorted(private)}"
+    if name.startswith("vaekit.data"):
+        rooms = {other.split(".")[1] for other in names if other.startswith("vaekit.")}
+        assert rooms <= BELOW_THE_MODEL, f"{name} imports {sorted(rooms - BELOW_THE_MODEL)}"
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import torch\ntorch._C._x()", {"torch._C._x", "torch._C"}),
+        ("from torch.func import _random", {"torch.func._random"}),
+        ("from torch.autograd import forward_ad\nforward_ad._current_level", {"forward_ad._current_level"}),
+        ("import torch\ngetattr(torch._C, '_x', None)", {"torch._C", "torch._C._x"}),
+        ("import torch\nself._x, torch.__version__, torch.nn", set()),
+    ],
+)
+def test_private_names_of_torch_are_seen(source, found):
+    assert private_names_of_torch(ast.parse(source)) == found
+
+
+HERE = Path(__file__).parent
+ACROSS_ROOMS = {"test_contract", "test_grid", "test_house", "test_looking"}  # laws of all parts together
+BESIDE_THE_LIBRARY = {"benchmarks", "build_tools", "csrc", "helpers", "plugin"}
+
+
+def test_tests_mirror_the_library_a_room_for_a_room():
+    rooms = {path.stem if path.suffix == ".py" else path.name for path in (ROOT / "vaekit").iterdir()}
+    for path in HERE.iterdir():
+        if path.is_dir() and path.name != "__pycache__":
+            assert path.name in rooms | BESIDE_THE_LIBRARY, f"tests/{path.name} is no room of vaekit/"
+        elif path.stem.startswith("test_") and path.stem not in ACROSS_ROOMS:
+            assert path.stem.removeprefix("test_") in rooms, f"tests/{path.name} is about no file of vaekit/"
+
+
+def test_no_test_is_hidden_by_another_or_imports_another():
+    for path in HERE.rglob("test_*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tests = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+        assert len(tests) == len(set(tests)), f"{path.relative_to(ROOT)} has two tests of one name"
+        imported = [name for name in imported_names(tree) if name.partition(".")[0].startswith("test_")]
+        assert not imported, f"{path.relative_to(ROOT)} imports {imported}: what tests share is in tests/helpers"
 
 
 def test_importing_loads_no_plotting_training_or_data_libraries(tmp_path):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.checks import checked_size, checked_sizes
+from vaekit.layers import BATCH_NORMALIZATIONS
 from vaekit.ops import philox, streams
 from vaekit.priors.base import Prior, registry
 from vaekit.priors.gaussians import choose
@@ -68,7 +69,7 @@ class Vamp(Prior):
                 "a vamp prior is made of posteriors given x alone, but the encoder reads a condition; "
                 "make the encoder with condition_dim=0, or take another prior"
             )
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in encoder.modules()):
+        if any(isinstance(module, BATCH_NORMALIZATIONS) for module in encoder.modules()):
             raise ValueError(
                 "a vamp prior encodes its pseudo-inputs in every step, whose averages batch normalisation would mix with those "
                 "of the data; make the encoder with normalization='layer' or 'group'"

@@ -15,6 +15,7 @@ from torch import nn
 from vaekit.data import Stream, Whole, as_batches
 from vaekit.evaluation.terms import evaluation_key, mean_terms
 from vaekit.inputs import check_examples
+from vaekit.layers import BATCH_NORMALIZATIONS
 from vaekit.schedules import Schedule, scheduled
 from vaekit.training.callbacks import Callback
 from vaekit.training.checkpoints import Checkpoints
@@ -197,7 +198,7 @@ def _check_smallest_batch(vae: VAE, batches: Whole | Stream) -> None:
     """Refuse a last batch of one example where batch normalisation cannot be trained on it, before the steps up to it."""
     if not isinstance(batches, Whole) or min(batches.size, batches.size % batches.batch_size or batches.batch_size) != 1:
         return
-    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in vae.modules()):
+    if not any(isinstance(m, BATCH_NORMALIZATIONS) and m.training for m in vae.modules()):
         return
     one = next(iter(Whole(batches.examples, 1, vae.condition is not None)))
     trial, batch = copy.deepcopy(vae), one.to(vae.device)  # whose averages the trial may move
