@@ -1,5 +1,6 @@
 """Laws of the bound on memory: what would exceed it is refused before it is made, and nothing else changes."""
 
+import importlib
 import threading
 
 import pytest
@@ -79,3 +80,28 @@ def test_other_threads_are_not_bounded():
         thread.start()
         thread.join()
     assert len(made[0]) == 1000
+
+
+@pytest.mark.compile
+def test_bounds_in_two_threads_that_overlap_leave_torch_compile_as_it_was(monkeypatch):
+    config = importlib.import_module("torch._dynamo.config")
+    if hasattr(config, "inline_torch_dispatch_torch_compile"):  # torch before 2.13 does as it does without
+        monkeypatch.setattr(config, "inline_torch_dispatch_torch_compile", False)
+    one_inside, other_inside, one_outside = threading.Event(), threading.Event(), threading.Event()
+
+    def first():
+        with MemoryBound(100, tensors=1):
+            one_inside.set()
+            other_inside.wait(60)
+        one_outside.set()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    one_inside.wait(60)
+    with MemoryBound(100, tensors=1):
+        other_inside.set()
+        one_outside.wait(60)
+    thread.join()
+    compiled = []
+    torch.compile(lambda x: x + 1, backend=lambda graph, inputs: compiled.append(graph) or graph.forward)(torch.ones(2))
+    assert len(compiled) == 1

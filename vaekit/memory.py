@@ -46,6 +46,10 @@ class MemoryBound(TorchDispatchMode):
         self.refused: str | None = None
 
     @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True  # False, torch's default, keeps other threads from compiling: it is noted for the process, not the thread
+
+    @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # True, torch's default, imports its compiler at the first operation: a second and a half, and 70 MB
 
