@@ -1,9 +1,9 @@
 """Files that are never half written, and folders that can be written into.
 
-A file is written under a temporary name beside it, forced to the disk and renamed. Killed processes leave such temporaries
-behind; whoever writes the same file next removes them. That one is dead is known by its lock: its writer holds one on it from
-before the first byte until after the rename, and the system takes it back however the process ends. A process number in the name
-would say less, for numbers are used again and mean nothing on another machine or in another container of the same disk.
+A file is written under a temporary name beside it, flushed to the disk and renamed. A process that is killed meanwhile leaves its
+temporary behind; the next writer of the same file removes it. A lock tells whether a temporary is still in use: its writer holds
+the lock from before the first byte until after the rename, and the system releases it however the process ends. A process number
+in the name would tell less: numbers are reused, and mean nothing on another machine or in another container with the same disk.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # on Windows, where what a killed process leaves stays
+except ImportError:  # on Windows, where the temporaries of killed processes stay
     fcntl = None  # type: ignore[assignment]
 
-_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)  # from file systems that force no folder to the disk
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)  # from file systems that cannot flush a folder
 
 
 def writable_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder, made if need be, in which a file can be written.
+    """The folder, created if need be, once a file could be written in it: better before a run than after it.
 
     Raises:
         ValueError: an empty name.
-        OSError: it cannot; said before a run rather than after it.
+        OSError: the folder cannot be created, or no file can be written in it.
     """
     if not str(folder):
         raise ValueError("the folder's name is empty; '.' is the current one")
@@ -64,16 +64,16 @@ def open_regular(file: str | os.PathLike[str]) -> BinaryIO:
 
 
 def write_atomically(file: str | os.PathLike[str], content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write `file` whole or not at all: whatever happens, it is the earlier file or the new one.
+    """Write all of `file` or nothing: whatever interrupts this, the earlier file or the new one is there.
 
-    A link in its place is replaced, not followed. The new file's permissions are those that the umask leaves.
+    A symbolic link is replaced, not followed. The permissions of the new file are the default ones under the umask.
 
     Args:
-        file: in a folder that exists.
-        content: the bytes, or a function that writes them into the stream that it is given.
+        file: its path, in an existing folder.
+        content: the bytes, or a function that writes them to the stream it is given.
 
     Raises:
-        OSError: it cannot be written, or forced to the disk; the message says which file is there now.
+        OSError: the file cannot be written or flushed to the disk; the message says which file is there now.
 
     Example:
         >>> import tempfile
@@ -91,7 +91,7 @@ def write_atomically(file: str | os.PathLike[str], content: bytes | Callable[[Bi
                 stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-            if os.name == "nt":  # which renames no open file
+            if os.name == "nt":  # which cannot rename an open file
                 stream.close()
             os.replace(stream.name, file)
     except OSError as error:
@@ -106,7 +106,7 @@ def write_atomically(file: str | os.PathLike[str], content: bytes | Callable[[Bi
 
 @contextmanager
 def _temporary(file: Path) -> Iterator[BinaryIO]:
-    """A new file beside `file`, open and locked; in the end it is removed, unless it has been renamed."""
+    """A new file beside `file`, open and locked, which is removed at the end unless it has been renamed."""
     _remove_abandoned(file)
     stream = _open_locked(file)
     try:
@@ -127,7 +127,7 @@ def _open_locked(file: Path) -> BinaryIO:
         except BaseException:
             _discard(stream)
             raise
-        stream.close()  # another writer took it for an abandoned one before it was locked
+        stream.close()  # another writer took it for abandoned before it was locked
 
 
 def _discard(stream: BinaryIO) -> None:
@@ -139,12 +139,12 @@ def _discard(stream: BinaryIO) -> None:
 
 
 def _remove_abandoned(file: Path) -> None:
-    """Remove the temporaries of `file` that no living process has locked."""
+    """Remove the temporaries of `file` on which no process holds a lock."""
     if fcntl is None:
         return
     try:
         names = os.listdir(file.parent)
-    except OSError:  # a folder that may be written, but not read
+    except OSError:  # a folder without permission to read
         return
     for name in names:
         if re.fullmatch(re.escape(_prefix(file)) + r"[0-9a-f]{32}\.tmp", name):
@@ -162,7 +162,7 @@ def _prefix(file: Path) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force a rename in the folder to the disk, where the system has a call for that and the file system supports it."""
+    """Flush a rename in the folder to the disk, where the system has a call for it and the file system supports it."""
     if not hasattr(os, "O_DIRECTORY"):  # Windows
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -37,16 +37,16 @@ _COMPILED = "_orig_mod"  # where torch.compile keeps the module that it wraps
 def save(vae: VAE, folder: str | os.PathLike[str]) -> Path:
     """Write `model.safetensors` and `config.json` into `folder`.
 
-    Each is the earlier file or the new one whatever happens, and `model.safetensors`, which alone counts, comes first. The
-    weights are written one by one from where they are.
+    Whatever interrupts it, each of the two is the earlier file or the new one; `model.safetensors`, the one that counts, is
+    written first. Weights are written one at a time, so that saving needs no second copy of the model.
 
     Returns:
         the folder.
 
     Raises:
-        ValueError: a model that `load` could not bring back: a part whose class is not registered, layers that were replaced by
+        ValueError: a model that `load` could not restore: a part whose class is not registered, layers that were replaced by
             hand, weights that are sparse or have no values. The message says which.
-        OSError: the folder cannot be made or written.
+        OSError: the folder cannot be created or written.
     """
     vae = _unwrapped(vae)
     config = json.dumps(config_of(vae), indent=2)
@@ -77,22 +77,23 @@ def config_of(vae: VAE) -> dict[str, Any]:
         "dtype": dtypes[0],
         **{kind: specs.spec_of(kind, part) for kind, part in parts.items()},
     }
-    _check_that_it_comes_back(vae, config)
+    _check_that_it_can_be_loaded(vae, config)
     return config
 
 
 def load(path: str | os.PathLike[str]) -> VAE:
     """The model that `VAE.save` wrote, on the CPU and in evaluation mode; `vae.train()` before a training loop of your own.
 
-    Nothing in the file is trusted: no code is run from it, its header is held against what the config composes before a weight is
-    read, and a config that asks for more memory than the file accounts for is refused before it gets it.
+    The file is not trusted: no code in it is run, its header is compared with what the config composes before any weight is read,
+    and a config that asks for far larger tensors than the file could fill is refused before they are allocated.
 
     Args:
         path: the folder, or the model.safetensors in it.
 
     Raises:
         FileNotFoundError: there is no such file; the message says what is there.
-        ValueError: a file that is damaged, foreign or newer, or whose weights and config do not fit; the message names the file.
+        ValueError: the file is damaged, was not written by vaekit or by a newer one, or its weights do not fit its config; the
+            message names the file.
         UnknownNameError: a part that is not registered here; import the module that registers it first.
         ImportError: a part needs a package that is not installed.
 
@@ -109,7 +110,7 @@ def load(path: str | os.PathLike[str]) -> VAE:
         config = _config_in(stored.metadata, file)
         vae = _composed_within_bounds(config, stored, file)
         own = vae.state_dict()
-        problems = _differences({name: outline_of(tensor) for name, tensor in own.items()}, stored.outlines)
+        problems = _differences(_outlines(own), stored.outlines)
         if problems:
             raise ValueError(f"the weights in {file} do not fit the model that its config describes: {problems}")
         for name, tensor in own.items():
@@ -129,8 +130,8 @@ def _unwrapped(vae: VAE) -> VAE:
     vae = getattr(vae, _COMPILED, vae)
     if type(vae) is not VAE:
         raise ValueError(
-            f"what is to be saved is a {type(vae).__name__}, which would come back as a vaekit.VAE; save the model inside a "
-            "wrapper (wrapped.module.save(folder)), and let parts of your own hold what a subclass adds"
+            f"a {type(vae).__name__} cannot be saved: it would be loaded as a plain vaekit.VAE. Save the model inside a wrapper "
+            "(wrapped.module.save(folder)); put what a subclass adds into parts of your own"
         )
     return vae
 
@@ -156,21 +157,25 @@ def _unwritable(value: object) -> str | None:
     return None if dtype in weights.DTYPES else f"of dtype {dtype}, which safetensors cannot hold"
 
 
-def _check_that_it_comes_back(vae: VAE, config: Mapping[str, Any]) -> None:
-    """Refuse a model whose tensors are not those of the model that its config composes."""
-    state = {name: outline_of(tensor) for name, tensor in _state(vae).items()}
+def _check_that_it_can_be_loaded(vae: VAE, config: Mapping[str, Any]) -> None:
+    """Refuse a model whose tensors differ from those of the model that its config composes."""
+    state = _state(vae)
     try:
-        twin = _composed(config, torch.device("meta")).state_dict()
-    except Exception:  # parts whose constructors look at values cannot be made there
+        twin = _composed(config, torch.device("meta"))
+    except Exception:  # constructors that look at values fail without any
         return
-    plain = (Tensor, nn.Parameter)
-    made = {name: outline_of(t) if type(t) in plain else Outline(type(t).__name__, ()) for name, t in twin.items()}
-    problems = _differences(made, state)
+    problems = _differences(_outlines(twin.state_dict()), _outlines(state))
     if problems:
         raise ValueError(
-            "the model cannot be saved, because its parts have been changed since they were constructed and their options would "
-            f"compose another one: {problems}. torch.save(vae.state_dict(), path) stores the weights alone."
+            "the model cannot be saved: its modules were changed after they were constructed, so that its config would compose a "
+            f"different model: {problems}. torch.save(vae.state_dict(), path) stores the weights alone."
         )
+
+
+def _outlines(state: Mapping[str, Any]) -> dict[str, Outline]:
+    """The outlines of a state_dict's values, some of which may be no tensors, or tensors without a shape yet."""
+    plain = (Tensor, nn.Parameter)
+    return {name: outline_of(v) if type(v) in plain else Outline(type(v).__name__, ()) for name, v in state.items()}
 
 
 def _composed(config: Mapping[str, Any], device: torch.device, bound: MemoryBound | None = None) -> VAE:
@@ -178,14 +183,14 @@ def _composed(config: Mapping[str, Any], device: torch.device, bound: MemoryBoun
     with seeding.drawing_from(0), device, bound or nullcontext():
         vae = VAE(**{name: kind.registry.build(config[name]) for name, kind in specs.KINDS.items() if name in config})
         dtype = getattr(torch, config["dtype"])
-        # A model that has its dtype already may have buffers of others.
+        # A model of the right dtype is left alone: it may have buffers of other dtypes.
         return vae if all(p.dtype == dtype for p in vae.parameters() if p.is_floating_point()) else vae.to(dtype)
 
 
 def _composed_within_bounds(config: Mapping[str, Any], stored: weights.Stored, file: Path) -> VAE:
-    """The model with weights that are to be replaced, made in memory that is bounded by what the file holds."""
+    """The model, with weights yet to be read, composed in memory that is bounded by the size of the file."""
     size = file.stat().st_size
-    # Constructors make tensors besides the weights, the largest of vaekit's own twice as much; a third party's perhaps more.
+    # Constructors allocate more than the weights: vaekit's own up to twice as much, those of others perhaps more.
     bound = MemoryBound((16 << 20) + 16 * size, tensors=4096 + 16 * len(stored.outlines))
     try:
         return _composed(config, torch.device("cpu"), bound)
@@ -197,7 +202,7 @@ def _composed_within_bounds(config: Mapping[str, Any], stored: weights.Stored, f
     except Exception as error:
         if bound.refused:
             raise ValueError(
-                f"the config in {file} asks for more than can belong to its {size} bytes: {bound.refused}; the file is damaged"
+                f"the config in {file} asks for more than its {size} bytes can account for: {bound.refused}; the file is damaged"
             ) from error
         problem = f"{_printable(error)} ({type(error).__name__})"
         raise ValueError(f"the model that the config in {file} describes cannot be composed: {problem}") from error
@@ -215,10 +220,10 @@ def _file_at(path: Path) -> Path:
 
 
 def _config_in(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
-    """The config in a file's metadata, of which all but the parts' options is checked."""
+    """The config in a file's metadata, checked except for the options of the parts."""
     if "vaekit" not in metadata:
-        raise ValueError(f"{file} was not written by vaekit: it has weights but no config of a model in its metadata")
-    damaged = f"{file} has weights, but what its metadata says of the model is damaged"
+        raise ValueError(f"{file} was not written by vaekit: there is no config of a model in its metadata")
+    damaged = f"{file} holds weights, but the config in its metadata is damaged"
     try:
         config = _parsed(metadata["vaekit"])
     except (ValueError, RecursionError) as error:
@@ -245,7 +250,7 @@ def _config_in(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
 
 
 def _differences(model: Mapping[str, Outline], stored: Mapping[str, Outline]) -> str:
-    """What is missing, unknown or different in `stored`, by name; nothing if nothing is."""
+    """The names that are missing, unknown or different in `stored`, in words; "" if none are."""
     problems = [f"{name} is missing" for name in model if name not in stored]
     problems += [f"{name} is not part of the model" for name in stored if name not in model]
     problems += [
@@ -258,7 +263,7 @@ def _differences(model: Mapping[str, Outline], stored: Mapping[str, Outline]) ->
 
 
 def _differs(copy: Path, config: Mapping[str, Any]) -> bool:
-    """Whether there is a copy of the config that says something else."""
+    """Whether `copy` exists and says something else than `config`."""
     try:
         if not copy.is_file():
             return False
@@ -268,19 +273,21 @@ def _differs(copy: Path, config: Mapping[str, Any]) -> bool:
 
 
 def _parsed(text: str | bytes) -> Any:
-    """What the JSON says.
+    """The value of a JSON text.
 
     Raises:
-        ValueError: it is none; a key that comes twice, or a number that is not finite or of more than 64 bits.
-        RecursionError: it is nested too deeply.
+        ValueError: invalid JSON, a key that appears twice in a mapping, or a number that is not finite or has over 20 digits.
+        RecursionError: JSON that is nested too deeply.
     """
-    return json.loads(text, object_pairs_hook=_without_repetition, parse_int=_integer, parse_float=_float, parse_constant=_float)
+    return json.loads(
+        text, object_pairs_hook=_mapping_of_unique_keys, parse_int=_integer, parse_float=_float, parse_constant=_float
+    )
 
 
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _mapping_of_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
-        raise ValueError("a key comes twice in one mapping")
+        raise ValueError("a key appears twice in one mapping")
     return mapping
 
 
@@ -297,7 +304,7 @@ def _float(text: str) -> float:
 
 
 def _printable(value: object, longest: int = 600) -> str:
-    """`value` as text for a terminal: without control characters, which it may have from a file, and not too long."""
+    """`value` as text that is safe to show in a terminal: control characters are escaped, and what is too long is cut."""
     text = str(value)
     text = text if len(text) <= longest else f"{text[:longest]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -153,6 +153,26 @@ def test_a_damaged_config_of_an_earlier_format_is_one_error_that_names_the_file(
     assert loads_or_refuses(file) != "loaded"
 
 
+@pytest.mark.parametrize("change", ["lazy", "extra"])
+def test_a_part_that_has_become_another_since_it_was_saved_is_one_error_that_names_the_file(change, own_registries, tmp_path):
+    def define(body):
+        @vaekit.encoders.register("test-changing")
+        class Changing(vaekit.encoders.MLPEncoder):
+            def __init__(self, input_shape, latent_dim):
+                super().__init__(input_shape, latent_dim, hidden=(3,))
+                self.body = body()
+
+    class Extra(torch.nn.Linear):
+        def get_extra_state(self):
+            return 3
+
+    define(lambda: torch.nn.Linear(4, 3))
+    file = vaekit.create_vae(input_shape=(4,), latent_dim=2, encoder="test-changing").save(tmp_path) / "model.safetensors"
+    del vaekit.encoders.registry._parts["test-changing"]
+    define({"lazy": lambda: torch.nn.LazyLinear(3), "extra": lambda: Extra(4, 3)}[change])
+    assert "encoder.body" in loads_or_refuses(file)
+
+
 def test_a_key_that_comes_twice_is_damage(tmp_path):
     file = MODELS["dense"]().save(tmp_path) / "model.safetensors"
     template = header_and_data(file)
