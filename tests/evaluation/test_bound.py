@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 import vaekit
 from vaekit.evaluation import importance_weighted_bound
+from vaekit.losses.draws import effective_sample_size
 
 X = torch.randn(12, 5, generator=torch.Generator().manual_seed(0)) * 1.5
 
@@ -123,3 +124,44 @@ def test_impossible_sizes_are_refused():
             importance_weighted_bound(vae, X.double(), **{option: 0})
     with pytest.raises(ValueError, match="holds NaN"):
         importance_weighted_bound(vae, torch.full((3, 5), torch.nan, dtype=torch.float64))
+
+
+def test_the_standard_error_is_the_delta_methods_from_the_sample_variance_of_the_weights():
+    vae, _ = linear_gaussian()
+    x = X[:5].double()
+    bound = importance_weighted_bound(vae, x, num_samples=20)
+    z, ratio = vae.encode(x).rsample_log_ratio(vae.prior, key=vaekit.fold_in(vaekit.make_key(0), 2), num_samples=20)
+    nll = torch.stack([vae.likelihood.nll(vae.natural_parameters(draw), x) for draw in z])
+    weights = torch.exp(-(nll + ratio).double())
+    of_mean = weights.var(0, correction=1) / 20 / weights.mean(0).square()
+    assert bound.standard_error == pytest.approx(float(of_mean.sum().sqrt()) / 5, rel=1e-4)
+
+
+def test_a_single_draw_has_no_standard_error():
+    bound = importance_weighted_bound(linear_gaussian()[0], X[:5].double(), num_samples=1)
+    assert math.isnan(bound.standard_error)
+    assert bound.effective_sample_sizes.tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize("sigma", [1.0, 1e-3, 1e-6, 3e-8])
+def test_draws_that_weigh_the_same_all_count_however_small_their_weights(sigma):
+    """log w is -1e16 in the end, where float64 has whole numbers alone: only its differences are small."""
+    vae, _ = linear_gaussian(sigma=sigma)
+    with torch.no_grad():
+        for weight in vae.parameters():
+            weight.zero_()  # neither q(z | x), which is the prior, nor p(x | z) depends on what it is given
+    for samples in (1, 3, 7):
+        bound = importance_weighted_bound(vae, X.double(), num_samples=samples, at_once=20)
+        torch.testing.assert_close(bound.effective_sample_sizes, torch.full((12,), float(samples)).double())
+        assert (bound.effective_sample_sizes <= samples).all()
+        expected = torch.distributions.Normal(0.0, sigma).log_prob(X.double()).sum(1)
+        torch.testing.assert_close(bound.per_example, expected, rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 1e10])
+def test_an_objectives_effective_sample_size_stays_between_1_and_the_number_of_draws(scale):
+    for samples in range(1, 20):
+        generator = torch.Generator().manual_seed(samples)
+        sizes = effective_sample_size(scale * torch.randn(samples, 500, generator=generator))
+        assert (sizes >= 1.0).all()
+        assert (sizes <= samples).all()

@@ -1,13 +1,19 @@
 """What latent dimensions carry and how far reconstructions are off, against NumPy and models built to have it."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 import vaekit
-from vaekit.evaluation import latent_statistics, reconstruction_error
+from vaekit.evaluation import errors, latent_statistics, reconstruction_error, terms
+from vaekit.losses import mmd
+from vaekit.ops import precision
 
 X = torch.randn(41, 3, generator=torch.Generator().manual_seed(0))
 
@@ -123,3 +129,46 @@ def test_classes_have_a_share_of_wrong_ones_and_columns_errors_of_their_own():
     only = vaekit.create_vae(input_shape=(1,), latent_dim=2, likelihood={"name": "categorical", "classes": 4}, seed=0)
     first = reconstruction_error(only, torch.zeros(8, 1))
     assert first in ({"wrong": 0.0}, {"wrong": 1.0})
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_statistics_of_a_model_with_weights_that_are_not_finite_name_them(bad):
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, seed=0)
+    with torch.no_grad():
+        vae.encoder.body[0].weight[0, 0] = bad
+    with pytest.raises(ValueError, match=r"encoder\.body\.0\.weight"):
+        latent_statistics(vae, torch.rand(10, 4))
+
+
+def test_statistics_of_posteriors_that_are_not_finite_say_so():
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, seed=0)
+    with torch.no_grad():
+        vae.encoder.head.bias.fill_(1e38)
+        vae.encoder.head.weight.fill_(1e38)
+    with pytest.raises(ValueError, match="not finite"):
+        latent_statistics(vae, torch.rand(10, 4))
+
+
+class NoFloat64(TorchDispatchMode):
+    """What a device without float64 does with it."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        out = function(*arguments, **(options or {}))
+        if any(isinstance(t, torch.Tensor) and t.dtype == torch.float64 for t in tree_leaves(out)):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+        return out
+
+
+def test_devices_without_float64_sum_in_float32(monkeypatch):
+    assert precision.wide(torch.device("mps")) == torch.float32
+    assert precision.wide(torch.device("cpu")) == precision.wide(torch.device("cuda")) == torch.float64
+    for module in (errors, terms, mmd):
+        monkeypatch.setattr(module, "wide", lambda device: torch.float32)
+    vae, x, sums = vaekit.create_vae(input_shape=(4,), latent_dim=2, seed=0), torch.rand(10, 4), terms.TermSums()
+    with NoFloat64():
+        found, squared = reconstruction_error(vae, x), mmd.squared_mmd(x, x + 1.0)
+        sums.add(vaekit.LossTerms(x.mean(), x[0], x[1], {}))
+    monkeypatch.undo()
+    assert found == pytest.approx(reconstruction_error(vae, x), rel=1e-6)
+    assert float(squared) == pytest.approx(float(mmd.squared_mmd(x, x + 1.0)), rel=1e-5)
+    assert sums.means()["kl"] == pytest.approx(float(x[1].mean()))

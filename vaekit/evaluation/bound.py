@@ -26,7 +26,8 @@ class Bound(NamedTuple):
     Attributes:
         log_likelihood: the mean over the examples. Its expectation rises with the number of samples, up to mean log p(x).
         standard_error: of that mean, from the finite number of samples alone (not from that of the examples); the delta
-            method's, so trust it only where the effective sample size is well above 1.
+            method's, so trust it only where the effective sample size is well above 1. NaN with a single sample, of which
+            nothing varies.
         effective_sample_size: the mean over the examples; between 1 and the number of samples.
         per_example: float64 [N], on the CPU.
         effective_sample_sizes: float64 [N], on the CPU.
@@ -75,31 +76,32 @@ def importance_weighted_bound(
     bounds, sizes = [], []
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
-            log_sum, log_sum_of_squares = _log_weight_sums(vae, batch, key, row_start, num_samples, at_once)
-            bounds.append((log_sum - math.log(num_samples)).cpu())
-            sizes.append(torch.exp(2.0 * log_sum - log_sum_of_squares).cpu())
+            log_sum, effective = _log_weight_sum(vae, batch, key, row_start, num_samples, at_once)
+            bounds.append(log_sum - math.log(num_samples))
+            sizes.append(effective)
             row_start += len(batch.x)
     per_example, effective = torch.cat(bounds), torch.cat(sizes)
-    # The variance of log of a mean of K weights is that of the weights over K and their mean's square: 1 / ESS - 1 / K.
-    variances = (1.0 / effective - 1.0 / num_samples).clamp(min=0.0)
+    # The variance of the log of a mean of K weights is their sample variance over K and over their mean's square.
+    variances = (num_samples / effective - 1.0) / (num_samples - 1) if num_samples > 1 else torch.full_like(effective, math.nan)
     error = float(variances.sum().sqrt()) / len(per_example)
     return Bound(float(per_example.mean()), error, float(effective.mean()), per_example, effective)
 
 
-def _log_weight_sums(
-    vae: VAE, batch: Batch, key: Tensor, row_start: int, num_samples: int, at_once: int
-) -> tuple[Tensor, Tensor]:
-    """log of the sum of the weights and of their squares, float64 [B] each, over all samples."""
+def _log_weight_sum(vae: VAE, batch: Batch, key: Tensor, row_start: int, num_samples: int, at_once: int) -> tuple[Tensor, Tensor]:
+    """log of the sum of the weights over all samples, and their effective sample size: float64 [B] each, on the CPU."""
     posterior = vae.encode(batch.x, batch.condition)
-    log_sum = torch.full((len(batch.x),), -math.inf, dtype=torch.float64)
-    log_sum_of_squares = log_sum.clone()
+    largest = torch.full((len(batch.x),), -math.inf, dtype=torch.float64)  # of log w so far; sums are of w / exp(largest)
+    total, squares = torch.zeros_like(largest), torch.zeros_like(largest)
     chunk = max(1, at_once // max(1, len(batch.x)))
     for first in range(0, num_samples, chunk):
         count = min(chunk, num_samples - first)
         # Sample k is the stream with offset + k 2^40: so the samples do not depend on the chunks.
         chunk_key = key + torch.tensor([0, first], device=key.device) * philox.SAMPLE_STRIDE
         z, log_ratio = posterior.rsample_log_ratio(vae.prior, key=chunk_key, num_samples=count, row_start=row_start)
-        log_weights = -(nll_of_draws(vae, batch, z).cpu().double() + log_ratio.cpu().double())  # not every device has float64
-        log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(0))
-        log_sum_of_squares = torch.logaddexp(log_sum_of_squares, (2.0 * log_weights).logsumexp(0))
-    return log_sum, log_sum_of_squares
+        log_weights = -(nll_of_draws(vae, batch, z).cpu().double() + log_ratio.cpu().double())  # MPS has no float64
+        before, largest = largest, torch.maximum(largest, log_weights.amax(0))
+        origin = torch.where(largest.isfinite(), largest, 0.0)
+        kept, weights = torch.exp(before - origin), torch.exp(log_weights - origin)
+        total = total * kept + weights.sum(0)
+        squares = squares * kept.square() + weights.square().sum(0)
+    return total.log() + origin, (total.square() / squares).clamp(1.0, num_samples)

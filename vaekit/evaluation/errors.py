@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vaekit.evaluation.terms import checked_batches, on_device
 from vaekit.likelihoods.columns import Columns
+from vaekit.ops.precision import wide
 from vaekit.vae import VAE, evaluation_mode
 
 
@@ -41,8 +42,9 @@ def reconstruction_error(vae: VAE, data: Any, *, batch_size: int = 500) -> dict[
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
             observed = ~batch.x.isnan()
-            difference = torch.where(observed, vae.reconstruct(batch.x, batch.condition) - batch.x, 0.0).double()
-            figures = torch.stack([difference.square(), difference.abs(), (difference != 0).double(), observed.double()])
+            dtype = wide(batch.x.device)
+            difference = torch.where(observed, vae.reconstruct(batch.x, batch.condition) - batch.x, 0.0).to(dtype)
+            figures = torch.stack([difference.square(), difference.abs(), (difference != 0).to(dtype), observed.to(dtype)])
             sums.append(figures.flatten(2).sum(1))  # [figures, elements of an example]
     total = torch.stack(sums).sum(0)
     if isinstance(vae.likelihood, Columns):

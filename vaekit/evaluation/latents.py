@@ -50,7 +50,8 @@ def latent_statistics(vae: VAE, data: Any, *, threshold: float = 0.01, batch_siz
 
     Raises:
         TypeError: another posterior or prior, in which a divergence is not a sum over dimensions.
-        ValueError: fewer than two examples, or data that does not fit the model.
+        ValueError: fewer than two examples, data that does not fit the model, or posteriors that are not finite; the message
+            names the weights that are not.
 
     Example:
         >>> import vaekit
@@ -59,7 +60,9 @@ def latent_statistics(vae: VAE, data: Any, *, threshold: float = 0.01, batch_siz
         torch.Size([3])
     """
     batches, device, count = checked_batches(vae, data, batch_size), next(vae.parameters()).device, 0
-    mean, squares, kl_sum = (torch.zeros(vae.latent_shape, dtype=torch.float64) for _ in range(3))  # not every device has it
+    mean, squares, kl_sum = (
+        torch.zeros(vae.latent_shape, dtype=torch.float64) for _ in range(3)
+    )  # on the CPU: MPS has no float64
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
             posterior = vae.encode(batch.x, batch.condition)
@@ -76,6 +79,15 @@ def latent_statistics(vae: VAE, data: Any, *, threshold: float = 0.01, batch_siz
     if count < 2:
         raise ValueError(f"a variance over the examples needs at least two of them, got {count}")
     variance, kl_mean = (squares / (count - 1)).cpu(), (kl_sum / count).cpu()
+    if not (variance.isfinite() & kl_mean.isfinite()).all():
+        raise ValueError(f"the posteriors of this data are not finite{_blamed_weights(vae)}")
     active = variance > threshold
     collapsed = [f"z[{', '.join(map(str, place))}]" for place in (~active).nonzero().tolist()]
     return LatentStatistics(kl_mean, variance, active, collapsed)
+
+
+def _blamed_weights(vae: VAE) -> str:
+    """The first parameters with values that are not finite, in words."""
+    names = [name for name, parameter in vae.named_parameters() if not parameter.isfinite().all()]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f": NaN or infinity is in the weights {', '.join(names[:3])}{more}" if names else ", though the weights are"

@@ -12,6 +12,7 @@ from vaekit.data import Batch, Stream, Whole, as_batches
 from vaekit.inputs import check_examples, check_values
 from vaekit.losses.base import LossTerms
 from vaekit.ops import philox, streams
+from vaekit.ops.precision import wide
 from vaekit.vae import VAE, evaluation_mode
 
 
@@ -33,8 +34,8 @@ class TermSums:
         """Add one batch; a scalar term counts for each of its examples."""
         examples = len(terms.reconstruction)
         for name, value in named_terms(terms).items():
-            wide = value.dtype if value.device.type == "mps" else torch.float64  # that device has no float64
-            total = value.sum(dtype=wide) if value.ndim else value.to(wide) * examples
+            dtype = wide(value.device)
+            total = value.sum(dtype=dtype) if value.ndim else value.to(dtype) * examples
             self._sums[name] = self._sums[name] + total if name in self._sums else total
             self._examples[name] = self._examples.get(name, 0) + examples
 

@@ -77,7 +77,8 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
         >>> effective_sample_size(torch.tensor([[0.0], [0.0], [-100.0]]))
         tensor([2.])
     """
-    return 1.0 / torch.softmax(log_weights.detach(), dim=0).square().sum(0)
+    effective = 1.0 / torch.softmax(log_weights.detach(), dim=0).square().sum(0)
+    return effective.clamp(1.0, len(log_weights))
 
 
 def batch_mean(values: Tensor) -> Tensor:

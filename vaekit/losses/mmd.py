@@ -20,6 +20,7 @@ from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, Step
 from vaekit.losses.draws import Drawn, batch_mean, drawn
 from vaekit.losses.pairwise import row_blocks
 from vaekit.ops import philox, reference, streams
+from vaekit.ops.precision import wide
 from vaekit.schedules import Schedule, checked_schedule
 
 _KERNELS, _STATISTICS = ("imq", "rbf"), ("u", "v")
@@ -90,16 +91,16 @@ def _check_options(kernel: str, scales: Sequence[float], statistic: str) -> None
 
 def _kernel_sum(x: Tensor, y: Tensor, kernel: str, scales: Sequence[float]) -> Tensor:
     """The kernel summed over all pairs."""
-    wide = x.dtype if x.device.type == "mps" else torch.float64  # that device has no float64
+    dtype = wide(x.device)
 
     def of_rows(part: Tensor, y: Tensor) -> Tensor:
         # Differences, not |x|^2 - 2 x y + |y|^2, which cancels where points are close.
         squared = torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist").square()
-        total = torch.zeros((), dtype=wide, device=x.device)
+        total = torch.zeros((), dtype=dtype, device=x.device)
         for scale in scales:
             bandwidth = 2.0 * x.shape[1] * scale
             values = bandwidth / (bandwidth + squared) if kernel == "imq" else torch.exp(squared / -bandwidth)
-            total = total + values.sum(dtype=wide)
+            total = total + values.sum(dtype=dtype)
         return total
 
     blocks = row_blocks(len(x), len(y) * 3 * len(scales), x.device)  # what backward holds of each scale
