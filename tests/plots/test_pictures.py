@@ -1,10 +1,14 @@
 """Laws of the pictures: what is drawn is the data, and looking changes nothing."""
 
+import functools
+from typing import NamedTuple
+
 import pytest
 import torch
 from helpers.pictures import FUNCTIONS, IMAGES, SHAPES, assert_draws, assert_shows, data, model, shown
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 import vaekit
 from vaekit import plots
@@ -12,26 +16,38 @@ from vaekit import plots
 CASES = [(name, shape) for name in FUNCTIONS for shape in SHAPES if name != "latent_grid" or shape in IMAGES]
 
 
+class Drawn(NamedTuple):
+    """A picture, the model that was drawn, and whether drawing left the global generator alone."""
+
+    figure: Figure
+    vae: vaekit.VAE
+    is_generator_as_before: bool
+
+
+@functools.cache
+def drawn(name: str, shape: str, training: bool) -> Drawn:
+    """A picture of a model that was in training or in evaluation mode, drawn once for all tests."""
+    vae, before = model(SHAPES[shape]).train(training), torch.get_rng_state()
+    return Drawn(FUNCTIONS[name](vae), vae, torch.equal(torch.get_rng_state(), before))
+
+
 @pytest.mark.parametrize(("name", "shape"), CASES)
 class TestEveryPicture:
     def test_is_a_figure_that_renders(self, name, shape):
-        assert_draws(FUNCTIONS[name](model(SHAPES[shape])))
+        assert_draws(drawn(name, shape, True).figure)
 
     @pytest.mark.parametrize("training", [True, False])
     def test_restores_the_mode_and_takes_no_gradients(self, name, shape, training):
-        vae = model(SHAPES[shape]).train(training)
-        FUNCTIONS[name](vae)
+        vae = drawn(name, shape, training).vae
         assert all(module.training is training for module in vae.modules())
         assert all(p.grad is None and p.requires_grad for p in vae.parameters())
 
     def test_leaves_the_global_generator_alone(self, name, shape):
-        vae, before = model(SHAPES[shape]), torch.get_rng_state()
-        FUNCTIONS[name](vae)
-        assert torch.equal(torch.get_rng_state(), before)
+        assert drawn(name, shape, True).is_generator_as_before
 
-    def test_is_the_same_each_time(self, name, shape):
-        vae = model(SHAPES[shape])
-        for one, other in zip(FUNCTIONS[name](vae).axes, FUNCTIONS[name](vae).axes, strict=True):
+    def test_is_the_same_each_time_and_in_either_mode(self, name, shape):
+        figures = [drawn(name, shape, training).figure for training in (True, False)]
+        for one, other in zip(*(figure.axes for figure in figures), strict=True):
             if one.images or one.lines:
                 assert torch.equal(shown(one), shown(other))
 
