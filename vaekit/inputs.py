@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vaekit.data import Batch, Examples
+from vaekit.data import Batch, Examples, Stream, Whole, as_batches
 from vaekit.vae import VAE
 
 _ELEMENTS_AT_ONCE = 1 << 24  # to bound the temporaries of a check
+
+
+def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") -> Whole | Stream:
+    """Data as batches; whole examples are checked here, and a loader's batches by `check_values` when they come.
+
+    Args:
+        vae: the model; a conditional one gets the condition with each batch.
+        data: what `vaekit.data.as_batches` takes.
+        batch_size: for whole examples.
+        name: what the data is called in messages.
+
+    Raises:
+        TypeError, ValueError: as `as_batches` and `check_examples`.
+    """
+    batches = as_batches(data, batch_size, conditional=vae.condition is not None)
+    if isinstance(batches, Whole):
+        check_examples(vae, batches.examples, name)
+    return batches
 
 
 def check_examples(vae: VAE, examples: Examples, name: str) -> None:
@@ -30,7 +49,7 @@ def check_examples(vae: VAE, examples: Examples, name: str) -> None:
         raise ValueError(
             f"{name}: the model takes examples of shape ({expected}), the data has ({', '.join(map(str, examples.x.shape[1:]))})"
         )
-    if examples.x.dtype != (dtype := next(vae.parameters()).dtype):
+    if examples.x.dtype != (dtype := vae.dtype):
         raise TypeError(
             f"{name}: x is {examples.x.dtype}, the model's weights are {dtype}; convert one, x.to({dtype}) for example"
         )

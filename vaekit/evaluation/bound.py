@@ -14,7 +14,8 @@ from torch import Tensor
 
 from vaekit.checks import checked_size
 from vaekit.data import Batch
-from vaekit.evaluation.terms import checked_batches, evaluation_key, on_device
+from vaekit.evaluation.terms import evaluation_key, on_device
+from vaekit.inputs import checked_batches
 from vaekit.losses.draws import nll_of_draws
 from vaekit.ops import philox
 from vaekit.vae import VAE, evaluation_mode

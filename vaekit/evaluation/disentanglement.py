@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from vaekit.checks import checked_size
-from vaekit.evaluation.terms import checked_batches, on_device
+from vaekit.evaluation.terms import on_device
+from vaekit.inputs import checked_batches
 from vaekit.ops import philox
 from vaekit.vae import VAE, evaluation_mode
 

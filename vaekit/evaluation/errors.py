@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.evaluation.terms import checked_batches, on_device
+from vaekit.evaluation.terms import on_device
+from vaekit.inputs import checked_batches
 from vaekit.likelihoods.columns import Columns
 from vaekit.ops.precision import wide
 from vaekit.vae import VAE, evaluation_mode

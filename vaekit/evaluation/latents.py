@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaekit.evaluation.terms import checked_batches, on_device
+from vaekit.evaluation.terms import on_device
+from vaekit.inputs import checked_batches
 from vaekit.ops import philox
 from vaekit.vae import VAE, evaluation_mode
 

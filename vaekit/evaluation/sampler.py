@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from vaekit.checks import checked_size
-from vaekit.evaluation.terms import checked_batches, evaluation_key, on_device
+from vaekit.evaluation.terms import evaluation_key, on_device
+from vaekit.inputs import checked_batches
 from vaekit.latents import LatentKind
 from vaekit.posteriors.vector_quantized import VectorQuantized
 from vaekit.priors.codes import Codes

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.data import Batch, Stream, Whole, as_batches
-from vaekit.inputs import check_examples, check_values
+from vaekit.data import Batch, Stream, Whole
+from vaekit.inputs import check_values, checked_batches
 from vaekit.losses.base import LossTerms
 from vaekit.ops import philox, streams
 from vaekit.ops.precision import wide
@@ -58,26 +58,18 @@ def named_terms(terms: LossTerms) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in named.items()}
 
 
-def checked_batches(vae: VAE, data: Any, batch_size: int) -> Whole | Stream:
-    """Data as batches; whole examples are checked against the model, and a loader's batches when `on_device` gives them."""
-    batches = as_batches(data, batch_size, conditional=vae.condition is not None)
-    if isinstance(batches, Whole):
-        check_examples(vae, batches.examples, "data")
-    return batches
-
-
 def on_device(vae: VAE, batches: Whole | Stream) -> Iterator[Batch]:
     """The batches on the model's device.
 
     Raises:
         ValueError: there are no examples in them: an iterator that is used up, for example.
     """
-    device, count = next(vae.parameters()).device, 0
+    count = 0
     for number, batch in enumerate(batches):
         if isinstance(batches, Stream):
             check_values(vae, batch, f"batch {number}")
         count += len(batch.x)
-        yield batch.to(device)
+        yield batch.to(vae.device)
     if not count:
         raise ValueError("the dataset is empty: the loader gave no example; an iterator that is used up cannot be read again")
 
@@ -85,11 +77,11 @@ def on_device(vae: VAE, batches: Whole | Stream) -> Iterator[Batch]:
 @torch.no_grad()
 def mean_terms(vae: VAE, batches: Whole | Stream, key: Tensor) -> dict[str, float]:
     """Mean terms over the batches with the noise of `key`, in evaluation mode, with scheduled weights at their final values."""
-    key, sums, row_start = key.to(next(vae.parameters()).device), TermSums(), 0
+    key, sums, row_start = key.to(vae.device), TermSums(), 0
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
-            told = {"index": batch.index, "dataset_size": batches.size, "row_start": row_start}
-            sums.add(vae(batch.x, batch.condition, key=key, **told))
+            where = {"index": batch.index, "dataset_size": batches.size, "row_start": row_start}
+            sums.add(vae(batch.x, batch.condition, key=key, **where))
             row_start += len(batch.x)
     return sums.means()
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from vaekit.data import Stream, Whole, as_batches
+from vaekit.data import Stream, Whole
 from vaekit.evaluation.terms import evaluation_key, mean_terms
-from vaekit.inputs import check_examples
+from vaekit.inputs import checked_batches
 from vaekit.layers import BATCH_NORMALIZATIONS
 from vaekit.schedules import Schedule, scheduled
 from vaekit.training.callbacks import Callback
@@ -118,9 +118,9 @@ def fit(
         raise TypeError(f"callbacks takes a sequence of objects that extend vaekit.Callback, got {callbacks!r}")
     engine = Engine(device)
     _check_precision(vae, engine.device)
-    batches, validation_batches = _checked_data(vae, train, batch_size, "train"), None
+    batches, validation_batches = checked_batches(vae, train, batch_size, "train"), None
     if validation is not None:
-        validation_batches = _checked_data(vae, validation, batch_size, "validation")
+        validation_batches = checked_batches(vae, validation, batch_size, "validation")
     if initialize_output_bias and isinstance(batches, Stream):
         raise ValueError(
             "initialize_output_bias=True reads the data once before training, and a loader may give its batches only once; "
@@ -152,13 +152,6 @@ def fit(
         if isinstance(batches, Stream):
             _warn_of_unfinished(weights, state.step, "the run had")
     return history
-
-
-def _checked_data(vae: VAE, data: Any, batch_size: int, name: str) -> Whole | Stream:
-    batches = as_batches(data, batch_size, vae.condition is not None)
-    if isinstance(batches, Whole):
-        check_examples(vae, batches.examples, name)
-    return batches
 
 
 def _check_precision(vae: VAE, device: torch.device) -> None:

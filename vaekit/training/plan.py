@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vaekit.data import Batch, Stream, Whole
-from vaekit.ops import philox
+from vaekit.ops import philox, streams
 
 _KEYS_AT_ONCE = 256
 
@@ -38,7 +38,8 @@ class Plan:
     """The steps of a run.
 
     The key of step n is fold_in(noise key, n). Whole examples come in the order of torch.randperm under a seed that is the first
-    word of fold_in(order key, epoch); a stream gives what it gives. Both keys are fold_in(make_key(seed), 0 and 1).
+    word of fold_in(order key, epoch); a stream gives what it gives. Both keys are derived from make_key(seed), as
+    `vaekit.ops.streams.Run` says.
 
     Args:
         batches: the training data.
@@ -48,8 +49,9 @@ class Plan:
 
     def __init__(self, batches: Whole | Stream, seed: int, device: torch.device) -> None:
         self.batches = batches
-        noise, self._order_key = philox.fold_in(philox.make_key(seed), torch.arange(2)).unbind(0)
-        self._noise_key = noise.to(device)
+        run = philox.make_key(seed)
+        self._order_key = philox.fold_in(run, streams.Run.ORDER)
+        self._noise_key = philox.fold_in(run, streams.Run.STEPS).to(device)
 
     @property
     def size(self) -> int | None:
