@@ -228,10 +228,10 @@ class Network(nn.Module):
                 f"the condition of this {name} has to be a floating-point tensor [batch, {size}], got {given}; "
                 "vaekit.conditions makes one of labels"
             )
-        if condition.shape != (len(x), size):
+        if condition.shape != (x.shape[0], size):
             raise ValueError(
-                f"the condition of this {name} has to have the shape ({len(x)}, {size}), a row of condition_dim={size} for each "
-                f"example of the batch, got {tuple(condition.shape)}"
+                f"the condition of this {name} has to have the shape ({x.shape[0]}, {size}), a row of condition_dim={size} for "
+                f"each example of the batch, got {tuple(condition.shape)}"
             )
 
 

@@ -137,7 +137,7 @@ class VAE(nn.Module):
             TypeError, ValueError: an x of another dtype or shape.
         """
         key = philox.resolve_key(key, generator, x.device)
-        told = condition if self.condition is None else self.condition.as_rows(condition, len(x))
+        told = condition if self.condition is None else self.condition.as_rows(condition, x.shape[0])
         return self.loss(self, Batch(x, told, index), StepContext(key, step, dataset_size, row_start))
 
     def encode(self, x: Tensor, condition: Any = None) -> Posterior:
@@ -148,7 +148,7 @@ class VAE(nn.Module):
         has its mean there.
         """
         self._check_input(x)
-        told = self._embedded(condition, len(x))
+        told = self._embedded(condition, x.shape[0])
         posterior = self.encoder(self.likelihood.encoder_input(x), *(told if self.encoder.condition_dim else ()))
         if not isinstance(posterior, Posterior):
             raise TypeError(
@@ -159,7 +159,7 @@ class VAE(nn.Module):
 
     def natural_parameters(self, z: Tensor, condition: Any = None) -> Tensor:
         """What the decoder makes of z [B, *latent_shape], and of the condition [B] or [B, K]: [B, P, *output_shape]."""
-        return self.decoder(z, *self._embedded(condition, len(z)))  # type: ignore[no-any-return]
+        return self.decoder(z, *self._embedded(condition, z.shape[0]))  # type: ignore[no-any-return]
 
     def decode(self, z: Tensor, condition: Any = None) -> Tensor:
         """The likelihood's mean, what a person would look at: z [B, *latent_shape] -> [B, *input_shape].

@@ -47,14 +47,16 @@ class Vector(Condition):
 
     def as_rows(self, condition: Any, count: int) -> Tensor:
         vectors = self.as_tensor(condition)
-        if vectors.ndim == 1 and self.size == 1 and count > 1 and len(vectors) == count:
+        if vectors.ndim == 1 and self.size == 1 and count > 1 and vectors.shape[0] == count:
             raise ValueError(
                 f"the condition is {self.given_as}; got the shape {tuple(vectors.shape)}: y[:, None] makes vectors of it"
             )
         if not vectors.is_floating_point():
             raise TypeError(f"the condition is {self.given_as}; got {vectors.dtype}: vectors.float() makes floats of them")
-        if vectors.shape in ((self.size,), (1, self.size)):
-            vectors = vectors.expand(count, self.size)
+        if vectors.ndim == 1:
+            vectors = vectors.unsqueeze(0)
+        if vectors.ndim == 2 and vectors.shape[0] == 1:
+            vectors = vectors.expand(count, -1)
         if vectors.shape != (count, self.size):
             raise ValueError(f"the condition is {self.given_as}; got the shape {tuple(vectors.shape)} for {count} example(s)")
         return vectors

@@ -95,9 +95,12 @@ class ConvolutionalDecoder(Decoder):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_condition(z, condition)
-        features = self.body(z, condition) if self.is_spatial else self.body(with_condition(z, condition))
-        data = self.convolutions(features.reshape(len(z), *self.first_shape))
-        return data.reshape(len(z), self.parameters_per_element, *self.output_shape)  # type: ignore[no-any-return]
+        if self.is_spatial:
+            features = self.body(z, condition)
+        else:
+            features = self.body(with_condition(z, condition)).unflatten(1, self.first_shape)
+        data = self.convolutions(features)
+        return data.unflatten(1, (self.parameters_per_element, self.output_shape[0]))  # type: ignore[no-any-return]
 
     @property
     def output_bias(self) -> Tensor:

@@ -54,7 +54,7 @@ class MLPDecoder(Decoder):
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_condition(z, condition)
         parameters = self.head(self.body(with_condition(z.flatten(1), condition)))
-        return parameters.reshape(len(z), self.parameters_per_element, *self.output_shape)  # type: ignore[no-any-return]
+        return parameters.unflatten(1, (self.parameters_per_element, *self.output_shape))  # type: ignore[no-any-return]
 
     @property
     def output_bias(self) -> Tensor:

@@ -94,9 +94,9 @@ class ResNetDecoder(Decoder):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_condition(z, condition)
-        first = self.first(z if self.is_spatial else with_condition(z, condition))
-        data = self.head(self.body(first.reshape(len(z), *self.first_shape), condition))
-        return data.reshape(len(z), self.parameters_per_element, *self.output_shape)  # type: ignore[no-any-return]
+        first = self.first(z) if self.is_spatial else self.first(with_condition(z, condition)).unflatten(1, self.first_shape)
+        data = self.head(self.body(first, condition))
+        return data.unflatten(1, (self.parameters_per_element, self.output_shape[0]))  # type: ignore[no-any-return]
 
     @property
     def output_bias(self) -> Tensor:

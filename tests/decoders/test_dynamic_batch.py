@@ -1,0 +1,72 @@
+"""Laws of exported and traced models: what was made with a batch of one size gives the eager numbers at every other."""
+
+import warnings
+
+import pytest
+import torch
+from helpers.densities import REQUIRED, data_in_support
+
+import vaekit
+from vaekit import decoders, encoders, likelihoods
+
+IMAGE = (1, 9, 7)
+SHAPES = {"conv1d": (2, 9), "conv3d": (1, 5, 4, 3), "columns": (3,)}  # of the parts that take no images
+RESNET = {"name": "resnet", "channels": (4, 8), "attention": True}
+LABELS, VECTOR = {"name": "labels", "classes": 3}, {"name": "vector", "size": 2, "dim": 2}
+MODELS = [
+    *({"encoder": RESNET if name == "resnet" else name} for name in encoders.names()),
+    *({"decoder": RESNET if name == "resnet" else name} for name in decoders.names()),
+    *({"encoder": {"name": name, "spatial": True}, "decoder": name} for name in ("conv", "conv1d", "conv3d")),
+    {"encoder": {**RESNET, "spatial": True}, "decoder": {**RESNET, "channels": (8, 4)}},
+    *({"likelihood": {"name": name, **REQUIRED.get(name, {})}} for name in likelihoods.names()),
+    {"likelihood": {"name": "columns", **REQUIRED["columns"], "missing": "ignore"}},
+    {"posterior": "full_gaussian"},
+    *({"condition": condition} for condition in (LABELS, {**LABELS, "dim": 2}, VECTOR, {"name": "vector", "size": 2})),
+    *({"condition": condition, "encoder": network, "decoder": network} for condition in (LABELS, VECTOR)
+      for network in ("conv", RESNET)),
+]  # fmt: skip
+
+
+class Reconstruction(torch.nn.Module):
+    def __init__(self, vae):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x, *condition):
+        return self.vae.decode(self.vae.encode(x, *condition).mean, *condition)
+
+
+def module_and_inputs(parts):
+    names = [spec if isinstance(spec, str) else spec["name"] for spec in parts.values()]
+    shape = next((SHAPES[name] for name in names if name in SHAPES), IMAGE)
+    vae = vaekit.create_vae(input_shape=shape, latent_dim=2, seed=0, **parts).eval()
+
+    def inputs(count):
+        x = data_in_support(vae.likelihood, (count, *shape), seed=count)
+        if vae.likelihood.missing == "ignore":
+            x[:1, :1] = torch.nan
+        conditions = {"Labels": torch.arange(count) % 3, "Vector": torch.arange(2.0 * count).reshape(count, 2).cos()}
+        return (x,) if vae.condition is None else (x, conditions[type(vae.condition).__name__])
+
+    return Reconstruction(vae), inputs
+
+
+@pytest.mark.parametrize("parts", MODELS, ids=str)
+def test_an_exported_model_takes_batches_of_any_size(parts):
+    module, inputs = module_and_inputs(parts)
+    batch = torch.export.Dim("batch")
+    given = inputs(3)
+    shapes = ({0: batch},) if len(given) == 1 else ({0: batch}, ({0: batch},))
+    exported = torch.export.export(module, given, dynamic_shapes=shapes).module()
+    for count in (1, 2, 3, 7):
+        torch.testing.assert_close(exported(*inputs(count)), module(*inputs(count)))
+
+
+@pytest.mark.parametrize("parts", MODELS, ids=str)
+def test_a_traced_model_takes_batches_of_any_size(parts):
+    module, inputs = module_and_inputs(parts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of the checks of shapes, which it leaves out
+        traced = torch.jit.trace(module, inputs(3))
+    for count in (1, 2, 3, 7):
+        torch.testing.assert_close(traced(*inputs(count)), module(*inputs(count)))
