@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is an int or a float; True and False are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether `value` is a real number, Python's or numpy's; True and False are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def checked_number(
@@ -51,10 +53,23 @@ def checked_number(
 
 
 def checked_size(name: str, value: int, least: int = 1) -> int:
-    """`value`, or a ValueError that names the option."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    """`value` as an int, or a ValueError that names the option; whole numbers of numpy and torch count.
+
+    Example:
+        >>> import numpy
+        >>> checked_size("latent_dim", numpy.int64(2))
+        2
+        >>> checked_size("latent_dim", 2.0)
+        Traceback (most recent call last):
+        ValueError: latent_dim has to be a whole number of at least 1, got 2.0
+    """
+    try:
+        whole = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        whole = None
+    if whole is None or whole < least:
         raise ValueError(f"{name} has to be a whole number of at least {least}, got {value!r}")
-    return value
+    return whole
 
 
 def checked_sizes(name: str, values: Sequence[int]) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from vaekit import conditions, decoders, encoders, likelihoods, losses, priors
@@ -94,6 +95,8 @@ def _plain(kind: str, option: str, value: Any) -> Any:
         return str(value)  # "inf", which JSON has no number for
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, Real):  # numpy's
+        return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, (list, tuple)):
         return [_plain(kind, option, v) for v in value]
     if isinstance(value, Mapping):
