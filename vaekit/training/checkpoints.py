@@ -32,6 +32,19 @@ class Checkpoints:
             if (self.folder / name).exists():
                 raise FileExistsError(f"{self.folder} holds the {name} of an earlier run; choose another folder, or remove it")
 
+    def claim(self) -> None:
+        """Make the folder this run's own, by an empty history that only one process can be the first to make.
+
+        Raises:
+            FileExistsError: another run has just begun in it.
+        """
+        if self.folder is None:
+            return
+        try:
+            open(self.folder / HISTORY_FILE, "x").close()
+        except FileExistsError as error:
+            raise FileExistsError(f"{self.folder} has just become another run's; choose another folder") from error
+
     def epoch_ended(self, state: RunState) -> None:
         """Write the weights if the epoch that has ended is the best, and the history; once for each epoch."""
         if self.folder is None or self._epochs_saved == state.history.epochs:
@@ -42,8 +55,10 @@ class Checkpoints:
         self._epochs_saved = state.history.epochs
 
     def run_ended(self, state: RunState) -> None:
-        """Write what has not been written, and the last weights if a step was made."""
+        """Write what has not been written, and the last weights if a step was made; a history only of what has epochs."""
         self.epoch_ended(state)
+        if self.folder is not None and not state.history.epochs:
+            (self.folder / HISTORY_FILE).unlink(missing_ok=True)
         if self.folder is not None and state.step:
             self._save(state, LAST)
 

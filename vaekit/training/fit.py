@@ -144,6 +144,7 @@ def fit(
             assert validation_batches is not None
             return mean_terms(vae, validation_batches, evaluation_key(seed))
 
+        checkpoints.claim()  # from here on nothing is refused
         total = None if batches.size is None else epochs * batches.size
         watch = Watch(state, guard, total, progress)
         has_validation = validation_batches is not None
