@@ -21,7 +21,7 @@ MODULES = ["vaekit", *(m.name for m in pkgutil.walk_packages(vaekit.__path__, "v
 # From the bottom up; a room imports from its own floor and those below.
 FLOORS = [
     {"registry", "checks", "files", "layout", "safe_path", "latents", "gathering", "memory", "weights"},
-    {"data", "ops", "layers", "schedules", "seeding"},
+    {"data", "ops", "layers", "flows", "schedules", "seeding"},
     {"residual"},
     {"priors"},
     {"posteriors", "divergences"},

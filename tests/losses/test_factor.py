@@ -328,11 +328,11 @@ def test_latents_of_another_shape_are_refused_when_composed():
         ({"gamma": "high"}, TypeError, "a weight has to be a number"),
         ({"hidden": (0,)}, ValueError, "every entry of hidden has to be a whole number of at least 1, got 0"),
         ({"latent_shape": (2.0,)}, ValueError, "every entry of latent_shape has to be a whole number"),
-        ({"learning_rate": 0.0}, ValueError, "learning_rate has to be positive and finite, got 0.0"),
-        ({"learning_rate": True}, ValueError, "learning_rate has to be positive and finite, got True"),
+        ({"learning_rate": 0.0}, ValueError, "learning_rate .*got 0.0"),
+        ({"learning_rate": True}, TypeError, "learning_rate .*got True"),
         ({"betas": 0.5}, ValueError, "betas has to be two numbers from 0 to below 1"),
-        ({"betas": (0.5, 1.0)}, ValueError, "betas has to be two numbers from 0 to below 1"),
-        ({"betas": "55"}, ValueError, "betas has to be two numbers from 0 to below 1"),
+        ({"betas": (0.5, 1.0)}, ValueError, "betas .*got 1.0"),
+        ({"betas": "55"}, TypeError, "betas .*got '5'"),
     ],
 )
 def test_options_that_are_none_are_refused(options, error, message):

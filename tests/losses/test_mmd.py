@@ -216,7 +216,7 @@ def test_it_is_one_graph(name, elements, monkeypatch):
         ({"statistic": "w"}, ValueError, "statistic has to be one of 'u', 'v', got 'w'"),
         ({"scales": ()}, ValueError, r"scales has to be a sequence of positive numbers.* got \(\)"),
         ({"scales": 1.0}, ValueError, "scales has to be a sequence of positive numbers.* got 1.0"),
-        ({"scales": (1.0, 0.0)}, ValueError, "every entry of scales has to be a positive number, got 0.0"),
+        ({"scales": (1.0, 0.0)}, ValueError, "scales .*got 0.0"),
     ],
 )
 def test_options_that_are_none_are_refused(options, error, message):
@@ -260,7 +260,7 @@ def test_it_is_pythaes_in_value_and_gradient(name, options):
     [
         ({"kernel": "laplace"}, ValueError, "kernel has to be one of 'imq', 'rbf', got 'laplace'"),
         ({"statistic": "V"}, ValueError, "statistic has to be one of 'u', 'v', got 'V'"),
-        ({"scales": (-1.0,)}, ValueError, "every entry of scales has to be a positive number"),
+        ({"scales": (-1.0,)}, ValueError, "scales .*got -1.0"),
         ({"scales": ()}, ValueError, "scales has to be a sequence of positive numbers"),
     ],
 )

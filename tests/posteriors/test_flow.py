@@ -263,7 +263,7 @@ def test_it_fits_a_bent_posterior_that_a_diagonal_gaussian_cannot(kind):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "glow"}, 'kind has to be "nsf" or "maf", got \'glow\''),
+        ({"kind": "glow"}, "kind .*got 'glow'"),
         ({"transforms": -1}, "transforms has to be a whole number of at least 0, got -1"),
         ({"hidden": (0,)}, "every entry of hidden has to be"),
         ({"context": -1}, "context has to be a whole number of at least 0, got -1"),

@@ -95,10 +95,11 @@ class Encoder(Part, Network, ABC):
             TypeError, ValueError, UnknownNameError: a family that does not exist or does not fit.
         """
         self.family = make_family(posterior, self.latent_shape)
-        head: Any = glorot(layer(features, self.family.outputs, **options))
+        head = glorot(layer(features, self.family.outputs, **options))
         with torch.no_grad():
             self.family.start(head.weight, head.bias)
-        return head  # type: ignore[no-any-return]
+        module: nn.Module = head
+        return module
 
     def posterior(self, numbers: Tensor) -> Posterior:
         """What the last layer gives, [B, outputs, *positions], as a posterior."""

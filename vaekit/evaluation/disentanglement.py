@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vaekit.checks import checked_size
+from vaekit.checks import checked_number, checked_size
 from vaekit.evaluation.terms import on_device
 from vaekit.inputs import checked_batches
 from vaekit.ops import philox
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _COLLAPSED = 0.05  # the variance, where the prior's is 1, up to which a dimension says nothing: as in Locatello et al. 2019
-_DRAWS = 1000  # of a prior, for its variance
+_DRAWS = 1000  # from a prior, to estimate its variance
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def disentanglement(
 
     Raises:
         ValueError: factors of another length or form, or with one value, or another in each example; fewer than 4 examples; data
-            that does not fit the model; a `collapsed` that is no variance.
+            that does not fit the model; a `collapsed` below 0.
         ModuleNotFoundError: scikit-learn is not installed.
 
     Example:
@@ -121,7 +121,7 @@ def factor_vae_score(
         seed: fixes the groups.
 
     Raises:
-        ValueError: other shapes or sizes, a factor with one value, or a `collapsed` that is no variance.
+        ValueError: other shapes or sizes, a factor with one value, or a `collapsed` below 0.
 
     Example:
         >>> factors = torch.cartesian_prod(torch.arange(4), torch.arange(4))
@@ -219,7 +219,7 @@ def separated_attribute_predictability(codes: Any, factors: Any, *, collapsed: f
 
     Raises:
         ValueError: other shapes, fewer than 4 examples, a factor with one value, or another in each example, or a `collapsed`
-            that is no variance.
+            below 0.
         ModuleNotFoundError: scikit-learn is not installed.
 
     Example:
@@ -275,8 +275,7 @@ def _prior_deviation(vae: VAE, seed: int) -> Tensor | float:
 
 def _standardised(z: Floats, collapsed: float) -> Floats:
     """The dimensions whose variance is above `collapsed`, with mean 0 and variance 1."""
-    if isinstance(collapsed, bool) or not isinstance(collapsed, (int, float)) or not 0.0 <= collapsed < np.inf:
-        raise ValueError(f"collapsed is a variance, and has to be a number of at least 0, got {collapsed!r}")
+    checked_number("collapsed", collapsed, least=0.0)
     scale = z.std(0)
     used = scale**2 > collapsed
     standardised: Floats = (z[:, used] - z[:, used].mean(0)) / scale[used]

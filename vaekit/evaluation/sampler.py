@@ -7,12 +7,11 @@ K. Kavukcuoglu, "Neural Discrete Representation Learning", 2017, arXiv:1711.0093
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
-from vaekit.checks import checked_size
+from vaekit.checks import checked_number, checked_size
 from vaekit.evaluation.terms import evaluation_key, on_device
 from vaekit.inputs import checked_batches
 from vaekit.latents import LatentKind
@@ -111,8 +110,7 @@ def fitted_codes(vae: VAE, data: Any, *, smoothing: float = 1.0, batch_size: int
         >>> prior.logits.shape, vae.sample(5, prior=prior).shape
         (torch.Size([7, 7, 128]), torch.Size([5, 1, 28, 28]))
     """
-    if isinstance(smoothing, bool) or not isinstance(smoothing, (int, float)) or not 0.0 < smoothing < math.inf:
-        raise ValueError(f"smoothing has to be positive and finite, got {smoothing!r}")
+    checked_number("smoothing", smoothing, above=0.0)
     batches, examples, codes, counts = checked_batches(vae, data, batch_size), 0, 0, torch.zeros(())
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vaekit.checks import checked_word
 from vaekit.gathering import gathered
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, drawn
@@ -41,7 +42,7 @@ class Capacity(Loss):
             examples: total is a function of the whole batch, with other batches another number.
 
     Raises:
-        TypeError: a capacity or gamma that is no weight.
+        TypeError: a capacity or gamma that is not a weight.
         ValueError: a negative one, or another per.
 
     Example:
@@ -61,8 +62,7 @@ class Capacity(Loss):
         per: str = "example",
     ) -> None:
         super().__init__()
-        if per not in ("example", "batch"):
-            raise ValueError(f'per, whose divergence is held at the capacity, has to be "example" or "batch", got {per!r}')
+        checked_word("per, whose divergence is held at the capacity,", per, ("example", "batch"))
         self.capacity = checked_schedule("capacity", Linear(100_000, end=25.0) if capacity is None else capacity)
         self.gamma, self.per = checked_schedule("gamma", gamma), per
         self.compares_examples = per == "batch"

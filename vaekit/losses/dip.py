@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaekit.checks import checked_word
 from vaekit.gathering import gathered
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, drawn
@@ -55,7 +56,7 @@ class DipVAE(Loss):
     sums of squares, before their weights. The means of a single example have no covariance, C = 0 or Sigma(x).
 
     Raises:
-        TypeError: weights that are none; in use, a prior other than the standard normal, whose covariance is another; with
+        TypeError: invalid weights; in use, a prior other than the standard normal, whose covariance is another; with
             kind "ii" a posterior other than a diagonal Gaussian, whose Sigma(x) is not known.
         ValueError: another kind, or negative weights.
 
@@ -75,9 +76,7 @@ class DipVAE(Loss):
         lambda_diagonal: float | Schedule | Mapping[str, Any] = 10.0,
     ) -> None:
         super().__init__()
-        if kind not in _KINDS:
-            raise ValueError(f"kind has to be one of {', '.join(map(repr, _KINDS))}, got {kind!r}")
-        self.kind = kind
+        self.kind = checked_word("kind", kind, _KINDS)
         self.lambda_offdiagonal = checked_schedule("lambda_offdiagonal", lambda_offdiagonal)
         self.lambda_diagonal = checked_schedule("lambda_diagonal", lambda_diagonal)
 

@@ -37,7 +37,7 @@ class Elbo(Loss):
         num_samples: K, how many z are drawn for each x; decoded all at once, with the memory for K times the batch.
 
     Raises:
-        TypeError: a beta that is no weight.
+        TypeError: a beta that is not a weight.
         ValueError: a negative one; num_samples below 1.
 
     Example:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import softplus
 
-from vaekit.checks import checked_sizes
+from vaekit.checks import checked_number, checked_sizes
 from vaekit.gathering import gathered
 from vaekit.layers import glorot
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
@@ -58,7 +58,7 @@ class FactorVAE(Loss):
     value of auxiliary: log 2 for a discriminator that cannot tell.
 
     Raises:
-        TypeError: a gamma that is no weight.
+        TypeError: a gamma that is not a weight.
         ValueError: a negative one; sizes below 1; a learning rate or betas that Adam does not take; when composed, an encoder
             whose latents have another shape.
 
@@ -84,11 +84,11 @@ class FactorVAE(Loss):
         super().__init__()
         self.latent_shape = checked_sizes("latent_shape", latent_shape)
         self.gamma = checked_schedule("gamma", gamma)
-        if not _is_number(learning_rate) or not 0.0 < learning_rate < math.inf:
-            raise ValueError(f"learning_rate has to be positive and finite, got {learning_rate!r}")
-        if not isinstance(betas, Sequence) or len(betas) != 2 or not all(_is_number(b) and 0.0 <= b < 1.0 for b in betas):
+        self.learning_rate = checked_number("learning_rate", learning_rate, above=0.0)
+        if not isinstance(betas, Sequence) or len(betas) != 2:
             raise ValueError(f"betas has to be two numbers from 0 to below 1, (0.5, 0.9) for example, got {betas!r}")
-        self.learning_rate, self.betas = float(learning_rate), (float(betas[0]), float(betas[1]))
+        first, second = (checked_number("every entry of betas", beta, least=0.0, below=1.0) for beta in betas)
+        self.betas = (first, second)
         sizes = (math.prod(self.latent_shape), *checked_sizes("hidden", hidden))
         layers: list[nn.Module] = []
         for size_in, size_out in itertools.pairwise(sizes):
@@ -130,7 +130,3 @@ def permuted_dimensions(z: Tensor, key: Tensor, row_start: int = 0) -> Tensor:
     """
     noise = philox.uniform(key, z.shape, reference.compute_dtype(z.dtype), row_start * z.shape[1])
     return gathered(z).gather(0, gathered(noise).argsort(dim=0, stable=True))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vaekit import divergences
+from vaekit.checks import checked_word
 from vaekit.gathering import gathered
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean
@@ -40,8 +41,8 @@ class FreeBits(Loss):
             kept in space (otherwise the same as "dimension"); or "example", one group of all.
 
     Raises:
-        TypeError: a free_nats that is no weight; in use, a posterior and a prior whose divergence does not come apart into that
-            of each dimension, as that of a `DiagonalGaussian` from standard_normal and diagonal_gaussian does.
+        TypeError: a free_nats that is not a weight; in use, a posterior and a prior whose divergence does not come apart into
+            that of each dimension, as that of a `DiagonalGaussian` from standard_normal and diagonal_gaussian does.
         ValueError: a negative free_nats, another group.
 
     Example:
@@ -56,8 +57,7 @@ class FreeBits(Loss):
 
     def __init__(self, free_nats: float | Schedule | Mapping[str, Any] = 0.5, per: str = "dimension") -> None:
         super().__init__()
-        if per not in ("dimension", "channel", "example"):
-            raise ValueError(f'per, the group that has free_nats, has to be "dimension", "channel" or "example", got {per!r}')
+        checked_word("per, the group that has free_nats,", per, ("dimension", "channel", "example"))
         self.free_nats, self.per = checked_schedule("free_nats", free_nats), per
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
@@ -72,7 +72,7 @@ class FreeBits(Loss):
         z, elements = posterior.rsample_kl_per_dimension(model.prior, key=context.key, row_start=context.row_start)
         reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)
         kl = elements.flatten(1).sum(1)
-        channels = elements.unsqueeze(-1).flatten(2).sum(2)  # those of latents that are not kept in space have one position
+        channels = elements.unsqueeze(-1).flatten(2).sum(2)  # vector latents have a single position
         groups = gathered({"dimension": elements.flatten(1), "channel": channels, "example": kl[:, None]}[self.per])
         free = self.free_nats(context.step) if len(batch.x) else 0.0
         paid = (groups.sum(0) / max(len(groups), 1)).clamp(min=free).sum()

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vaekit.checks import checked_size
+from vaekit.checks import checked_size, checked_word
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.doubly_reparameterized import doubly_reparameterized_bound
 from vaekit.losses.draws import batch_mean, effective_sample_size, log_mean_weight, nll_and_log_ratio
@@ -62,9 +62,8 @@ class Iwae(Loss):
 
     def __init__(self, num_samples: int = 5, gradient: str = "reparameterized") -> None:
         super().__init__()
-        if gradient not in ("reparameterized", "doubly_reparameterized"):
-            raise ValueError(f'gradient has to be "reparameterized" or "doubly_reparameterized", got {gradient!r}')
-        self.num_samples, self.gradient = checked_size("num_samples", num_samples), gradient
+        self.num_samples = checked_size("num_samples", num_samples)
+        self.gradient = checked_word("gradient", gradient, ("reparameterized", "doubly_reparameterized"))
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
         if self.gradient == "doubly_reparameterized":
@@ -133,7 +132,7 @@ class Ciwae(Loss):
         beta: the weight of the ELBO, in [0, 1]: a number, a `vaekit.schedules.Schedule`, or its spec. 0 is `iwae`, 1 the ELBO.
 
     Raises:
-        TypeError: a beta that is no weight.
+        TypeError: a beta that is not a weight.
         ValueError: num_samples below 1, a beta outside [0, 1].
 
     Example:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vaekit.checks import checked_number, checked_word
 from vaekit.gathering import gathered
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import Drawn, batch_mean, drawn
@@ -51,7 +52,7 @@ def squared_mmd(x: Tensor, y: Tensor, kernel: str = "imq", scales: Sequence[floa
         a scalar of that dtype.
 
     Raises:
-        ValueError: samples of different shapes, or that are no rows of points; another kernel or statistic; scales that are not
+        ValueError: samples of different shapes, or without rows of points; another kernel or statistic; scales that are not
             positive numbers.
         TypeError: samples of other dtypes.
 
@@ -79,21 +80,19 @@ def squared_mmd(x: Tensor, y: Tensor, kernel: str = "imq", scales: Sequence[floa
 
 
 def _check_options(kernel: str, scales: Sequence[float], statistic: str) -> None:
-    for name, value, known in (("kernel", kernel, _KERNELS), ("statistic", statistic, _STATISTICS)):
-        if value not in known:
-            raise ValueError(f"{name} has to be one of {', '.join(map(repr, known))}, got {value!r}")
+    checked_word("kernel", kernel, _KERNELS)
+    checked_word("statistic", statistic, _STATISTICS)
     if isinstance(scales, str) or not isinstance(scales, Sequence) or not scales:
         raise ValueError(f"scales has to be a sequence of positive numbers, (0.5, 1.0, 2.0) for example, got {scales!r}")
     for scale in scales:
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.0 < scale < math.inf:
-            raise ValueError(f"every entry of scales has to be a positive number, got {scale!r}")
+        checked_number("every entry of scales", scale, above=0.0)
 
 
 def _kernel_sum(x: Tensor, y: Tensor, kernel: str, scales: Sequence[float]) -> Tensor:
     """The kernel summed over all pairs."""
     dtype = wide(x.device)
 
-    def of_rows(part: Tensor, y: Tensor) -> Tensor:
+    def sum_over_rows(part: Tensor, y: Tensor) -> Tensor:
         # Differences, not |x|^2 - 2 x y + |y|^2, which cancels where points are close.
         squared = torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist").square()
         total = torch.zeros((), dtype=dtype, device=x.device)
@@ -105,8 +104,8 @@ def _kernel_sum(x: Tensor, y: Tensor, kernel: str, scales: Sequence[float]) -> T
 
     blocks = row_blocks(len(x), len(y) * 3 * len(scales), x.device)  # what backward holds of each scale
     if len(blocks) < 2:
-        return of_rows(x, y)
-    parts = [checkpoint(of_rows, x[rows], y, use_reentrant=False, preserve_rng_state=False) for rows in blocks]
+        return sum_over_rows(x, y)
+    parts = [checkpoint(sum_over_rows, x[rows], y, use_reentrant=False, preserve_rng_state=False) for rows in blocks]
     return torch.stack(parts).sum()
 
 
@@ -162,7 +161,7 @@ class InfoVAE(_MatchesPrior):
     The weights of a gaussian_mixture prior learn from the divergence alone: draws have no gradient for them.
 
     Raises:
-        TypeError, ValueError: options that are none; in use, scheduled weights that have become negative.
+        TypeError, ValueError: invalid options; in use, scheduled weights that have become negative.
 
     Example:
         >>> import vaekit
@@ -235,7 +234,7 @@ class WAE(_MatchesPrior):
     The weights of a gaussian_mixture prior learn from the divergence alone: draws have no gradient for them.
 
     Raises:
-        TypeError, ValueError: options that are none.
+        TypeError, ValueError: invalid options.
 
     Example:
         >>> import vaekit

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from vaekit.checks import checked_size
+from vaekit.checks import checked_size, is_number
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, nll_and_log_ratio
 
@@ -39,7 +39,7 @@ class Renyi(Loss):
 
     Raises:
         ValueError: num_samples below 1, an alpha that is NaN.
-        TypeError: an alpha that is no number.
+        TypeError: an alpha that is not a number.
 
     Example:
         >>> import torch, vaekit
@@ -52,7 +52,7 @@ class Renyi(Loss):
     def __init__(self, alpha: float | str = 0.5, num_samples: int = 5) -> None:
         super().__init__()
         alpha = {"inf": math.inf, "-inf": -math.inf}.get(alpha, alpha) if isinstance(alpha, str) else alpha
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+        if isinstance(alpha, str) or not is_number(alpha):
             raise TypeError(f"alpha has to be a number, got {alpha!r}")
         if math.isnan(alpha):
             raise ValueError("alpha has to be a number, -inf or inf, got NaN")

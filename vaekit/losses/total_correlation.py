@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vaekit.checks import checked_size
+from vaekit.checks import checked_size, checked_word
 from vaekit.gathering import gathered
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean
@@ -70,9 +70,9 @@ class BetaTC(Loss):
     the example for the whole dataset: the first two are 0.
 
     Raises:
-        TypeError: weights that are none; in use, a posterior other than a diagonal Gaussian or a prior other than the standard
+        TypeError: invalid weights; in use, a posterior other than a diagonal Gaussian or a prior other than the standard
             normal, because the parts need the densities of single latents.
-        ValueError: options that are none; in use, an unknown N, or a batch of more than N examples.
+        ValueError: invalid options; in use, an unknown N, or a batch of more than N examples.
 
     Example:
         >>> import vaekit
@@ -93,12 +93,10 @@ class BetaTC(Loss):
         dataset_size: int | None = None,
     ) -> None:
         super().__init__()
-        if sampling not in _SAMPLINGS:
-            raise ValueError(f"sampling has to be one of {', '.join(map(repr, _SAMPLINGS))}, got {sampling!r}")
         self.alpha, self.beta, self.gamma = (
             checked_schedule(name, weight) for name, weight in (("alpha", alpha), ("beta", beta), ("gamma", gamma))
         )
-        self.sampling = sampling
+        self.sampling = checked_word("sampling", sampling, _SAMPLINGS)
         self.dataset_size = None if dataset_size is None else checked_size("dataset_size", dataset_size)
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
@@ -131,8 +129,8 @@ class BetaTC(Loss):
         divergence = sum(weight * term for weight, term in zip(weights, extras.values(), strict=True))
         return LossTerms(batch_mean(reconstruction) + divergence, reconstruction, kl, extras)
 
-    def _dataset_size(self, of_the_data: int | None, count: int) -> int:
-        size = of_the_data if self.dataset_size is None else self.dataset_size
+    def _dataset_size(self, size_of_data: int | None, count: int) -> int:
+        size = size_of_data if self.dataset_size is None else self.dataset_size
         if size is None:
             raise ValueError(
                 "beta_tc needs the number of examples in the dataset, and the data does not tell it; give it as "

@@ -46,7 +46,7 @@ class VectorQuantizedLoss(Loss):
             to 2.0 to do much the same.
 
     Raises:
-        TypeError: a beta that is no weight.
+        TypeError: a beta that is not a weight.
         ValueError: a negative one.
 
     Example:

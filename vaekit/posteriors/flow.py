@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from vaekit.checks import checked_size
+from vaekit.flows import InvertibleNetwork, invertible_network
 from vaekit.ops import reference
 from vaekit.ops.draw import Draw
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.posteriors.family import GaussianFamily, registry
-from vaekit.priors.flow import InvertibleNetwork, invertible_network
 
 
 class FlowPosterior(Posterior):
@@ -29,10 +29,10 @@ class FlowPosterior(Posterior):
         mu: float [B, *S].
         logvar: float [B, *S].
         network: T, of vectors with as many numbers as S has.
-        context: float [B, C], what T is told of each example; None where it is one for all.
+        context: float [B, C], what T depends on in each example; None where it is one map for all.
 
     Raises:
-        ValueError: mu and logvar of different shapes, or without a latent dimension; a context that is no row for each.
+        ValueError: mu and logvar of different shapes, or without a latent dimension; a context without a row for each.
 
     Example:
         >>> family = FlowFamily((2,), transforms=1, hidden=(8,))
@@ -143,7 +143,7 @@ class FlowFamily(GaussianFamily):
 
     Raises:
         ModuleNotFoundError: zuko is not installed.
-        ValueError: another kind; sizes that are no whole numbers of at least 1, or 0 for transforms and context; a context
+        ValueError: another kind; sizes that are not whole numbers of at least 1, or 0 for transforms and context; a context
             without transforms.
 
     Example:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit import divergences
-from vaekit.checks import checked_size
+from vaekit.checks import checked_number, checked_size
 from vaekit.gathering import gathered
 from vaekit.latents import LatentKind
 from vaekit.ops import philox, reference, streams
@@ -23,9 +23,9 @@ from vaekit.posteriors.family import Family, registry
 from vaekit.priors.base import Prior
 from vaekit.priors.codes import Codes
 
-_AT_ONCE = 1 << 22  # scores of vectors against codes
-_USES_DECAY = 0.99  # of the averaged uses, where the codes themselves are no averages
-_FIRST_ROWS = 16  # times K: as many vectors as k-means++ looks at
+_SCORES_PER_CHUNK = 1 << 22  # of vectors against codes, to bound the memory
+_USES_DECAY = 0.99  # of the averaged uses of codes that are weights
+_FIRST_ROWS = 16  # vectors per code that k-means++ looks at
 
 
 @registry.register("vector_quantized")
@@ -94,10 +94,8 @@ class VectorQuantizedFamily(Family):
     ) -> None:
         super().__init__(latent_shape)
         checked_size("codes", codes)
-        for option, value in (("decay", 0.0 if decay is None else decay), ("revive_below", revive_below)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
-                raise ValueError(f"{option} has to be a number from 0 to below 1, got {value!r}")
-        self.codes, self.decay, self.revive_below = codes, decay, float(revive_below)
+        self.codes, self.decay = codes, None if decay is None else checked_number("decay", decay, least=0.0, below=1.0)
+        self.revive_below = checked_number("revive_below", revive_below, least=0.0, below=1.0)
         start = torch.randn(codes, self.latent_shape[0])
         self.codebook: Tensor
         if decay is None:
@@ -145,7 +143,7 @@ class VectorQuantizedFamily(Family):
             middle = codes.sort(0).values[self.codes // 2]  # far from 0, ||e||^2 - 2 z e would cancel
             codes = codes - middle
             half_square = 0.5 * (codes * codes).sum(1)
-            parts = (_rows(z).to(dtype) - middle).split(max(_AT_ONCE // self.codes, 1))
+            parts = (_rows(z).to(dtype) - middle).split(max(_SCORES_PER_CHUNK // self.codes, 1))
             chosen = [(half_square - part @ codes.T).argmin(1) for part in parts]
         return torch.cat(chosen).view(len(z), *z.shape[2:])
 

@@ -17,7 +17,7 @@ from vaekit.latents import LatentKind
 from vaekit.ops import philox, reference
 from vaekit.priors.base import Prior, registry
 
-_AT_ONCE = 1 << 22  # comparisons of vectors with codes
+_COMPARISONS_PER_CHUNK = 1 << 22  # of vectors with codes, to bound the memory
 
 
 class Codebook(Protocol):
@@ -89,15 +89,15 @@ class Codes(Prior):
         codebook = self._codebook().codebook.detach()
         rows = z.movedim(1, -1).reshape(-1, codebook.shape[1])
         # Equal, not nearest: codes may lie closer together than a distance can tell.
-        found = [_equal(part, codebook) for part in rows.split(max(_AT_ONCE // len(codebook), 1))]
+        found = [_equal(part, codebook) for part in rows.split(max(_COMPARISONS_PER_CHUNK // len(codebook), 1))]
         indices, is_code = (torch.cat(parts).view(len(z), *z.shape[2:]) for parts in zip(*found, strict=True))
-        each = self._each(indices, reference.compute_dtype(z.dtype))
-        each = torch.where(is_code, each, -math.inf)
-        return torch.where(z.isnan().any(1), math.nan, each).reshape(len(z), math.prod(each.shape[1:])).sum(-1)
+        log_prob = self._log_probability_of(indices, reference.compute_dtype(z.dtype))
+        log_prob = torch.where(is_code, log_prob, -math.inf)
+        return torch.where(z.isnan().any(1), math.nan, log_prob).reshape(len(z), math.prod(log_prob.shape[1:])).sum(-1)
 
     def log_prob_of(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """log p of codes by their numbers, in nats: int64 [B, *positions] -> `dtype` [B]."""
-        return self._each(indices, dtype).reshape(len(indices), math.prod(indices.shape[1:])).sum(-1)
+        return self._log_probability_of(indices, dtype).reshape(len(indices), math.prod(indices.shape[1:])).sum(-1)
 
     def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype, row_start: int = 0) -> Tensor:
         family, count, positions = self._codebook(), shape[0], tuple(shape[2:])
@@ -108,7 +108,7 @@ class Codes(Prior):
         indices = torch.searchsorted(below, u.contiguous(), right=True).clamp(max=below.shape[-1] - 1)
         return family.embedded(indices.T.reshape(count, *positions)).detach().to(dtype)
 
-    def _each(self, indices: Tensor, dtype: torch.dtype) -> Tensor:
+    def _log_probability_of(self, indices: Tensor, dtype: torch.dtype) -> Tensor:
         """log p of each code in its position: int64 [B, *positions] -> [B, *positions]."""
         probabilities = self._log_probabilities(dtype)
         return probabilities.expand(len(indices), *probabilities.shape).gather(-1, indices.unsqueeze(-1)).squeeze(-1)

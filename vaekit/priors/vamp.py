@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from vaekit.checks import checked_size, checked_sizes
+from vaekit.checks import checked_number, checked_size, checked_sizes
 from vaekit.layers import BATCH_NORMALIZATIONS
 from vaekit.ops import philox, streams
 from vaekit.priors.base import Prior, registry
 from vaekit.priors.gaussians import choose
+
+
+class Mixed(Protocol):
+    """What the prior asks of the encoder's posteriors."""
+
+    def log_prob(self, z: Tensor) -> Tensor: ...
+
+    def rsample(self, *, key: Tensor, row_start: int) -> Tensor: ...
 
 
 @registry.register("vamp")
@@ -54,11 +62,10 @@ class Vamp(Prior):
 
     def __init__(self, input_shape: Sequence[int], components: int = 500, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()
-        if not 0.0 < std < math.inf or not math.isfinite(mean):
-            raise ValueError(f"mean has to be finite and std positive and finite, got {mean!r} and {std!r}")
+        mean, std = checked_number("mean", mean), checked_number("std", std, above=0.0)
         shape = (checked_size("components", components), *checked_sizes("input_shape", input_shape))
         self.pseudo_inputs = nn.Parameter(mean + std * torch.randn(shape))
-        self._encoder: list[Any] = []  # in a list: its weights are the model's, not the prior's
+        self._encoder: list[nn.Module] = []  # in a list: its weights are the model's, not the prior's
 
     def attach(self, encoder: nn.Module) -> None:
         shape, read = tuple(self.pseudo_inputs.shape[1:]), getattr(encoder, "input_shape", None)
@@ -96,14 +103,15 @@ class Vamp(Prior):
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z) in nats, z [B, *S] -> [B]."""
         by_component = self._posterior(self.pseudo_inputs).log_prob(z.unsqueeze(1))
-        return by_component.logsumexp(1) - math.log(len(self.pseudo_inputs))  # type: ignore[no-any-return]
+        return by_component.logsumexp(1) - math.log(len(self.pseudo_inputs))
 
     def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype, row_start: int = 0) -> Tensor:
         chosen_key = philox.fold_in(key, streams.Sample.COMPONENT)
         chosen = choose(self.pseudo_inputs.new_zeros(len(self.pseudo_inputs)), shape[0], chosen_key, row_start)
-        return self._posterior(self.pseudo_inputs[chosen]).rsample(key=key, row_start=row_start).to(dtype)  # type: ignore[no-any-return]
+        return self._posterior(self.pseudo_inputs[chosen]).rsample(key=key, row_start=row_start).to(dtype)
 
-    def _posterior(self, inputs: Tensor) -> Any:
+    def _posterior(self, inputs: Tensor) -> Mixed:
         if not self._encoder:
             raise RuntimeError("a vamp prior is made of a model's posteriors: compose a vaekit.VAE with it first")
-        return self._encoder[0](inputs)
+        posterior: Mixed = self._encoder[0](inputs)
+        return posterior
