@@ -193,6 +193,9 @@ def _composed_within_bounds(config: Mapping[str, Any], stored: weights.Stored, f
     # Constructors allocate more than the weights: vaekit's own up to twice as much, those of others perhaps more.
     bound = MemoryBound((16 << 20) + 16 * size, tensors=4096 + 16 * len(stored.outlines))
     try:
+        for name, kind in specs.KINDS.items():
+            if isinstance(spec := config.get(name), Mapping) and isinstance(spec.get("name"), str):
+                kind.registry.describe(spec["name"])  # imports the plugin that has it, whose memory is its own affair
         return _composed(config, torch.device("cpu"), bound)
     except UnknownNameError as error:
         hint = f"If a module of yours registers it, import that before loading {file}."

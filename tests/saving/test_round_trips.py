@@ -619,6 +619,22 @@ def test_an_empty_or_missing_folder_holds_nothing(tmp_path):
             vaekit.load(folder)
 
 
+def test_what_a_plugin_allocates_when_it_is_imported_is_not_the_files_affair(own_registries, saved, tmp_path, monkeypatch):
+    source = (
+        "import torch, vaekit\ntables = [torch.ones(1) for _ in range(20_000)]\nclass Plugged(vaekit.encoders.MLPEncoder): ..."
+    )
+    (tmp_path / "vaekit_plugged.py").write_text(source)
+    information = tmp_path / "vaekit_plugged-0.1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: vaekit-plugged\nVersion: 0.1\n")
+    (information / "entry_points.txt").write_text("[vaekit.encoders]\ntest-plugged = vaekit_plugged:Plugged\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(encoders.registry, "_pending", None)
+    monkeypatch.setattr(encoders.registry, "_failures", {})
+    rewrite(saved, change=lambda c: c["encoder"].update(name="test-plugged"))
+    assert type(vaekit.load(saved).encoder).__name__ == "Plugged"
+
+
 # Writing.
 
 
