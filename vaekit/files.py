@@ -1,4 +1,4 @@
-"""Files that are never half written, and folders that can be written into.
+"""Files that are never half written, folders that can be written into, and how to show what a file says.
 
 A file is written under a temporary name beside it, flushed to the disk and renamed. A process that is killed meanwhile leaves its
 temporary behind; the next writer of the same file removes it. A lock tells whether a temporary is still in use: its writer holds
@@ -102,6 +102,18 @@ def write_atomically(file: str | os.PathLike[str], content: bytes | Callable[[Bi
     except OSError as error:
         message = f"is written, but might not survive a power failure ({error.strerror or error})"
         raise OSError(error.errno, message, str(file)) from error
+
+
+def printable(value: object, longest: int = 600) -> str:
+    r"""What a file says, safe to show in a terminal: control characters are escaped, and what is too long is cut.
+
+    Example:
+        >>> print(printable("a name\x1b[2J"))
+        a name\x1b[2J
+    """
+    text = str(value)
+    text = text if len(text) <= longest else f"{text[:longest]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit import seeding, specs, weights
-from vaekit.files import writable_folder, write_atomically
+from vaekit.files import printable, writable_folder, write_atomically
 from vaekit.layout import BEST
 from vaekit.memory import MemoryBound
 from vaekit.registry import UnknownNameError
@@ -199,7 +199,7 @@ def _composed_within_bounds(config: Mapping[str, Any], stored: weights.Stored, f
         return _composed(config, torch.device("cpu"), bound)
     except UnknownNameError as error:
         hint = f"If a module of yours registers it, import that before loading {file}."
-        raise UnknownNameError(f"{_printable(error)} {hint}") from error
+        raise UnknownNameError(f"{printable(error)} {hint}") from error
     except ImportError:
         raise
     except Exception as error:
@@ -207,7 +207,7 @@ def _composed_within_bounds(config: Mapping[str, Any], stored: weights.Stored, f
             raise ValueError(
                 f"the config in {file} asks for more than its {size} bytes can account for: {bound.refused}; the file is damaged"
             ) from error
-        problem = f"{_printable(error)} ({type(error).__name__})"
+        problem = f"{printable(error)} ({type(error).__name__})"
         raise ValueError(f"the model that the config in {file} describes cannot be composed: {problem}") from error
 
 
@@ -218,7 +218,7 @@ def _file_at(path: Path) -> Path:
     where = path if path.is_dir() else path.parent
     inside = sorted(p.name for p in where.iterdir())[:10] if where.is_dir() else []
     hint = f"; did you mean {where / BEST}?" if (where / BEST / WEIGHTS_FILE).is_file() else ""
-    holds = _printable(", ".join(inside) or "nothing")
+    holds = printable(", ".join(inside) or "nothing")
     raise FileNotFoundError(f"there is no model at {file}; {where} holds: {holds}{hint}")
 
 
@@ -230,21 +230,21 @@ def _config_in(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
     try:
         config = _parsed(metadata["vaekit"])
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{damaged}: {_printable(error)}") from error
+        raise ValueError(f"{damaged}: {printable(error)}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{damaged}: {metadata['vaekit'][:60]!r}")
     number = config.get("format")
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ValueError(f'{damaged}: "format" has to be a whole number of at least 1, got {_printable(repr(number))}')
+        raise ValueError(f'{damaged}: "format" has to be a whole number of at least 1, got {printable(repr(number))}')
     if number > FORMAT:
         from vaekit import __version__
 
         raise ValueError(
-            f"{file} has format {number}, written by vaekit {_printable(config.get('vaekit'))}; this is vaekit {__version__}, "
+            f"{file} has format {number}, written by vaekit {printable(config.get('vaekit'))}; this is vaekit {__version__}, "
             f"which reads formats up to {FORMAT}: upgrade vaekit"
         )
     if config.get("dtype") not in _DTYPES:
-        got = _printable(repr(config.get("dtype")))
+        got = printable(repr(config.get("dtype")))
         raise ValueError(f'{damaged}: "dtype" has to be one of {", ".join(_DTYPES)}, got {got}')
     missing = [name for name, kind in specs.KINDS.items() if name not in config and not kind.is_optional]
     if missing:
@@ -262,7 +262,7 @@ def _differences(model: Mapping[str, Outline], stored: Mapping[str, Outline]) ->
         if name in stored and stored[name] != outline
     ]
     more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-    return "; ".join(_printable(problem, 200) for problem in problems[:8]) + more
+    return "; ".join(printable(problem, 200) for problem in problems[:8]) + more
 
 
 def _differs(copy: Path, config: Mapping[str, Any]) -> bool:
@@ -304,10 +304,3 @@ def _float(text: str) -> float:
     if not math.isfinite(float(text)):
         raise ValueError(f"{text[:20]} is not a finite number")
     return float(text)
-
-
-def _printable(value: object, longest: int = 600) -> str:
-    """`value` as text that is safe to show in a terminal: control characters are escaped, and what is too long is cut."""
-    text = str(value)
-    text = text if len(text) <= longest else f"{text[:longest]}..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -16,6 +16,8 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
+from vaekit.files import printable
+
 DTYPES = {
     "float64": "F64",
     "float32": "F32",
@@ -91,8 +93,9 @@ def opened(file: Path) -> Iterator[Stored]:
         with safe_open(file, framework="pt") as reader:
             yield Stored(reader)
     except SafetensorError as error:
+        reason = printable(error)
         raise ValueError(
-            f"{file} is not a complete safetensors file ({error}); it may have been cut short: copy it again"
+            f"{file} is not a complete safetensors file ({reason}); it may have been cut short: copy it again"
         ) from error
 
 
