@@ -64,18 +64,24 @@ def assert_nothing_ran(folder: Path) -> None:
     assert [file.name for file in folder.glob("*.ran")] == []
 
 
-@pytest.mark.parametrize("launcher", ["script", "module"])
-@pytest.mark.parametrize("arguments", [["evaluate", ".", "--data", "x.npy"], ["sample", ".", "--count", "1"]], ids=lambda a: a[0])
-def test_no_command_runs_what_lies_in_the_current_folder(arguments, launcher, folder, script):
+@pytest.mark.parametrize(
+    ("launcher", "arguments"),
+    [
+        ("script", ["sample", ".", "--count", "1"]),
+        ("module", ["sample", ".", "--count", "1"]),
+        ("module", ["evaluate", ".", "--data", "x.npy"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_no_command_runs_what_lies_in_the_current_folder(launcher, arguments, folder, script):
     done = started([script] if launcher == "script" else ["-m", "vaekit"], arguments, folder)
     assert_nothing_ran(folder)
     assert done.returncode == 0, done.stderr
     assert "poison" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("module", ["mine", "package.inner"])
-def test_import_finds_the_module_it_names_and_nothing_else(module, folder, script):
-    done = started([script], ["--import", module, "list", "encoders"], folder)
+def test_import_finds_the_module_it_names_and_nothing_else(folder, script):
+    done = started([script], ["--import", "package.inner", "list", "encoders"], folder)
     assert_nothing_ran(folder)
     assert done.returncode == 0, done.stderr
     assert "only-in-the-current-folder" in done.stdout

@@ -128,6 +128,9 @@ MODULE = """
 import signal
 import vaekit
 from vaekit.encoders import MLPEncoder
+from vaekit.plots.catalogue import CATALOGUE
+
+CATALOGUE.clear()
 
 @vaekit.encoders.register("ends-itself")
 class EndsItself(MLPEncoder):

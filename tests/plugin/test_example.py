@@ -1,5 +1,6 @@
 """The example plugin's parts: found by the command through their entry points, and right."""
 
+import json
 import math
 import os
 import subprocess
@@ -28,20 +29,32 @@ def _example(monkeypatch):
         sys.modules.pop(name, None)
 
 
+COMMANDS = """
+import json, sys
+from vaekit.cli import main
+from vaekit.plots.catalogue import CATALOGUE
+
+CATALOGUE.clear()
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert end.code == 0, arguments
+"""
+
+
 def test_the_command_finds_the_plugins_parts(site, tmp_path):
-    data, out = tmp_path / "x.npy", tmp_path / "run"
+    data, out = str(tmp_path / "x.npy"), str(tmp_path / "run")
     np.save(data, np.random.default_rng(0).logistic(size=(40, 6)).astype(np.float32))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(Path(vaekit.__file__).parents[1])])}
-    program = [sys.executable, "-W", "ignore", "-m", "vaekit"]
-
-    def started(*arguments) -> str:
-        done = subprocess.run([*program, *map(str, arguments)], cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     options = ["--set", "likelihood=logistic", "--set", "likelihood.scale=0.5", "--set", "posterior=box"]
-    assert "logistic likelihood" in started("train", data, *SMALL, *QUICK, *options, "--out", out)
-    assert "of 2 latent dimensions" in started("evaluate", out)
+    commands = [["train", data, *SMALL, *QUICK, *options, "--out", out], ["evaluate", out], ["list", "posteriors"]]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(Path(vaekit.__file__).parents[1])])}
+    program = [sys.executable, "-W", "ignore", "-c", COMMANDS, json.dumps(commands)]
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "logistic likelihood" in done.stdout
+    assert "of 2 latent dimensions" in done.stdout
+    assert "  box" in done.stdout
 
 
 def test_the_likelihood_is_scipys():
