@@ -1,9 +1,11 @@
 """Laws of encoders and decoders together, for every kind of data: sizes, options, precisions, memory formats, compilation."""
 
+import ast
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 
 import pytest
@@ -316,8 +318,8 @@ def test_the_compiled_code_computes_the_same():
         (decoders, {"name": "conv1d", "output_shape": (1, 8), "upsample": "bilinear"},
          'upsample has to be .* "nearest" or "linear", got'),
         (decoders, {"name": "conv", "output_shape": (1, 8, 8), "latent_dim": (2, 3, 3)},
-         r"spatial latents of the shape \(2, 3, 3\) do not lead to data \(1, 8, 8\): .* starts from \(2, 2, 2\)"),
-        (decoders, {"name": "resnet", "output_shape": (1, 8, 8), "latent_dim": (2, 4)}, r"starts from \(2, 2, 2\)"),
+         r"latents .* \(2, 3, 3\) to data \(1, 8, 8\); .* latent_dim .* \(8, 8\), \(4, 4\), \(2, 2\)"),
+        (decoders, {"name": "resnet", "output_shape": (1, 8, 8), "latent_dim": (2, 4)}, r"\(2, 4\) to data \(1, 8, 8\)"),
         (decoders, {"name": "conv", "output_shape": (1, 8, 8), "latent_dim": (2, 2, 2), "hidden": (5,)},
          r"hidden=\(5,\) are dense layers, which spatial latents \(2, 2, 2\)"),
         (decoders, {"name": "mlp", "output_shape": (8,), "latent_dim": ()}, r"latent_dim has to be a whole number .* got \(\)"),
@@ -352,3 +354,29 @@ def test_spatial_and_flat_parts_are_refused_together():
     with pytest.raises(ValueError, match=r"latents have the shape \(3, 4, 4\), but the decoder takes \(5,\)"):
         vaekit.create_vae(latent_dim=5, encoder=encoder, decoder="mlp")
     assert vaekit.create_vae(encoder=encoder, decoder={"name": "conv", "channels": (4,)}).latent_shape == (3, 4, 4)
+
+
+SPATIAL = [{"name": "conv", "channels": (6,) * n, "spatial": True} for n in (1, 2, 3)]
+SPATIAL += [{"name": "resnet", "channels": (6,) * n, "blocks": 1, "spatial": True} for n in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("decoder", ["conv", "resnet"])
+@pytest.mark.parametrize("encoder", SPATIAL, ids=str)
+def test_the_advice_about_spatial_latents_that_do_not_fit_leads_to_a_model(encoder, decoder):
+    composed = {"input_shape": (1, 20, 12), "latent_dim": 2, "encoder": encoder}
+    fitting = 0
+    for channels in ((8,), (8, 7), (8, 7, 6), (8, 7, 6, 5), (8, 7, 6, 5, 4)):
+        try:
+            vae = vaekit.create_vae(**composed, decoder={"name": decoder, "channels": channels})
+        except ValueError as error:
+            if decoder == "conv" and encoder == SPATIAL[3]:  # whose latents are as large as the data
+                assert re.search("decoder 'resnet' with one entry in channels", str(error))
+                fitting += 1
+                continue
+            assert f"channels={channels}" in str(error)
+            advised = ast.literal_eval(re.findall(r"channels=(\(.*?\))", str(error))[-1])
+            vae = vaekit.create_vae(**composed, decoder={"name": decoder, "channels": advised})
+        else:
+            fitting += 1
+        assert vae.reconstruct(torch.rand(2, 1, 20, 12)).shape == (2, 1, 20, 12)
+    assert fitting

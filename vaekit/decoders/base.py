@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from vaekit.checks import checked_size, checked_sizes
-from vaekit.layers import Network
+from vaekit.layers import Network, halved_resolutions
 from vaekit.registry import Part, Registry
 
 
@@ -68,14 +68,38 @@ class Decoder(Part, Network, ABC):
         """Whether the latents keep positions, rather than being D numbers."""
         return len(self.latent_shape) > 1
 
-    def check_positions(self, sizes: Sequence[int]) -> None:
-        """Raise ValueError if the latents have positions other than `sizes`, those at which the decoder starts."""
-        if self.is_spatial and self.latent_shape[1:] != tuple(sizes):
-            expected = ", ".join(map(str, (self.latent_shape[0], *sizes)))
+    def doubled_resolutions(self, channels: Sequence[int], doublings: int) -> list[tuple[int, ...]]:
+        """The spatial sizes before and after each doubling, through those that halving the data's sizes gives.
+
+        Args:
+            channels: the decoder's option, for the message.
+            doublings: how often that many channels double.
+
+        Raises:
+            ValueError: latents whose positions are not those at which the decoder then starts.
+        """
+        sizes = self.output_shape[1:]
+        resolutions = halved_resolutions(sizes, doublings)[::-1]
+        if not self.is_spatial or self.latent_shape[1:] == resolutions[0]:
+            return resolutions
+        halved = halved_resolutions(sizes, max(sizes).bit_length())
+        latents = f"spatial latents of the shape {self.latent_shape}"
+        if self.latent_shape[1:] not in halved:
             raise ValueError(
-                f"spatial latents of the shape {self.latent_shape} do not lead to data {self.output_shape}: as often as this "
-                f"decoder doubles it, it starts from ({expected}); give encoder and decoder as many channels"
+                f"no number of doublings leads from {latents} to data {self.output_shape}; the sizes in latent_dim have to be "
+                f"one of {', '.join(map(str, halved))}"
             )
+        entries = len(channels) + halved.index(self.latent_shape[1:]) - doublings
+        if entries < 1:
+            raise ValueError(
+                f"{latents} are as large as the data {self.output_shape}, and this decoder doubles at least once; take the "
+                "decoder 'resnet' with one entry in channels, which does not, or give the encoder one more"
+            )
+        example = (*(channels[0],) * (entries - len(channels)), *channels[-entries:])
+        raise ValueError(
+            f"{latents} do not lead to data {self.output_shape} by {doublings} doubling(s), which is what the decoder's option "
+            f"channels={tuple(channels)} means; give it {entries} of them, channels={example} for example"
+        )
 
 
 registry: Registry[Decoder] = Registry("decoder", "vaekit.decoders", Decoder)

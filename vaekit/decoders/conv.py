@@ -22,7 +22,6 @@ from vaekit.layers import (
     checked_rank,
     dense_layers,
     glorot,
-    halved_resolutions,
     with_condition,
 )
 
@@ -59,8 +58,7 @@ class ConvolutionalDecoder(Decoder):
             )
         style = LayerStyle(activation, normalization, dropout)
         convolution, transposed = CONVOLUTIONS[self.rank], TRANSPOSED[self.rank]
-        resolutions = halved_resolutions(self.output_shape[1:], len(channels))[::-1]
-        self.check_positions(resolutions[0])
+        resolutions = self.doubled_resolutions(channels, len(channels))
         self.first_shape = (channels[0], *resolutions[0])
         if self.is_spatial:
             first = glorot(convolution(self.latent_shape[0], channels[0], kernel_size=1, bias=style.has_bias))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vaekit.checks import checked_size, checked_sizes
 from vaekit.decoders.base import Decoder, registry
-from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, halved_resolutions, with_condition
+from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, with_condition
 from vaekit.residual import ResidualBlock, middle_blocks
 
 
@@ -71,8 +71,7 @@ class ResNetDecoder(Decoder):
         if not checked_sizes("channels", channels):
             raise ValueError("channels has to name at least one level, (256, 128, 64) for example")
         convolution, style = CONVOLUTIONS[self.rank], LayerStyle(activation, normalization, dropout)
-        resolutions = halved_resolutions(self.output_shape[1:], len(channels) - 1)[::-1]
-        self.check_positions(resolutions[0])
+        resolutions = self.doubled_resolutions(channels, len(channels) - 1)
         self.first_shape = (channels[0], *resolutions[0])
         self.first: nn.Module
         if self.is_spatial:
