@@ -164,14 +164,14 @@ def test_dense_parts_take_any_shape(shape):
 @pytest.mark.parametrize(
     ("registry", "options", "message"),
     [
-        (encoders, {"name": "conv", "input_shape": (13,), "latent_dim": 2}, r"convolutions take images .* got the shape \(13,\)"),
+        (encoders, {"name": "conv", "input_shape": (13,), "latent_dim": 2}, r"images.*\(13,\)"),
         (encoders, {"name": "conv", "input_shape": (1, 8, 8), "latent_dim": 2, "channels": ()}, "at least one convolution"),
         (encoders, {"name": "mlp", "input_shape": (), "latent_dim": 2}, "at least one dimension"),
-        (encoders, {"name": "mlp", "input_shape": (3,), "latent_dim": 0}, "latent_dim has to be a whole number of at least 1"),
-        (encoders, {"name": "mlp", "input_shape": (3,), "latent_dim": 2, "hidden": (0,)}, "every entry of hidden .* got 0"),
-        (encoders, {"name": "mlp", "input_shape": (3,), "latent_dim": 2, "hidden": 64}, "hidden has to be a sequence"),
-        (encoders, {"name": "mlp", "input_shape": (3,), "latent_dim": 2, "activation": "rleu"}, "Did you mean 'relu'"),
-        (decoders, {"name": "conv", "latent_dim": 2, "output_shape": (1, 8, 8), "upsample": "cubic"}, "upsample has to be"),
+        (encoders, {"name": "mlp", "input_shape": (3,), "latent_dim": 0}, "latent_dim.*0"),
+        (encoders, {"name": "mlp", "input_shape": (3,), "latent_dim": 2, "hidden": (0,)}, "hidden.*0"),
+        (encoders, {"name": "mlp", "input_shape": (3,), "latent_dim": 2, "hidden": 64}, "hidden.*sequence"),
+        (encoders, {"name": "mlp", "input_shape": (3,), "latent_dim": 2, "activation": "rleu"}, "'rleu'.*'relu'"),
+        (decoders, {"name": "conv", "latent_dim": 2, "output_shape": (1, 8, 8), "upsample": "cubic"}, "upsample.*'cubic'"),
     ],
 )
 def test_options_that_make_no_network_are_refused(registry, options, message):

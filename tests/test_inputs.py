@@ -77,11 +77,11 @@ def test_a_file_on_the_disk_is_checked_as_a_whole(vae):
     values[3, 1, 1] = np.nan
     with pytest.raises(ValueError, match="train: sample 3 holds NaN"):
         check_examples(vae, Examples(MappedArray(values)), "train")
-    with pytest.raises(ValueError, match="validation: the model takes examples of shape"):
+    with pytest.raises(ValueError, match="validation:.*shape"):
         check_examples(vae, Examples(MappedArray(np.zeros((5, 3)))), "validation")
 
 
 def test_values_of_a_batch_are_numbered_from_where_it_starts(vae):
     x = torch.full((3, 2, 3), math.inf)
-    with pytest.raises(ValueError, match=r"step 7: sample 100 holds infinity \(3 such"):
+    with pytest.raises(ValueError, match=r"step 7.*100.*infinity.*3"):
         check_values(vae, Batch(x), "step 7", torch.arange(100, 103))

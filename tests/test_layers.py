@@ -88,7 +88,7 @@ def test_batch_normalisation_of_one_vector_is_refused_with_what_to_do_and_an_emp
 
 @pytest.mark.parametrize("name", ["layer", "group"])
 def test_normalising_a_single_value_is_refused(name):
-    with pytest.raises(ValueError, match=f"normalization='{name}' of a layer with one value .* makes it 0"):
+    with pytest.raises(ValueError, match=f"normalization='{name}'.*one value"):
         LayerStyle("relu", name).after(1)
     LayerStyle("relu", name).after(1, (2,))
 
@@ -176,9 +176,7 @@ def test_only_one_feature_normalised_by_itself_would_lose_its_condition(name):
     if name in ("layer", "group"):
         lost = Layers(AddedCondition(1, 5), *style.after(1, (4,)))
         assert_close(lost(x[:, :1], condition), lost(x[:, :1], -condition), rtol=1e-3, atol=1e-4)
-        with pytest.raises(
-            ValueError, match=f"normalization='{name}' of a convolution with one channel subtracts .* more channels"
-        ):
+        with pytest.raises(ValueError, match=f"normalization='{name}'.*one channel.*more channels"):
             style.conditioned(1, 5)
     else:
         assert len(style.conditioned(1, 5)) == 1
@@ -286,7 +284,7 @@ def test_attention_has_second_and_forward_derivatives_by_torchs_plain_formula():
 
 
 def test_attention_over_one_position_is_refused_with_what_to_do():
-    with pytest.raises(ValueError, match=r"lowest resolution, \(1, 1\), has one position, .* fewer channels"):
+    with pytest.raises(ValueError, match=r"\(1, 1\).*one position.*fewer channels"):
         SelfAttention(8, (1, 1), LayerStyle("silu", "group"))
 
 

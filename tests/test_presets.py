@@ -96,7 +96,7 @@ def test_the_table_preset_takes_its_shape_from_the_columns_that_replace_its_own(
     assert vae.likelihood.missing == "ignore"
     x = torch.tensor([[0.5, 3.0], [torch.nan, 1.0], [-1.0, torch.nan]])
     vaekit.fit(vae, x, epochs=1, progress=False)
-    with pytest.raises(ValueError, match=r"2 column\(s\) \(height, blood\), but an example here has the shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"2 column.*height, blood.*\(3,\)"):
         create_vae("table", likelihood={"columns": columns}, input_shape=(3,))
 
 
@@ -253,13 +253,13 @@ def test_without_a_seed_the_weights_come_from_the_global_generator():
 @pytest.mark.parametrize("missing", ["input_shape", "latent_dim"])
 def test_a_missing_size_is_asked_for_with_an_example(missing):
     options = {key: value for key, value in SMALL.items() if key != missing}
-    with pytest.raises(TypeError, match=rf"create_vae needs {missing}, {missing}=.* or a preset: .*dense-mnist"):
+    with pytest.raises(TypeError, match=rf"{missing}=.*preset.*dense-mnist"):
         create_vae(**options)
 
 
 @pytest.mark.parametrize("latent_dim", [0, -1, 2.0, True, "2"])
 def test_a_latent_dim_that_is_no_positive_whole_number_is_refused(latent_dim):
-    with pytest.raises(ValueError, match=rf"latent_dim has to be a whole number of at least 1, got {latent_dim!r}"):
+    with pytest.raises(ValueError, match=rf"latent_dim.*whole number.*{latent_dim!r}"):
         create_vae(input_shape=(4,), latent_dim=latent_dim)
 
 
@@ -281,18 +281,18 @@ def test_an_unknown_name_is_refused_with_what_there_is(kind, spec):
 
 
 def test_an_unknown_preset_is_refused_with_what_there_is():
-    with pytest.raises(vaekit.UnknownNameError, match=r"unknown preset 'dense-mnits'. Did you mean 'dense-mnist'"):
+    with pytest.raises(vaekit.UnknownNameError, match=r"'dense-mnits'.*'dense-mnist'"):
         create_vae("dense-mnits")
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "likelihood", "prior", "loss"])
 def test_an_unknown_option_is_refused_by_name(kind):
-    with pytest.raises(TypeError, match=rf"{kind} '\w+' takes no option 'colour'\..*It takes: "):
+    with pytest.raises(TypeError, match=rf"{kind} '\w+'.*'colour'.*It takes: "):
         create_vae(**{**SMALL, kind: {"colour": 3}})
 
 
 def test_a_near_option_is_suggested():
-    with pytest.raises(TypeError, match=r"takes no option 'hiden'\. Did you mean 'hidden'"):
+    with pytest.raises(TypeError, match=r"'hiden'.*'hidden'"):
         create_vae(**{**SMALL, "encoder": {"hiden": (3,)}})
 
 
@@ -308,7 +308,7 @@ def test_an_object_of_another_kind_is_refused(kind):
 
 
 def test_objects_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"the encoder's latents have the shape \(3,\), but the decoder takes \(2,\)"):
+    with pytest.raises(ValueError, match=r"latents.*\(3,\).*decoder.*\(2,\)"):
         create_vae(**{**SMALL, "encoder": MLPEncoder((4,), 3)})
 
 
@@ -359,7 +359,7 @@ def test_a_seed_on_the_meta_device_makes_shapes_alone():
 
 
 def test_a_second_posterior_is_told_whose_the_first_is():
-    with pytest.raises(TypeError, match="there are two posteriors, the preset's .*; give yours as posterior= alone"):
+    with pytest.raises(TypeError, match="two posteriors.*posterior="):
         create_vae("vq-mnist", encoder={"posterior": {"name": "vector_quantized", "codes": 16}})
     assert create_vae("vq-mnist", posterior={"codes": 16}).encoder.family.codes == 16
 

@@ -79,20 +79,20 @@ def test_names_are_sorted_and_a_pattern_keeps_those_that_match(names, letter):
 
 def test_a_taken_name_is_refused_with_its_owner_and_stays_with_it(shapes):
     owner = type(shapes.create("square"))
-    with pytest.raises(ValueError, match=r"shape name 'square' is taken by .*Square; choose another name"):
+    with pytest.raises(ValueError, match=r"'square'.*taken.*Square"):
         shapes.register("square")(type("Other", (Shape,), {}))
     assert type(shapes.create("square")) is owner
 
 
 @pytest.mark.parametrize("name", ["", None, 3, Shape])
 def test_a_name_is_a_non_empty_string(shapes, name):
-    with pytest.raises(ValueError, match="a registered shape needs a non-empty string"):
+    with pytest.raises(ValueError, match="shape.*non-empty string"):
         shapes.register(name)
 
 
 @pytest.mark.parametrize("part", [dict, lambda: Shape(), Shape()], ids=["foreign class", "function", "instance"])
 def test_a_part_has_to_extend_the_base_and_is_not_entered_otherwise(shapes, part):
-    with pytest.raises(TypeError, match=r"shape 'bad' has to be a class that extends .*\.Shape"):
+    with pytest.raises(TypeError, match=r"'bad'.*extends .*\.Shape"):
         shapes.register("bad")(part)
     assert "bad" not in shapes.names()
 
@@ -141,19 +141,19 @@ def test_a_class_without_a_constructor_takes_no_options(shapes):
     shapes.register("point")(type("Point", (Shape,), {}))
     assert type(shapes.create("point")).__name__ == "Point"
     assert not shapes.takes("point", "side")
-    with pytest.raises(TypeError, match=r"shape 'point' takes no option 'side'.* It takes: no options"):
+    with pytest.raises(TypeError, match=r"'point'.*'side'.*no options"):
         shapes.create("point", side=1.0)
 
 
 def test_a_registered_module_without_a_constructor_takes_no_options():
-    with pytest.raises(TypeError, match="likelihood 'bernoulli' takes no option 'bogus'"):
+    with pytest.raises(TypeError, match="'bernoulli'.*'bogus'"):
         vaekit.likelihoods.create("bernoulli", bogus=1)
 
 
 def test_every_missing_required_option_is_named(shapes):
-    with pytest.raises(TypeError, match="shape 'rectangle' needs the option 'width' and 'height'"):
+    with pytest.raises(TypeError, match="'rectangle' needs.*'width' and 'height'"):
         shapes.create("rectangle")
-    with pytest.raises(TypeError, match="shape 'rectangle' needs the option 'height'"):
+    with pytest.raises(TypeError, match="'rectangle' needs[^']*'height'"):
         shapes.create("rectangle", width=1)
 
 
@@ -362,7 +362,7 @@ def test_options_that_cannot_be_given_by_name_are_refused_when_the_class_is_regi
         def __init__(self, name="none"): ...
 
     for cls in (Exact, Polygon, Named):
-        with pytest.raises(TypeError, match="which a spec cannot hold: options are given by name"):
+        with pytest.raises(TypeError, match="spec.*by name"):
             shapes.register("shape")(cls)
     assert "shape" not in shapes.names()
 
@@ -455,13 +455,11 @@ def test_the_plugins_of_another_group_are_left_alone(announce):
 def test_a_broken_plugin_is_warned_about_once_named_in_errors_and_takes_nothing_down(announce, shapes, source, target, reason):
     announce("shape_broken", source, {"broken": target})
     announce("shape_circle", CIRCLE, {"circle": "Circle"})
-    with pytest.warns(
-        RuntimeWarning, match=rf"the shape plugin 'broken' \(shape_broken:Circle\) could not be loaded: {reason}"
-    ) as w:
+    with pytest.warns(RuntimeWarning, match=rf"'broken'.*shape_broken:Circle.*{reason}") as w:
         assert shapes.names() == ["circle", "rectangle", "square"]
     assert len(w) == 1
     assert shapes.create("circle").radius == 1.0
-    with pytest.raises(UnknownNameError, match=f"The plugin 'broken' could not be loaded: {reason}"):
+    with pytest.raises(UnknownNameError, match=f"'broken'.*{reason}"):
         shapes.create("broken")
 
 

@@ -58,7 +58,7 @@ def test_parts_compose_exactly_when_their_latents_are_equal(one, other):
     if one == other:
         assert compose(encoder, decoder).latent_shape == (one,)
         return
-    with pytest.raises(ValueError, match=rf"latents have the shape \({one},\), but the decoder takes \({other},\)"):
+    with pytest.raises(ValueError, match=rf"latents.*\({one},\).*decoder.*\({other},\)"):
         compose(encoder, decoder)
 
 
@@ -66,9 +66,7 @@ def test_parts_compose_exactly_when_their_latents_are_equal(one, other):
     ("given_p", "likelihood", "needed"), [(1, Gaussian("element"), 2), (2, Gaussian(), 1), (2, Bernoulli(), 1)]
 )
 def test_another_number_of_parameters_per_element_is_refused_and_the_right_one_named(given_p, likelihood, needed):
-    with pytest.raises(
-        ValueError, match=f"{type(likelihood).__name__} needs {needed} .*make it with parameters_per_element={needed}"
-    ):
+    with pytest.raises(ValueError, match=f"{type(likelihood).__name__}.*parameters_per_element={needed}"):
         compose(decoder=MLPDecoder(2, (4,), given_p, (5,)), likelihood=likelihood)
     compose(decoder=MLPDecoder(2, (4,), needed, (5,)), likelihood=likelihood)
 
@@ -78,9 +76,7 @@ def test_another_number_of_parameters_per_element_is_refused_and_the_right_one_n
     "wrong", ["mlp", {"name": "mlp"}, torch.nn.Linear(4, 4), MLPEncoder], ids=["name", "spec", "module", "class"]
 )
 def test_what_is_no_part_is_refused_with_the_way_to_go(kind, wrong):
-    with pytest.raises(
-        TypeError, match=rf"{kind} has to be an instance of vaekit\.{kind.title()}, got .*vaekit\.create_vae.*extend"
-    ):
+    with pytest.raises(TypeError, match=rf"{kind}.*vaekit\.{kind.title()}.*vaekit\.create_vae"):
         compose(**{kind: wrong})
 
 
@@ -110,19 +106,17 @@ class TestInput:
         assert str(caught.value) == f"x has to have the shape [batch, 2, 3], got {tuple(shape)}"
 
     def test_a_missing_batch_dimension_says_how_to_add_it(self, call):
-        with pytest.raises(ValueError, match=r"got \(2, 3\); add the batch dimension, x\[None\]"):
+        with pytest.raises(ValueError, match=r"\(2, 3\).*x\[None\]"):
             call(model(), data(1)[0])
 
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool], ids=str)
     def test_integers_are_refused_with_what_to_do(self, call, dtype):
-        with pytest.raises(TypeError, match=rf"floating-point tensor, got {dtype}; .*x\.float\(\) / 255"):
+        with pytest.raises(TypeError, match=rf"{dtype}.*x\.float\(\) / 255"):
             call(model(), torch.zeros(5, *SHAPE, dtype=dtype))
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
     def test_another_precision_is_refused_with_what_to_do(self, call, dtype):
-        with pytest.raises(
-            TypeError, match=rf"x is {dtype}, the model's weights are torch\.float32; convert one, x\.to\(torch\.float32\)"
-        ):
+        with pytest.raises(TypeError, match=rf"{dtype}.*x\.to\(torch\.float32\)"):
             call(model(), torch.zeros(5, *SHAPE, dtype=dtype))
 
 
@@ -321,7 +315,7 @@ def test_draws_from_a_gaussian_are_sigma_away_from_the_mean(sigma):
 
 @pytest.mark.parametrize("n", [-1, -100])
 def test_a_negative_number_of_samples_is_refused(n):
-    with pytest.raises(ValueError, match=f"number of samples, has to be a whole number of at least 0, got {n}"):
+    with pytest.raises(ValueError, match=f"samples.*{n}"):
         model().sample(n)
 
 
@@ -362,7 +356,7 @@ def test_an_encoder_that_returns_no_posterior_is_told_what_to_return():
 
     parts = vaekit.create_vae(input_shape=(4,), latent_dim=4)
     vae = vaekit.VAE(Tuple((4,), 4), parts.decoder, likelihood=parts.likelihood)
-    with pytest.raises(TypeError, match=r"vaekit.DiagonalGaussian\(mu, logvar\) for example, got tuple"):
+    with pytest.raises(TypeError, match=r"vaekit\.DiagonalGaussian\(mu, logvar\).*tuple"):
         vae.encode(torch.rand(2, 4))
 
 
@@ -393,5 +387,5 @@ def test_samples_are_refused_from_a_prior_that_belongs_to_another_model():
 
 
 def test_a_name_is_no_prior_to_sample_from():
-    with pytest.raises(TypeError, match=r"prior has to be an instance of vaekit\.Prior, .* got 'flow'"):
+    with pytest.raises(TypeError, match=r"vaekit\.Prior.*'flow'"):
         vaekit.create_vae(input_shape=(4,), latent_dim=2).sample(3, prior="flow")

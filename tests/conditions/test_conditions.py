@@ -94,9 +94,9 @@ def test_vectors_refuse(given, error, words):
 
 
 def test_a_single_number_for_each_example_is_a_vector_of_one():
-    with pytest.raises(ValueError, match=r"got the shape \(3,\): y\[:, None\] makes vectors of it"):
+    with pytest.raises(ValueError, match=r"\(3,\).*y\[:, None\]"):
         Vector(1).as_rows([20, 30, 40], 3)
-    with pytest.raises(ValueError, match="activation='tanh' is that of a dense layer, which there is only with dim"):
+    with pytest.raises(ValueError, match="activation='tanh'.*with dim"):
         Vector(3, activation="tanh")
 
 
@@ -104,7 +104,7 @@ def test_a_single_number_for_each_example_is_a_vector_of_one():
 def test_a_vector_that_is_not_finite_is_refused_by_its_row(bad):
     vectors = torch.zeros(4, 2)
     vectors[2, 1] = bad
-    with pytest.raises(ValueError, match="example 2 of 4 holds NaN or infinity"):
+    with pytest.raises(ValueError, match="2 of 4.*NaN"):
         Vector(2).check(vectors)
 
 

@@ -146,7 +146,7 @@ def test_an_encoder_may_be_left_untold():
     vae = model(LABELS, encoder={"hidden": (16,), "condition_dim": 0})
     assert torch.equal(vae.encode(X, Y).mean, vae.encode(X, (Y + 1) % 3).mean)
     assert not torch.equal(vae.reconstruct(X, Y), vae.reconstruct(X, (Y + 1) % 3))
-    with pytest.raises(ValueError, match="decoder for condition_dim=0; make them with condition_dim=3"):
+    with pytest.raises(ValueError, match="condition_dim=0.*condition_dim=3"):
         model(LABELS, decoder={"hidden": (16,), "condition_dim": 0})
     with pytest.raises(ValueError, match="told nothing besides x"):
         model(None, encoder={"hidden": (16,), "condition_dim": 3})
@@ -166,7 +166,7 @@ class Untold(vaekit.Encoder):
 def test_a_network_of_ones_own_that_takes_no_condition_is_refused_by_name(own_registries):
     vaekit.encoders.registry.register("untold")(Untold)
     assert model(None, encoder="untold")(X).total.isfinite()
-    with pytest.raises(TypeError, match="encoder 'untold' cannot be conditional: it has no option condition_dim"):
+    with pytest.raises(TypeError, match="'untold'.*condition_dim"):
         model(LABELS, encoder="untold")
     vae = vaekit.VAE(
         Untold((5,), 2),
@@ -201,11 +201,11 @@ def test_a_condition_that_is_missing_or_wrong_is_refused(call, words):
 
 
 def test_a_loader_without_a_condition_is_refused():
-    with pytest.raises(TypeError, match=r"\(x, y\) .* tensor y, because the model is conditional, got NoneType"):
+    with pytest.raises(TypeError, match=r"\(x, y\).*conditional.*NoneType"):
         vaekit.evaluate(model(), [X])
-    with pytest.raises(ValueError, match=r"data: the condition is .* got the shape \(12, 2\)"):
+    with pytest.raises(ValueError, match=r"condition.*\(12, 2\)"):
         vaekit.evaluate(model(), (X, torch.randn(12, 2)))
-    with pytest.raises(TypeError, match=r"data: the condition is .* got torch.int64: vectors.float\(\)"):
+    with pytest.raises(TypeError, match=r"condition.*int64.*float\(\)"):
         vaekit.evaluate(model(VECTOR), vaekit.data.Examples(X, torch.ones(12, 2, dtype=torch.long)))
 
 
@@ -218,7 +218,7 @@ def test_vectors_of_another_precision_are_converted():
 
 def test_a_condition_for_a_model_without_one_is_refused_but_labels_beside_the_data_are_not():
     vae = model(None)
-    with pytest.raises(ValueError, match="a condition was given, but the model has none"):
+    with pytest.raises(ValueError, match="condition.*the model has none"):
         vae(X, Y)
     assert vaekit.evaluate(vae, (X, Y)) == vaekit.evaluate(vae, X)
 

@@ -311,22 +311,22 @@ def test_every_residual_block_sees_the_condition(kind, case):
 def test_conditions_that_do_not_fit_are_refused_with_what_to_do(kind, case):
     network, plain = made(kind, case), made(kind, case, 0)
     x, condition = inputs(network)
-    with pytest.raises(ValueError, match=rf"{type(network).__name__} was made with condition_dim=4: .* condition \[batch, 4\]"):
+    with pytest.raises(ValueError, match=rf"{type(network).__name__}.*condition_dim=4.*\[batch, 4\]"):
         network(x)
-    with pytest.raises(ValueError, match=rf"this {type(plain).__name__} takes no condition; make it with condition_dim=E"):
+    with pytest.raises(ValueError, match=rf"{type(plain).__name__}.*no condition.*condition_dim"):
         plain(x, condition)
     for wrong in (condition[:2], condition[:, :3], condition[0], condition[None], condition[:1]):
-        with pytest.raises(ValueError, match=rf"the shape \(3, 4\), a row of condition_dim=4 for each .* got \({wrong.shape[0]}"):
+        with pytest.raises(ValueError, match=rf"\(3, 4\).*condition_dim=4.*\({wrong.shape[0]}"):
             network(x, wrong)
     for wrong, given in ((condition.long(), "torch.int64"), ([0, 1, 2], "list")):
-        with pytest.raises(TypeError, match=rf"floating-point tensor \[batch, 4\], got {given}; vaekit.conditions makes"):
+        with pytest.raises(TypeError, match=rf"\[batch, 4\].*{given}.*vaekit\.conditions"):
             network(x, wrong)
 
 
 @pytest.mark.parametrize("size", [-1, True, 2.0, None, "4"])
 @pytest.mark.parametrize(("kind", "case"), [("encoder", "mlp"), ("decoder", "conv")])
 def test_a_condition_dim_is_a_whole_number(kind, case, size):
-    with pytest.raises(ValueError, match=f"condition_dim has to be a whole number, 0 for .*, got {size!r}"):
+    with pytest.raises(ValueError, match=f"condition_dim.*whole number.*{size!r}"):
         made(kind, case, size)
 
 
@@ -334,7 +334,7 @@ def test_a_condition_dim_is_a_whole_number(kind, case, size):
 @pytest.mark.parametrize(("kind", "case"), [("encoder", "conv"), ("encoder", "resnet"), ("decoder", "conv spatial")])
 def test_a_condition_that_normalisation_would_subtract_again_is_refused(kind, case, normalization):
     channels = {"channels": (1, 1) if kind == "decoder" else (1, 4), "normalization": normalization}
-    with pytest.raises(ValueError, match=f"normalization='{normalization}' of a convolution with one channel subtracts"):
+    with pytest.raises(ValueError, match=f"normalization='{normalization}'.*one channel"):
         made(kind, case, **channels)
     made(kind, case, 0, **channels)
     made(kind, case, **{**channels, "normalization": "batch"})

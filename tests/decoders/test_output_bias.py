@@ -63,9 +63,9 @@ def test_fit_sets_it_from_all_of_the_data_before_its_first_step():
 
 def test_fit_takes_no_loader_for_it_and_no_word():
     vae, x, _ = model("mlp")
-    with pytest.raises(ValueError, match=r"reads the data once before training, .* call vae\.initialize_output_bias\(x\)"):
+    with pytest.raises(ValueError, match=r"once.*vae\.initialize_output_bias\(x\)"):
         vaekit.fit(vae, DataLoader(x), epochs=1, progress=False, initialize_output_bias=True)
-    with pytest.raises(TypeError, match="initialize_output_bias has to be True or False, got 'yes'"):
+    with pytest.raises(TypeError, match="initialize_output_bias.*'yes'"):
         vaekit.fit(vae, x, epochs=1, progress=False, initialize_output_bias="yes")
 
 
@@ -82,13 +82,11 @@ def test_what_does_not_say_how_is_refused_by_name():
         parameters_of_mean = vaekit.Likelihood.parameters_of_mean
 
     encoder, x = vaekit.encoders.create("mlp", input_shape=(3,), latent_dim=2), torch.rand(4, 3)
-    with pytest.raises(
-        NotImplementedError, match="Silent does not say where its output bias is; define its property output_bias"
-    ):
+    with pytest.raises(NotImplementedError, match="Silent.*property output_bias"):
         vaekit.VAE(encoder, Silent(), likelihood=Bernoulli()).initialize_output_bias(x)
     decoder = vaekit.decoders.create("mlp", latent_dim=2, output_shape=(3,))
     vae = vaekit.VAE(encoder, decoder, likelihood=Coin())
-    with pytest.raises(NotImplementedError, match="Coin does not say which parameters have a given mean"):
+    with pytest.raises(NotImplementedError, match="Coin.*mean"):
         vae.initialize_output_bias(x)
     with pytest.raises(ValueError, match="no examples"):
         vae.initialize_output_bias(x[:0])
@@ -162,5 +160,5 @@ def test_in_half_precision_a_mean_next_to_1_is_next_to_1(name):
 
 def test_batches_of_a_loader_with_labels_are_refused_with_what_to_do():
     vae = vaekit.create_vae(input_shape=(4,), latent_dim=2)
-    with pytest.raises(TypeError, match=r"batches have to be x alone, got list; \(x for x, y in loader\)"):
+    with pytest.raises(TypeError, match=r"list.*\(x for x, y in loader\)"):
         vae.initialize_output_bias([[torch.rand(3, 4), torch.arange(3)]])

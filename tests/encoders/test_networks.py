@@ -196,7 +196,7 @@ def test_dropout_acts_in_training_alone_and_in_both_networks(pair):
 
 def test_batch_normalisation_refuses_a_batch_of_one_vector_with_what_to_do():
     vae = model("mlp", normalization="batch")
-    with pytest.raises(ValueError, match="one value for each feature, and so no variance; train with larger batches"):
+    with pytest.raises(ValueError, match="one value.*larger batches"):
         vae(data("mlp", 1))
     assert vae.eval()(data("mlp", 1)).total.isfinite()
 
@@ -340,18 +340,18 @@ def test_what_makes_no_network_is_refused(registry, options, message):
     ("name", "option", "value"), [("conv", "spatial", "no"), ("resnet", "spatial", 1), ("resnet", "attention", (16,))]
 )
 def test_a_flag_is_true_or_false(name, option, value):
-    with pytest.raises(TypeError, match=f"{option} has to be True or False, got "):
+    with pytest.raises(TypeError, match=f"{option}.*True or False"):
         encoders.create(name, input_shape=(1, 8, 8), latent_dim=2, **{option: value})
 
 
 def test_spatial_and_flat_parts_are_refused_together():
-    with pytest.raises(ValueError, match=r"the encoder's latents have the shape \(3, 4, 4\), but the decoder takes \(3,\)"):
+    with pytest.raises(ValueError, match=r"latents.*\(3, 4, 4\).*decoder.*\(3,\)"):
         vaekit.create_vae(
             input_shape=(1, 8, 8), latent_dim=3, encoder={"name": "conv", "channels": (4,), "spatial": True},
             decoder={"name": "conv", "latent_dim": 3},
         )  # fmt: skip
     encoder = encoders.create("conv", input_shape=(1, 8, 8), latent_dim=3, channels=(4,), spatial=True)
-    with pytest.raises(ValueError, match=r"latents have the shape \(3, 4, 4\), but the decoder takes \(5,\)"):
+    with pytest.raises(ValueError, match=r"latents.*\(3, 4, 4\).*decoder.*\(5,\)"):
         vaekit.create_vae(latent_dim=5, encoder=encoder, decoder="mlp")
     assert vaekit.create_vae(encoder=encoder, decoder={"name": "conv", "channels": (4,)}).latent_shape == (3, 4, 4)
 

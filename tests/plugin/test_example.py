@@ -143,5 +143,5 @@ def test_the_optimizer_and_the_schedule_train_as_their_papers_say(announced):
 
 
 def test_an_option_that_the_optimizer_does_not_take_is_refused_by_name(announced):
-    with pytest.raises(TypeError, match="optimizer 'lion' takes no option 'eps'"):
+    with pytest.raises(TypeError, match="'lion'.*'eps'"):
         vaekit.training.FitOptions(optimizer={"name": "lion", "eps": 1e-8})

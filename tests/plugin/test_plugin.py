@@ -63,16 +63,14 @@ def test_the_plugins_encoder_is_saved_and_loaded(model, tmp_path):
 
 
 def test_a_plugins_options_are_checked_like_any_other(encoders):
-    with pytest.raises(TypeError, match=r"encoder 'series-gru' takes no option 'widht'\. Did you mean"):
+    with pytest.raises(TypeError, match=r"'series-gru'.*'widht'.*'width'"):
         encoders.create("series-gru", input_shape=(6, 2), latent_dim=3, widht=5)
 
 
 def test_the_broken_plugin_is_warned_about_and_named_in_the_error(encoders):
-    with pytest.warns(RuntimeWarning, match=r"the encoder plugin 'broken' \(vaekit_broken:Broken\) could not be loaded"):
+    with pytest.warns(RuntimeWarning, match=r"'broken'.*vaekit_broken:Broken"):
         assert encoders.names() == ["series-gru"]
-    with pytest.raises(
-        UnknownNameError, match="The plugin 'broken' could not be loaded: RuntimeError: this plugin needs a newer"
-    ):
+    with pytest.raises(UnknownNameError, match="'broken'.*this plugin needs a newer"):
         encoders.create("broken")
 
 
