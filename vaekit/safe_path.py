@@ -2,13 +2,13 @@
 
 With -m Python puts the folder it is started in first on `sys.path`. A folder may come from anywhere, a downloaded model for
 example, and a numpy.py or the metadata of a plugin in it would run. Importing this module removes that entry, so that the package
-does so before it imports anything else. Whatever else imports vaekit keeps its path: a script's folder and PYTHONPATH are chosen.
+does so before it imports anything else; what Python itself has imported by then, and where it found vaekit, is out of reach here.
+Whatever else imports vaekit keeps its path: a script's folder and PYTHONPATH are chosen.
+
+This file imports only what every Python has loaded at its start, and so not even `__future__`.
 """
 
-from __future__ import annotations
-
 import os
-import re
 import sys
 
 
@@ -17,7 +17,9 @@ def starts_as_module() -> bool:
     if sys.argv[:1] != ["-m"]:  # what Python has there until it has found the module
         return False
     module = sys.orig_argv[-len(sys.argv)]  # the last of Python's own arguments, "vaekit" or "-mvaekit"; ours come after it
-    return re.fullmatch(r"(-\w*m)?vaekit(\.\w+)*", module) is not None
+    if module.startswith("-"):
+        module = module.partition("m")[2]
+    return module.partition(".")[0] == "vaekit"
 
 
 def _without_current_folder(path: list[str]) -> list[str]:

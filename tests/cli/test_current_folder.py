@@ -1,5 +1,6 @@
 """Laws of the current folder: nothing in it runs, whatever its name, but the modules that `--import` names."""
 
+import ast
 import os
 import re
 import subprocess
@@ -14,7 +15,9 @@ import vaekit
 from vaekit import safe_path
 from vaekit.cli.current_folder import import_named
 
-NAMES = ["torch", "numpy", "safetensors", "matplotlib", "typer", "tqdm", "json", "lightning_fabric", "mlxtend", "poison"]
+NAMES = ["torch", "numpy", "safetensors", "matplotlib", "typer", "tqdm", "lightning_fabric", "mlxtend", "poison"]
+NAMES += ["__future__", "re", "json", "enum", "typing", "inspect", "importlib_metadata", "pathlib"]  # Python's own
+
 MINE = """
 import vaekit
 from vaekit.encoders import MLPEncoder
@@ -128,6 +131,17 @@ def test_what_a_module_imports_has_to_be_named_before_it(tmp_path, monkeypatch):
     import_named("layers_of_mine")
     import_named("parts_of_mine")
     assert {sys.modules.pop(name).__name__ for name in ("layers_of_mine", "parts_of_mine")}
+
+
+def test_the_path_is_mended_before_anything_is_imported_from_it():
+    """Some environments load `re` or `__future__` at their start and others do not: these would be the current folder's."""
+
+    def imports(file):
+        nodes = ast.walk(ast.parse(Path(file).read_text()))
+        return [ast.unparse(node) for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+    assert imports(safe_path.__file__) == ["import os", "import sys"]
+    assert imports(vaekit.__file__)[0] == "from vaekit import safe_path"
 
 
 @pytest.mark.parametrize(
