@@ -7,8 +7,7 @@ nothing needs to know which classes have one; a posterior or a prior of one's ow
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -22,8 +21,7 @@ Rule = Callable[[Any, Any, Draw, str], "tuple[Tensor, Tensor | tuple[Tensor, ...
 R = TypeVar("R", bound=Rule)
 
 
-@dataclass(frozen=True)
-class Divergence:
+class Divergence(NamedTuple):
     """The divergence of one posterior from one prior.
 
     Attributes:
@@ -101,8 +99,9 @@ def known(posterior: Posterior, prior: Prior) -> Divergence | None:
     """
     for posterior_type in type(posterior).__mro__:
         for prior_type in type(prior).__mro__:
-            if (posterior_type, prior_type) in _rules:
-                return Divergence(posterior, prior, *_rules[posterior_type, prior_type])
+            if (found := _rules.get((posterior_type, prior_type))) is not None:
+                rule, by_dimension = found
+                return Divergence(posterior, prior, rule, by_dimension)
     return None
 
 

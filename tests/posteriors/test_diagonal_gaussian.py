@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vaekit import DiagonalGaussian, Prior, StandardNormal, make_key
+from vaekit.posteriors import Draw, diagonal_gaussian
 from vaekit.priors import LearnedGaussian
 
 NORMAL = torch.distributions.Normal
@@ -177,3 +178,19 @@ def test_a_density_with_constant_parameters_has_its_value_at_the_smallest_varian
         DiagonalGaussian(mu, logvar).rsample_log_prob(key=make_key(0), stop_parameters=stop)[1] for stop in (False, True)
     )
     assert torch.equal(plain, stopped)
+
+
+@pytest.mark.parametrize("name", ["rsample_kl", "rsample_kl_per_dimension", "rsample_kl_by_level"])
+@pytest.mark.parametrize("prior", [StandardNormal(), LearnedGaussian((3,))], ids=["standard", "learned"])
+def test_the_draw_and_its_exact_divergence_are_one_call_of_the_operator(name, prior, monkeypatch):
+    calls = []
+
+    def counted(*arguments, **options):
+        calls.append(options)
+        return operator(*arguments, **options)
+
+    operator = diagonal_gaussian.reparameterize_kl
+    monkeypatch.setattr(diagonal_gaussian, "reparameterize_kl", counted)
+    monkeypatch.setattr(Draw, "noise", None)  # no noise is made beside it
+    getattr(DiagonalGaussian(torch.zeros(4, 3), torch.zeros(4, 3)), name)(prior, key=make_key(0))
+    assert len(calls) == 1

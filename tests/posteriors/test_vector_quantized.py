@@ -92,7 +92,7 @@ def test_of_codes_that_are_equally_near_the_lowest_is_taken():
 def test_the_choice_does_not_depend_on_how_many_are_compared_at_once(monkeypatch):
     family, z = family_with(torch.randn(50, 3)), torch.randn(40, 3, 7)
     whole = family.nearest(z)
-    monkeypatch.setattr(module, "_AT_ONCE", 200)
+    monkeypatch.setattr(module, "_SCORES_PER_CHUNK", 200)
     assert torch.equal(family.nearest(z), whole)
 
 

@@ -160,7 +160,7 @@ class Posterior(ABC):
             kl: [B], nats (or [K, B] where it is an estimate from each of K draws).
         """
         z, levels = self._rsample_kl_by_level(prior, self._draw(**options))
-        return z, sum(levels[1:], start=levels[0])
+        return z, levels[0] if len(levels) == 1 else sum(levels[1:], start=levels[0])
 
     def rsample_kl_by_level(self, prior: Prior, **options: Unpack[DrawOptions]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `rsample_kl`, with the divergence of each level of latents, from the one that is drawn first.
