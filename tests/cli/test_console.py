@@ -11,6 +11,8 @@ import pytest
 from helpers.commands import QUICK, SMALL, command
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import vaekit
 from vaekit.cli import console
@@ -61,6 +63,17 @@ def test_names_in_a_models_config_are_escaped(tmp_path, capsys):
     printed = capsys.readouterr()
     assert "a\\x1b[2J" in printed.out
     assert "b\\nc" in printed.out
+    assert_acts_on_nothing(printed)
+
+
+def test_names_of_tensors_are_escaped(own_run, capsys):
+    file = own_run / "best" / "model.safetensors"
+    with safe_open(file, framework="np") as opened:
+        tensors, metadata = {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()  # noqa: SIM118
+    save_file({**tensors, f"a{CLEARS_THE_SCREEN}": np.zeros(3, np.float32)}, file, metadata=metadata)
+    assert command("evaluate", own_run) == 2
+    printed = capsys.readouterr()
+    assert "x1b[2J" in printed.err
     assert_acts_on_nothing(printed)
 
 
