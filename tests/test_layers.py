@@ -105,18 +105,18 @@ def test_dropout_leaves_out_its_share_in_training_and_nothing_in_evaluation():
 @pytest.mark.parametrize(
     ("style", "message"),
     [
-        (("rleu",), "unknown activation 'rleu'. Did you mean 'relu'.* There are: elu, gelu"),
-        (("relu", "bach"), "unknown normalization 'bach'. Did you mean 'batch'.* There are: none, batch, layer, group"),
-        (("relu", None), "unknown normalization None"),
-        (("relu", "none", 1.0), r"dropout has to be a number from 0 to below 1, .* got 1\.0"),
-        (("relu", "none", -0.1), "dropout has to be"),
-        (("relu", "none", math.nan), "dropout has to be"),
-        (("relu", "none", True), "dropout has to be"),
-        (("relu", "none", "0.1"), "dropout has to be"),
+        (("rleu",), "activation .*'elu', 'gelu'.* 'rleu'; did you mean 'relu'"),
+        (("relu", "bach"), "normalization .*'none', 'batch', 'layer', 'group'.* 'bach'; did you mean 'batch'"),
+        (("relu", None), "normalization .* None"),
+        (("relu", "none", 1.0), r"dropout.* at least 0 and below 1, got 1\.0"),
+        (("relu", "none", -0.1), "dropout"),
+        (("relu", "none", math.nan), "dropout"),
+        (("relu", "none", True), "dropout"),
+        (("relu", "none", "0.1"), "dropout"),
     ],
 )
 def test_a_style_that_is_none_is_refused(style, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         LayerStyle(*style)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 from collections.abc import Sequence
@@ -87,7 +88,9 @@ def checked_flag(name: str, value: bool) -> bool:
 
 
 def checked_word(name: str, value: str, words: Sequence[str]) -> str:
-    """`value`, or a ValueError that names the option and lists the words that it takes."""
+    """`value`, or a ValueError that names the option, lists the words that it takes and suggests a near one."""
     if value not in words:
-        raise ValueError(f"{name} has to be one of {', '.join(map(repr, words))}, got {value!r}")
+        near = difflib.get_close_matches(str(value), words, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name} has to be one of {', '.join(map(repr, words))}, got {value!r}{hint}")
     return value

@@ -6,16 +6,17 @@ Generative Models", NeurIPS 2015: as more inputs of its first layer.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from vaekit.checks import checked_number, checked_size, checked_word
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -52,6 +53,7 @@ class LayerStyle:
         dropout: the share of features that are set to 0 in training (N. Srivastava et al., 2014, JMLR 15), each on its own.
 
     Raises:
+        TypeError: a share that is not a number.
         ValueError: another word, or a share outside [0, 1).
 
     Example:
@@ -64,13 +66,9 @@ class LayerStyle:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_word("activation", self.activation, ACTIVATIONS)
-        _check_word("normalization", self.normalization, NORMALIZATIONS)
-        dropout = self.dropout
-        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0.0 <= dropout < 1.0:
-            raise ValueError(
-                f"dropout has to be a number from 0 to below 1, the share of features that are left out, got {dropout!r}"
-            )
+        checked_word("activation", self.activation, tuple(ACTIVATIONS))
+        checked_word("normalization", self.normalization, NORMALIZATIONS)
+        checked_number("dropout, the share of features that are left out,", self.dropout, least=0.0, below=1.0)
 
     @property
     def has_bias(self) -> bool:
@@ -140,6 +138,8 @@ class BatchNorm(nn.BatchNorm1d):
 class ConditionalLayer(nn.Module, ABC):
     """A module that `Layers` hands the condition to."""
 
+    __call__: Callable[..., Tensor]
+
     @abstractmethod
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """[B, features, *positions], and [B, condition_dim] if it was made for a condition, -> [B, features_out, *positions]."""
@@ -166,8 +166,8 @@ class AddedCondition(ConditionalLayer):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """x [B, features, *positions], condition [B, condition_dim] -> the shape of x."""
-        added = self.linear(condition)
-        return x + added.reshape(*added.shape, *(1,) * (x.ndim - 2))  # type: ignore[no-any-return]
+        added: Tensor = self.linear(condition)
+        return x + added.reshape(*added.shape, *(1,) * (x.ndim - 2))
 
 
 class Layers(nn.Sequential):
@@ -178,6 +178,8 @@ class Layers(nn.Sequential):
         >>> layers(torch.rand(2, 3, 9), torch.rand(2, 10)).shape
         torch.Size([2, 8, 7])
     """
+
+    __call__: Callable[..., Tensor]
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         for module in self:
@@ -204,9 +206,7 @@ class Network(nn.Module):
 
     def __init__(self, condition_dim: int = 0) -> None:
         super().__init__()
-        if isinstance(condition_dim, bool) or not isinstance(condition_dim, int) or condition_dim < 0:
-            raise ValueError(f"condition_dim has to be a whole number, 0 for a network without one, got {condition_dim!r}")
-        self.condition_dim = condition_dim
+        self.condition_dim = checked_size("condition_dim", condition_dim, least=0)
 
     def check_condition(self, x: Tensor, condition: Tensor | None) -> None:
         """Raise an error unless `condition` is what this network needs beside a batch x: [B, condition_dim], or None.
@@ -303,10 +303,3 @@ def halved_resolutions(sizes: Sequence[int], halvings: int) -> list[tuple[int, .
     for _ in range(halvings):
         resolutions.append(tuple(-(-size // 2) for size in resolutions[-1]))
     return resolutions
-
-
-def _check_word(option: str, word: str, words: Sequence[str] | dict[str, type[nn.Module]]) -> None:
-    if word not in words:
-        near = difflib.get_close_matches(str(word), words, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {option} {word!r}.{hint} There are: {', '.join(words)}.")

@@ -56,7 +56,8 @@ class ResidualBlock(ConditionalLayer):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """[B, channels_in, *sizes], and [B, condition_dim] if it was made for a condition, -> [B, channels_out, *sizes]."""
-        return self.shortcut(x) + self.residual(x, condition)  # type: ignore[no-any-return]
+        shortcut: Tensor = self.shortcut(x)
+        return shortcut + self.residual(x, condition)
 
 
 class SelfAttention(nn.Module):
@@ -101,7 +102,8 @@ class SelfAttention(nn.Module):
         query, key, value = parts.unsqueeze(2).unbind(1)  # [B, one head, N, channels]
         attended = F.scaled_dot_product_attention(query, key, value, scale=self.channels**-0.5)
         attended = attended[..., : self.channels].squeeze(1).mT.reshape(x.shape)
-        return x + self.out(attended)  # type: ignore[no-any-return]
+        out: Tensor = self.out(attended)
+        return x + out
 
 
 def middle_blocks(

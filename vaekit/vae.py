@@ -159,7 +159,7 @@ class VAE(nn.Module):
 
     def natural_parameters(self, z: Tensor, condition: Any = None) -> Tensor:
         """What the decoder makes of z [B, *latent_shape], and of the condition [B] or [B, K]: [B, P, *output_shape]."""
-        return self.decoder(z, *self._embedded(condition, z.shape[0]))  # type: ignore[no-any-return]
+        return self.decoder(z, *self._embedded(condition, z.shape[0]))
 
     def decode(self, z: Tensor, condition: Any = None) -> Tensor:
         """The likelihood's mean, what a person would look at: z [B, *latent_shape] -> [B, *input_shape].

@@ -316,7 +316,7 @@ def test_the_compiled_code_computes_the_same():
         (decoders, {"name": "resnet", "output_shape": (1, 8, 8), "channels": ()}, "channels has to name at least one level"),
         (decoders, {"name": "conv", "output_shape": (1, 8, 8), "channels": ()}, "channels has to name at least one convolution"),
         (decoders, {"name": "conv1d", "output_shape": (1, 8), "upsample": "bilinear"},
-         'upsample has to be .* "nearest" or "linear", got'),
+         "upsample has to be .* 'nearest', 'linear', got 'bilinear'"),
         (decoders, {"name": "conv", "output_shape": (1, 8, 8), "latent_dim": (2, 3, 3)},
          r"latents .* \(2, 3, 3\) to data \(1, 8, 8\); .* latent_dim .* \(8, 8\), \(4, 4\), \(2, 2\)"),
         (decoders, {"name": "resnet", "output_shape": (1, 8, 8), "latent_dim": (2, 4)}, r"\(2, 4\) to data \(1, 8, 8\)"),
@@ -326,8 +326,8 @@ def test_the_compiled_code_computes_the_same():
         (decoders, {"name": "mlp", "output_shape": (8,), "latent_dim": (2, 0)}, "every entry of latent_dim has to be"),
         (encoders, {"name": "mlp", "input_shape": (8,), "latent_dim": (2, 2)},
          r"latent_dim has to be a whole number .* got \(2, 2\)"),
-        (encoders, {"name": "mlp", "input_shape": (8,), "normalization": "bach"}, "Did you mean 'batch'"),
-        (decoders, {"name": "conv", "output_shape": (1, 8, 8), "dropout": 1}, "dropout has to be"),
+        (encoders, {"name": "mlp", "input_shape": (8,), "normalization": "bach"}, "did you mean 'batch'"),
+        (decoders, {"name": "conv", "output_shape": (1, 8, 8), "dropout": 1}, "dropout.* below 1, got 1"),
     ],
 )  # fmt: skip
 def test_what_makes_no_network_is_refused(registry, options, message):

@@ -164,7 +164,7 @@ def test_values_that_are_there_still_have_to_lie_in_the_support(name):
 
 def test_another_word_for_missing_is_refused():
     for name in NAMES:
-        with pytest.raises(ValueError, match='"refuse" or "ignore", got \'skip\''):
+        with pytest.raises(ValueError, match="missing.* 'refuse', 'ignore', got 'skip'"):
             made(name, "skip")
 
 
@@ -270,10 +270,10 @@ def test_levels_pass_however_they_were_rounded(levels, dtype):
         ("student_t", {"freedom": "element", "df": 3.0}, "leave df out"),
         ("negative_binomial", {"theta": 1.0}, 'with dispersion="element" .* leave theta out'),
         ("zero_inflated_negative_binomial", {"dispersion": "gene"}, "dispersion .* 'gene'"),
-        ("categorical", {"classes": 1}, "classes has to be at least 2"),
+        ("categorical", {"classes": 1}, "classes has to be .* at least 2, got 1"),
         ("categorical", {"classes": 2.0}, "classes has to be a whole number"),
         ("discretized_logistic", {"components": 0}, "components has to be a whole number of at least 1"),
-        ("discretized_logistic", {"levels": 1}, "levels has to be at least 2"),
+        ("discretized_logistic", {"levels": 1}, "levels has to be .* at least 2, got 1"),
     ],
 )
 def test_options_that_make_no_density_are_refused(name, options, message):

@@ -6,6 +6,7 @@ K. Sohn, H. Lee, X. Yan, "Learning Structured Output Representation using Deep C
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class Condition(Part, nn.Module, ABC):
 
     dim: int
     given_as: str
+    __call__: Callable[..., Tensor]
 
     @abstractmethod
     def forward(self, condition: Tensor) -> Tensor:

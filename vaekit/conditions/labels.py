@@ -37,9 +37,9 @@ class Labels(Condition):
     def __init__(self, classes: int, dim: int | None = None) -> None:
         super().__init__()
         self.classes = checked_size("classes", classes)
-        self.dim = classes if dim is None else checked_size("dim", dim)
-        self.given_as = f"a class number from 0 to {classes - 1} for each example, integers [batch]"
-        self.vectors = None if dim is None else nn.Parameter(torch.randn(classes, dim))
+        self.dim = self.classes if dim is None else checked_size("dim", dim)
+        self.given_as = f"a class number from 0 to {self.classes - 1} for each example, integers [batch]"
+        self.vectors = None if dim is None else nn.Parameter(torch.randn(self.classes, self.dim))
         self.register_buffer("_one", torch.ones(()), persistent=False)  # in the model's dtype and on its device
         self._one: Tensor
 

@@ -38,12 +38,13 @@ class Vector(Condition):
         if dim is None and activation is not None:
             raise ValueError(f"activation={activation!r} is that of a dense layer, which there is only with dim; give it too")
         self.size, style = checked_size("size", size), LayerStyle("silu" if activation is None else activation)
-        self.dim = size if dim is None else checked_size("dim", dim)
-        self.given_as = f"a vector of {size} number(s) for each example, floats [batch, {size}]"
-        self.layers = nn.Sequential() if dim is None else dense_layers((size, dim), style)
+        self.dim = self.size if dim is None else checked_size("dim", dim)
+        self.given_as = f"a vector of {self.size} number(s) for each example, floats [batch, {self.size}]"
+        self.layers = nn.Sequential() if dim is None else dense_layers((self.size, self.dim), style)
 
     def forward(self, condition: Tensor) -> Tensor:
-        return self.layers(condition)  # type: ignore[no-any-return]
+        dense: Tensor = self.layers(condition)
+        return dense
 
     def as_rows(self, condition: Any, count: int) -> Tensor:
         vectors = self.as_tensor(condition)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -28,6 +28,8 @@ class Decoder(Part, Network, ABC):
     Raises:
         ValueError: an empty shape, or a size that is not a whole number of at least 1; a condition_dim below 0.
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from vaekit.checks import checked_sizes
+from vaekit.checks import checked_sizes, checked_word
 from vaekit.decoders.base import Decoder, registry
 from vaekit.layers import (
     CONVOLUTIONS,
@@ -48,8 +49,7 @@ class ConvolutionalDecoder(Decoder):
     ) -> None:
         super().__init__(latent_dim, output_shape, parameters_per_element, condition_dim)
         checked_rank(self.output_shape, (self.rank,), "convolutions")
-        if upsample not in ("transpose", "nearest", _INTERPOLATION[self.rank]):
-            raise ValueError(f'upsample has to be "transpose", "nearest" or "{_INTERPOLATION[self.rank]}", got {upsample!r}')
+        checked_word("upsample", upsample, ("transpose", "nearest", _INTERPOLATION[self.rank]))
         if not checked_sizes("channels", channels):
             raise ValueError("channels has to name at least one convolution, (64, 32) for example")
         if self.is_spatial and hidden:
@@ -97,8 +97,8 @@ class ConvolutionalDecoder(Decoder):
             features = self.body(z, condition)
         else:
             features = self.body(with_condition(z, condition)).unflatten(1, self.first_shape)
-        data = self.convolutions(features)
-        return data.unflatten(1, (self.parameters_per_element, self.output_shape[0]))  # type: ignore[no-any-return]
+        data: Tensor = self.convolutions(features)
+        return torch.unflatten(data, 1, (self.parameters_per_element, self.output_shape[0]))
 
     @property
     def output_bias(self) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from vaekit.checks import checked_sizes
@@ -53,8 +54,8 @@ class MLPDecoder(Decoder):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_condition(z, condition)
-        parameters = self.head(self.body(with_condition(z.flatten(1), condition)))
-        return parameters.unflatten(1, (self.parameters_per_element, *self.output_shape))  # type: ignore[no-any-return]
+        parameters: Tensor = self.head(self.body(with_condition(z.flatten(1), condition)))
+        return torch.unflatten(parameters, 1, (self.parameters_per_element, *self.output_shape))
 
     @property
     def output_bias(self) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from vaekit.checks import checked_size, checked_sizes
@@ -94,8 +95,8 @@ class ResNetDecoder(Decoder):
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_condition(z, condition)
         first = self.first(z) if self.is_spatial else self.first(with_condition(z, condition)).unflatten(1, self.first_shape)
-        data = self.head(self.body(first, condition))
-        return data.unflatten(1, (self.parameters_per_element, self.output_shape[0]))  # type: ignore[no-any-return]
+        data: Tensor = self.head(self.body(first, condition))
+        return torch.unflatten(data, 1, (self.parameters_per_element, self.output_shape[0]))
 
     @property
     def output_bias(self) -> Tensor:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vaekit.checks import checked_sizes
+from vaekit.checks import checked_sizes, checked_word
 from vaekit.ops import reference
 from vaekit.registry import Part, Registry
 
@@ -80,9 +80,7 @@ class Likelihood(Part, nn.Module, ABC):
 
     def __init__(self, missing: str = "refuse") -> None:
         super().__init__()
-        if missing not in ("refuse", "ignore"):
-            raise ValueError(f'missing, what NaN in the data means, has to be "refuse" or "ignore", got {missing!r}')
-        self.missing = missing
+        self.missing = checked_word("missing, what NaN in the data means,", missing, ("refuse", "ignore"))
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         """-log p(x | z) in nats, summed over the elements: parameters [B, P, *S], x [B, *S] -> [B].

@@ -35,8 +35,7 @@ class Categorical(Likelihood):
 
     def __init__(self, classes: int, missing: str = "refuse") -> None:
         super().__init__(missing)
-        if checked_size("classes", classes) < 2:
-            raise ValueError("classes has to be at least 2: one class holds no information")
+        classes = checked_size("classes", classes, least=2)  # one class holds no information
         self.classes = self.parameters_per_element = classes
         self.features_per_element = self.statistics_per_element = classes
         self.highest = float(classes - 1)

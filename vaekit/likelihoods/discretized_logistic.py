@@ -47,10 +47,9 @@ class DiscretizedLogistic(Likelihood):
 
     def __init__(self, components: int = 5, levels: int = 256, missing: str = "refuse") -> None:
         super().__init__(missing)
-        if checked_size("levels", levels) < 2:
-            raise ValueError("levels has to be at least 2: one level holds no information")
-        self.components, self.levels = checked_size("components", components), levels
-        self.parameters_per_element = 3 * components
+        self.components = checked_size("components", components)
+        self.levels = levels = checked_size("levels", levels, least=2)  # one level holds no information
+        self.parameters_per_element = 3 * self.components
         self.support = f"{levels} equally spaced levels in [0, 1]"
         self.remedy = (
             f"Divide whole numbers 0 to {levels - 1} by {levels - 1}, or set the option levels; for other values choose another "
