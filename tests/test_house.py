@@ -158,6 +158,19 @@ def test_private_names_of_torch_are_seen(source, found):
     assert private_names_of_torch(ast.parse(source)) == found
 
 
+# What a native reader stops at: a negation or a subject that has to be guessed.
+UNIDIOMATIC = re.compile(
+    r"that (is|are) none(?! of)|, of whose|from which the loss has it|not every device has it|takes any option|"
+    r"is taken not to be|of what has no|which rounding leaves"
+)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_comments_and_messages_are_idiomatic(name):
+    found = UNIDIOMATIC.search(source_of(name))
+    assert not found, f"{name}: {found[0]!r}"
+
+
 HERE = Path(__file__).parent
 ACROSS_ROOMS = {"test_contract", "test_grid", "test_house", "test_looking"}  # laws of all parts together
 BESIDE_THE_LIBRARY = {"benchmarks", "build_tools", "csrc", "helpers", "plugin"}

@@ -93,7 +93,7 @@ class Loss(Part, nn.Module, ABC):
     compares_examples: bool = False
     __call__: Callable[..., LossTerms]
 
-    def __init__(self) -> None:  # torch's own takes any option
+    def __init__(self) -> None:  # nn.Module.__init__ would swallow unknown options
         super().__init__()
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -284,7 +284,7 @@ class VectorQuantized(Posterior):
 
         Args:
             key: int64 [2], the noise by which codes are put onto vectors.
-            row_start: the number of the batch's first example, of whose noise this is.
+            row_start: the number of the batch's first example in the key's noise.
         """
         self.family.update(self.encoded, self.indices, key, row_start)
 

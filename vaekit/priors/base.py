@@ -27,7 +27,7 @@ class Prior(Part, nn.Module, ABC):
     latents: LatentKind = LatentKind.VECTORS
     is_standard: bool = False
 
-    def __init__(self) -> None:  # torch's own takes any option
+    def __init__(self) -> None:  # nn.Module.__init__ would swallow unknown options
         super().__init__()
 
     def attach(self, encoder: nn.Module) -> None:

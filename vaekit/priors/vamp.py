@@ -82,7 +82,7 @@ class Vamp(Prior):
                 "of the data; make the encoder with normalization='layer' or 'group'"
             )
         if self._encoder and self._encoder[0] is not encoder:
-            raise ValueError("this vamp prior belongs to another model, of whose posteriors it is made; make a new one")
+            raise ValueError("this vamp prior belongs to another model; make a new one")
         self._encoder = [encoder]
 
     @torch.no_grad()
