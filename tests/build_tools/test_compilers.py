@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from build_tools import compilers
@@ -96,6 +97,14 @@ def test_an_nvcc_that_does_not_say_its_version_is_quoted(monkeypatch, toolkit, t
 @needs_posix
 def test_the_default_is_those_of_ours_that_nvcc_knows_and_the_last_for_later_gpus(toolkit):
     assert compilers.find_architectures(f"{toolkit}/bin/nvcc", "nvcc 13.0.88") == ["sm_75", "sm_90", "sm_100", "compute_100"]
+
+
+@pytest.mark.skipif(not (shutil.which("nvcc") or Path("/usr/local/cuda/bin/nvcc").exists()), reason="no nvcc here")
+def test_the_real_nvcc_knows_every_gpu_of_the_default():
+    nvcc, version = compilers.find_nvcc()
+    assert version.startswith("nvcc ")
+    expected = [f"sm_{number}" for number in compilers.CUDA_ARCHITECTURES]
+    assert compilers.find_architectures(nvcc, version) == [*expected, expected[-1].replace("sm", "compute")]
 
 
 def test_gpus_older_than_7_5_and_lines_about_other_things_are_not_known():
