@@ -40,7 +40,8 @@ class LossTerms(NamedTuple):
         total: scalar, what is minimised; a mean over the batch (0 for an empty one).
         reconstruction: [B], -log p(x | z), summed over the elements of each x.
         kl: [B], the divergence from the prior, summed over latent dimensions, before any weight.
-        extras: further named scalars or [B], for the history.
+        extras: further named scalars or [B], for the history; of a posterior with several levels of latents "kl_level_1", ...,
+            the divergence of each, [B], from the one that is drawn first.
         auxiliary: scalar, what the objective's own parameters, a discriminator's for example, are trained on: its gradient
             reaches those alone, and total's never does. None for an objective without any.
     """
