@@ -208,11 +208,11 @@ def data_in_support(likelihood: Likelihood, shape: Sequence[int], seed: int = 0)
         return torch.stack(columns, -1)
     u = torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
     steps = likelihood.levels - 1 if isinstance(likelihood, DiscretizedLogistic) else 0
-    if likelihood.whole:
-        return (u * (min(likelihood.highest, 6.0) + 1.0)).floor()
+    if likelihood.support.whole:
+        return (u * (min(likelihood.support.highest, 6.0) + 1.0)).floor()
     if steps:
         return (u * steps).round() / steps
-    return u if likelihood.bounds_included else 0.01 + 0.98 * u
+    return u if likelihood.support.bounds_included else 0.01 + 0.98 * u
 
 
 def table(rows: Sequence[tuple[tuple[float, ...], float]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:

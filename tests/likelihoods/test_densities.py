@@ -86,7 +86,7 @@ def test_derivatives_are_the_textbooks(name):
     case.likelihood.nll(parameters, x).sum().backward()
     slopes, expected = parameters.grad[..., 0], torch.tensor(exact_slopes(case, parameters, x), dtype=F64)
     # A derivative of a count of a million that is 10 is the difference of two millions, each rounded.
-    rounded = 1e-15 * x.abs() * parameters[:, :1, 0].detach().abs() if case.likelihood.whole else 0.0
+    rounded = 1e-15 * x.abs() * parameters[:, :1, 0].detach().abs() if case.likelihood.support.whole else 0.0
     wrong = (slopes - expected).abs() > 1e-10 * expected.abs() + rounded + 1e-11
     assert not wrong.any(), f"{parameters[wrong.any(1)][..., 0]} at {x[wrong.any(1)]}: {slopes[wrong]}, not {expected[wrong]}"
 
@@ -99,7 +99,7 @@ def test_derivatives_in_float32_are_near_those_in_float64(name):
     case.likelihood.nll(narrow, x).sum().backward()
     case.likelihood.nll(wide, x.double()).sum().backward()
     slopes, expected = narrow.grad[..., 0], wide.grad[..., 0]
-    rounded = 4e-7 * x.abs() if case.likelihood.whole else 0.0
+    rounded = 4e-7 * x.abs() if case.likelihood.support.whole else 0.0
     wrong = ~((slopes - expected).abs() <= 1e-4 * expected.abs().amax(1, keepdim=True) + rounded + 1e-5)
     assert not wrong.any(), f"{narrow[wrong.any(1)][..., 0]} at {x[wrong.any(1)]}: {slopes[wrong]}, not {expected[wrong]}"
 
@@ -172,7 +172,7 @@ def test_nll_and_mean_are_scipys(name):
         frozen = distribution(*parameters)
         x = np.unique(frozen.ppf(np.linspace(0.001, 0.999, 41)))
         x = x[x < 1.0] if name == "beta" else x
-        log_density = frozen.logpmf(x) if likelihood.whole else frozen.logpdf(x)
+        log_density = frozen.logpmf(x) if likelihood.support.whole else frozen.logpdf(x)
         np.testing.assert_allclose(of_one(likelihood, parameters, x), -log_density, rtol=1e-9, atol=1e-9)
         assert math.isclose(mean_of(likelihood, parameters), frozen.mean(), rel_tol=1e-12)
 
@@ -272,7 +272,7 @@ def all_values(likelihood):
     """Every value, or every one up to where the tested parameters leave less than 1e-12."""
     if isinstance(likelihood, DiscretizedLogistic):
         return torch.arange(likelihood.levels, dtype=F64) / (likelihood.levels - 1)
-    return torch.arange(min(likelihood.highest + 1, 60_000), dtype=F64)
+    return torch.arange(min(likelihood.support.highest + 1, 60_000), dtype=F64)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_half_precision_is_computed_in_float32(name, dtype):
     case = CASES[name]
     parameters = torch.tensor(case.ordinary)[:, :, None].expand(-1, -1, 7).to(dtype)
     x = data_in_support(case.likelihood, (len(parameters), 7)).to(dtype)
-    if not case.likelihood.bounds_included:
+    if not case.likelihood.support.bounds_included:
         x = x.clamp(0.01, 0.98)
     nll = case.likelihood.float().nll(parameters, x)
     assert nll.dtype == F32

@@ -131,7 +131,7 @@ def test_draws_of_classes_and_levels_have_the_frequencies_that_the_nll_gives_the
     rows = torch.tensor(parameters, dtype=torch.float64).reshape(1, -1, 1)
     values = likelihood.sample(rows.expand(N, -1, 1), key=make_key(1)).flatten().numpy()
     steps = 1 if isinstance(likelihood, Categorical) else likelihood.levels - 1
-    support = np.arange(likelihood.highest * steps + 1) / steps
+    support = np.arange(likelihood.support.highest * steps + 1) / steps
     assert np.isin(values, support).all()
     probabilities = torch.exp(-likelihood.nll(rows.expand(len(support), -1, 1), torch.from_numpy(support)[:, None])).numpy()
     assert_frequencies(values, lambda _: probabilities, support)

@@ -37,9 +37,9 @@ def two_far(case):
 
 def rows_of(case, parameters, dtype):
     """Natural parameters [N, P, 1] and x [N, 1]: each of the parameters with each value of the support that the dtype has."""
-    lowest, highest = case.likelihood.lowest, case.likelihood.highest
+    support = case.likelihood.support
     values = torch.tensor(case.values, dtype=dtype)
-    inside = (values > lowest) & (values < highest) if not case.likelihood.bounds_included else values.isfinite()
+    inside = values.isfinite() if support.bounds_included else (values > support.lowest) & (values < support.highest)
     pairs = list(itertools.product(parameters, values[inside].tolist()))
     natural = torch.tensor([row for row, _ in pairs], dtype=dtype)[..., None].requires_grad_()
     return natural, torch.tensor([value for _, value in pairs], dtype=dtype)[:, None]
@@ -77,7 +77,7 @@ def test_the_nll_and_its_gradient_are_the_textbooks_where_float32_has_them(name,
         expected = slopes[number]
         has_slopes = expected.abs() < 0.1 * largest
         tolerance = 1e-4 * expected[has_slopes].abs().amax() if has_slopes.any() else 0.0
-        rounded = 4e-7 * x[number] if case.likelihood.whole else 0.0
+        rounded = 4e-7 * x[number] if case.likelihood.support.whole else 0.0
         off = (gradient[number, :, 0] - expected).abs()[has_slopes] - tolerance - rounded
         assert (off <= 1e-5).all(), f"{row}: the gradient is {gradient[number, :, 0].tolist()} instead of {expected.tolist()}"
         same_way = gradient[number, :, 0].sign() == expected.sign()

@@ -95,7 +95,7 @@ def test_a_table_with_holes_trains_and_is_evaluated_by_what_was_observed(name, t
     filled = vae.likelihood.encoder_input(x)
     z, _ = vae.encoder(filled).rsample_kl(vae.prior, key=key)
     with torch.no_grad():
-        elements = vae.likelihood.element_nll(vae.decoder(z), x.masked_fill(x.isnan(), vae.likelihood.filler))
+        elements = vae.likelihood.element_nll(vae.decoder(z), x.masked_fill(x.isnan(), vae.likelihood.support.filler))
     expected = sum(float(elements[row][~x[row].isnan()].sum()) for row in range(len(x))) / len(x)
     assert math.isclose(figures["reconstruction"], expected, rel_tol=1e-5)
 
@@ -150,7 +150,7 @@ def test_loaders_with_holes_are_taken_and_checked():
         vaekit.evaluate(small("gaussian"), loader)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if made(n).lowest > -math.inf])
+@pytest.mark.parametrize("name", [n for n in NAMES if made(n).support.lowest > -math.inf])
 def test_values_that_are_there_still_have_to_lie_in_the_support(name):
     likelihood = made(name)
     likelihood.check(torch.full((2, 3), NAN))
@@ -174,8 +174,6 @@ def test_the_encoder_sees_nan_where_nothing_is_to_be_ignored():
 
 class Own(Likelihood):
     """Somebody's likelihood from before there were element-wise ones."""
-
-    support = "real numbers"
 
     def __init__(self):
         super().__init__()
@@ -244,7 +242,7 @@ def test_pictures_of_examples_with_holes_are_drawn():
 )
 def test_data_outside_the_support_is_refused_with_what_was_seen_and_what_to_do(name, options, value, message):
     likelihood = likelihoods.create(name, **options)
-    inside = 0.2 if name == "beta" else 1.0 if not likelihood.whole else 2.0
+    inside = 0.2 if name == "beta" else 1.0 if not likelihood.support.whole else 2.0
     x = torch.tensor([[inside, 1.0 if name != "beta" else 0.5, value]])
     with pytest.raises(ValueError, match=message):
         likelihood.check(x)

@@ -12,6 +12,7 @@ from vaekit.likelihoods.laplace import Laplace
 from vaekit.likelihoods.negative_binomial import NegativeBinomial, ZeroInflatedNegativeBinomial
 from vaekit.likelihoods.poisson import Poisson
 from vaekit.likelihoods.student_t import StudentT
+from vaekit.likelihoods.support import Support
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
@@ -28,6 +29,7 @@ __all__ = [
     "NegativeBinomial",
     "Poisson",
     "StudentT",
+    "Support",
     "ZeroInflatedNegativeBinomial",
     "create",
     "describe",

@@ -14,13 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.checks import checked_sizes, checked_word
+from vaekit.likelihoods.support import REAL, Support
 from vaekit.ops import reference
 from vaekit.registry import Part, Registry
-
-COUNTS_REMEDY = (
-    "Counts have to be given as they are, in integers of more than 8 bits or in floats: uint8 is read as grey levels and divided "
-    "by 255. For other data choose another likelihood, 'gaussian' for example."
-)
 
 # Where a decoder may start, see `parameters_of_mean`: at the edge of a support a mean has no finite parameters.
 NEAREST_TO_BOUND = 1e-3  # of a mean to 0 or 1; a logit of 6.9
@@ -52,13 +48,8 @@ class Likelihood(Part, nn.Module, ABC):
         features_per_element: how many numbers an encoder sees of each element, see `encoder_input`.
         statistics_per_element: how many means of each element a decoder can start from, see `statistics`.
         data_shape: the shape of an example, where the likelihood has no others; None where any shape will do.
-        support: the values that x may take, in words, for messages and figures.
-        lowest, highest: the bounds of the support.
-        bounds_included: whether x may be a bound itself.
-        whole: whether x has to be whole numbers.
+        support: the values that x may take; the real numbers unless a likelihood says otherwise.
         is_nominal: whether these are names of classes, which can be equal or not but have no distance.
-        filler: a value of the support, which stands in for a missing one.
-        remedy: what to do with data outside the support, for messages.
 
     Raises:
         ValueError: another word for `missing`.
@@ -68,14 +59,8 @@ class Likelihood(Part, nn.Module, ABC):
     features_per_element: int = 1
     statistics_per_element: int = 1
     data_shape: tuple[int, ...] | None = None
-    support: str
-    lowest: float = -float("inf")
-    highest: float = float("inf")
-    bounds_included: bool = True
-    whole: bool = False
+    support: Support = REAL
     is_nominal: bool = False
-    filler: float = 0.0
-    remedy: str = "Rescale the data (uint8 images: divide by 255) or choose another likelihood, 'gaussian' for example."
     missing: str = "refuse"
 
     def __init__(self, missing: str = "refuse") -> None:
@@ -99,7 +84,7 @@ class Likelihood(Part, nn.Module, ABC):
         # Before the formula as well as after it: in a derivative, 0 times what the formula makes of a NaN or overflows to is NaN.
         missing = x.isnan()
         parameters = parameters.masked_fill(missing.unsqueeze(1), 0.0)
-        elements = self.element_nll(parameters, x.masked_fill(missing, self.filler))
+        elements = self.element_nll(parameters, x.masked_fill(missing, self.support.filler))
         return elements.masked_fill(missing, 0.0).flatten(1).sum(-1)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
@@ -202,21 +187,7 @@ class Likelihood(Part, nn.Module, ABC):
                     'leave them out with the option missing="ignore"'
                 )
             x = x[~missing]
-        is_bounded = self.lowest != -float("inf") or self.highest != float("inf")
-        if x.numel() == 0 or not (is_bounded or self.whole):
-            return
-        low, high = (float(bound) for bound in torch.aminmax(x))
-        is_outside = low < self.lowest or high > self.highest
-        if is_outside or (not self.bounds_included and (low == self.lowest or high == self.highest)):
-            raise ValueError(
-                f"{type(self).__name__} models {self.support}, but the data ranges from {low:.6g} to {high:.6g}. {self.remedy}"
-            )
-        if self.whole:
-            fractions = x[x != x.round()]
-            if fractions.numel():
-                raise ValueError(
-                    f"{type(self).__name__} models {self.support}, but the data holds {float(fractions[0]):.6g}. {self.remedy}"
-                )
+        self.support.check(type(self).__name__, x)
 
     def _check_shapes(self, parameters: Tensor, x: Tensor | None = None) -> None:
         """Refuse another P, or an x of another shape, which would only broadcast."""

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
+from vaekit.likelihoods.support import UNIT_INTERVAL
 from vaekit.ops import philox
 
 
@@ -27,8 +28,7 @@ class Bernoulli(Likelihood):
         2.0794
     """
 
-    support = "values in [0, 1]"
-    lowest, highest = 0.0, 1.0
+    support = UNIT_INTERVAL
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(parameters[:, 0], x, reduction="none")

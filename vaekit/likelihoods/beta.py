@@ -14,6 +14,7 @@ from torch import Tensor
 from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
 from vaekit.likelihoods.special import beta_deviance, bounded_log, log_choice
+from vaekit.likelihoods.support import Support
 from vaekit.ops import philox, streams
 
 
@@ -36,13 +37,16 @@ class Beta(Likelihood):
     """
 
     parameters_per_element = 2
-    support = "values in (0, 1), without 0 and 1"
-    lowest, highest = 0.0, 1.0
-    bounds_included = False
-    filler = 0.5
-    remedy = (
-        "Squeeze data that holds 0 and 1, (x * (n - 1) + 0.5) / n for n examples, rescale other data, or choose "
-        "another likelihood, 'continuous_bernoulli' or 'gaussian' for example."
+    support = Support(
+        "values in (0, 1), without 0 and 1",
+        lowest=0.0,
+        highest=1.0,
+        bounds_included=False,
+        filler=0.5,
+        remedy=(
+            "Squeeze data that holds 0 and 1, (x * (n - 1) + 0.5) / n for n examples, rescale other data, or choose "
+            "another likelihood, 'continuous_bernoulli' or 'gaussian' for example."
+        ),
     )
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from vaekit.checks import checked_size
 from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import RAREST, Likelihood, registry
+from vaekit.likelihoods.support import Support
 
 
 @registry.register("categorical")
@@ -31,16 +32,20 @@ class Categorical(Likelihood):
         2.7726
     """
 
-    lowest, whole, is_nominal = 0.0, True, True
+    is_nominal = True
 
     def __init__(self, classes: int, missing: str = "refuse") -> None:
         super().__init__(missing)
         classes = checked_size("classes", classes, least=2)  # one class holds no information
         self.classes = self.parameters_per_element = classes
         self.features_per_element = self.statistics_per_element = classes
-        self.highest = float(classes - 1)
-        self.support = f"class numbers 0 to {classes - 1}"
-        self.remedy = "Number the classes from 0 on, and set the option classes to how many there are."
+        self.support = Support(
+            f"class numbers 0 to {classes - 1}",
+            lowest=0.0,
+            highest=float(classes - 1),
+            whole=True,
+            remedy="Number the classes from 0 on, and set the option classes to how many there are.",
+        )
 
     def element_features(self, x: Tensor) -> Tensor:
         classes = torch.arange(self.classes, device=x.device).reshape(-1, *(1,) * (x.ndim - 1))
@@ -48,7 +53,7 @@ class Categorical(Likelihood):
         return is_class.to(x.dtype).masked_fill(~is_class.any(1, keepdim=True), torch.nan)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        classes = x.nan_to_num(0.0).clamp(0.0, self.highest).long()  # no index may lie beyond the end
+        classes = x.nan_to_num(0.0).clamp(0.0, self.support.highest).long()  # no index may lie beyond the end
         return F.cross_entropy(parameters, classes, reduction="none").masked_fill(classes != x, torch.nan)
 
     def mean(self, parameters: Tensor) -> Tensor:

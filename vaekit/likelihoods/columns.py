@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vaekit.likelihoods.base import Likelihood, registry
 from vaekit.likelihoods.positive import DispersedLikelihood
+from vaekit.likelihoods.support import Support
 from vaekit.ops import philox
 from vaekit.registry import UnknownNameError
 
@@ -50,8 +51,7 @@ class Columns(Likelihood):
         3.3052
     """
 
-    support = "in each column the values of its own likelihood"
-    remedy = "Give each column the likelihood that suits it."
+    support = Support("in each column the values of its own likelihood", remedy="Give each column the likelihood that suits it.")
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor
 from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
 from vaekit.likelihoods.special import inverse, log_mean_exp, log_mean_exp_slope
+from vaekit.likelihoods.support import UNIT_INTERVAL
 
 
 @registry.register("continuous_bernoulli")
@@ -30,8 +31,7 @@ class ContinuousBernoulli(Likelihood):
         -0.4587
     """
 
-    support = "values in [0, 1]"
-    lowest, highest = 0.0, 1.0
+    support = UNIT_INTERVAL
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         t = parameters[:, 0]

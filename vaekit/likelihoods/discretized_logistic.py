@@ -16,6 +16,7 @@ from vaekit.checks import checked_size
 from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
 from vaekit.likelihoods.special import bounded_log, inverse, log_mean_exp
+from vaekit.likelihoods.support import Support
 from vaekit.ops import philox, streams
 
 
@@ -43,17 +44,19 @@ class DiscretizedLogistic(Likelihood):
         0.0
     """
 
-    lowest, highest = 0.0, 1.0
-
     def __init__(self, components: int = 5, levels: int = 256, missing: str = "refuse") -> None:
         super().__init__(missing)
         self.components = checked_size("components", components)
         self.levels = levels = checked_size("levels", levels, least=2)  # one level holds no information
         self.parameters_per_element = 3 * self.components
-        self.support = f"{levels} equally spaced levels in [0, 1]"
-        self.remedy = (
-            f"Divide whole numbers 0 to {levels - 1} by {levels - 1}, or set the option levels; for other values choose another "
-            "likelihood, 'continuous_bernoulli' or 'gaussian' for example."
+        self.support = Support(
+            f"{levels} equally spaced levels in [0, 1]",
+            lowest=0.0,
+            highest=1.0,
+            remedy=(
+                f"Divide whole numbers 0 to {levels - 1} by {levels - 1}, or set the option levels; for other values choose "
+                "another likelihood, 'continuous_bernoulli' or 'gaussian' for example."
+            ),
         )
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
@@ -114,7 +117,8 @@ class DiscretizedLogistic(Likelihood):
         if between.numel():
             value = float(between[0]) / (self.levels - 1)
             raise ValueError(
-                f"{type(self).__name__} models {self.support}, but the data holds {value:.6g} between two of them. {self.remedy}"
+                f"{type(self).__name__} models {self.support.words}, but the data holds {value:.6g} between two of them. "
+                f"{self.support.remedy}"
             )
 
     def _mean_of_one(self, mean: Tensor, log_scale: Tensor) -> Tensor:

@@ -34,8 +34,6 @@ class Gaussian(DispersedLikelihood):
         1.8379
     """
 
-    support = "real numbers"
-
     def __init__(self, variance: str = "fixed", sigma: float | None = None, missing: str = "refuse") -> None:
         super().__init__(missing, logvar=Positive("variance", variance, "sigma", sigma, 1.0, power=2.0))
         self.variance = variance

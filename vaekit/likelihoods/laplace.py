@@ -39,8 +39,6 @@ class Laplace(DispersedLikelihood):
         3.7726
     """
 
-    support = "real numbers"
-
     def __init__(self, scale: str = "fixed", b: float | None = None, missing: str = "refuse") -> None:
         super().__init__(missing, log_scale=Positive("scale", scale, "b", b, 1.0))
         self.scale = scale

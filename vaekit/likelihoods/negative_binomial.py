@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import COUNTS_REMEDY, RAREST, log_counts, registry
+from vaekit.likelihoods.base import RAREST, log_counts, registry
 from vaekit.likelihoods.positive import DispersedLikelihood, Positive
 from vaekit.likelihoods.special import binomial_deviance, bounded_log, log_choice, size_softplus, softplus
+from vaekit.likelihoods.support import COUNTS
 from vaekit.ops import philox, streams
 
 _NEVER = 80.0  # of the logarithms of a mean and a dispersion from which on no count is 0
@@ -47,9 +48,7 @@ class NegativeBinomial(DispersedLikelihood):
         2.0794
     """
 
-    support = "counts 0, 1, 2, ..."
-    lowest, whole = 0.0, True
-    remedy = COUNTS_REMEDY
+    support = COUNTS
 
     def __init__(self, dispersion: str = "element", theta: float | None = None, missing: str = "refuse") -> None:
         super().__init__(missing, log_theta=Positive("dispersion", dispersion, "theta", theta, 1.0))
@@ -101,9 +100,7 @@ class ZeroInflatedNegativeBinomial(DispersedLikelihood):
         0.2877
     """
 
-    support = "counts 0, 1, 2, ..."
-    lowest, whole = 0.0, True
-    remedy = COUNTS_REMEDY
+    support = COUNTS
 
     def __init__(self, dispersion: str = "element", theta: float | None = None, missing: str = "refuse") -> None:
         super().__init__(missing, others=2, log_theta=Positive("dispersion", dispersion, "theta", theta, 1.0))

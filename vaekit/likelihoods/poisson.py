@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import COUNTS_REMEDY, RAREST, Likelihood, log_counts, registry
+from vaekit.likelihoods.base import RAREST, Likelihood, log_counts, registry
 from vaekit.likelihoods.special import excess, factorial_excess
+from vaekit.likelihoods.support import COUNTS
 
 
 @registry.register("poisson")
@@ -26,9 +27,7 @@ class Poisson(Likelihood):
         8.827
     """
 
-    support = "counts 0, 1, 2, ..."
-    lowest, whole = 0.0, True
-    remedy = COUNTS_REMEDY
+    support = COUNTS
 
     def element_features(self, x: Tensor) -> Tensor:
         return log_counts(x)

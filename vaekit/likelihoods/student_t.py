@@ -47,8 +47,6 @@ class StudentT(DispersedLikelihood):
         28.7758
     """
 
-    support = "real numbers"
-
     def __init__(
         self,
         scale: str = "fixed",

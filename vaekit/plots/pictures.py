@@ -327,7 +327,7 @@ def _on_device(vae: VAE, x: Any) -> Tensor:
 
 
 def _limits(vae: VAE, *drawn: Tensor) -> tuple[float, float]:
-    return value_limits(vae.likelihood.lowest, vae.likelihood.highest, *drawn)
+    return value_limits(vae.likelihood.support.lowest, vae.likelihood.support.highest, *drawn)
 
 
 def _conditions(vae: VAE, condition: Any, count: int) -> Tensor | None:

@@ -21,8 +21,6 @@ class Logistic(Likelihood):
         missing: "refuse" or "ignore" NaN in the data.
     """
 
-    support = "real numbers"
-
     def __init__(self, scale: float = 1.0, missing: str = "refuse") -> None:
         super().__init__(missing)
         if not 0.0 < scale < math.inf:
