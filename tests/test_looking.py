@@ -115,3 +115,21 @@ def test_none_are_shown_as_none():
 def test_more_samples_than_memory_holds_are_refused_at_once(n):
     with pytest.raises(MemoryError, match=f"{n:,}"):
         vaekit.create_vae(**SMALL).sample(n)
+
+
+def test_a_prior_that_is_given_is_looked_at_in_evaluation_mode_too():
+    class Noisy(vaekit.Prior):
+        def __init__(self):
+            super().__init__()
+            self.dropout = torch.nn.Dropout(0.5)
+
+        def log_prob(self, z):
+            return torch.zeros(len(z))
+
+        def sample(self, shape, *, key, dtype, row_start=0):
+            return self.dropout(torch.ones(shape, dtype=dtype))
+
+    prior = Noisy().train()
+    vae = vaekit.create_vae(**SMALL)
+    torch.testing.assert_close(vae.sample(4, prior=prior), vae.decode(torch.ones(4, 2)))
+    assert prior.dropout.training

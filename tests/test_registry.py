@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import pickle
 import sys
@@ -281,6 +282,27 @@ def test_a_part_that_failed_to_construct_says_so_in_its_own_words(shapes):
         type(shapes.create("square"))(sides=3)
 
 
+def test_a_class_without_a_constructor_refuses_arguments(shapes):
+    with pytest.raises(TypeError, match="arguments|object"):
+        type("Point", (Shape,), {})(1, 2)
+
+
+def test_a_class_with_a_new_of_its_own_is_recorded_all_the_same(shapes):
+    @shapes.register("counted")
+    class Counted(Shape):
+        made = 0
+
+        def __new__(cls, *args, **kwargs):
+            Counted.made += 1
+            return super().__new__(cls)
+
+        def __init__(self, side=1.0):
+            self.side = side
+
+    assert recorded_spec(Counted(5.0)) == {"name": "counted", "side": 5.0}
+    assert Counted.made == 1
+
+
 def test_a_part_made_before_its_class_was_registered_has_a_spec_too():
     class Late(Shape):
         def __init__(self, side):
@@ -519,3 +541,46 @@ def test_a_plugin_may_look_something_up_while_it_is_imported(announce, shapes, m
     announce("shape_circle", CIRCLE, {"circle": "Circle"})
     assert shapes.names() == ["asks", "circle", "rectangle", "square"]
     assert sys.modules["shape_asks"].NAMES == ["circle", "rectangle", "square"]
+
+
+def test_two_threads_that_wait_for_each_others_imports_come_through(announce, shapes, monkeypatch):
+    """One imports a plugin whose body looks names up, the other looks names up and imports that plugin."""
+    both = threading.Barrier(2, timeout=30)
+    monkeypatch.setattr(sys.modules[__name__], "shapes_under_test", shapes, raising=False)
+    monkeypatch.setattr(sys.modules[__name__], "meet", both.wait, raising=False)
+    announce(
+        "shape_asks",
+        f"from {__name__} import meet, shapes_under_test\nmeet()\nshapes_under_test.names()\n{CIRCLE}",
+        {"asks": "Circle"},
+    )
+    threads = [
+        threading.Thread(target=lambda: importlib.import_module("shape_asks"), daemon=True),
+        threading.Thread(target=lambda: (both.wait(), shapes.names()), daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert "asks" in shapes.names()
+
+
+def test_a_plugin_whose_import_was_interrupted_can_be_asked_for_again(announce, shapes, monkeypatch):
+    interrupts = [KeyboardInterrupt()]
+
+    def interrupt():
+        if interrupts:
+            raise interrupts.pop()
+
+    monkeypatch.setattr(sys.modules[__name__], "interrupt", interrupt, raising=False)
+    announce("shape_slow", f"from {__name__} import interrupt\ninterrupt()\n{CIRCLE}", {"slow": "Circle"})
+    with pytest.raises(KeyboardInterrupt):
+        shapes.create("slow")
+    assert shapes.create("slow").radius == 1.0
+
+
+@pytest.mark.parametrize("name", [["square"], 3, None])
+def test_a_name_that_is_no_string_is_refused_with_the_names_there_are(shapes, name):
+    for ask in (shapes.create, shapes.describe):
+        with pytest.raises(TypeError, match="rectangle, square"):
+            ask(name)

@@ -16,12 +16,10 @@ import importlib.metadata
 import inspect
 import threading
 import warnings
+from abc import ABCMeta
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,7 +32,18 @@ class UnknownNameError(KeyError):
         return str(self.args[0])  # KeyError itself would print the repr, with quotes and escaped newlines
 
 
-class Part:
+class _Recorded(ABCMeta):
+    """Records the arguments of each construction, before the class sees them."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        given = _given(cls, args, kwargs)
+        part = super().__call__(*args, **kwargs)
+        if given is not None and type(part) is cls and hasattr(part, "__dict__"):
+            vars(part)["_constructed_with"] = given
+        return part
+
+
+class Part(metaclass=_Recorded):
     """What a registry's classes extend: an instance remembers the arguments that it was constructed with.
 
     They are recorded before the constructor runs, so that a constructor may take its arguments apart. Mappings and sequences are
@@ -42,21 +51,6 @@ class Part:
     """
 
     __slots__ = ()
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        part = super().__new__(cls)
-        if hasattr(part, "__dict__"):
-            try:
-                arguments = inspect.signature(cls.__init__).bind(part, *args, **kwargs)
-            except TypeError:  # the constructor says what is wrong; and copies are made without arguments, and get the record
-                return part
-            _, *parameters = arguments.signature.parameters.values()
-            given = {p.name: arguments.arguments[p.name] for p in parameters if p.name in arguments.arguments}
-            for parameter in parameters:
-                if parameter.kind is parameter.VAR_KEYWORD:
-                    given.update(given.pop(parameter.name, {}))
-            vars(part)["_constructed_with"] = _snapshot(given)
-        return part
 
 
 @dataclass(frozen=True)
@@ -114,8 +108,9 @@ class Registry(Generic[T]):
         self.kind, self.group, self.base = kind, group, base
         self._parts: dict[str, Callable[..., T]] = {}
         self._failures: dict[str, str] = {}
-        self._loading = threading.RLock()  # another thread waits; a plugin that looks something up while it is imported does not
         self._pending: dict[str, importlib.metadata.EntryPoint] | None = None  # not imported yet; None: not looked for yet
+        self._entering = threading.Lock()  # never held over an import, which may wait for another thread's
+        self._importing = threading.local()
 
     def register(self, name: str) -> Callable[[F], F]:
         """A decorator that enters a class or function under `name`.
@@ -209,6 +204,8 @@ class Registry(Generic[T]):
         return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def _find(self, name: str) -> Callable[..., T]:
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a {self.kind} has to be a string, got {name!r}; there are: {', '.join(self.names())}")
         if name not in self._parts:
             self._load_plugins(name)
         if name in self._parts:
@@ -239,28 +236,38 @@ class Registry(Generic[T]):
             raise TypeError(f"{self.kind} {name!r} needs the option {' and '.join(repr(m) for m in missing)}")
 
     def _load_plugins(self, name: str | None = None) -> None:
-        """Import the plugin that announces `name`; if there is none, or without a name, all that have not been imported."""
-        with self._loading:
-            if self._pending is None:
-                self._pending = {}
-                self._pending = {entry.name: entry for entry in _entry_points(self.group)}
-            wanted = [name] if name in self._pending else list(self._pending)
-            for announced in wanted:
-                if (entry := self._pending.pop(announced, None)) is not None:  # unless another one's import has asked for it
-                    self._load(entry)
+        """Import the plugin that announces `name`; if there is none, or without a name, all that have not been imported.
+
+        Two threads may import one plugin at a time: Python lets one of them wait for the other.
+        """
+        if self._pending is None:
+            self._pending = {entry.name: entry for entry in _entry_points(self.group)}
+        mine: set[str] = self._importing.__dict__.setdefault("names", set())
+        for announced in [name] if name in self._pending else list(self._pending):
+            entry = self._pending.get(announced)
+            if entry is None or announced in mine:  # done by now, or what this thread is importing asks for something
+                continue
+            mine.add(announced)
+            try:
+                self._load(entry)
+            finally:
+                mine.discard(announced)
+            self._pending.pop(announced, None)  # after ^C in an import it is still pending
 
     def _load(self, entry: importlib.metadata.EntryPoint) -> None:
         try:
             part = entry.load()
-            if self._parts.get(entry.name) is not part and not inspect.ismodule(part):
-                self.register(entry.name)(part)  # unless importing it has run its own @register
+            with self._entering:
+                if self._parts.get(entry.name) is not part and not inspect.ismodule(part):
+                    self.register(entry.name)(part)  # unless importing it has run its own @register
         except (Exception, SystemExit) as error:  # a broken plugin is reported and must not take the library down
-            self._failures[entry.name] = f"{type(error).__name__}: {error}"
-            warnings.warn(
-                f"the {self.kind} plugin {entry.name!r} ({entry.value}) could not be loaded: {type(error).__name__}: {error}",
-                RuntimeWarning,
-                stacklevel=5,
-            )
+            reason = f"{type(error).__name__}: {error}"
+            if self._failures.setdefault(entry.name, reason) is reason:  # once, whichever thread was first
+                warnings.warn(
+                    f"the {self.kind} plugin {entry.name!r} ({entry.value}) could not be loaded: {reason}",
+                    RuntimeWarning,
+                    stacklevel=5,
+                )
 
 
 def recorded_spec(part: object) -> dict[str, Any] | None:
@@ -271,6 +278,19 @@ def recorded_spec(part: object) -> dict[str, Any] | None:
     name = vars(type(part)).get("_registered_name")
     given = getattr(part, "__dict__", {}).get("_constructed_with")
     return None if name is None or given is None else {"name": name, **given}
+
+
+def _given(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a constructor is given, by name; None where it will refuse it in its own words."""
+    parameters = _parameters(cls)
+    try:
+        bound = inspect.Signature(list(parameters.values())).bind(*args, **kwargs).arguments
+    except TypeError:
+        return None
+    given: dict[str, Any] = {}
+    for name, value in bound.items():
+        given |= value if parameters[name].kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+    return {name: _snapshot(value) for name, value in given.items()}
 
 
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -196,8 +196,23 @@ def scheduled(module: nn.Module) -> dict[str, Schedule]:
         >>> list(scheduled(vaekit.losses.create("elbo", beta={"name": "linear", "steps": 10})))
         ['beta']
     """
-    held = {name: value for part in module.modules() for name, value in vars(part).items() if isinstance(value, Schedule)}
+    held = {
+        f"{path}.{name}" if path else name: value
+        for path, part in module.named_modules()
+        for name, value in vars(part).items()
+        if isinstance(value, Schedule)
+    }
     return {name: schedule for name, schedule in held.items() if not isinstance(schedule, Constant)}
+
+
+def is_final(weight: Schedule, step: int) -> bool:
+    """Whether a weight has its final value at a step, to a thousandth: some schedules only come near it.
+
+    Example:
+        >>> is_final(Linear(steps=10), 9), is_final(Linear(steps=10), 10)
+        (False, True)
+    """
+    return math.isclose(weight(step), weight(None), rel_tol=1e-3)
 
 
 def _between(start: float, end: float, fraction: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,16 @@ _DRAWS = {
 }
 
 
+_WITHOUT_GENERATOR = {  # or in some versions of torch without: these draw from the global generator, which is lent to them
+    *(torch.rand_like, torch.randn_like, torch.randint_like, torch.dropout, torch.dropout_, torch.binomial),
+    *(torch._standard_gamma, torch._sample_dirichlet, torch.rrelu, torch.rrelu_),
+    *(torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout),
+    *(f for name, f in vars(torch.nn.functional).items() if inspect.isfunction(f) and ("dropout" in name or "rrelu" in name)),
+    torch.nn.functional.gumbel_softmax,
+}
+_lending = threading.Lock()
+
+
 class _OwnGenerators(TorchFunctionMode):
     """Gives what draws in this thread a generator of our own, one for each device, all of one seed."""
 
@@ -32,12 +43,18 @@ class _OwnGenerators(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in _DRAWS and kwargs.get("generator") is None:
-            tensor = next((a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)), None)
-            device = torch.device(kwargs.get("device") or torch.get_default_device()) if tensor is None else tensor.device
-            if device.type != "meta":  # which draws nothing
-                kwargs["generator"] = self._generator(device)
-        return func(*args, **kwargs)
+        draws, asks = func in _DRAWS, func in _WITHOUT_GENERATOR
+        if not (draws or asks) or kwargs.get("generator") is not None:
+            return func(*args, **kwargs)
+        tensor = next((a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)), None)
+        device = torch.device(kwargs.get("device") or (torch.get_default_device() if tensor is None else tensor.device))
+        if device.type == "meta":  # which draws nothing
+            return func(*args, **kwargs)
+        device = torch.empty(0, device=device).device  # "cuda" and "cuda:0" are one
+        if draws:
+            return func(*args, **{**kwargs, "generator": self._generator(device)})
+        with _lent(self._generator(device)):
+            return func(*args, **kwargs)
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if device not in self.generators:
@@ -47,8 +64,26 @@ class _OwnGenerators(TorchFunctionMode):
 
 
 @contextmanager
+def _lent(generator: torch.Generator) -> Iterator[None]:
+    """The global generator of the generator's device goes on from its state for a while, and then from its own again."""
+    index = generator.device.index or 0
+    shared = torch.cuda.default_generators[index] if generator.device.type == "cuda" else torch.default_generator
+    with _lending:
+        before = shared.get_state()
+        shared.set_state(generator.get_state())
+        try:
+            yield
+        finally:
+            generator.set_state(shared.get_state())
+            shared.set_state(before)
+
+
+@contextmanager
 def drawing_from(seed: int) -> Iterator[None]:
     """What is drawn in this thread comes from generators of this seed; the numbers are those that torch.manual_seed(seed) gives.
+
+    Functions that take no generator, dropout for example, are lent the global one: another thread that draws at that very moment
+    would share it.
 
     Raises:
         TypeError, ValueError: a seed that is not a whole number of 64 bits.

@@ -1,8 +1,10 @@
 """The components of a run, each by itself: options, plan, optimizers, gate, engine, watch."""
 
 import dataclasses
+import gc
 import inspect
 import math
+import weakref
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ import torch
 import vaekit
 from vaekit import NonFiniteLossError, UnknownNameError, fold_in, make_key
 from vaekit.data import as_batches
-from vaekit.training import FitOptions, optimizers
+from vaekit.training import FitOptions, optimizers, watch
 from vaekit.training.engine import Engine
 from vaekit.training.guard import Guard, Taken
 from vaekit.training.plan import Plan
@@ -207,17 +209,26 @@ def test_the_gate_joins_the_flag_of_a_grad_scaler_and_gives_it_back(scaler, bad)
     assert not hasattr(optimizer, "found_inf")
 
 
-def test_with_an_optimizer_that_cannot_be_gated_the_weights_stay_finite():
+@pytest.mark.parametrize(
+    "optimizer", [{"name": "adamax", "weight_decay": 0.5}, {"name": "sgd", "momentum": 0.9}, "adam"], ids=str
+)
+def test_a_loss_that_is_not_finite_leaves_the_weights_of_the_step_before_with_every_optimizer(optimizer, monkeypatch):
     class Spoiled(vaekit.Elbo):
         def forward(self, model, batch, context):
             terms = super().forward(model, batch, context)
             return terms if context.step != 5 else terms._replace(total=terms.total * math.nan)
 
-    parts = model()
+    class Keep(vaekit.Callback):
+        def on_step_end(self, state):
+            if state.step == 5:
+                kept.append(weights(state.vae))
+
+    kept, parts = [], model()
     vae = vaekit.VAE(parts.encoder, parts.decoder, likelihood=parts.likelihood, loss=Spoiled())
-    with pytest.raises(NonFiniteLossError, match="step 5: loss is not finite.*momentum"):
-        fit(vae, epochs=5, optimizer="adamax")
-    assert weights(vae).isfinite().all()
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 1e9)
+    with pytest.raises(NonFiniteLossError, match="step 5: loss is not finite.*the weights from before that step"):
+        fit(vae, epochs=5, batch_size=4, optimizer=optimizer, callbacks=[Keep()])
+    assert torch.equal(weights(vae), kept[0])
 
 
 # The engine.
@@ -273,14 +284,70 @@ def test_a_watch_looks_as_often_as_its_clock_says():
     batches = as_batches(X, 10)
     guard = Guard(vae, batches)
     guard.keep()
-    watch = Watch(RunState(vae), guard, total=50, progress=False, seconds=1.0, clock=lambda: now[0])
-    state = watch._state
+    looking = Watch(RunState(vae), guard, total=50, progress=False, seconds=1.0, clock=lambda: now[0])
+    state = looking._state
     for step in Plan(batches, 0, CPU).steps(0, 0):
-        watch.add(Taken(step, vae(step.batch.x, key=step.key).detach()))
+        looking.add(Taken.of(step, vae(step.batch.x, key=step.key).detach()))
         now[0] += 0.4
-        watch.look_if_due()
+        looking.look_if_due()
         looked = {0: 0, 1: 0, 2: 3, 3: 3, 4: 3}[step.number]
         assert state.sums._examples.get("loss", 0) == 10 * looked
-    watch.look(epoch_ends=True)
+    looking.look(epoch_ends=True)
     assert state.sums._examples["loss"] == 50
-    watch.close()
+    looking.close()
+
+
+def test_batches_of_whole_data_are_not_held_until_the_next_look(monkeypatch):
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 1e9)
+    alive = []
+
+    class Count(vaekit.Callback):
+        def on_step_end(self, state):
+            gc.collect()
+            alive.append(sum(x() is not None for x in seen))
+
+    class Seen(vaekit.Elbo):
+        def forward(self, model, batch, context):
+            seen.append(weakref.ref(batch.x))
+            return super().forward(model, batch, context)
+
+    seen, parts = [], model()
+    fit(vaekit.VAE(parts.encoder, parts.decoder, likelihood=parts.likelihood, loss=Seen()), callbacks=[Count()], batch_size=5)
+    assert max(alive) <= 3  # the first, for an explanation, and those of the present step
+
+
+@pytest.mark.parametrize("after", [3, 4])
+def test_an_interrupt_leaves_no_gradients_and_refuses_what_is_not_finite(after, monkeypatch):
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 1e9)
+
+    class Spoiled(vaekit.Elbo):
+        def forward(self, model, batch, context):
+            terms = super().forward(model, batch, context)
+            return terms if context.step != 3 else terms._replace(total=terms.total * math.nan)
+
+    class Interrupt(vaekit.Callback):
+        def on_step_end(self, state):
+            for parameter in state.vae.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            if state.step == after:
+                raise KeyboardInterrupt
+
+    parts = model()
+    vae = vaekit.VAE(parts.encoder, parts.decoder, likelihood=parts.likelihood, loss=Spoiled())
+    if after == 3:
+        assert fit(vae, callbacks=[Interrupt()]).interrupted
+    else:
+        with pytest.raises(NonFiniteLossError, match="step 3"):
+            fit(vae, callbacks=[Interrupt()])
+    assert all(parameter.grad is None for parameter in vae.parameters())
+
+
+def test_an_objective_is_told_the_size_of_the_data():
+    class Asks(vaekit.Elbo):
+        def forward(self, model, batch, context):
+            sizes.append(context.dataset_size)
+            return super().forward(model, batch, context)
+
+    sizes, parts = [], model()
+    fit(vaekit.VAE(parts.encoder, parts.decoder, likelihood=parts.likelihood, loss=Asks()))
+    assert set(sizes) == {50}

@@ -8,6 +8,8 @@ import torch
 
 import vaekit
 from vaekit import EarlyStopping, History, NonFiniteLossError
+from vaekit.data import as_batches
+from vaekit.training import preflight
 
 X = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
 WARM_UP = {"name": "linear", "steps": 6}
@@ -245,4 +247,162 @@ def test_the_history_is_never_ahead_of_the_weights_it_speaks_of(tmp_path, monkey
     monkeypatch.setattr(vaekit.VAE, "save", failing)
     with pytest.raises(OSError, match="No space"):
         fit(model(), out=tmp_path)
-    assert not (tmp_path / "history.csv").exists()
+    assert (tmp_path / "history.csv").read_text() == ""  # with which the run claimed the folder
+
+
+# Found by attack.
+
+
+def test_an_override_of_train_is_respected():
+    class Frozen(torch.nn.Sequential):
+        def train(self, mode=True):
+            super().train(mode)
+            self[0].eval()
+            return self
+
+    vae = model()
+    vae.encoder.body.insert(0, Frozen(torch.nn.BatchNorm1d(6)))
+    before = vae.encoder.body[0][0].running_mean.clone()
+    fit(vae)
+    assert torch.equal(vae.encoder.body[0][0].running_mean, before)
+
+
+def test_a_layer_without_parameters_stays_in_evaluation_mode_where_it_was_put_there_by_itself():
+    for whole_is_evaluating in (False, True):
+        vae = model(encoder={"hidden": (8,), "dropout": 0.5})
+        dropout = next(m for m in vae.encoder.modules() if isinstance(m, torch.nn.Dropout))
+        dropout.eval()
+        if whole_is_evaluating:
+            vae.eval()
+        seen = []
+
+        class Look(vaekit.Callback):
+            def on_step_end(self, state, dropout=dropout, seen=seen):
+                seen.append(dropout.training)
+
+        fit(vae, callbacks=[Look()])
+        assert set(seen) == {whole_is_evaluating}
+
+
+def test_a_layer_that_a_frozen_module_shares_is_trained_where_it_is_not_frozen():
+    vae = model()
+    shared = torch.nn.Dropout(0.5)
+    vae.encoder.body.append(shared)
+    vae.decoder.shared = shared
+    vae.encoder.requires_grad_(False).eval()
+    seen = []
+
+    class Look(vaekit.Callback):
+        def on_step_end(self, state):
+            seen.append((shared.training, vae.encoder.training))
+
+    fit(vae, callbacks=[Look()])
+    assert set(seen) == {(True, False)}
+
+
+def test_a_frozen_bias_is_not_started_and_a_refused_run_moves_nothing():
+    vae = model()
+    vae.decoder.requires_grad_(False)
+    before = copy.deepcopy(vae.state_dict())
+    with pytest.raises(ValueError, match="initialize_output_bias"):
+        fit(vae, initialize_output_bias=True)
+    vae.requires_grad_(False)
+    with pytest.raises(ValueError, match="requires_grad"):
+        fit(vae)
+    for name, tensor in vae.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_frozen_weights_in_half_precision_are_no_reason_to_refuse():
+    vae = model()
+    vae.loss.judge = torch.nn.Linear(6, 6).bfloat16().requires_grad_(False)
+    assert fit(vae).epochs == 2
+
+
+def test_weights_that_are_not_finite_are_refused_by_name_before_the_first_step():
+    vae = model()
+    with torch.no_grad():
+        vae.decoder.get_parameter(name := next(iter(dict(vae.decoder.named_parameters())))).view(-1)[0] = float("nan")
+    with pytest.raises(ValueError, match=f"decoder.{name}"):
+        fit(vae)
+
+
+def test_an_epoch_in_which_a_cyclic_weight_went_down_is_not_settled():
+    beta = {"name": "cyclic", "period": 4, "cycles": 4, "ramp": 0.5}
+    history = fit(model(loss={"name": "elbo", "beta": beta}), X[:20], batch_size=4, epochs=4)  # five steps an epoch
+    assert history.is_settled == [False, False, False, True]
+
+
+def test_a_schedule_that_only_comes_near_its_end_is_settled_when_it_is_near():
+    class Nearing(vaekit.schedules.Schedule):
+        def __call__(self, step):
+            return 1.0 if step is None else 1.0 - 2.0 ** -(step + 1)
+
+    vae = model()
+    vae.loss.beta = Nearing()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history = fit(vae, epochs=5)
+    assert history.is_settled == [False, False, False, True, True]
+
+
+def test_every_scheduled_weight_counts_also_that_of_an_objective_within():
+    loss = vaekit.losses.create("elbo", beta={"name": "linear", "steps": 3})
+    loss.inner = vaekit.losses.create("elbo", beta={"name": "linear", "steps": 1000})
+    assert sorted(vaekit.schedules.scheduled(loss)) == ["beta", "inner.beta"]
+
+
+def test_callbacks_may_come_from_a_generator_and_no_other_thing():
+    steps = []
+
+    class Count(vaekit.Callback):
+        def on_step_end(self, state):
+            steps.append(state.step)
+
+    fit(model(), callbacks=(callback for callback in [Count()]))
+    assert len(steps) == 8
+    for callbacks in (None, Count(), [Count], 3):
+        with pytest.raises(TypeError, match="callbacks"):
+            fit(model(), callbacks=callbacks)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("patience", 2.5), ("patience", 0), ("patience", "3"), ("min_delta", float("nan"))]
+)
+def test_early_stopping_checks_its_options(option, value):
+    with pytest.raises((TypeError, ValueError), match=option):
+        EarlyStopping(**{option: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "name"),
+    [({"progress": "no"}, TypeError, "progress"), ({"device": None}, (TypeError, ValueError), "device")],
+)
+def test_other_mistakes_are_named(arguments, error, name):
+    with pytest.raises(error, match=name):
+        fit(model(), **arguments)
+    with pytest.raises(TypeError, match="Linear"):
+        fit(torch.nn.Linear(1, 1))
+
+
+def test_dropout_is_seeded_whatever_the_global_generator_has_drawn():
+    losses = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        losses.append(fit(model(encoder={"hidden": (8,), "dropout": 0.5}))["loss"])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("name", ["epoch", "is_settled"])
+def test_a_term_with_the_name_of_a_column_is_refused(name):
+    with pytest.raises(ValueError, match=name):
+        History().append({"loss": 1.0, name: 2.0}, 0.0)
+
+
+def test_a_last_batch_of_one_that_can_be_trained_on_leaves_the_averages_alone():
+    conv = {"name": "conv", "channels": (4,), "hidden": (), "normalization": "batch"}
+    vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2, encoder=conv, seed=0)
+    before = copy.deepcopy(vae.state_dict())
+    preflight.check_smallest_batch(vae.train(), as_batches(torch.rand(17, 1, 8, 8), 16))
+    for name, tensor in vae.state_dict().items():
+        assert torch.equal(tensor, before[name]), name

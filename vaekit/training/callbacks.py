@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from vaekit.checks import checked_number, checked_size
 from vaekit.training.state import RunState
 
 
@@ -42,9 +43,8 @@ class EarlyStopping(Callback):
     """
 
     def __init__(self, patience: int = 5, monitor: str = "val_loss", min_delta: float = 0.0) -> None:
-        if patience < 1:
-            raise ValueError(f"patience has to be at least 1 epoch, got {patience}")
-        self.patience, self.monitor, self.min_delta = patience, monitor, min_delta
+        self.patience, self.monitor = checked_size("patience", patience), monitor
+        self.min_delta = checked_number("min_delta", min_delta)
 
     def on_epoch_end(self, state: RunState) -> None:
         if self.monitor not in state.history:

@@ -24,7 +24,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
-        self.folder: Path | None = None if folder is None else writable_folder(folder)
+        # Absolute, as a callback may go to another folder.
+        self.folder: Path | None = None if folder is None else writable_folder(folder).resolve()
         self._epochs_saved = 0
         if self.folder is None:
             return
@@ -56,11 +57,13 @@ class Checkpoints:
 
     def run_ended(self, state: RunState) -> None:
         """Write what has not been written, and the last weights if a step was made; a history only of what has epochs."""
-        self.epoch_ended(state)
-        if self.folder is not None and not state.history.epochs:
-            (self.folder / HISTORY_FILE).unlink(missing_ok=True)
-        if self.folder is not None and state.step:
-            self._save(state, LAST)
+        try:
+            self.epoch_ended(state)
+        finally:
+            if self.folder is not None and not state.history.epochs:
+                (self.folder / HISTORY_FILE).unlink(missing_ok=True)
+            if self.folder is not None and state.step:
+                self._save(state, LAST)
 
     def _save(self, state: RunState, name: str) -> None:
         assert self.folder is not None

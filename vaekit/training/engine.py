@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lightning_fabric import Fabric
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed")  # 16-mixed scales gradients, which has to be undone before they are clipped
 
 
 class Engine:
@@ -22,8 +22,8 @@ class Engine:
 
     Args:
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps", or a `torch.device`.
-        precision: "32-true" computes in the weights' dtype; "bf16-mixed" and "16-mixed" by autocast, which leaves the data in
-            the dtype that it has: a likelihood needs every digit of a count.
+        precision: "32-true" computes in the weights' dtype; "bf16-mixed" by autocast, which leaves the data in the dtype that it
+            has: a likelihood needs every digit of a count.
 
     Raises:
         ValueError: a device that does not exist, or is not here; another precision.

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
+from vaekit.checks import checked_flag
 from vaekit.data import Stream, Whole
 from vaekit.evaluation.terms import evaluation_key, mean_terms
 from vaekit.inputs import checked_batches
-from vaekit.layers import BATCH_NORMALIZATIONS
 from vaekit.schedules import Schedule, scheduled
+from vaekit.training import preflight
 from vaekit.training.callbacks import Callback
 from vaekit.training.checkpoints import Checkpoints
 from vaekit.training.engine import Engine
@@ -114,104 +112,59 @@ def fit(
         device=device,
         initialize_output_bias=initialize_output_bias,
     )
-    if isinstance(callbacks, Callback) or not all(isinstance(callback, Callback) for callback in callbacks):
-        raise TypeError(f"callbacks takes a sequence of objects that extend vaekit.Callback, got {callbacks!r}")
+    if not isinstance(vae, VAE):
+        raise TypeError(f"fit trains a vaekit.VAE, got {type(vae).__name__}; vaekit.create_vae composes one")
+    callbacks = _checked_callbacks(callbacks)
+    checked_flag("progress", progress)
     engine = Engine(device)
-    _check_precision(vae, engine.device)
+    preflight.check_precision(vae, engine.device)
+    preflight.check_weights(vae)
     batches, validation_batches = checked_batches(vae, train, batch_size, "train"), None
     if validation is not None:
         validation_batches = checked_batches(vae, validation, batch_size, "validation")
-    if initialize_output_bias and isinstance(batches, Stream):
+    if initialize_output_bias:
+        _check_that_the_bias_can_start(vae, batches)
+    if out is not None:
+        vae.config()  # a model that cannot be saved is refused before it is trained, not after
+    checkpoints = Checkpoints(out)
+    with engine.seeded(seed), torch.inference_mode(False), torch.enable_grad(), preflight.training_mode(vae):
+        preflight.check_smallest_batch(vae, batches)
+        vae.to(engine.device)
+        state, plan, guard = RunState(vae), Plan(batches, seed, engine.device), Guard(vae, batches)
+        update = Update(vae, engine, options, guard, plan.size)
+        weights = scheduled(vae.loss)
+        if plan.steps_per_epoch is not None:
+            preflight.warn_of_unfinished(weights, epochs * plan.steps_per_epoch, "the run has")
+        checkpoints.claim()  # from here on nothing is refused
+        if initialize_output_bias:
+            vae.initialize_output_bias(batch.x for batch in batches)
+        validate = None
+        if validation_batches is not None:
+            validate = partial(mean_terms, vae, validation_batches, evaluation_key(seed))
+        watch = Watch(state, guard, None if plan.size is None else epochs * plan.size, progress)
+        history = Loop(state, plan, update, guard, watch, checkpoints, callbacks, validate, weights).run(epochs)
+        if plan.steps_per_epoch is None:
+            preflight.warn_of_unfinished(weights, state.step, "the run had")
+    return history
+
+
+def _checked_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+    given = () if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable) else tuple(callbacks)
+    if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable) or not all(isinstance(c, Callback) for c in given):
+        raise TypeError(f"callbacks takes a sequence of objects that extend vaekit.Callback, got {callbacks!r}")
+    return given
+
+
+def _check_that_the_bias_can_start(vae: VAE, batches: Whole | Stream) -> None:
+    if isinstance(batches, Stream):
         raise ValueError(
             "initialize_output_bias=True reads the data once before training, and a loader may give its batches only once; "
             "call vae.initialize_output_bias(x) with some of it, and then fit"
         )
-    if out is not None:
-        vae.config()  # a model that cannot be saved is refused before it is trained, not after
-    checkpoints = Checkpoints(out)
-    with engine.seeded(seed), torch.inference_mode(False), torch.enable_grad(), _training_mode(vae):
-        _check_smallest_batch(vae, batches)
-        if initialize_output_bias:
-            vae.initialize_output_bias(batch.x for batch in batches)
-        vae.to(engine.device)
-        state, plan, guard = RunState(vae), Plan(batches, seed, engine.device), Guard(vae, batches)
-        update = Update(vae, engine, options, guard, batches.size)
-        weights = scheduled(vae.loss)
-        if isinstance(batches, Whole):
-            _warn_of_unfinished(weights, epochs * -(-batches.size // batch_size), "the run has")
-
-        def validate() -> dict[str, float]:
-            assert validation_batches is not None
-            return mean_terms(vae, validation_batches, evaluation_key(seed))
-
-        checkpoints.claim()  # from here on nothing is refused
-        total = None if batches.size is None else epochs * batches.size
-        watch = Watch(state, guard, total, progress)
-        has_validation = validation_batches is not None
-        loop = Loop(state, plan, update, guard, watch, checkpoints, callbacks, validate if has_validation else None, weights)
-        history = loop.run(epochs)
-        if isinstance(batches, Stream):
-            _warn_of_unfinished(weights, state.step, "the run had")
-    return history
-
-
-def _check_precision(vae: VAE, device: torch.device) -> None:
-    """Refuse to train where numbers are rounded in ways that nobody asked for."""
-    half = sorted({str(p.dtype) for p in vae.parameters() if p.dtype in (torch.float16, torch.bfloat16)})
-    if half:
-        raise TypeError(
-            f"the model's weights are {' and '.join(half)}, in which the steps of an optimizer are lost to rounding; train it in "
-            "single precision, vae.float()"
-        )
-    for kind in dict.fromkeys(("cpu", device.type)):
-        if torch.is_autocast_enabled(kind):
-            raise RuntimeError(
-                f"fit was called inside torch.autocast({kind!r}), which keeps casts of the weights while those are trained; call "
-                "it outside, and the model is trained in the weights' dtype"
-            )
-
-
-@contextmanager
-def _training_mode(vae: VAE) -> Iterator[None]:
-    """The model in training mode, less what its owner has frozen and put into evaluation mode; afterwards in evaluation mode."""
-    frozen = {part for module in vae.modules() if not module.training and _is_frozen(module) for part in module.modules()}
-    for module in vae.modules():
-        module.training = module not in frozen
-    try:
-        yield
-    finally:
-        vae.eval()
-
-
-def _is_frozen(module: nn.Module) -> bool:
-    parameters = list(module.parameters())
-    return bool(parameters) and not any(p.requires_grad for p in parameters)
-
-
-def _check_smallest_batch(vae: VAE, batches: Whole | Stream) -> None:
-    """Refuse a last batch of one example where batch normalisation cannot be trained on it, before the steps up to it."""
-    if not isinstance(batches, Whole) or min(batches.size, batches.size % batches.batch_size or batches.batch_size) != 1:
-        return
-    if not any(isinstance(m, BATCH_NORMALIZATIONS) and m.training for m in vae.modules()):
-        return
-    one = next(iter(Whole(batches.examples, 1, vae.condition is not None)))
-    trial, batch = copy.deepcopy(vae), one.to(vae.device)  # whose averages the trial may move
-    try:
-        trial(batch.x, batch.condition)
-    except ValueError as error:
+    with torch.enable_grad():
+        bias = vae.decoder.output_bias
+    if bias is not None and not bias.requires_grad:
         raise ValueError(
-            f"batch_size={batches.batch_size} leaves one example for the last batch of {batches.size}, and batch normalisation "
-            f"cannot be trained on one ({error}); choose another batch_size, or leave an example out"
-        ) from error
-
-
-def _warn_of_unfinished(weights: Mapping[str, Schedule], steps: int, run_has: str) -> None:
-    """Warn of a scheduled weight that does not reach its final value in so many steps."""
-    for name, weight in weights.items():
-        if steps and weight(steps - 1) != weight(None):
-            warnings.warn(
-                f"{run_has} {steps:,} steps, in which the scheduled {name} reaches {weight(steps - 1):.4g}; its final value "
-                f"is {weight(None):.4g}. Train for longer, or shorten the schedule; until then the last epoch counts as the best",
-                UserWarning,
-                stacklevel=3,
-            )
+            "initialize_output_bias=True would change the decoder's output bias, which is frozen (requires_grad=False); leave it "
+            "out"
+        )

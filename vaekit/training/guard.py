@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.data import Stream, Whole
+from vaekit.data import Batch, Stream, Whole
 from vaekit.evaluation.terms import named_terms
 from vaekit.inputs import check_values
 from vaekit.losses.base import LossTerms
@@ -24,18 +24,37 @@ class NonFiniteLossError(ArithmeticError):
 
 @dataclass(frozen=True)
 class Taken:
-    """A step that was taken, and the terms that it saw, on the device, until somebody looks at them."""
+    """A step that was taken, and the terms that it saw, on the device, until somebody looks at them.
 
-    step: Step
+    Attributes:
+        number: of the step.
+        count: of its examples.
+        terms: without gradients.
+        index: of its examples, where the data has numbers.
+        batch: the examples, where somebody may have to look at them: those of the first step, and those that nobody has checked.
+        is_checked: whether the values of the batch have been checked before the run.
+    """
+
+    number: int
+    count: int
     terms: LossTerms
+    index: Tensor | None
+    batch: Batch | None
+    is_checked: bool
+
+    @classmethod
+    def of(cls, step: Step, terms: LossTerms) -> Taken:
+        """What is kept of a step."""
+        batch = None if step.is_checked and step.number else step.batch
+        return cls(step.number, len(step.batch.x), terms, step.batch.index, batch, step.is_checked)
 
 
 class Guard:
     """Keeps the last finite weights, and explains what was not finite.
 
-    A flag on the device is NaN from the first objective or gradient norm that is not finite on. An optimizer whose kernel takes
-    `found_inf`, as PyTorch's fused ones do, then leaves the weights alone, so that they are those from before that step when the
-    loss is read at last. Others step with gradients of 0, which moves the weights by their momentum at most.
+    A flag on the device is NaN from the first objective or gradient norm that is not finite on. The optimizer then leaves the
+    weights alone, so that they are those from before that step when the loss is read at last: one whose kernel takes
+    `found_inf`, as PyTorch's fused ones do, by itself; of others the weights are kept over each step and put back.
 
     Args:
         vae: the model, on its device.
@@ -46,7 +65,6 @@ class Guard:
         self._vae, self._batches = vae, batches
         self._kept: dict[str, Tensor] = {}
         self._flag = torch.zeros((), device=vae.device)
-        self._holds_still = True
 
     def observe(self, value: Tensor) -> None:
         """Note a scalar, an objective or the norm of a gradient, that has to be finite."""
@@ -54,36 +72,9 @@ class Guard:
         self._flag += value - value
 
     def gate(self, optimizer: torch.optim.Optimizer) -> None:
-        """Keep the optimizer from applying what is not finite, in hooks around its step.
-
-        The hooks join the flag with a `found_inf` that is there already, that of a `torch.amp.GradScaler`, and put it back.
-        """
-        if not getattr(optimizer, "_step_supports_amp_scaling", False):
-            self._holds_still = False
-            optimizer.register_step_pre_hook(self._mask)
-            return
-        before: list[Tensor | None] = []
-
-        def close(optimizer: Any, *_: Any) -> None:
-            before.append(getattr(optimizer, "found_inf", None))
-            bad = self._flag.isnan().float()
-            optimizer.found_inf = bad if before[-1] is None else torch.maximum(bad, before[-1])
-
-        def put_back(optimizer: Any, *_: Any) -> None:
-            if (found_inf := before.pop()) is None:
-                del optimizer.found_inf
-            else:
-                optimizer.found_inf = found_inf
-
-        optimizer.register_step_pre_hook(close)
-        optimizer.register_step_post_hook(put_back)
-
-    def _mask(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        bad = self._flag.isnan()
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.grad.masked_fill_(bad, 0.0)
+        """Keep the optimizer from applying what is not finite, in hooks around its step."""
+        kind = _FoundInf if getattr(optimizer, "_step_supports_amp_scaling", False) else _PutBack
+        kind(self._flag).attach(optimizer)
 
     def keep(self) -> None:
         """Remember weights and buffers as they are at the beginning of an epoch."""
@@ -94,14 +85,13 @@ class Guard:
             for name, tensor in state.items():
                 self._kept[name].copy_(tensor)
 
-    def check(self, taken: Sequence[Taken], means: Mapping[str, float], epoch: int, *, weights_too: bool) -> None:
+    def check(self, taken: Sequence[Taken], means: Mapping[str, float], epoch: int) -> None:
         """Raise if what was seen in these steps is not what a run can go on from.
 
         Args:
             taken: the steps since the last look.
             means: their mean terms.
             epoch: the running one, for messages.
-            weights_too: look at the weights as well: a gradient can ruin them where every loss was finite.
 
         Raises:
             NonFiniteLossError: with the last finite weights back in the model.
@@ -109,14 +99,31 @@ class Guard:
         """
         if not all(map(math.isfinite, means.values())) or bool(self._flag.isnan()):
             self._refuse(taken, epoch)
-        if weights_too and not math.isfinite(sum(float(p.detach().sum(dtype=torch.float32)) for p in self._vae.parameters())):
-            self._refuse(taken, epoch)
         for one in taken:
-            self._check_values(one.step)
+            self._check_values(one)
 
-    def _check_values(self, step: Step) -> None:
-        if not step.is_checked:
-            check_values(self._vae, step.batch, f"train, the batch of step {step.number}")
+    def check_weights(self, taken: Sequence[Taken], epoch: int) -> None:
+        """Raise if a weight is not finite: a gradient can ruin them where every loss was finite.
+
+        Args:
+            taken: the steps that nobody has looked at yet.
+            epoch: the running one, for messages.
+
+        Raises:
+            NonFiniteLossError: with the last finite weights back in the model.
+        """
+        if not math.isfinite(sum(float(p.detach().sum(dtype=torch.float32)) for p in self._vae.parameters())):
+            self._refuse(taken, epoch)
+
+    def restore(self) -> None:
+        """Put the last finite weights back, where those in the model are not finite."""
+        if self._kept:
+            self._restore()
+
+    def _check_values(self, taken: Taken) -> None:
+        if not taken.is_checked:
+            assert taken.batch is not None
+            check_values(self._vae, taken.batch, f"train, the batch of step {taken.number}")
 
     def _refuse(self, taken: Sequence[Taken], epoch: int) -> None:
         """Raise for the first step whose terms were not finite, with finite weights in the model."""
@@ -128,36 +135,37 @@ class Guard:
                 named["auxiliary"] = one.terms.auxiliary
             bad = [name for name, value in named.items() if not value.isfinite().all()]
             if bad:
-                self._check_values(one.step)
+                self._check_values(one)
                 name = next((n for n in bad if n != "loss"), "loss")  # blame the term, not the loss that sums it
-                rows = self._rows(named[name], one.step.batch.index)
-                if one.step.number == 0:
-                    raise NonFiniteLossError(f"{where}, step 0: {name} is not finite{rows}. {self._why_at_once(one.step)}")
+                rows = self._rows(named[name], one.index)
+                if one.number == 0:
+                    raise NonFiniteLossError(f"{where}, step 0: {name} is not finite{rows}. {self._why_at_once(one)}")
                 raise NonFiniteLossError(
-                    f"{where}, step {one.step.number}: {name} is not finite{rows}. {because}The model holds {held}. "
+                    f"{where}, step {one.number}: {name} is not finite{rows}. {because}The model holds {held}. "
                     "A lower learning_rate, or gradient_clip=1.0, often helps"
                 )
-        first, last = taken[0].step.number, taken[-1].step.number
+        steps = f", steps {taken[0].number} to {taken[-1].number}" if taken else ""
         raise NonFiniteLossError(
-            f"{where}, steps {first} to {last}: the gradient is not finite, though every loss is. "
+            f"{where}{steps}: the gradient is not finite, though every loss is. "
             f"The model holds {held}. A lower learning_rate often helps"
         )
 
     @torch.no_grad()
-    def _why_at_once(self, step: Step) -> str:
+    def _why_at_once(self, taken: Taken) -> str:
         """What can be said of a loss that was not finite before anything was learned."""
-        x = step.batch.x
+        assert taken.batch is not None
+        x = taken.batch.x
         said = "No step has been made, so the learning rate is not the reason"
         observed = x[x.isfinite()]
         if len(observed):
             low, high = float(observed.min()), float(observed.max())
             said += f". The values of that batch range from {low:.6g} to {high:.6g}"
         with evaluation_mode(self._vae):
-            batch = step.batch.to(self._vae.device)
+            batch = taken.batch.to(self._vae.device)
             logvar = getattr(self._vae.encode(batch.x, batch.condition), "logvar", None)
         most = math.log(torch.finfo(self._vae.dtype).max)
-        if logvar is not None and not (logvar.abs() < most).all():
-            extreme = logvar.abs().max().item()
+        if logvar is not None and (logvar.abs() >= most).any():
+            extreme = logvar.abs().nan_to_num(0.0, posinf=math.inf).max().item()
             said += (
                 f". The encoder gives a log variance of {extreme:.6g} in size, whose exponential overflows {self._vae.dtype} "
                 f'beyond {most:.0f}: bound it, posterior={{"name": "diagonal_gaussian", "logvar_bound": 10.0}} for example'
@@ -166,15 +174,14 @@ class Guard:
 
     def _restore(self) -> tuple[str, str]:
         """Put back what was kept, where what is there is not finite; says which weights the model holds, and why."""
-        weights = {name for name, _ in self._vae.named_parameters()}
+        weights = {name for name, _ in self._vae.named_parameters(remove_duplicate=False)}
         state = self._vae.state_dict()
         ruined = {name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()}
         if not ruined:
             moved = [name for name in state if name not in weights and not torch.equal(state[name], self._kept[name])]
             names = ", ".join(moved[:3]) + (f" and {len(moved) - 3} more" if len(moved) > 3 else "")
             later = f", and the averages {names} as a few steps after it left them" if moved else ""
-            before = "from before that step" if self._holds_still else "from before that step, moved on by momentum alone"
-            return f"the weights {before}{later}", ""
+            return f"the weights from before that step{later}", ""
         for name in state if ruined & weights else ruined:
             state[name].copy_(self._kept[name])
         if not ruined & weights:
@@ -191,3 +198,55 @@ class Guard:
             numbers, which = self._batches.numbers(index.cpu()[numbers]), "dataset"
         first = ", ".join(map(str, numbers[:10].tolist())) + (", ..." if len(numbers) > 10 else "")
         return f" in {len(numbers)} of {len(value)} rows, in the {which} these: {first}"
+
+
+class _FoundInf:
+    """Hands the flag to a kernel that skips its step where `found_inf` is 1.
+
+    A `found_inf` that is there already, that of a `torch.amp.GradScaler`, counts as well, and is put back.
+    """
+
+    def __init__(self, flag: Tensor) -> None:
+        self._flag = flag
+        self._before: Tensor | None = None
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.register_step_pre_hook(self._close)
+        optimizer.register_step_post_hook(self._open)
+
+    def _close(self, optimizer: Any, *_: Any) -> None:
+        self._before = getattr(optimizer, "found_inf", None)
+        bad = self._flag.isnan().float()
+        optimizer.found_inf = bad if self._before is None else torch.maximum(bad, self._before)
+
+    def _open(self, optimizer: Any, *_: Any) -> None:
+        if self._before is None:
+            del optimizer.found_inf
+        else:
+            optimizer.found_inf = self._before
+
+
+class _PutBack:
+    """Keeps the weights over a step, and puts them back if the flag is NaN."""
+
+    def __init__(self, flag: Tensor) -> None:
+        self._flag = flag
+        self._kept: dict[Tensor, Tensor] = {}
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.register_step_pre_hook(self._keep)
+        optimizer.register_step_post_hook(self._put_back)
+
+    @torch.no_grad()
+    def _keep(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                if weight not in self._kept:
+                    self._kept[weight] = torch.empty_like(weight)
+                self._kept[weight].copy_(weight)
+
+    @torch.no_grad()
+    def _put_back(self, *_: Any) -> None:
+        bad = self._flag.isnan()
+        for weight, kept in self._kept.items():
+            weight.copy_(torch.where(bad, kept, weight))

@@ -15,7 +15,7 @@ from vaekit.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SETTLED = "is_settled"
+_EPOCH, _SETTLED = "epoch", "is_settled"
 
 
 class History(Mapping[str, list[float]]):
@@ -77,11 +77,13 @@ class History(Mapping[str, list[float]]):
 
     def append(self, terms: Mapping[str, float], seconds: float, is_settled: bool = True) -> None:
         """Add one epoch; a term that appears or disappears between epochs is NaN where it is not."""
-        epochs = self.epochs
-        for name in [*self._columns, *(n for n in terms if n not in self._columns)]:
-            self._columns.setdefault(name, [math.nan] * epochs).append(float(terms.get(name, math.nan)))
-        self.seconds.append(seconds)
-        self.is_settled.append(is_settled)
+        if reserved := terms.keys() & {_EPOCH, _SETTLED}:
+            raise ValueError(f"a term cannot be called {' or '.join(sorted(reserved))}, which a history's file has a column for")
+        before = [math.nan] * self.epochs
+        names = dict.fromkeys((*self._columns, *terms))
+        columns = {name: [*self._columns.get(name, before), float(terms.get(name, math.nan))] for name in names}
+        # Assigned at once, so that ^C leaves the history with the epoch or without it.
+        self._columns, self.seconds, self.is_settled = columns, [*self.seconds, seconds], [*self.is_settled, is_settled]
 
     def to_csv(self, file: str | os.PathLike[str]) -> Path:
         """Write one line for each epoch, counted from 1, with every digit; returns the file.

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from vaekit.schedules import Schedule
+from vaekit.schedules import Schedule, is_final
 from vaekit.training.callbacks import Callback
 from vaekit.training.checkpoints import Checkpoints
 from vaekit.training.guard import Guard, NonFiniteLossError, Taken
@@ -62,7 +62,7 @@ class Loop:
                     break
         except KeyboardInterrupt:
             history.interrupted = True
-            self.watch.look()
+            self.watch.look(epoch_ends=True)
         finally:
             self._finish()
         return history
@@ -72,7 +72,7 @@ class Loop:
         self.state.begin_epoch(number)
         self.guard.keep()
         for step in self.plan.steps(number, first):
-            self.watch.add(Taken(step, self.update(step)))
+            self.watch.add(Taken.of(step, self.update(step)))
             self.state.step += 1
             self.state.batch += 1
             for callback in self.callbacks:
@@ -104,13 +104,13 @@ class Loop:
 
     def _is_settled(self, first: int) -> bool:
         """Whether every scheduled weight had its final value from the first step of the epoch to its last."""
-        steps = (first, self.state.step - 1)
-        return all(weight(step) == weight(None) for weight in self.weights.values() for step in steps)
+        return all(is_final(weight, step) for weight in self.weights.values() for step in range(first, self.state.step))
 
     def _finish(self) -> None:
-        """Save what there is; one ^C meanwhile is noted, and the files are written all the same."""
+        """Save what there is, if it is finite; one ^C meanwhile is noted, and the files are written all the same."""
         try:
             self.update.release()
+            self.guard.restore()
             self.checkpoints.run_ended(self.state)
         except KeyboardInterrupt:
             self.state.history.interrupted = True

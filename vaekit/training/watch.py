@@ -61,7 +61,7 @@ class Watch:
     def add(self, taken: Taken) -> None:
         """Note a step."""
         self._pending.append(taken)
-        self._bar.update(len(taken.step.batch.x))
+        self._bar.update(taken.count)
 
     def look_if_due(self) -> None:
         """Look, if the last look was long enough ago."""
@@ -75,6 +75,8 @@ class Watch:
         """
         self._looked = self._clock()
         pending, self._pending = self._pending, []
+        if epoch_ends:
+            self._guard.check_weights(pending, self._state.epoch)
         if not pending:
             return
         recent = TermSums()
@@ -82,5 +84,5 @@ class Watch:
             recent.add(taken.terms)
             self._state.sums.add(taken.terms)
         means = recent.means()
-        self._guard.check(pending, means, self._state.epoch, weights_too=epoch_ends)
+        self._guard.check(pending, means, self._state.epoch)
         self._bar.set_postfix_str(" ".join(f"{name} {value:.1f}" for name, value in means.items()), refresh=False)

@@ -1,0 +1,123 @@
+"""What is looked at before the first step: precision, weights, frozen modules, the smallest batch, schedules."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from vaekit.data import Stream, Whole
+from vaekit.layers import BATCH_NORMALIZATIONS
+from vaekit.schedules import Schedule, is_final
+from vaekit.vae import VAE
+
+
+def check_precision(vae: VAE, device: torch.device) -> None:
+    """Refuse to train where numbers are rounded in ways that nobody asked for.
+
+    Raises:
+        TypeError: trainable weights in half precision.
+        RuntimeError: a call inside `torch.autocast`.
+    """
+    half = sorted({str(p.dtype) for p in vae.parameters() if p.requires_grad and p.dtype in (torch.float16, torch.bfloat16)})
+    if half:
+        raise TypeError(
+            f"the model's weights are {' and '.join(half)}, in which the steps of an optimizer are lost to rounding; train it in "
+            "single precision, vae.float()"
+        )
+    for kind in dict.fromkeys(("cpu", device.type)):
+        if torch.is_autocast_enabled(kind):
+            raise RuntimeError(
+                f"fit was called inside torch.autocast({kind!r}), which keeps casts of the weights while those are trained; call "
+                "it outside, and the model is trained in the weights' dtype"
+            )
+
+
+def check_weights(vae: VAE) -> None:
+    """Refuse weights from which nothing can be learned any more.
+
+    Raises:
+        ValueError: NaN or infinity in a parameter; the message names it.
+    """
+    for name, parameter in vae.named_parameters():
+        if parameter.is_floating_point() and not parameter.isfinite().all():
+            raise ValueError(
+                f"the model's {name} is not finite before the first step: compose a new model, or load the weights of a run that "
+                "ended well"
+            )
+
+
+def check_smallest_batch(vae: VAE, batches: Whole | Stream) -> None:
+    """Refuse a last batch of one example where batch normalisation cannot be trained on it, before the steps up to it.
+
+    Raises:
+        ValueError: it cannot; of a loader nobody knows before.
+    """
+    if not isinstance(batches, Whole) or min(batches.size, batches.size % batches.batch_size or batches.batch_size) != 1:
+        return
+    if not any(isinstance(m, BATCH_NORMALIZATIONS) and m.training for m in vae.modules()):
+        return
+    one = next(iter(Whole(batches.examples, 1, vae.condition is not None))).to(vae.device)
+    averages = {name: buffer.clone() for name, buffer in vae.named_buffers()}  # which the trial may move
+    try:
+        torch.func.functional_call(vae, averages, (one.x, one.condition))
+    except ValueError as error:
+        if "normalisation" not in str(error) and "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"batch_size={batches.batch_size} leaves one example for the last batch of {batches.size}, and batch normalisation "
+            f"cannot be trained on one ({error}); choose another batch_size, or leave an example out"
+        ) from error
+
+
+def warn_of_unfinished(weights: Mapping[str, Schedule], steps: int, run_has: str) -> None:
+    """Warn of a scheduled weight that does not reach its final value in so many steps."""
+    for name, weight in weights.items():
+        if steps and not is_final(weight, steps - 1):
+            warnings.warn(
+                f"{run_has} {steps:,} steps, in which the scheduled {name} reaches {weight(steps - 1):.4g}; its final value "
+                f"is {weight(None):.4g}. Train for longer, or shorten the schedule; until then the last epoch counts as the best",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+@contextmanager
+def training_mode(vae: VAE) -> Iterator[None]:
+    """The model in training mode, less what its owner has frozen and put into evaluation mode; afterwards in evaluation mode.
+
+    A module without parameters, dropout for example, stays in evaluation mode where it was put there by itself: in a model
+    that is in training mode otherwise.
+    """
+    evaluating = [module for module in vae.modules() if not module.training]
+    frozen = [module for module in evaluating if _is_frozen(module)]
+    within = {part for module in frozen for part in module.modules()}
+    alone = [m for m in evaluating if vae.training and m not in within and not list(m.parameters())]
+    roots = [*frozen, *alone]
+    trained = set(_without(vae, set(roots)))
+    vae.train()
+    for root in roots:
+        root.eval()
+    for module in trained & within:  # shared with a frozen module
+        module.training = True
+    try:
+        yield
+    finally:
+        vae.eval()
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)
+
+
+def _without(module: nn.Module, left_out: set[nn.Module]) -> Iterator[nn.Module]:
+    """The module and what it holds, but for what is only held by modules that are left out."""
+    if module in left_out:
+        return
+    yield module
+    for child in module.children():
+        yield from _without(child, left_out)
