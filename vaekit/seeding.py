@@ -23,7 +23,8 @@ _DRAWS = {
 
 _WITHOUT_GENERATOR = {  # or in some versions of torch without: these draw from the global generator, which is lent to them
     *(torch.rand_like, torch.randn_like, torch.randint_like, torch.dropout, torch.dropout_, torch.binomial),
-    *(torch._standard_gamma, torch._sample_dirichlet, torch.rrelu, torch.rrelu_),
+    *(torch.rrelu, torch.rrelu_),
+    *(getattr(torch, name) for name in ("_standard_gamma", "_sample_dirichlet") if hasattr(torch, name)),  # torch.distributions'
     *(torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout),
     *(f for name, f in vars(torch.nn.functional).items() if inspect.isfunction(f) and ("dropout" in name or "rrelu" in name)),
     torch.nn.functional.gumbel_softmax,
