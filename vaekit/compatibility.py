@@ -88,7 +88,7 @@ def check_latents_of(kind: str, part: Prior | Loss, encoder: Encoder) -> None:
         raise ValueError(
             f"{type(part).__name__} is a {kind} for latents that are {part.latents.value}, but those of the encoder's "
             f"{type(family).__name__} are {family.latents.value}; the posterior 'vector_quantized' goes with the "
-            "prior 'codes' and the loss 'vector_quantized', others go with the others"
+            "prior 'codes' and the loss 'vector_quantized', and the other posteriors with the other priors and losses"
         )
     if part.latent_shape not in (None, encoder.latent_shape):
         raise ValueError(

@@ -182,7 +182,11 @@ class Registry(Generic[T]):
             example = self.names()[0] if self.names() else "..."
             raise TypeError(
                 f'{self.kind} has to be a name, {{"name": ..., option: ...}}{objects}, "{example}" for example; got {spec!r}'
-                + (f', which has no "name"; there are: {", ".join(self.names())}' if isinstance(spec, Mapping) else "")
+                + (
+                    f', whose "name" is not there or no string; there are: {", ".join(self.names())}'
+                    if isinstance(spec, Mapping)
+                    else ""
+                )
             )
         taken = {option: value for option, value in (offers or {}).items() if option in _parameters(self._find(name))}
         return self.create(name, **{**taken, **options})

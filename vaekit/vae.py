@@ -23,7 +23,7 @@ from vaekit.encoders.base import Encoder
 from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.base import Batch, Loss, LossTerms, StepContext
 from vaekit.losses.elbo import Elbo
-from vaekit.ops import philox, streams
+from vaekit.ops import dispatch, philox, streams
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal
@@ -204,6 +204,7 @@ class VAE(nn.Module):
         """Decode n draws from the prior, without gradients.
 
         The model is looked at in evaluation mode, whatever its own is, and left as it was; many draws are decoded in pieces.
+        With draw=True the likelihood's parameters of all of them are held at once.
 
         Args:
             n: how many.
@@ -295,9 +296,10 @@ class VAE(nn.Module):
     def _in_pieces(self, function: Callable[[Tensor, Any], Tensor], rows: Tensor, condition: Any) -> Tensor:
         """function(rows, condition), [B, ...], on a few rows at a time, so that activations take bounded memory."""
         if self.condition is not None:
-            condition = self.condition.as_rows(condition, len(rows))
+            condition = self.condition.as_rows(condition, rows.shape[0])
         size = max(1, _PIECE_ELEMENTS // math.prod(self.input_shape))
-        if len(rows) <= size:
+        # What is recorded would keep the number of pieces.
+        if dispatch.is_recorded() or rows.shape[0] <= size:
             return function(rows, condition)
         whole: Tensor | None = None
         for start in range(0, len(rows), size):

@@ -21,6 +21,9 @@ MODELS = [
     *({"likelihood": {"name": name, **REQUIRED.get(name, {})}} for name in likelihoods.names()),
     {"likelihood": {"name": "columns", **REQUIRED["columns"], "missing": "ignore"}},
     {"posterior": "full_gaussian"},
+    {"posterior": {"name": "vector_quantized", "codes": 5}, "prior": "codes", "loss": "vector_quantized"},
+    {"encoder": {"name": "conv", "spatial": True}, "decoder": "conv", "posterior": {"name": "vector_quantized", "codes": 5},
+     "prior": "codes", "loss": "vector_quantized"},
     *({"condition": condition} for condition in (LABELS, {**LABELS, "dim": 2}, VECTOR, {"name": "vector", "size": 2})),
     *({"condition": condition, "encoder": network, "decoder": network} for condition in (LABELS, VECTOR)
       for network in ("conv", RESNET)),
@@ -70,3 +73,20 @@ def test_a_traced_model_takes_batches_of_any_size(parts):
         traced = torch.jit.trace(module, inputs(3))
     for count in (1, 2, 3, 7):
         torch.testing.assert_close(traced(*inputs(count)), module(*inputs(count)))
+
+
+def test_reconstruct_itself_is_exported_for_any_size_and_not_in_a_number_of_pieces(monkeypatch):
+    class Reconstruct(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vae = vaekit.create_vae(input_shape=IMAGE, latent_dim=2, seed=0)
+
+        def forward(self, x):
+            return self.vae.reconstruct(x)
+
+    module, batch = Reconstruct(), torch.export.Dim("batch")
+    monkeypatch.setattr(vaekit.vae, "_PIECE_ELEMENTS", 2 * 63)  # two examples
+    exported = torch.export.export(module, (torch.rand(5, *IMAGE),), dynamic_shapes=({0: batch},), strict=False).module()
+    for count in (1, 2, 7):
+        x = torch.rand(count, *IMAGE)
+        torch.testing.assert_close(exported(x), module(x))

@@ -98,10 +98,10 @@ class Loss(Part, nn.Module, ABC):
         super().__init__()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The objective's own parameters with the options of Adam that they take, as groups of `torch.optim`; none by default.
+        """The objective's own parameters with options of the optimizer for them, as groups of `torch.optim`; none by default.
 
-        `vaekit.fit` adds them to its optimizer: "params", and any of "lr", "betas", "eps" and "weight_decay"; what is left out
-        is as for the rest of the model.
+        `vaekit.fit` adds them to its optimizer: "params", "lr", and any other option that the chosen optimizer takes, "betas" of
+        Adam for example; one that it does not take is refused. What is left out is as for the rest of the model.
 
         Example, a loop of one's own:
             >>> import torch, vaekit

@@ -113,3 +113,13 @@ def call_backward(*arguments: Any) -> Any:
 for _name, _function in ((schema.FORWARD, _Forward), (schema.BACKWARD, _Backward)):
     torch.library.register_autograd(_name, _function.backward, setup_context=_function.setup_context, lib=schema.LIBRARY)
     torch.library.register_vmap(_name, _function.vmap, lib=schema.LIBRARY)
+
+
+def is_recorded() -> bool:
+    """Whether what runs is being exported or traced, to be run for batches of other sizes too.
+
+    Example:
+        >>> is_recorded()
+        False
+    """
+    return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]

@@ -16,7 +16,7 @@ from vaekit import divergences
 from vaekit.checks import checked_number, checked_size
 from vaekit.gathering import gathered
 from vaekit.latents import LatentKind
-from vaekit.ops import philox, reference, streams
+from vaekit.ops import dispatch, philox, reference, streams
 from vaekit.ops.draw import Draw
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.family import Family, registry
@@ -143,9 +143,11 @@ class VectorQuantizedFamily(Family):
             middle = codes.sort(0).values[self.codes // 2]  # far from 0, ||e||^2 - 2 z e would cancel
             codes = codes - middle
             half_square = 0.5 * (codes * codes).sum(1)
-            parts = (_rows(z).to(dtype) - middle).split(max(_SCORES_PER_CHUNK // self.codes, 1))
+            rows = _rows(z).to(dtype) - middle
+            # What is recorded would keep the number of parts.
+            parts = (rows,) if dispatch.is_recorded() else rows.split(max(_SCORES_PER_CHUNK // self.codes, 1))
             chosen = [(half_square - part @ codes.T).argmin(1) for part in parts]
-        return torch.cat(chosen).view(len(z), *z.shape[2:])
+        return torch.cat(chosen).view(z.shape[0], *z.shape[2:])
 
     def embedded(self, indices: Tensor) -> Tensor:
         """The codes with these numbers: int64 [B, *positions] -> [B, D, *positions]."""

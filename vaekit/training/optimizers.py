@@ -109,11 +109,15 @@ def build(spec: str | Mapping[str, Any], vae: VAE, learning_rate: float) -> torc
 
 def _built(spec: str | Mapping[str, Any], groups: Groups, learning_rate: float) -> torch.optim.Optimizer:
     named: Any = {"name": spec} if isinstance(spec, str) else spec
-    if isinstance(named, Mapping):
+    if isinstance(named, Mapping) and isinstance(named.get("name"), str):
         if given := named.keys() & {"params", "lr"}:
             raise TypeError(f"optimizer takes no {' and '.join(sorted(given))}: fit gives it the model's, and learning_rate")
         named = {**named, "params": groups, "lr": learning_rate}
-    made = registry.build(named)
+    try:
+        made = registry.build(named)
+    except (TypeError, ValueError, IndexError) as error:  # torch's own say what is wrong, but not of what
+        message = str(error) if str(error).startswith("optimizer") else f"optimizer {named['name']!r}: {error}"
+        raise (ValueError if isinstance(error, IndexError) else type(error))(message) from error
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(f"the optimizer {named['name']!r} has to return a torch.optim.Optimizer, got {made!r}")
     return made
@@ -130,6 +134,8 @@ def _checked_group(group: Any, whose: str, optimizer: str, known: Collection[Ten
         )
     given = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
     parameters = [p[1] if isinstance(p, tuple) else p for p in given]  # torch takes (name, parameter) too
+    if others := [p for p in parameters if not isinstance(p, Tensor)]:
+        raise TypeError(f'{whose} has to give parameters as "params", got {others[0]!r}')
     if foreign := [tuple(p.shape) for p in parameters if p not in known]:
         raise ValueError(
             f"{whose} gives parameters that are not the model's, of the shapes {', '.join(map(str, foreign))}; "
