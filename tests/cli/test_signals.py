@@ -17,6 +17,17 @@ from vaekit.plots.catalogue import Entry
 NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
+@pytest.fixture(autouse=True)
+def _signals_as_in_a_terminal():
+    """Where the tests run in the background, or under nohup, they inherit that signals are ignored."""
+    before = {number: signal.getsignal(number) for number in NUMBERS}
+    for number in NUMBERS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def ends_itself(own_registries):
     """An encoder that sends its process signals in a step of training; set `numbers` and `step`."""
