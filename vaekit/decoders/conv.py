@@ -102,7 +102,7 @@ class ConvolutionalDecoder(Decoder):
 
     @property
     def output_bias(self) -> Tensor:
-        bias: Tensor = self.convolutions[-1].bias  # type: ignore[assignment]
+        bias = self.convolutions[-1].get_parameter("bias")
         return bias.view(self.parameters_per_element, self.output_shape[0], *(1,) * self.rank)
 
 

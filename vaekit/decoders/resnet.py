@@ -100,5 +100,5 @@ class ResNetDecoder(Decoder):
 
     @property
     def output_bias(self) -> Tensor:
-        bias: Tensor = self.head.bias  # type: ignore[assignment]
+        bias = self.head.get_parameter("bias")
         return bias.view(self.parameters_per_element, self.output_shape[0], *(1,) * self.rank)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vaekit.ops import reference
+from vaekit.ops.applied import all_applied, applied
 
 _HALF_LOG_2_PI = 0.5 * math.log(2.0 * math.pi)
 # From here on Stirling's series, with its terms below, leaves out less than 2e-14.
@@ -125,7 +126,7 @@ def excess(x: Tensor) -> Tensor:
         >>> excess(torch.tensor([1e-4, 1.0]))
         tensor([5.0002e-09, 7.1828e-01])
     """
-    return _Excess.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return applied(_Excess, x)
 
 
 class _BinomialDeviance(torch.autograd.Function):
@@ -246,7 +247,7 @@ def binomial_deviance(first: Tensor, second: Tensor, log_first: Tensor, log_seco
         >>> binomial_deviance(ten, ten, ten.log(), ten.log(), shift)  # 20 / 8 shift^2
         tensor(0.0250)
     """
-    return _BinomialDeviance.apply(first, second, log_first, log_second, shift)[0]  # type: ignore[no-any-return, no-untyped-call]
+    return all_applied(_BinomialDeviance, first, second, log_first, log_second, shift)[0]
 
 
 def beta_deviance(log_first: Tensor, log_second: Tensor, logit: Tensor) -> Tensor:
@@ -257,7 +258,7 @@ def beta_deviance(log_first: Tensor, log_second: Tensor, logit: Tensor) -> Tenso
         >>> beta_deviance(log_ten, log_ten, logit)
         tensor(0.0250)
     """
-    return _BetaDeviance.apply(log_first, log_second, logit)[0]  # type: ignore[no-any-return, no-untyped-call]
+    return all_applied(_BetaDeviance, log_first, log_second, logit)[0]
 
 
 class _SizeLog1p(torch.autograd.Function):
@@ -294,7 +295,7 @@ def size_log1p(log_size: Tensor, part: Tensor) -> Tensor:
         >>> size_log1p(torch.tensor([0.0, 80.0]), torch.tensor([1.0, 1.0]))
         tensor([0.6931, 1.0000])
     """
-    return _SizeLog1p.apply(log_size, part)  # type: ignore[no-any-return, no-untyped-call]
+    return applied(_SizeLog1p, log_size, part)
 
 
 class _SizeSoftplus(torch.autograd.Function):
@@ -323,7 +324,7 @@ def size_softplus(log_size: Tensor, log_part: Tensor) -> Tensor:
         >>> size_softplus(torch.tensor([0.0, 80.0]), torch.tensor([0.0, 0.0]))
         tensor([0.6931, 1.0000])
     """
-    return _SizeSoftplus.apply(log_size, log_part)  # type: ignore[no-any-return, no-untyped-call]
+    return applied(_SizeSoftplus, log_size, log_part)
 
 
 def half_step(a: Tensor, log_a: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vaekit.losses.base import Batch, LatentVariableModel, StepContext
 from vaekit.losses.draws import log_mean_weight, nll_of_draws
+from vaekit.ops.applied import all_applied, applied
 from vaekit.posteriors.base import log_prior
 
 
@@ -32,10 +33,10 @@ def doubly_reparameterized_bound(
     z, log_posterior = posterior.rsample_log_prob(
         key=context.key, num_samples=num_samples, row_start=context.row_start, stop_parameters=True
     )
-    z, log_posterior, token = _Inlet.apply(z, log_posterior)  # type: ignore[no-untyped-call]
+    z, log_posterior, token = all_applied(_Inlet, z, log_posterior)
     nll = nll_of_draws(model, batch, z)
     log_ratio = log_posterior - log_prior(model.prior, z, log_posterior.shape)
-    bound: Tensor = _Bound.apply(-(nll + log_ratio), token)  # type: ignore[no-untyped-call]
+    bound = applied(_Bound, -(nll + log_ratio), token)
     return bound, nll.detach(), log_ratio.detach()
 
 

@@ -18,6 +18,7 @@ from vaekit.gathering import gathered
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean
 from vaekit.losses.pairwise import row_blocks
+from vaekit.ops.applied import all_applied
 from vaekit.ops.draw import Draw
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.schedules import Schedule, checked_schedule
@@ -168,7 +169,7 @@ def log_aggregate(mu: Tensor, logvar: Tensor, eps: Tensor, own: float, other: fl
         [B] and [B], nats.
     """
     joint: Tensor
-    joint, marginals = _LogAggregate.apply(mu, logvar, eps, own, other)  # type: ignore[no-untyped-call]
+    joint, marginals = all_applied(_LogAggregate, mu, logvar, eps, own, other)
     return joint, marginals.sum(1)
 
 

@@ -31,7 +31,7 @@ def adam(
     D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", 2014, arXiv:1412.6980. weight_decay is added to the
     gradient.
     """
-    return torch.optim.Adam(params, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, fused=True)  # type: ignore[arg-type]
+    return torch.optim.Adam(params, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=True)
 
 
 @register("adamw")
@@ -42,7 +42,7 @@ def adamw(
 
     I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", 2017, arXiv:1711.05101.
     """
-    return torch.optim.AdamW(params, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, fused=True)  # type: ignore[arg-type]
+    return torch.optim.AdamW(params, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=True)
 
 
 @register("sgd")
@@ -65,7 +65,7 @@ def adamax(
 
     D. P. Kingma, J. Ba, 2014, arXiv:1412.6980, section 7.1.
     """
-    return torch.optim.Adamax(params, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, foreach=True)  # type: ignore[arg-type]
+    return torch.optim.Adamax(params, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, foreach=True)
 
 
 def check(spec: str | Mapping[str, Any]) -> None:
