@@ -183,7 +183,7 @@ class Registry(Generic[T]):
             raise TypeError(
                 f'{self.kind} has to be a name, {{"name": ..., option: ...}}{objects}, "{example}" for example; got {spec!r}'
                 + (
-                    f', whose "name" is not there or no string; there are: {", ".join(self.names())}'
+                    f', which has no "name", or one that is no string; there are: {", ".join(self.names())}'
                     if isinstance(spec, Mapping)
                     else ""
                 )
