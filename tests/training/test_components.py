@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+from helpers.small_runs import X, fit, model, weights
 
 import vaekit
 from vaekit import NonFiniteLossError, UnknownNameError, fold_in, make_key
@@ -19,21 +20,7 @@ from vaekit.training.plan import Plan
 from vaekit.training.state import RunState
 from vaekit.training.watch import Watch
 
-X = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
 CPU = torch.device("cpu")
-
-
-def model(**parts):
-    small = {"encoder": {"hidden": (8,)}, "decoder": {"hidden": (8,)}}
-    return vaekit.create_vae(input_shape=(6,), latent_dim=2, seed=0, **{**small, **parts})
-
-
-def fit(vae, data=X, **options):
-    return vaekit.fit(vae, data, **{"epochs": 2, "batch_size": 16, "progress": False, "device": "cpu", **options})
-
-
-def weights(vae):
-    return torch.cat([p.detach().flatten() for p in vae.parameters()])
 
 
 # Options.

@@ -5,27 +5,14 @@ import warnings
 
 import pytest
 import torch
+from helpers.small_runs import X, fit, model, weights
 
 import vaekit
 from vaekit import EarlyStopping, History, NonFiniteLossError
 from vaekit.data import as_batches
 from vaekit.training import preflight
 
-X = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
 WARM_UP = {"name": "linear", "steps": 6}
-
-
-def model(**parts):
-    small = {"encoder": {"hidden": (8,)}, "decoder": {"hidden": (8,)}}
-    return vaekit.create_vae(input_shape=(6,), latent_dim=2, seed=0, **{**small, **parts})
-
-
-def fit(vae, data=X, **options):
-    return vaekit.fit(vae, data, **{"epochs": 2, "batch_size": 16, "progress": False, "device": "cpu", **options})
-
-
-def weights(vae):
-    return torch.cat([p.detach().flatten() for p in vae.parameters()])
 
 
 # Precision.

@@ -1,0 +1,20 @@
+"""A small model, 50 examples for it, and a short run of four steps an epoch."""
+
+import torch
+
+import vaekit
+
+X = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
+
+
+def model(**parts):
+    small = {"encoder": {"hidden": (8,)}, "decoder": {"hidden": (8,)}}
+    return vaekit.create_vae(input_shape=(6,), latent_dim=2, seed=0, **{**small, **parts})
+
+
+def fit(vae, data=X, **options):
+    return vaekit.fit(vae, data, **{"epochs": 2, "batch_size": 16, "progress": False, "device": "cpu", **options})
+
+
+def weights(vae):
+    return torch.cat([p.detach().flatten() for p in vae.parameters()])
