@@ -20,7 +20,7 @@ MODULES = ["vaekit", *(m.name for m in pkgutil.walk_packages(vaekit.__path__, "v
 
 # From the bottom up; a room imports from its own floor and those below.
 FLOORS = [
-    {"registry", "checks", "files", "layout", "safe_path", "latents", "gathering", "memory", "weights"},
+    {"registry", "checks", "files", "layout", "safe_path", "latents", "gathering", "memory", "weights", "plain"},
     {"data", "ops", "layers", "flows", "schedules", "seeding"},
     {"residual"},
     {"priors"},

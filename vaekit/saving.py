@@ -140,21 +140,9 @@ def _state(vae: VAE) -> dict[str, Tensor]:
     """The tensors of the model by the names that they have where nothing is compiled."""
     state = {name.replace(f"{_COMPILED}.", ""): value for name, value in vae.state_dict().items()}
     for name, value in state.items():
-        if problem := _unwritable(value):
+        if problem := weights.unwritable(value):
             raise ValueError(f"the model cannot be saved: {name} is {problem}")
     return state
-
-
-def _unwritable(value: object) -> str | None:
-    """Why a value from a state_dict cannot be written; None if it can."""
-    if type(value) is not Tensor:
-        return f"a {type(value).__name__}, not a plain tensor"
-    if value.is_meta:
-        return "on the device 'meta' and has no values"
-    if value.layout != torch.strided:
-        return f"{str(value.layout).removeprefix('torch.')}, and only dense tensors can be saved"
-    dtype = name_of(value.dtype)
-    return None if dtype in weights.DTYPES else f"of dtype {dtype}, which safetensors cannot hold"
 
 
 def _check_that_it_can_be_loaded(vae: VAE, config: Mapping[str, Any]) -> None:

@@ -56,6 +56,18 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def unwritable(value: object) -> str | None:
+    """Why a value cannot be written as a tensor; None if it can."""
+    if type(value) is not Tensor:
+        return f"a {type(value).__name__}, not a plain tensor"
+    if value.is_meta:
+        return "on the device 'meta' and has no values"
+    if value.layout != torch.strided:
+        return f"{str(value.layout).removeprefix('torch.')}, and only dense tensors can be saved"
+    dtype = name_of(value.dtype)
+    return None if dtype in DTYPES else f"of dtype {dtype}, which safetensors cannot hold"
+
+
 class Stored:
     """An open file.
 
