@@ -106,6 +106,15 @@ def test_many_are_decoded_without_the_activations_of_all():
     assert largest.elements < most * count / 5
 
 
+def test_many_are_drawn_without_the_parameters_of_all():
+    likelihood = {"name": "discretized_logistic", "components": 2}
+    vae = vaekit.create_vae(input_shape=(1, 16, 16), latent_dim=2, likelihood=likelihood, decoder={"hidden": (4,)})
+    count = 10 * vae_module._PIECE_ELEMENTS // 256
+    with LargestTensor() as largest:
+        vae.sample(count, draw=True)
+    assert largest.elements < count * 6 * 256 / 5  # where p(x | z) has 6 parameters for each element
+
+
 def test_none_are_shown_as_none():
     vae = vaekit.create_vae(**SMALL)
     assert vae.sample(0).shape == vae.sample(0, draw=True).shape == vae.reconstruct(X[:0]).shape == (0, 3, 8, 8)

@@ -188,7 +188,7 @@ class VAE(nn.Module):
         """
         self._check_input(x)
         with evaluation_mode(self):
-            return self._in_pieces(lambda x, condition: self.decode(self.encode(x, condition).mean, condition), x, condition)
+            return self._in_pieces(lambda x, condition, _: self.decode(self.encode(x, condition).mean, condition), x, condition)
 
     @torch.no_grad()
     def sample(
@@ -203,8 +203,7 @@ class VAE(nn.Module):
     ) -> Tensor:
         """Decode n draws from the prior, without gradients.
 
-        The model is looked at in evaluation mode, whatever its own is, and left as it was; many draws are decoded in pieces.
-        With draw=True the likelihood's parameters of all of them are held at once.
+        The model is looked at in evaluation mode, whatever its own is, and left as it was; many are made in pieces.
 
         Args:
             n: how many.
@@ -234,10 +233,13 @@ class VAE(nn.Module):
         with evaluation_mode(self), evaluation_mode(prior):
             z = prior.sample((n, *self.latent_shape), key=key, dtype=self.dtype)
             if not draw:
-                return self._in_pieces(self.decode, z, condition)
-            parameters = self._in_pieces(self.natural_parameters, z, condition)
-            # Priors fold 0, 1, 2, ... into the key for what they draw besides z.
-            return self.likelihood.sample(parameters, key=philox.fold_in(key, streams.Sample.DATA))
+                return self._in_pieces(lambda z, condition, _: self.decode(z, condition), z, condition)
+            data_key = philox.fold_in(key, streams.Sample.DATA)
+
+            def drawn(z: Tensor, condition: Any, row_start: int) -> Tensor:
+                return self.likelihood.sample(self.natural_parameters(z, condition), key=data_key, row_start=row_start)
+
+            return self._in_pieces(drawn, z, condition)
 
     @torch.no_grad()
     def initialize_output_bias(self, x: Tensor | Iterable[Tensor]) -> None:
@@ -293,18 +295,21 @@ class VAE(nn.Module):
 
         return saving.save(self, folder)
 
-    def _in_pieces(self, function: Callable[[Tensor, Any], Tensor], rows: Tensor, condition: Any) -> Tensor:
-        """function(rows, condition), [B, ...], on a few rows at a time, so that activations take bounded memory."""
+    def _in_pieces(self, function: Callable[[Tensor, Any, int], Tensor], rows: Tensor, condition: Any) -> Tensor:
+        """function(rows, condition, 0), [B, ...], on a few rows at a time, so that activations take bounded memory.
+
+        The third argument is the number of the first row.
+        """
         if self.condition is not None:
             condition = self.condition.as_rows(condition, rows.shape[0])
         size = max(1, _PIECE_ELEMENTS // math.prod(self.input_shape))
         # What is recorded would keep the number of pieces.
         if dispatch.is_recorded() or rows.shape[0] <= size:
-            return function(rows, condition)
+            return function(rows, condition, 0)
         whole: Tensor | None = None
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
-            piece = function(rows[part], condition if self.condition is None else condition[part])
+            piece = function(rows[part], condition if self.condition is None else condition[part], start)
             whole = piece.new_empty((len(rows), *piece.shape[1:])) if whole is None else whole
             whole[part] = piece
         assert whole is not None

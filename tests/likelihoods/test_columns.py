@@ -271,6 +271,7 @@ def test_draws_repeat_with_the_key_and_keep_the_dtype():
     parameters, _ = parameters_and_x()
     one = mixed().sample(parameters, key=make_key(3))
     assert torch.equal(one, mixed().sample(parameters, key=make_key(3)))
+    torch.testing.assert_close(mixed().sample(parameters[1:], key=make_key(3), row_start=1), one[1:], rtol=1e-12, atol=1e-14)
     assert not torch.equal(one, mixed().sample(parameters, key=make_key(4)))
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         assert Columns(MIXED).sample(parameters.to(dtype), key=make_key(3)).dtype == dtype
@@ -375,7 +376,7 @@ def test_a_likelihood_whose_elements_depend_on_each_other_is_not_shared_by_colum
         def mean(self, parameters):
             return parameters[:, 0]
 
-        def sample(self, parameters, *, key):
+        def sample(self, parameters, *, key, row_start=0):
             return parameters[:, 0]
 
     likelihoods.register("largest-error")(Own)

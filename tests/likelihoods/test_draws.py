@@ -11,6 +11,7 @@ from helpers.densities import CASES
 
 from vaekit import make_key
 from vaekit.likelihoods import Beta, Categorical, DiscretizedLogistic, StudentT, draws
+from vaekit.ops.draw import Draw
 
 N = 20_000
 E = math.exp
@@ -139,7 +140,7 @@ def test_draws_of_classes_and_levels_have_the_frequencies_that_the_nll_gives_the
 
 @pytest.mark.parametrize("log_shape", [-30.0, -3.0, -0.01, 0.0, 0.01, 1.0, 7.0, 7.1, 15.0, 40.0])
 def test_logarithms_of_gamma_draws_have_gammas_distribution_function(log_shape):
-    values = draws.log_gamma(make_key(2), torch.full((N,), log_shape, dtype=torch.float64)).numpy()
+    values = draws.log_gamma(Draw(make_key(2)), torch.full((N,), log_shape, dtype=torch.float64)).numpy()
     shape = E(log_shape)
     if log_shape < -20:  # a gamma^shape is uniform as the shape tends to 0
         assert scipy.stats.kstest(np.exp(shape * values), "uniform").pvalue > 1e-3
@@ -168,6 +169,18 @@ def test_a_draw_depends_on_its_own_parameters_and_position_alone(name):
         together = likelihood.sample(torch.cat((parameters[:1], others)), key=make_key(3))
         # To the last bits: vectorised logarithms round differently at the end of an array.
         torch.testing.assert_close(together[:1], likelihood.sample(parameters[:1], key=make_key(3)), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rows_are_drawn_alike_however_they_are_split(name):
+    """A row has an odd number of elements, so that most parts begin within a block of the noise."""
+    likelihood, rows = CASES[name].likelihood, torch.tensor(CASES[name].ordinary, dtype=torch.float64)
+    parameters = rows.repeat(11, 1)[:11, :, None, None].expand(-1, -1, 3, 5)
+    whole = likelihood.sample(parameters, key=make_key(3))
+    for size in (1, 4):
+        parts = [likelihood.sample(parameters[i : i + size], key=make_key(3), row_start=i) for i in range(0, 11, size)]
+        # To the last bits: vectorised logarithms round differently at the end of an array.
+        torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", CASES)

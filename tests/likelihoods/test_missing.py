@@ -184,7 +184,7 @@ class Own(Likelihood):
     def mean(self, parameters):
         return parameters[:, 0]
 
-    def sample(self, parameters, *, key):
+    def sample(self, parameters, *, key, row_start=0):
         return parameters[:, 0]
 
 

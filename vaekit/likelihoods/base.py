@@ -99,8 +99,25 @@ class Likelihood(Part, nn.Module, ABC):
         """E[x | z]: [B, P, *S] -> [B, *S]."""
 
     @abstractmethod
-    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
-        """A draw from p(x | z), made from `key`: [B, P, *S] -> [B, *S]."""
+    def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
+        """A draw from p(x | z).
+
+        Args:
+            parameters: [B, P, *S].
+            key: int64 [2], the noise.
+            row_start: the number of the first row in a larger batch, whose draws for these rows are made.
+
+        Returns:
+            [B, *S], with the parameters' dtype.
+
+        Example:
+            >>> from vaekit import make_key
+            >>> from vaekit.likelihoods import Poisson
+            >>> log_rate, key = torch.ones(5, 1, 3), make_key(0)
+            >>> part = Poisson().sample(log_rate[2:], key=key, row_start=2)
+            >>> torch.equal(part, Poisson().sample(log_rate, key=key)[2:])
+            True
+        """
 
     def decoder_output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The output_shape of a decoder for examples of this shape: S of the natural parameters [B, P, *S], as a rule the same.

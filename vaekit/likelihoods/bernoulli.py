@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,6 +42,7 @@ class Bernoulli(Likelihood):
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
         return torch.logit(mean, eps=NEAREST_TO_BOUND)
 
-    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+    def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         logits = self._wide(parameters)[:, 0]
-        return (philox.uniform(key, logits.shape, logits.dtype) <= torch.sigmoid(logits)).to(parameters.dtype)
+        u = philox.uniform(key, logits.shape, logits.dtype, row_start * math.prod(logits.shape[1:]))
+        return (u <= torch.sigmoid(logits)).to(parameters.dtype)

@@ -15,7 +15,8 @@ from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
 from vaekit.likelihoods.special import beta_deviance, bounded_log, log_choice
 from vaekit.likelihoods.support import Support
-from vaekit.ops import philox, streams
+from vaekit.ops import streams
+from vaekit.ops.draw import Draw
 
 
 @registry.register("beta")
@@ -65,16 +66,16 @@ class Beta(Likelihood):
         inside = mean[0].clamp(NEAREST_TO_BOUND, 1.0 - NEAREST_TO_BOUND)
         return torch.stack((inside, 1.0 - inside)).log() + math.log(2.0)
 
-    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+    def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         """As every likelihood's; synchronises."""
         self._check_shapes(parameters)
-        wide, key = draws.wide(parameters, key)
+        wide, noise = draws.wide(parameters, Draw(key, row_start=row_start))
         log_a, log_b = wide.unbind(1)
         # Draws are 0 or 1 long before their logarithms overflow: both raised to where one does not, they are the same.
         raised = (-500.0 - torch.maximum(log_a, log_b)).clamp(min=0.0)
         log_a, log_b = log_a + raised, log_b + raised
-        logit = draws.log_gamma(philox.fold_in(key, streams.Beta.FIRST_GAMMA), log_a) - draws.log_gamma(
-            philox.fold_in(key, streams.Beta.SECOND_GAMMA), log_b
+        logit = draws.log_gamma(noise.folded(streams.Beta.FIRST_GAMMA), log_a) - draws.log_gamma(
+            noise.folded(streams.Beta.SECOND_GAMMA), log_b
         )
         limits = torch.finfo(parameters.dtype)
         inside = draws.narrow(torch.sigmoid(logit), parameters)

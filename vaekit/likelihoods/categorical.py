@@ -10,6 +10,7 @@ from vaekit.checks import checked_size
 from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import RAREST, Likelihood, registry
 from vaekit.likelihoods.support import Support
+from vaekit.ops.draw import Draw
 
 
 @registry.register("categorical")
@@ -68,9 +69,9 @@ class Categorical(Likelihood):
     def statistics(self, x: Tensor) -> Tensor:
         return self.element_features(x)
 
-    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+    def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         self._check_shapes(parameters)
-        logits, key = draws.wide(parameters, key)
+        logits, noise = draws.wide(parameters, Draw(key, row_start=row_start))
         # The smallest of exponential waiting times with rates exp(logits) is that of class k with probability softmax(logits)_k.
-        waiting = draws.exponential(key, logits.shape).log() - logits
+        waiting = draws.exponential(noise, logits.shape).log() - logits
         return draws.narrow(waiting.argmin(1), parameters)

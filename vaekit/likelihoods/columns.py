@@ -114,12 +114,12 @@ class Columns(Likelihood):
         parts = [likelihood.statistics(own) for likelihood, own in zip(self._kinds, self._split_table(x), strict=True)]
         return self._statistics_in.join(parts).unsqueeze(1)
 
-    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+    def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         """As every likelihood's, each column's on its own; synchronises where one of theirs does."""
         self._check_shapes(parameters)
         own = self._parameters_in.split(parameters[:, 0])
         drawn = [
-            likelihood.sample(p, key=philox.fold_in(key, number))
+            likelihood.sample(p, key=philox.fold_in(key, number), row_start=row_start)
             for number, (likelihood, p) in enumerate(zip(self._kinds, own, strict=True))
         ]
         return self._joined_table(drawn)

@@ -13,6 +13,7 @@ from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
 from vaekit.likelihoods.special import inverse, log_mean_exp, log_mean_exp_slope
 from vaekit.likelihoods.support import UNIT_INTERVAL
+from vaekit.ops.draw import Draw
 
 
 @registry.register("continuous_bernoulli")
@@ -47,11 +48,11 @@ class ContinuousBernoulli(Likelihood):
         bound = 1.1 / NEAREST_TO_BOUND  # far from 0, the mean is 1 / |t| from its end
         return inverse(log_mean_exp_slope, inside, -bound, bound)
 
-    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+    def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         self._check_shapes(parameters)
-        wide, key = draws.wide(parameters, key)
+        wide, noise = draws.wide(parameters, Draw(key, row_start=row_start))
         t = wide[:, 0]
         # The distribution function inverted, measured from the end at which the density is highest; flat where t is nearly 0.
-        u, size = draws.uniform(key, t.shape), t.abs().clamp(min=1e-12)
+        u, size = draws.uniform(noise, t.shape), t.abs().clamp(min=1e-12)
         below = -torch.log1p(u * torch.expm1(-size)) / size
         return draws.narrow(torch.where(t > 0.0, 1.0 - below, below), parameters)

@@ -17,7 +17,8 @@ from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
 from vaekit.likelihoods.special import bounded_log, inverse, log_mean_exp
 from vaekit.likelihoods.support import Support
-from vaekit.ops import philox, streams
+from vaekit.ops import streams
+from vaekit.ops.draw import Draw
 
 
 @registry.register("discretized_logistic")
@@ -93,18 +94,16 @@ class DiscretizedLogistic(Likelihood):
         zeros = torch.zeros_like(place).masked_fill(place.isnan(), torch.nan)
         return torch.stack([part for part in (zeros, place, zeros) for _ in range(self.components)])
 
-    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+    def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         self._check_shapes(parameters)
-        wide, key = draws.wide(parameters, key)
+        wide, noise = draws.wide(parameters, Draw(key, row_start=row_start))
         logits, mean, log_scale = wide.unflatten(1, (3, self.components)).unbind(1)
         waiting = (
-            draws.exponential(philox.fold_in(key, streams.DiscretizedLogistic.COMPONENT), logits.shape).log() - logits
+            draws.exponential(noise.folded(streams.DiscretizedLogistic.COMPONENT), logits.shape).log() - logits
         )  # as in Categorical
         chosen = waiting.argmin(1, keepdim=True)
         mean, log_scale = mean.gather(1, chosen).squeeze(1), log_scale.gather(1, chosen).squeeze(1)
-        value = mean + log_scale.exp() * torch.logit(
-            draws.uniform(philox.fold_in(key, streams.DiscretizedLogistic.VALUE), mean.shape)
-        )
+        value = mean + log_scale.exp() * torch.logit(draws.uniform(noise.folded(streams.DiscretizedLogistic.VALUE), mean.shape))
         level = (0.5 * (value + 1.0) * (self.levels - 1)).round().clamp(0.0, self.levels - 1.0)
         return draws.narrow(level / (self.levels - 1), parameters)
 

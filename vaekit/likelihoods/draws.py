@@ -4,12 +4,14 @@ Gamma: G. Marsaglia, W. W. Tsang, "A Simple Method for Generating Gamma Variable
 rejection method for generating Poisson random variables", 1993, algorithm PTRS; below a mean of 10 by inversion.
 
 Both reject: round n takes its noise from fold_in(key, n), and each element keeps the first that it accepts, so that a draw
-depends on nothing but the key, the element's position and its parameters, on every device. Everything is in float64, as a tail is
-only as fine as the uniform number behind it. Whether all elements have accepted is asked of the device, which synchronises.
+depends on nothing but the key, the element's position and its parameters, on every device. Rows are along the first axis of a
+shape; `Draw.row_start` is the number of the first. Everything is in float64, as a tail is only as fine as the uniform number
+behind it. Whether all elements have accepted is asked of the device, which synchronises.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,33 +19,39 @@ from torch import Tensor
 
 from vaekit.likelihoods.special import excess, factorial_excess
 from vaekit.ops import philox, streams
+from vaekit.ops.draw import Draw
 
 _INVERSION_BELOW = 10.0  # PTRS is for larger means
 _LARGEST_LOG = 100.0  # of a shape or a mean, beside whose exponential float64 does not see what is random
 _LARGEST_SMALL_COUNT = 150  # with a mean below 10 it is exceeded with a probability of 1e-119
 
 
-def uniform(key: Tensor, shape: Sequence[int]) -> Tensor:
+def normal(noise: Draw, shape: Sequence[int]) -> Tensor:
+    """Standard normal noise, float64 [*shape]."""
+    return philox.normal(noise.key, shape, torch.float64, noise.row_start * math.prod(shape[1:]))
+
+
+def uniform(noise: Draw, shape: Sequence[int]) -> Tensor:
     """Uniform noise in (0, 1), float64 [*shape], without either end.
 
     Example:
-        >>> uniform(philox.make_key(0), (2,))
+        >>> uniform(Draw(philox.make_key(0)), (2,))
         tensor([0.3990, 0.7357], dtype=torch.float64)
     """
     # The largest of philox's values, 1 - 2^-54, has been rounded to 1.
-    return philox.uniform(key, shape, torch.float64).clamp(max=1.0 - 2.0**-53)
+    return philox.uniform(noise.key, shape, torch.float64, noise.row_start * math.prod(shape[1:])).clamp(max=1.0 - 2.0**-53)
 
 
-def exponential(key: Tensor, shape: Sequence[int]) -> Tensor:
+def exponential(noise: Draw, shape: Sequence[int]) -> Tensor:
     """Draws from the exponential distribution with mean 1, float64 [*shape], above 0."""
-    return -uniform(key, shape).log()
+    return -uniform(noise, shape).log()
 
 
-def wide(parameters: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """The parameters in float64 and the key, both where that can be computed with: on the CPU for the one device without it."""
+def wide(parameters: Tensor, noise: Draw) -> tuple[Tensor, Draw]:
+    """The parameters in float64 and the noise, both where that can be computed with: on the CPU for the one device without it."""
     if parameters.device.type == "mps":
-        parameters, key = parameters.cpu(), key.cpu()
-    return parameters.double(), key
+        parameters, noise = parameters.cpu(), noise._replace(key=noise.key.cpu())
+    return parameters.double(), noise
 
 
 def narrow(drawn: Tensor, parameters: Tensor) -> Tensor:
@@ -51,7 +59,7 @@ def narrow(drawn: Tensor, parameters: Tensor) -> Tensor:
     return drawn.to(device=parameters.device, dtype=parameters.dtype)
 
 
-def log_gamma(key: Tensor, log_shape: Tensor) -> Tensor:
+def log_gamma(noise: Draw, log_shape: Tensor) -> Tensor:
     """Logarithms of draws from the gamma distribution with scale 1: a draw itself would underflow where its shape is small.
 
     Args:
@@ -68,9 +76,9 @@ def log_gamma(key: Tensor, log_shape: Tensor) -> Tensor:
     c = (9.0 * d).rsqrt()
     accepted, drawn, number = log_shape.isnan(), log_shape.clone(), 0
     while not accepted.all():
-        round_key = philox.fold_in(key, number)
-        x = philox.normal(philox.fold_in(round_key, streams.GammaRound.NORMAL), shape.shape, torch.float64)
-        log_u = uniform(philox.fold_in(round_key, streams.GammaRound.UNIFORM), shape.shape).log()
+        of_round = noise.folded(number)
+        x = normal(of_round.folded(streams.GammaRound.NORMAL), shape.shape)
+        log_u = uniform(of_round.folded(streams.GammaRound.UNIFORM), shape.shape).log()
         step = c * x
         log_cube = 3.0 * torch.log1p(step.clamp(min=-1.0))
         # x^2 / 2 + d (1 - v + log v) with v = (1 + step)^3, whose terms up to step^3 cancel; what is left out is below 1e-18 d.
@@ -79,11 +87,11 @@ def log_gamma(key: Tensor, log_shape: Tensor) -> Tensor:
         accepts = (step > -1.0) & (log_u < torch.where(step.abs() < 0.01, series, direct))
         drawn = torch.where(accepts & ~accepted, d.log() + log_cube, drawn)
         accepted, number = accepted | accepts, number + 1
-    boost = -exponential(philox.fold_in(key, streams.Gamma.BOOST), shape.shape) * torch.exp(-log_shape)
+    boost = -exponential(noise.folded(streams.Gamma.BOOST), shape.shape) * torch.exp(-log_shape)
     return torch.where(small, drawn + boost, drawn + (given - log_shape))
 
 
-def poisson(key: Tensor, log_rate: Tensor) -> Tensor:
+def poisson(noise: Draw, log_rate: Tensor) -> Tensor:
     """Draws from the Poisson distribution, as whole float64 numbers.
 
     Args:
@@ -93,17 +101,17 @@ def poisson(key: Tensor, log_rate: Tensor) -> Tensor:
         float64 [*S]; NaN where log_rate is.
     """
     small = log_rate < torch.tensor(_INVERSION_BELOW).log()
-    few = _poisson_by_inversion(philox.fold_in(key, streams.Poisson.SMALL_MEANS), torch.where(small, log_rate, 0.0).exp())
+    few = _poisson_by_inversion(noise.folded(streams.Poisson.SMALL_MEANS), torch.where(small, log_rate, 0.0).exp())
     bounded = log_rate.clamp(max=_LARGEST_LOG)
-    many = _poisson_by_rejection(philox.fold_in(key, streams.Poisson.LARGE_MEANS), bounded, small | log_rate.isnan()) * torch.exp(
+    many = _poisson_by_rejection(noise.folded(streams.Poisson.LARGE_MEANS), bounded, small | log_rate.isnan()) * torch.exp(
         log_rate - bounded
     )
     return torch.where(small, few, many)
 
 
-def _poisson_by_inversion(key: Tensor, rate: Tensor) -> Tensor:
+def _poisson_by_inversion(noise: Draw, rate: Tensor) -> Tensor:
     """The smallest count whose distribution function reaches a uniform number."""
-    u = uniform(key, rate.shape)
+    u = uniform(noise, rate.shape)
     count, probability = torch.zeros_like(rate), torch.exp(-rate)
     reached = probability.clone()
     for number in range(1, _LARGEST_SMALL_COUNT):
@@ -116,7 +124,7 @@ def _poisson_by_inversion(key: Tensor, rate: Tensor) -> Tensor:
     return count
 
 
-def _poisson_by_rejection(key: Tensor, log_rate: Tensor, accepted: Tensor) -> Tensor:
+def _poisson_by_rejection(noise: Draw, log_rate: Tensor, accepted: Tensor) -> Tensor:
     """PTRS, for means of at least 10; elements that are accepted already keep their log_rate."""
     rate = log_rate.exp()
     b = 0.931 + 2.53 * rate.sqrt()
@@ -125,9 +133,9 @@ def _poisson_by_rejection(key: Tensor, log_rate: Tensor, accepted: Tensor) -> Te
     squeeze = 0.9277 - 3.6224 / (b - 2.0)
     drawn, number = log_rate.clone(), 0
     while not accepted.all():
-        round_key = philox.fold_in(key, number)
-        u = uniform(philox.fold_in(round_key, streams.PoissonRound.PROPOSAL), rate.shape) - 0.5
-        v = uniform(philox.fold_in(round_key, streams.PoissonRound.ACCEPTANCE), rate.shape)
+        of_round = noise.folded(number)
+        u = uniform(of_round.folded(streams.PoissonRound.PROPOSAL), rate.shape) - 0.5
+        v = uniform(of_round.folded(streams.PoissonRound.ACCEPTANCE), rate.shape)
         distance = 0.5 - u.abs()
         count = ((2.0 * a / distance + b) * u + rate + 0.43).floor()
         at_least_one = count.clamp(min=1.0)

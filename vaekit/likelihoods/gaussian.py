@@ -50,7 +50,7 @@ class Gaussian(DispersedLikelihood):
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
         return self._before_zeros(mean[0])
 
-    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+    def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         (mean,), (logvar,) = self._split(self._wide(parameters))
-        draw = mean + torch.exp(0.5 * logvar) * philox.normal(key, mean.shape, mean.dtype)
-        return draw.to(parameters.dtype)
+        eps = philox.normal(key, mean.shape, mean.dtype, row_start * math.prod(mean.shape[1:]))
+        return (mean + torch.exp(0.5 * logvar) * eps).to(parameters.dtype)

@@ -15,6 +15,7 @@ from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import registry
 from vaekit.likelihoods.positive import DispersedLikelihood, Positive
 from vaekit.likelihoods.special import times_exp
+from vaekit.ops.draw import Draw
 
 
 @registry.register("laplace")
@@ -54,9 +55,9 @@ class Laplace(DispersedLikelihood):
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
         return self._before_zeros(mean[0])
 
-    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+    def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         self._check_shapes(parameters)
-        wide, key = draws.wide(parameters, key)
+        wide, noise = draws.wide(parameters, Draw(key, row_start=row_start))
         (mean,), (log_scale,) = self._split(wide)
-        centred = draws.uniform(key, mean.shape) - 0.5
+        centred = draws.uniform(noise, mean.shape) - 0.5
         return draws.narrow(mean - log_scale.exp() * centred.sign() * torch.log1p(-2.0 * centred.abs()), parameters)

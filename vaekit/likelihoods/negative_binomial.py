@@ -18,7 +18,8 @@ from vaekit.likelihoods.base import RAREST, log_counts, registry
 from vaekit.likelihoods.positive import DispersedLikelihood, Positive
 from vaekit.likelihoods.special import binomial_deviance, bounded_log, log_choice, size_softplus, softplus
 from vaekit.likelihoods.support import COUNTS
-from vaekit.ops import philox, streams
+from vaekit.ops import streams
+from vaekit.ops.draw import Draw
 
 _NEVER = 80.0  # of the logarithms of a mean and a dispersion from which on no count is 0
 
@@ -67,12 +68,12 @@ class NegativeBinomial(DispersedLikelihood):
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
         return self._before_zeros(mean[0].clamp(min=RAREST).log())
 
-    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+    def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         """As every likelihood's: a Poisson draw whose rate is a gamma draw; synchronises."""
         self._check_shapes(parameters)
-        wide, key = draws.wide(parameters, key)
+        wide, noise = draws.wide(parameters, Draw(key, row_start=row_start))
         (log_mean,), (log_theta,) = self._split(wide)
-        return draws.narrow(_draw(log_mean, log_theta, key), parameters)
+        return draws.narrow(_draw(log_mean, log_theta, noise), parameters)
 
 
 @registry.register("zero_inflated_negative_binomial")
@@ -127,13 +128,13 @@ class ZeroInflatedNegativeBinomial(DispersedLikelihood):
         """As every likelihood's, with a dropout logit of 0: half of the counts are lost, the others' mean is twice as large."""
         return self._before_zeros(mean[0].clamp(min=RAREST).log() + math.log(2.0))
 
-    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+    def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         """As every likelihood's; synchronises."""
         self._check_shapes(parameters)
-        wide, key = draws.wide(parameters, key)
+        wide, noise = draws.wide(parameters, Draw(key, row_start=row_start))
         (log_mean, logit), (log_theta,) = self._split(wide)
-        lost = draws.uniform(philox.fold_in(key, streams.NegativeBinomial.LOST), logit.shape) <= torch.sigmoid(logit)
-        return draws.narrow(_draw(log_mean, log_theta, key).masked_fill(lost, 0.0), parameters)
+        lost = draws.uniform(noise.folded(streams.NegativeBinomial.LOST), logit.shape) <= torch.sigmoid(logit)
+        return draws.narrow(_draw(log_mean, log_theta, noise).masked_fill(lost, 0.0), parameters)
 
 
 def _nll(log_mean: Tensor, log_theta: Tensor, x: Tensor) -> Tensor:
@@ -154,7 +155,7 @@ def _nll_of_count(log_mean: Tensor, log_theta: Tensor, count: Tensor) -> Tensor:
     return deviance + log_choice(count, log_count, theta, log_theta)
 
 
-def _draw(log_mean: Tensor, log_theta: Tensor, key: Tensor) -> Tensor:
+def _draw(log_mean: Tensor, log_theta: Tensor, noise: Draw) -> Tensor:
     log_theta = log_theta.expand_as(log_mean)
-    log_rate = log_mean - log_theta + draws.log_gamma(philox.fold_in(key, streams.NegativeBinomial.RATE), log_theta)
-    return draws.poisson(philox.fold_in(key, streams.NegativeBinomial.COUNT), log_rate)
+    log_rate = log_mean - log_theta + draws.log_gamma(noise.folded(streams.NegativeBinomial.RATE), log_theta)
+    return draws.poisson(noise.folded(streams.NegativeBinomial.COUNT), log_rate)

@@ -9,6 +9,7 @@ from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import RAREST, Likelihood, log_counts, registry
 from vaekit.likelihoods.special import excess, factorial_excess
 from vaekit.likelihoods.support import COUNTS
+from vaekit.ops.draw import Draw
 
 
 @registry.register("poisson")
@@ -47,8 +48,8 @@ class Poisson(Likelihood):
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
         return mean.clamp(min=RAREST).log()
 
-    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+    def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         """As every likelihood's; synchronises."""
         self._check_shapes(parameters)
-        log_rate, key = draws.wide(parameters, key)
-        return draws.narrow(draws.poisson(key, log_rate[:, 0]), parameters)
+        log_rate, noise = draws.wide(parameters, Draw(key, row_start=row_start))
+        return draws.narrow(draws.poisson(noise, log_rate[:, 0]), parameters)

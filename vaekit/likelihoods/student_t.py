@@ -15,7 +15,8 @@ from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import registry
 from vaekit.likelihoods.positive import DispersedLikelihood, Positive
 from vaekit.likelihoods.special import bounded_log, half_step, size_log1p, softplus, times_exp
-from vaekit.ops import philox, streams
+from vaekit.ops import streams
+from vaekit.ops.draw import Draw
 
 _FAR = 2.0 * math.log(1e4)  # of a ratio beside which 1 is nothing, and whose square float32 holds
 
@@ -83,13 +84,13 @@ class StudentT(DispersedLikelihood):
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
         return self._before_zeros(mean[0])
 
-    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+    def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         """As every likelihood's; synchronises."""
         self._check_shapes(parameters)
-        wide, key = draws.wide(parameters, key)
+        wide, noise = draws.wide(parameters, Draw(key, row_start=row_start))
         (location,), (log_scale, log_df) = self._split(wide)
         log_half = (log_df - math.log(2.0)).expand_as(location)
         # A normal over the root of gamma(n / 2) / (n / 2).
-        log_precision = draws.log_gamma(philox.fold_in(key, streams.StudentT.PRECISION), log_half) - log_half
-        normal = philox.normal(philox.fold_in(key, streams.StudentT.NORMAL), location.shape, torch.float64)
+        log_precision = draws.log_gamma(noise.folded(streams.StudentT.PRECISION), log_half) - log_half
+        normal = draws.normal(noise.folded(streams.StudentT.NORMAL), location.shape)
         return draws.narrow(location + torch.exp(log_scale - 0.5 * log_precision) * normal, parameters)

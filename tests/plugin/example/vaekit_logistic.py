@@ -34,6 +34,7 @@ class Logistic(Likelihood):
     def mean(self, parameters: Tensor) -> Tensor:
         return parameters[:, 0]
 
-    def sample(self, parameters: Tensor, *, key: Tensor) -> Tensor:
+    def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         mean = parameters[:, 0]
-        return mean + self.scale * torch.logit(philox.uniform(key, mean.shape, mean.dtype), eps=1e-7)
+        u = philox.uniform(key, mean.shape, mean.dtype, row_start * math.prod(mean.shape[1:]))
+        return mean + self.scale * torch.logit(u, eps=1e-7)
