@@ -71,8 +71,8 @@ def test_a_plan_is_a_function_of_seed_and_step():
     for number, (step, rows) in enumerate(zip(steps, torch.randperm(50, generator=generator).split(16), strict=True), start=4):
         assert step.number == number
         assert torch.equal(step.key, fold_in(noise, number))
-        assert torch.equal(step.batch.index, rows)
-        assert torch.equal(step.batch.x, X[rows])
+        assert torch.equal(step.parts[0].batch.index, rows)
+        assert torch.equal(step.parts[0].batch.x, X[rows])
     assert plan.steps_per_epoch == len(steps) == 4
 
 
@@ -112,7 +112,7 @@ def test_an_optimizer_and_a_schedule_are_those_of_a_loop_by_hand(name, rate):
         for step in plan.steps(epoch, number):
             optimizer.param_groups[0]["lr"] = schedule(number)
             optimizer.zero_grad()
-            by_hand(step.batch.x, key=step.key, step=number).total.backward()
+            by_hand(step.parts[0].batch.x, key=step.key, step=number).total.backward()
             optimizer.step()
             number += 1
     torch.testing.assert_close(weights(vae), weights(by_hand), rtol=1e-5, atol=1e-6)
@@ -274,10 +274,12 @@ def test_a_watch_looks_as_often_as_its_clock_says():
     batches = as_batches(X, 10)
     guard = Guard(vae, batches)
     guard.keep()
-    looking = Watch(RunState(vae), guard, total=50, progress=False, seconds=1.0, clock=lambda: now[0])
+    looking = Watch(
+        RunState(vae, torch.optim.SGD(vae.parameters())), guard, total=50, progress=False, seconds=1.0, clock=lambda: now[0]
+    )
     state = looking._state
     for step in Plan(batches, 0, CPU).steps(0, 0):
-        looking.add(Taken.of(step, vae(step.batch.x, key=step.key).detach()))
+        looking.add(Taken.of(step.number, step.parts[0], vae(step.parts[0].batch.x, key=step.key).detach()))
         now[0] += 0.4
         looking.look_if_due()
         looked = {0: 0, 1: 0, 2: 3, 3: 3, 4: 3}[step.number]

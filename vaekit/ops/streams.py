@@ -14,12 +14,14 @@ class Run:
     STEPS = 0  # parent of each step's key, fold_in(STEPS, step): the noise of training
     ORDER = 1  # parent of each epoch's key, fold_in(ORDER, epoch): the order of the examples
     EVALUATION = 2  # the noise of validation and evaluation, the same for every epoch
+    LOADER = 3  # parent of each epoch's key, fold_in(LOADER, epoch): what a loader draws from torch's global generator
 
 
 class Step:
     """Of a step's key, which draws z itself, and of the key of an evaluation."""
 
     OBJECTIVE = 1  # what an objective draws besides z: draws from the prior, permutations, places of codes
+    LAYERS = 2  # what layers such as dropout draw from torch's global generators
 
 
 class Codebook:

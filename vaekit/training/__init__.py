@@ -2,10 +2,11 @@
 
 from vaekit.training import optimizers
 from vaekit.training.callbacks import Callback, EarlyStopping
+from vaekit.training.ema import Average
 from vaekit.training.fit import fit
 from vaekit.training.guard import NonFiniteLossError
 from vaekit.training.history import History
 from vaekit.training.options import FitOptions
 from vaekit.training.state import RunState
 
-__all__ = ["Callback", "EarlyStopping", "FitOptions", "History", "NonFiniteLossError", "RunState", "fit", "optimizers"]
+__all__ = ["Average", "Callback", "EarlyStopping", "FitOptions", "History", "NonFiniteLossError", "RunState", "fit", "optimizers"]

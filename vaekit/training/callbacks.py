@@ -17,11 +17,20 @@ class Callback:
         ...         print(state.epoch, state.history["loss"][-1])
     """
 
+    def on_fit_start(self, state: RunState) -> None:
+        """Before the first step of the run."""
+
     def on_step_end(self, state: RunState) -> None:
         """After every optimizer step."""
 
+    def on_validation_end(self, state: RunState) -> None:
+        """After every validation, whose terms are in `state.validation`."""
+
     def on_epoch_end(self, state: RunState) -> None:
-        """After every epoch, its validation included."""
+        """After every epoch, when its terms are in `state.history` and its files are written."""
+
+    def on_fit_end(self, state: RunState) -> None:
+        """After the run, however it ended, when its files are written."""
 
 
 class EarlyStopping(Callback):

@@ -67,4 +67,5 @@ class Checkpoints:
 
     def _save(self, state: RunState, name: str) -> None:
         assert self.folder is not None
-        state.vae.save(self.folder / name)
+        with state.averaged() as vae:
+            vae.save(self.folder / name)

@@ -44,15 +44,19 @@ class Engine:
         self._fabric.backward(objective)
 
     @contextmanager
-    def seeded(self, seed: int) -> Iterator[None]:
-        """Layers that draw from a global generator, dropout for example, draw from `seed`; the generators are put back."""
-        gpus = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=gpus):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every device
-            for gpu in gpus:
-                with torch.cuda.device(gpu):
-                    torch.cuda.manual_seed(seed)
+    def own_generators(self) -> Iterator[None]:
+        """Whatever draws from torch's global generators meanwhile, they are put back."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             yield
+
+    def reseed(self, seed: int) -> None:
+        """Seed the global generators, from which layers such as dropout draw, and loaders that shuffle."""
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every device
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(seed)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(seed)
 
 
 def _fabric(device: str | torch.device, precision: str) -> Fabric:

@@ -38,9 +38,11 @@ def fit(
     batch_size: int = 64,
     learning_rate: float | Schedule | Mapping[str, Any] = 1e-3,
     optimizer: str | Mapping[str, Any] = "adam",
+    accumulate: int = 1,
+    ema: float | None = None,
+    gradient_clip: float | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
-    gradient_clip: float | None = None,
     callbacks: Sequence[Callback] = (),
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
@@ -60,12 +62,18 @@ def fit(
             {"x": x, "y": y}. Whole examples are reshuffled every epoch; an incomplete last batch counts.
         validation: the same, evaluated after every epoch with the same noise each time.
         epochs: passes over `train`.
-        batch_size: for whole examples; a loader has its own.
+        batch_size: the examples that go through the model at once; a loader has its own.
         learning_rate: the optimizer's, as a number, a schedule of the step, or its spec, {"name": "cosine", "start": 1e-3, "end":
             1e-5, "steps": 10000} for example; not that of parameters for which the objective has one of its own
             (`Loss.parameter_groups`).
         optimizer: a name from `vaekit.optimizers.names()`, or {"name": ..., option: ...}. Adam (D. P. Kingma, J. Ba, 2014,
             arXiv:1412.6980) by default.
+        accumulate: so many batches make one optimizer step, for batches that do not fit into memory at once: with the same
+            examples, noise and gradient as one of accumulate * batch_size examples, to rounding. The last step of an epoch takes
+            the batches that are left. Batch normalisation sees a batch at a time; objectives that compare examples
+            (`Loss.compares_examples`) refuse it.
+        ema: keep an exponential moving average of the weights with this decay, 0.999 for example: it is what is validated,
+            saved, and in the model at the end. See `vaekit.training.Average`.
         seed: fixes the order of the examples and all noise (dropout too, unless other threads draw from torch's global
             generator meanwhile). A second `fit` with the same seed sees the noise and the orders of the first again; give it
             another one to go on with new ones. The weights that training starts from are the model's own:
@@ -107,6 +115,8 @@ def fit(
         batch_size=batch_size,
         learning_rate=learning_rate,
         optimizer=optimizer,
+        accumulate=accumulate,
+        ema=ema,
         gradient_clip=gradient_clip,
         seed=seed,
         device=device,
@@ -119,6 +129,7 @@ def fit(
     engine = Engine(device)
     preflight.check_precision(vae, engine.device)
     preflight.check_weights(vae)
+    preflight.check_accumulation(vae, accumulate)
     batches, validation_batches = checked_batches(vae, train, batch_size, "train"), None
     if validation is not None:
         validation_batches = checked_batches(vae, validation, batch_size, "validation")
@@ -127,11 +138,12 @@ def fit(
     if out is not None:
         vae.config()  # a model that cannot be saved is refused before it is trained, not after
     checkpoints = Checkpoints(out)
-    with engine.seeded(seed), torch.inference_mode(False), torch.enable_grad(), preflight.training_mode(vae):
+    with engine.own_generators(), torch.inference_mode(False), torch.enable_grad(), preflight.training_mode(vae):
         preflight.check_smallest_batch(vae, batches)
         vae.to(engine.device)
-        state, plan, guard = RunState(vae), Plan(batches, seed, engine.device), Guard(vae, batches)
+        plan, guard = Plan(batches, seed, engine.device, accumulate, engine.reseed), Guard(vae, batches)
         update = Update(vae, engine, options, guard, plan.size)
+        state = RunState(vae, update.optimizer, update.average)
         weights = scheduled(vae.loss)
         if plan.steps_per_epoch is not None:
             preflight.warn_of_unfinished(weights, epochs * plan.steps_per_epoch, "the run has")

@@ -14,7 +14,7 @@ from vaekit.data import Batch, Stream, Whole
 from vaekit.evaluation.terms import named_terms
 from vaekit.inputs import check_values
 from vaekit.losses.base import LossTerms
-from vaekit.training.plan import Step
+from vaekit.training.plan import Part
 from vaekit.vae import VAE, evaluation_mode
 
 
@@ -24,11 +24,11 @@ class NonFiniteLossError(ArithmeticError):
 
 @dataclass(frozen=True)
 class Taken:
-    """A step that was taken, and the terms that it saw, on the device, until somebody looks at them.
+    """A part of a step that was taken, and the terms that it saw, on the device, until somebody looks at them.
 
     Attributes:
         number: of the step.
-        count: of its examples.
+        count: of the part's examples.
         terms: without gradients.
         index: of its examples, where the data has numbers.
         batch: the examples, where somebody may have to look at them: those of the first step, and those that nobody has checked.
@@ -43,10 +43,10 @@ class Taken:
     is_checked: bool
 
     @classmethod
-    def of(cls, step: Step, terms: LossTerms) -> Taken:
-        """What is kept of a step."""
-        batch = None if step.is_checked and step.number else step.batch
-        return cls(step.number, len(step.batch.x), terms, step.batch.index, batch, step.is_checked)
+    def of(cls, number: int, part: Part, terms: LossTerms) -> Taken:
+        """What is kept of a part of step `number`."""
+        batch = None if part.is_checked and number else part.batch
+        return cls(number, len(part.batch.x), terms, part.batch.index, batch, part.is_checked)
 
 
 class Guard:

@@ -55,6 +55,7 @@ class Loop:
         """Train until `epochs` are done, a callback stops the run, or ^C ends it."""
         history = self.state.history
         try:
+            self._call("on_fit_start")
             for epoch in range(self.state.epoch, epochs):
                 self.watch.begin_epoch(epoch, epochs)
                 self._epoch(epoch)
@@ -72,35 +73,41 @@ class Loop:
         self.state.begin_epoch(number)
         self.guard.keep()
         for step in self.plan.steps(number, first):
-            self.watch.add(Taken.of(step, self.update(step)))
+            for part, terms in zip(step.parts, self.update(step), strict=True):
+                self.watch.add(Taken.of(step.number, part, terms))
             self.state.step += 1
-            self.state.batch += 1
-            for callback in self.callbacks:
-                callback.on_step_end(self.state)
+            self.state.batch += len(step.parts)
+            self._call("on_step_end")
             self.watch.look_if_due()
             if self.state.stop:
                 break
         self.watch.look(epoch_ends=True)
-        terms = self.state.sums.means()
-        if not terms:
+        means = self.state.sums.means()
+        if not means:
             raise ValueError("the loader gave no batch in this epoch; an iterator that is used up cannot be trained on twice")
-        terms |= self._validation()
-        self.state.history.append(terms, time.perf_counter() - started, is_settled=self._is_settled(first))
+        means |= self._validation()
+        self.state.history.append(means, time.perf_counter() - started, is_settled=self._is_settled(first))
         self.checkpoints.epoch_ended(self.state)
-        for callback in self.callbacks:
-            callback.on_epoch_end(self.state)
+        self._call("on_epoch_end")
 
     def _validation(self) -> dict[str, float]:
         if self.validate is None:
             return {}
-        validated = self.validate()
+        with self.state.averaged():
+            validated = self.validate()
         for name, value in validated.items():
             if not math.isfinite(value):
                 raise NonFiniteLossError(
                     f"epoch {self.state.epoch + 1}: {name} is not finite on the validation data, {value}. "
                     "The model holds the weights of this epoch"
                 )
+        self.state.validation = validated
+        self._call("on_validation_end")
         return {f"val_{name}": value for name, value in validated.items()}
+
+    def _call(self, event: str) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(self.state)
 
     def _is_settled(self, first: int) -> bool:
         """Whether every scheduled weight had its final value from the first step of the epoch to its last."""
@@ -117,3 +124,6 @@ class Loop:
             self.checkpoints.run_ended(self.state)
         finally:
             self.watch.close()
+            if self.state.average is not None:
+                self.state.average.replace_weights()
+            self._call("on_fit_end")

@@ -33,12 +33,16 @@ class FitOptions:
     """
 
     epochs: int = field(default=30, metadata={"help": "Passes over the training data."})
-    batch_size: int = field(default=64, metadata={"help": "Examples in a step."})
+    batch_size: int = field(default=64, metadata={"help": "Examples that go through the model at once."})
     learning_rate: float | Schedule | Mapping[str, Any] = field(
         default=1e-3, metadata={"help": "The optimizer's, or a schedule of it."}
     )
     optimizer: str | Mapping[str, Any] = field(
         default="adam", metadata={"help": "What updates the weights; see `vaekit list optimizers`."}
+    )
+    accumulate: int = field(default=1, metadata={"help": "Batches in an optimizer step."})
+    ema: float | None = field(
+        default=None, metadata={"help": "Average the weights with this decay, 0.999 for example; off by default."}
     )
     gradient_clip: float | None = field(default=None, metadata={"help": "Shorten longer gradients to this norm; off by default."})
     seed: int = field(default=0, metadata={"help": "Fixes order and noise; in the command the first weights as well."})
@@ -54,6 +58,9 @@ class FitOptions:
             checked_number("learning_rate", self.learning_rate, above=0.0)
         checked_schedule("learning_rate", self.learning_rate)
         optimizers.check(self.optimizer)
+        checked_size("accumulate", self.accumulate)
+        if self.ema is not None:
+            checked_number("ema", self.ema, above=0.0, below=1.0)
         if self.gradient_clip is not None:
             checked_number("gradient_clip", self.gradient_clip, above=0.0)
         philox.make_key(self.seed)  # refuses what is not a whole number of 64 bits

@@ -5,8 +5,9 @@ All of it is a function of the seed and the step: no generator is carried along,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -18,40 +19,71 @@ _KEYS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
+class Part:
+    """What goes through the model at once.
+
+    Attributes:
+        batch: the examples.
+        row_start: the number of its first example among those of the step.
+        is_checked: whether its values have been checked before the run.
+    """
+
+    batch: Batch
+    row_start: int
+    is_checked: bool
+
+
+@dataclass(frozen=True)
 class Step:
     """What one optimizer step sees.
 
     Attributes:
         number: 0, 1, ... over the whole run.
-        batch: the examples, where the data has them.
-        key: int64 [2], the noise, on the device.
-        is_checked: whether the values of the batch have been checked before the run.
+        key: int64 [2], the noise of all its examples, on the device.
+        parts: at least one.
     """
 
     number: int
-    batch: Batch
     key: Tensor
-    is_checked: bool
+    parts: tuple[Part, ...]
+
+    @property
+    def count(self) -> int:
+        """The number of examples."""
+        return sum(len(part.batch.x) for part in self.parts)
 
 
 class Plan:
     """The steps of a run.
 
     The key of step n is fold_in(noise key, n). Whole examples come in the order of torch.randperm under a seed that is the first
-    word of fold_in(order key, epoch); a stream gives what it gives. Both keys are derived from make_key(seed), as
-    `vaekit.ops.streams.Run` says.
+    word of fold_in(order key, epoch); a stream gives what it gives. Those keys are derived from make_key(seed), as
+    `vaekit.ops.streams.Run` says. What draws from torch's global generators, a loader that shuffles or a layer with dropout, gets
+    them seeded for each epoch and each step.
 
     Args:
         batches: the training data.
         seed: of the run.
         device: where keys are made.
+        accumulate: the number of batches in a step; the last step of an epoch takes what is left.
+        reseed: seeds the global generators; called before an epoch's loader is asked for its batches, and before each step's
+            batches are fetched. None leaves them alone.
     """
 
-    def __init__(self, batches: Whole | Stream, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        batches: Whole | Stream,
+        seed: int,
+        device: torch.device,
+        accumulate: int = 1,
+        reseed: Callable[[int], None] | None = None,
+    ) -> None:
         self.batches = batches
+        self._device, self._accumulate, self._reseed = device, accumulate, reseed
         run = philox.make_key(seed)
-        self._order_key = philox.fold_in(run, streams.Run.ORDER)
-        self._noise_key = philox.fold_in(run, streams.Run.STEPS).to(device)
+        self._order_key, self._noise_key, self._loader_key = (
+            philox.fold_in(run, stream) for stream in (streams.Run.ORDER, streams.Run.STEPS, streams.Run.LOADER)
+        )
 
     @property
     def size(self) -> int | None:
@@ -61,24 +93,48 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int | None:
         """None for a loader, which may change its mind."""
-        return -(-self.batches.size // self.batches.batch_size) if isinstance(self.batches, Whole) else None
+        return -(-self.batches.size // (self.batches.batch_size * self._accumulate)) if isinstance(self.batches, Whole) else None
 
     def order(self, epoch: int) -> Tensor:
         """The rows of the examples, int64 [N], in the order in which they come in an epoch."""
         assert isinstance(self.batches, Whole)
-        generator = torch.Generator().manual_seed(int(philox.fold_in(self._order_key, epoch)[0]))
+        generator = torch.Generator().manual_seed(_seed(philox.fold_in(self._order_key, epoch)))
         return torch.randperm(self.batches.size, generator=generator)
 
-    def steps(self, epoch: int, first: int) -> Iterator[Step]:
-        """The steps of an epoch, of which the first is step `first` of the run."""
-        is_whole = isinstance(self.batches, Whole)
-        batches: Iterable[Batch] = self.batches.in_order(self.order(epoch)) if isinstance(self.batches, Whole) else self.batches
-        for number, (batch, key) in enumerate(zip(batches, self._keys(first), strict=False), start=first):
-            yield Step(number, batch, key, is_checked=is_whole)
+    def steps(self, epoch: int, first: int, batch: int = 0) -> Iterator[Step]:
+        """The steps of an epoch.
 
-    def _keys(self, step: int) -> Iterator[Tensor]:
-        """The keys from `step` on, made many at a time, on the device."""
+        Args:
+            epoch: 0, 1, ...
+            first: the number of the first of these steps in the run.
+            batch: the number of the batch in the epoch with which it begins; of whole examples only.
+        """
+        self._seed_generators(_seed(philox.fold_in(self._loader_key, epoch)))
+        whole = self.batches if isinstance(self.batches, Whole) else None
+        batches: Iterable[Batch] = self.batches if whole is None else whole.in_order(self.order(epoch), batch)
+        source = iter(batches)
+        for number, (key, seed) in enumerate(self._keys(first), start=first):
+            self._seed_generators(seed)
+            parts, row_start = [], 0
+            for one in islice(source, self._accumulate):
+                parts.append(Part(one, row_start, is_checked=whole is not None))
+                row_start += len(one.x)
+            if not parts:
+                return
+            yield Step(number, key, tuple(parts))
+
+    def _keys(self, step: int) -> Iterator[tuple[Tensor, int]]:
+        """The key of each step from `step` on, on the device, and the seed of what its layers draw; made many at a time."""
         while True:
-            numbers = torch.arange(step, step + _KEYS_AT_ONCE, device=self._noise_key.device)
-            yield from philox.fold_in(self._noise_key, numbers).unbind(0)
+            keys = philox.fold_in(self._noise_key, torch.arange(step, step + _KEYS_AT_ONCE))
+            seeds = philox.fold_in(keys, streams.Step.LAYERS)[:, 0].tolist()
+            yield from zip(keys.to(self._device).unbind(0), seeds, strict=True)
             step += _KEYS_AT_ONCE
+
+    def _seed_generators(self, seed: int) -> None:
+        if self._reseed is not None:
+            self._reseed(seed)
+
+
+def _seed(key: Tensor) -> int:
+    return int(key[0])

@@ -50,6 +50,19 @@ def check_weights(vae: VAE) -> None:
             )
 
 
+def check_accumulation(vae: VAE, accumulate: int) -> None:
+    """Refuse to put a step together from batches where the objective compares all its examples with each other.
+
+    Raises:
+        ValueError: it does.
+    """
+    if accumulate > 1 and vae.loss.compares_examples:
+        raise ValueError(
+            f"accumulate={accumulate} puts a step together from several batches, but the objective {type(vae.loss).__name__} "
+            "compares the examples of a step with each other; give it accumulate=1, and a batch_size that holds them all"
+        )
+
+
 def check_smallest_batch(vae: VAE, batches: Whole | Stream) -> None:
     """Refuse a last batch of one example where batch normalisation cannot be trained on it, before the steps up to it.
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
+import torch
+
 from vaekit.evaluation.terms import TermSums
+from vaekit.training.ema import Average
 from vaekit.training.history import History
 from vaekit.vae import VAE
 
@@ -15,22 +20,41 @@ class RunState:
 
     Attributes:
         vae: the model.
+        optimizer: what updates its weights.
+        average: of the weights; None where the run keeps none.
         history: the epochs so far.
         epoch: the running epoch, 0, 1, ...; at the end of an epoch the one that has ended.
         step: the number of optimizer steps done.
         batch: the number of batches done in the running epoch.
         sums: the terms of the running epoch, as far as they have been looked at.
+        terms: the mean terms of the steps that were looked at last, in nats.
+        validation: the terms of the last validation, in nats, without "val_".
         stop: set it to end the run after the present step or epoch.
     """
 
     vae: VAE
+    optimizer: torch.optim.Optimizer
+    average: Average | None = None
     history: History = field(default_factory=History)
     epoch: int = 0
     step: int = 0
     batch: int = 0
     sums: TermSums = field(default_factory=TermSums)
+    terms: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
     stop: bool = False
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the last step, of the parameters without a rate of their own."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def begin_epoch(self, number: int) -> None:
         """Nothing has been seen of epoch `number` yet."""
         self.epoch, self.batch, self.sums = number, 0, TermSums()
+
+    @contextmanager
+    def averaged(self) -> Iterator[VAE]:
+        """The model with the averaged weights, where the run keeps an average, as it is validated and saved."""
+        with nullcontext() if self.average is None else self.average.in_place():
+            yield self.vae

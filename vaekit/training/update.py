@@ -1,4 +1,4 @@
-"""One optimizer step: forward, backward, clip, gate, step. The only file that touches the optimizer."""
+"""One optimizer step: forward, backward, clip, gate, step, average. The only file that touches the optimizer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 from vaekit.losses.base import LossTerms
 from vaekit.schedules import Constant, as_schedule
 from vaekit.training import optimizers
+from vaekit.training.ema import Average
 from vaekit.training.engine import Engine
 from vaekit.training.guard import Guard
 from vaekit.training.options import FitOptions
-from vaekit.training.plan import Step
+from vaekit.training.plan import Part, Step
 from vaekit.vae import VAE
 
 
@@ -22,23 +23,45 @@ class Update:
     Args:
         vae: the model, on the engine's device.
         engine: the device and the precision.
-        options: of the run: optimizer, learning rate, gradient clip.
+        options: of the run: optimizer, learning rate, gradient clip, average.
         guard: which keeps the optimizer from applying what is not finite.
         dataset_size: the number of training examples, where it is known; for objectives that depend on it.
+
+    Attributes:
+        optimizer: what updates the weights.
+        average: of the weights; None where none was asked for.
     """
 
     def __init__(self, vae: VAE, engine: Engine, options: FitOptions, guard: Guard, dataset_size: int | None) -> None:
         self._engine, self._guard, self._clip, self._dataset_size = engine, guard, options.gradient_clip, dataset_size
         self._rate = as_schedule(options.learning_rate)
-        raw = optimizers.build(options.optimizer, vae, self._rate(0))
-        self._scheduled = [] if isinstance(self._rate, Constant) else _without_rate_of_their_own(raw, vae)
-        guard.gate(raw)
-        self._model, self._optimizer = engine.setup(vae, raw)
-        self._groups = raw.param_groups
+        self.optimizer = optimizers.build(options.optimizer, vae, self._rate(0))
+        self.average = None if options.ema is None else Average(vae, options.ema)
+        self._scheduled = [] if isinstance(self._rate, Constant) else _without_rate_of_their_own(self.optimizer, vae)
+        guard.gate(self.optimizer)
+        self._model, self._optimizer = engine.setup(vae, self.optimizer)
 
-    def __call__(self, step: Step) -> LossTerms:
-        """Take the step; returns the terms that it saw, without gradients, on the device."""
-        batch = step.batch.to(self._engine.device)
+    def __call__(self, step: Step) -> list[LossTerms]:
+        """Take the step; returns the terms that each of its parts saw, without gradients, on the device."""
+        seen = [self._add_gradients(step, part) for part in step.parts]
+        if self._clip is not None:
+            for group in self.optimizer.param_groups:  # an objective's own parameters are clipped by themselves
+                self._guard.observe(torch.nn.utils.clip_grad_norm_(group["params"], self._clip))
+        for group in self._scheduled:
+            group["lr"] = self._rate(step.number)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(step.number)
+        return seen
+
+    def release(self) -> None:
+        """Let go of the gradients: of a run that was interrupted between backward and step, some are left."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _add_gradients(self, step: Step, part: Part) -> LossTerms:
+        """Add a part's share in the gradient of the mean over the step's examples."""
+        batch = part.batch.to(self._engine.device)
         terms: LossTerms = self._model(
             batch.x,
             batch.condition,
@@ -46,22 +69,14 @@ class Update:
             step=step.number,
             index=batch.index,
             dataset_size=self._dataset_size,
+            row_start=part.row_start,
         )
         objective = terms.objective
+        if len(step.parts) > 1:
+            objective = objective * (len(batch.x) / max(step.count, 1))
         self._engine.backward(objective)
         self._guard.observe(objective)
-        if self._clip is not None:
-            for group in self._groups:  # an objective's own parameters are clipped by themselves
-                self._guard.observe(torch.nn.utils.clip_grad_norm_(group["params"], self._clip))
-        for group in self._scheduled:
-            group["lr"] = self._rate(step.number)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
         return terms.detach()
-
-    def release(self) -> None:
-        """Let go of the gradients: of a run that was interrupted between backward and step, some are left."""
-        self._optimizer.zero_grad(set_to_none=True)
 
 
 def _without_rate_of_their_own(optimizer: torch.optim.Optimizer, vae: VAE) -> list[dict[str, Any]]:

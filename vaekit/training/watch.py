@@ -59,7 +59,7 @@ class Watch:
         self._bar.set_description(f"epoch {number + 1}/{epochs}", refresh=False)
 
     def add(self, taken: Taken) -> None:
-        """Note a step."""
+        """Note a part of a step."""
         self._pending.append(taken)
         self._bar.update(taken.count)
 
@@ -85,4 +85,5 @@ class Watch:
             self._state.sums.add(taken.terms)
         means = recent.means()
         self._guard.check(pending, means, self._state.epoch)
+        self._state.terms = means
         self._bar.set_postfix_str(" ".join(f"{name} {value:.1f}" for name, value in means.items()), refresh=False)
