@@ -35,14 +35,14 @@ class InvertibleNetwork(nn.Module):
         self._check(x)
         with torch.autocast(x.device.type, enabled=False):
             y, log_slope = self.transform(_rows(context)).call_and_ladj(_rows(x))
-        return y[: len(x)], log_slope[: len(x)]
+        return y[: x.shape[0]], log_slope[: x.shape[0]]
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> Tensor:
         """x, in D passes through each of the networks."""
         self._check(y)
         with torch.autocast(y.device.type, enabled=False):
             x: Tensor = self.transform(_rows(context)).inv(_rows(y))
-        return x[: len(y)]
+        return x[: y.shape[0]]
 
     def _check(self, x: Tensor) -> None:
         weight = next(self.parameters())
@@ -71,7 +71,7 @@ class InvertibleNetwork(nn.Module):
         2024, arXiv:2403.15881. J is triangular in the map's order, so that back substitution gives the result: a backward pass
         through the map's network, without the map itself, for each of the D numbers in turn.
         """
-        x, gradient, size = _rows(x.detach()), _rows(gradient.detach()), len(x)
+        x, gradient, size = _rows(x.detach()), _rows(gradient.detach()), x.shape[0]
         context = None if context is None else _rows(context.detach())
         for transform in self.transform.transforms:
             with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
@@ -134,4 +134,4 @@ def invertible_network(
 
 def _rows(values: T) -> T:
     """At least one row; gradients still go through."""
-    return values if values is None or len(values) else torch.cat((values, values.new_zeros(1, *values.shape[1:])))
+    return values if values is None or values.shape[0] else torch.cat((values, values.new_zeros(1, *values.shape[1:])))

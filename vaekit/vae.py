@@ -132,6 +132,8 @@ class VAE(nn.Module):
 
         Returns:
             LossTerms(total [], reconstruction [B], kl [B], extras, auxiliary); a training loop calls backward on `objective`.
+            Under `torch.export` the batch can be dynamic, unless the objective compares its examples: what those compute depends
+            on how many there are.
 
         Raises:
             TypeError, ValueError: an x of another dtype or shape.

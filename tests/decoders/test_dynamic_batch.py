@@ -21,6 +21,7 @@ MODELS = [
     *({"likelihood": {"name": name, **REQUIRED.get(name, {})}} for name in likelihoods.names()),
     {"likelihood": {"name": "columns", **REQUIRED["columns"], "missing": "ignore"}},
     {"posterior": "full_gaussian"},
+    *({"posterior": {"name": "flow", "transforms": 1, "hidden": (8,), "context": context}} for context in (0, 2)),
     {"posterior": {"name": "vector_quantized", "codes": 5}, "prior": "codes", "loss": "vector_quantized"},
     {"encoder": {"name": "conv", "spatial": True}, "decoder": "conv", "posterior": {"name": "vector_quantized", "codes": 5},
      "prior": "codes", "loss": "vector_quantized"},
@@ -73,6 +74,25 @@ def test_a_traced_model_takes_batches_of_any_size(parts):
         traced = torch.jit.trace(module, inputs(3))
     for count in (1, 2, 3, 7):
         torch.testing.assert_close(traced(*inputs(count)), module(*inputs(count)))
+
+
+@pytest.mark.parametrize("loss", ["capacity", "ciwae", "elbo", "iwae", "miwae", "renyi"])  # those that do not compare examples
+def test_an_exported_objective_takes_batches_of_any_size(loss):
+    class Objective(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, loss=loss, seed=0).eval()
+
+        def forward(self, x, key):
+            terms = self.vae(x, key=key)
+            return terms.total, terms.reconstruction, terms.kl
+
+    module, key = Objective(), vaekit.make_key(0)
+    shapes = ({0: torch.export.Dim("batch")}, None)
+    exported = torch.export.export(module, (torch.rand(3, 4), key), dynamic_shapes=shapes, strict=False).module()
+    for count in (1, 2, 7):
+        x = torch.rand(count, 4)
+        torch.testing.assert_close(exported(x, key), module(x, key))
 
 
 def test_reconstruct_itself_is_exported_for_any_size_and_not_in_a_number_of_pieces(monkeypatch):

@@ -74,7 +74,7 @@ class Capacity(Loss):
         distance = (held - capacity).abs()
         if self.per == "example":
             distance = batch_mean(distance)
-        elif not len(batch.x):
+        elif not batch.x.shape[0]:
             distance = 0.0 * distance
         total = batch_mean(reconstruction) + self.gamma(context.step) * distance
         return LossTerms(total, reconstruction, kl, {**levels, "capacity": kl.new_full((), capacity)})

@@ -78,12 +78,12 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
         tensor([2.])
     """
     effective = 1.0 / torch.softmax(log_weights.detach(), dim=0).square().sum(0)
-    return effective.clamp(1.0, len(log_weights))
+    return effective.clamp(1.0, log_weights.shape[0])
 
 
 def batch_mean(values: Tensor) -> Tensor:
     """The mean of [B], 0 for an empty batch."""
-    return values.sum() / max(len(values), 1)
+    return values.sum() / max(values.shape[0], 1)
 
 
 def _repeated(rows: Tensor, count: int) -> Tensor:

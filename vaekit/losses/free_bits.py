@@ -74,6 +74,6 @@ class FreeBits(Loss):
         kl = elements.flatten(1).sum(1)
         channels = elements.unsqueeze(-1).flatten(2).sum(2)  # vector latents have a single position
         groups = gathered({"dimension": elements.flatten(1), "channel": channels, "example": kl[:, None]}[self.per])
-        free = self.free_nats(context.step) if len(batch.x) else 0.0
+        free = self.free_nats(context.step) if batch.x.shape[0] else 0.0
         paid = (groups.sum(0) / max(len(groups), 1)).clamp(min=free).sum()
         return LossTerms(batch_mean(reconstruction) + paid, reconstruction, kl, {"paid_kl": paid})

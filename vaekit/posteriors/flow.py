@@ -45,8 +45,10 @@ class FlowPosterior(Posterior):
     def __init__(self, mu: Tensor, logvar: Tensor, network: InvertibleNetwork, context: Tensor | None = None) -> None:
         dtype = reference.compute_dtype(mu.dtype)
         self.dtype, self.base = mu.dtype, DiagonalGaussian(mu.to(dtype), logvar.to(dtype))
-        if context is not None and (context.ndim != 2 or len(context) != len(mu)):
-            raise ValueError(f"context has to have a row for each of the {len(mu)} examples, [B, C], got {tuple(context.shape)}")
+        if context is not None and (context.ndim != 2 or context.shape[0] != mu.shape[0]):
+            raise ValueError(
+                f"context has to have a row for each of the {mu.shape[0]} examples, [B, C], got {tuple(context.shape)}"
+            )
         self.network, self.context = network, None if context is None else context.to(dtype)
 
     @property

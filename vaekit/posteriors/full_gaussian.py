@@ -100,7 +100,7 @@ class FullGaussian(Posterior):
         """L [B, *positions, D, D] without its diagonal."""
         mu, _, lower = self._wide()
         size = mu.shape[1]
-        matrix = mu.new_zeros(len(mu), *mu.shape[2:], size, size)
+        matrix = mu.new_zeros(mu.shape[0], *mu.shape[2:], size, size)
         rows, columns = self._below_diagonal()
         matrix[..., rows, columns] = lower.movedim(1, -1)
         return matrix

@@ -90,10 +90,10 @@ class Codes(Prior):
         rows = z.movedim(1, -1).reshape(-1, codebook.shape[1])
         # Equal, not nearest: codes may lie closer together than a distance can tell.
         found = [_equal(part, codebook) for part in rows.split(max(_COMPARISONS_PER_CHUNK // len(codebook), 1))]
-        indices, is_code = (torch.cat(parts).view(len(z), *z.shape[2:]) for parts in zip(*found, strict=True))
+        indices, is_code = (torch.cat(parts).view(z.shape[0], *z.shape[2:]) for parts in zip(*found, strict=True))
         log_prob = self._log_probability_of(indices, reference.compute_dtype(z.dtype))
         log_prob = torch.where(is_code, log_prob, -math.inf)
-        return torch.where(z.isnan().any(1), math.nan, log_prob).reshape(len(z), math.prod(log_prob.shape[1:])).sum(-1)
+        return torch.where(z.isnan().any(1), math.nan, log_prob).reshape(z.shape[0], math.prod(log_prob.shape[1:])).sum(-1)
 
     def log_prob_of(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """log p of codes by their numbers, in nats: int64 [B, *positions] -> `dtype` [B]."""

@@ -57,7 +57,7 @@ class Flow(Prior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z) in nats, z [B, *S] -> [B]; float64 for float64, otherwise float32."""
-        base = z.reshape(len(z), math.prod(z.shape[1:])).to(reference.compute_dtype(z.dtype))
+        base = z.reshape(z.shape[0], math.prod(z.shape[1:])).to(reference.compute_dtype(z.dtype))
         if self.flow is None:
             return _log_standard_normal(base)
         mapped, log_slope = self.flow(base)
