@@ -1,13 +1,16 @@
 """Schedules: their values at the corners, and bounds for every step."""
 
 import math
+import warnings
 from functools import partial
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
+import vaekit
 from vaekit import losses, schedules
 from vaekit.schedules import Constant, Cosine, Cyclic, Linear, Sigmoid, as_schedule, checked_schedule
 
@@ -101,3 +104,73 @@ def test_numbers_that_make_no_schedule_are_refused(make, message):
 def test_a_weight_that_is_none_is_named(make, error, said):
     with pytest.raises(error, match=said):
         make()
+
+
+# Training without a step.
+
+SCHEDULED = {"name": "elbo", "beta": {"name": "linear", "steps": 5}}
+ANNEALED = {
+    "name": "beta_tc",
+    "dataset_size": 9,
+    "alpha": {"name": "linear", "steps": 5},
+    "gamma": {"name": "cosine", "steps": 5},
+}
+
+
+def model(loss=SCHEDULED):
+    return vaekit.create_vae(
+        input_shape=(4,), latent_dim=2, encoder={"hidden": (3,)}, decoder={"hidden": (3,)}, loss=loss, seed=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "named"),
+    [(SCHEDULED, "weight beta"), ({"name": "capacity"}, "weight capacity"), (ANNEALED, "weights alpha and gamma")],
+)
+def test_training_without_a_step_warns_once_of_the_weights_that_are_final(loss, named):
+    vae, x = model(loss), torch.rand(3, 4)
+    with pytest.warns(UserWarning, match=named) as caught:
+        vae(x).total.backward()
+    assert [warning.filename for warning in caught] == [__file__]
+    assert "step=step" in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae(x)
+    vae.loss = vaekit.losses.create("elbo", beta=SCHEDULED["beta"])  # another objective
+    with pytest.warns(UserWarning, match="beta"):
+        vae(x)
+
+
+def test_nothing_warns_where_nothing_is_forgotten():
+    vae, x = model(), torch.rand(3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae(x, step=0)
+        model("elbo")(x)
+        with torch.no_grad():
+            vae(x)
+        vae.eval()(x)
+        vaekit.evaluate(vae.train(), x)
+        vaekit.fit(vae, torch.rand(9, 4), validation=x, epochs=3, batch_size=4, device="cpu", progress=False)
+
+
+def test_fit_does_not_warn_of_its_own_trial_of_a_batch_of_one():
+    encoder = {"hidden": (3,), "normalization": "batch"}
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, encoder=encoder, loss=SCHEDULED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="batch_size=4"):
+            vaekit.fit(vae, torch.rand(9, 4), epochs=2, batch_size=4, device="cpu", progress=False)
+
+
+@pytest.mark.compile
+def test_a_compiled_model_warns_when_it_is_traced_and_stays_one_graph():
+    vae, x = model(), torch.rand(3, 4)
+    expected = vae.eval()(x, key=vaekit.make_key(0)).total
+    vae, key = model(), vaekit.make_key(0)
+    compiled = torch.compile(vae, backend="eager", fullgraph=True)
+    with pytest.warns(UserWarning, match="beta"):
+        assert torch.equal(compiled(x, key=key).total, expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled(x, key=key)

@@ -30,7 +30,7 @@ from vaekit.posteriors import DiagonalGaussian, Posterior
 from vaekit.priors import Prior, StandardNormal
 from vaekit.registry import Registry, UnknownNameError
 from vaekit.saving import load
-from vaekit.training import Callback, EarlyStopping, History, NonFiniteLossError, RunState, fit, optimizers
+from vaekit.training import Callback, EarlyStopping, History, NonFiniteLossError, RunState, epoch_order, fit, optimizers, step_key
 from vaekit.vae import VAE
 
 __version__ = "0.1.0"
@@ -64,6 +64,7 @@ __all__ = [
     "decoders",
     "divergences",
     "encoders",
+    "epoch_order",
     "evaluate",
     "fit",
     "fold_in",
@@ -79,6 +80,7 @@ __all__ = [
     "priors",
     "reparameterize_kl",
     "schedules",
+    "step_key",
 ]
 
 warn_when_missing()

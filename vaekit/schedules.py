@@ -9,6 +9,7 @@ cyclic: H. Fu et al., "Cyclical Annealing Schedule", 2019, arXiv:1903.10145, sec
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -213,6 +214,21 @@ def is_final(weight: Schedule, step: int) -> bool:
         (False, True)
     """
     return math.isclose(weight(step), weight(None), rel_tol=1e-3)
+
+
+def warn_of_final_values(objective: nn.Module, stacklevel: int) -> None:
+    """Warn of an objective with scheduled weights that is trained without a step, and so with their final values."""
+    if names := list(scheduled(objective)):
+        weights, values = (
+            ("scheduled weights", "their final values") if len(names) > 1 else ("scheduled weight", "its final value")
+        )
+        warnings.warn(
+            f"the model is being trained without step=, so the objective's {weights} {' and '.join(names)} had {values}; "
+            "call vae(x, step=step) with the number of optimizer steps done so far. Where nothing is "
+            "trained, call it under torch.no_grad() or after vae.eval()",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 def _between(start: float, end: float, fraction: float) -> float:

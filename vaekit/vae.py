@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit import compatibility, starts
+from vaekit import compatibility, schedules, starts
 from vaekit.checks import checked_size
 from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
@@ -88,6 +88,7 @@ class VAE(nn.Module):
         compatibility.check_latents_of("loss", loss, encoder)
         self.encoder, self.decoder, self.likelihood, self.prior, self.loss = encoder, decoder, likelihood, prior, loss
         self.condition = condition
+        self._objectives_without_step: tuple[Loss, ...] = ()  # in a tuple, where it is no submodule a second time
         prior.attach(encoder)
 
     @property
@@ -128,7 +129,9 @@ class VAE(nn.Module):
             x: [B, *input_shape], in the weights' dtype.
             condition: for a conditional model, what it is told of each example: labels [B] for example. One value stands for all.
             key: the noise, int64 [2]; without one it is drawn from `generator` or torch's global generator.
-            step, index, dataset_size, row_start: for objectives that look at them; see `StepContext` and `Batch`.
+            step: the number of optimizer steps before this one; None outside training, where scheduled weights have their final
+                values.
+            index, dataset_size, row_start: for objectives that look at them; see `StepContext` and `Batch`.
 
         Returns:
             LossTerms(total [], reconstruction [B], kl [B], extras, auxiliary); a training loop calls backward on `objective`.
@@ -137,7 +140,14 @@ class VAE(nn.Module):
 
         Raises:
             TypeError, ValueError: an x of another dtype or shape.
+
+        Warns:
+            UserWarning: training without `step`, where a weight of the objective is scheduled; once for each model.
+
+        `vaekit.step_key` shows a training loop of one's own.
         """
+        if step is None and self.training and torch.is_grad_enabled():
+            self._warn_of_final_weights()
         key = philox.resolve_key(key, generator, x.device)
         told = condition if self.condition is None else self.condition.as_rows(condition, x.shape[0])
         return self.loss(self, Batch(x, told, index), StepContext(key, step, dataset_size, row_start))
@@ -296,6 +306,14 @@ class VAE(nn.Module):
         from vaekit import saving
 
         return saving.save(self, folder)
+
+    def _warn_of_final_weights(self) -> None:
+        """Warn of training without a step, once for each objective that has a schedule."""
+        if self.loss not in self._objectives_without_step:
+            self._objectives_without_step = (self.loss,)
+            schedules.warn_of_final_values(self.loss, stacklevel=5)
+
+    torch.compiler.assume_constant_result(_warn_of_final_weights)  # runs while torch.compile traces, and leaves the graph whole
 
     def _in_pieces(self, function: Callable[[Tensor, Any, int], Tensor], rows: Tensor, condition: Any) -> Tensor:
         """function(rows, condition, 0), [B, ...], on a few rows at a time, so that activations take bounded memory.

@@ -14,7 +14,7 @@ CAPACITY = {"name": "linear", "steps": 10, "start": 0.0, "end": 4.0}
 
 def model(**options):
     loss = {"name": "capacity", **options} if options else "elbo"
-    return vaekit.create_vae(input_shape=(6,), latent_dim=2, loss=loss, likelihood="gaussian", seed=0)
+    return vaekit.create_vae(input_shape=(6,), latent_dim=2, loss=loss, likelihood="gaussian", seed=0).eval()
 
 
 @pytest.mark.parametrize("step", [0, 5, 20, None])

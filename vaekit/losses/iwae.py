@@ -138,7 +138,7 @@ class Ciwae(Loss):
     Example:
         >>> import torch, vaekit
         >>> loss = {"name": "ciwae", "num_samples": 8, "beta": {"name": "linear", "steps": 1000, "start": 1.0, "end": 0.05}}
-        >>> vaekit.create_vae(input_shape=(4,), latent_dim=2, loss=loss)(torch.rand(8, 4)).kl.shape
+        >>> vaekit.create_vae(input_shape=(4,), latent_dim=2, loss=loss)(torch.rand(8, 4), step=0).kl.shape
         torch.Size([8])
     """
 

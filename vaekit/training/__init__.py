@@ -7,6 +7,19 @@ from vaekit.training.fit import fit
 from vaekit.training.guard import NonFiniteLossError
 from vaekit.training.history import History
 from vaekit.training.options import FitOptions
+from vaekit.training.plan import epoch_order, step_key
 from vaekit.training.state import RunState
 
-__all__ = ["Average", "Callback", "EarlyStopping", "FitOptions", "History", "NonFiniteLossError", "RunState", "fit", "optimizers"]
+__all__ = [
+    "Average",
+    "Callback",
+    "EarlyStopping",
+    "FitOptions",
+    "History",
+    "NonFiniteLossError",
+    "RunState",
+    "epoch_order",
+    "fit",
+    "optimizers",
+    "step_key",
+]

@@ -18,6 +18,48 @@ from vaekit.ops import philox, streams
 _KEYS_AT_ONCE = 256
 
 
+def step_key(seed: int, step: int | Tensor, device: str | torch.device = "cpu") -> Tensor:
+    """The noise of an optimizer step in `vaekit.fit`, for loops of one's own: fold_in(fold_in(make_key(seed), 0), step).
+
+    Layers that draw from torch's global generators, dropout for example, do so in `fit` after torch.manual_seed of the first word
+    of fold_in(step key, 2), for each step.
+
+    Args:
+        seed: of the run.
+        step: the number of steps before it; an int64 tensor [*S] gives the keys of many, which costs little more than one.
+        device: where the key is made.
+
+    Returns:
+        int64 [2], or [*S, 2].
+
+    Example, what `fit(vae, x, epochs=2, batch_size=20, seed=0)` does, bit for bit on the same device:
+        >>> import vaekit
+        >>> vae, x, step = vaekit.create_vae(input_shape=(4,), latent_dim=2, seed=0), torch.rand(50, 4), 0
+        >>> adam = vaekit.optimizers.build("adam", vae, 1e-3)  # a torch.optim.Adam, with the objective's own parameter groups
+        >>> for epoch in range(2):
+        ...     for rows in vaekit.epoch_order(0, epoch, len(x)).split(20):
+        ...         terms = vae(x[rows], key=vaekit.step_key(0, step), step=step, index=rows, dataset_size=len(x))
+        ...         terms.objective.backward()
+        ...         adam.step()
+        ...         adam.zero_grad()
+        ...         step += 1
+    """
+    return philox.fold_in(philox.fold_in(philox.make_key(seed, device=device), streams.Run.STEPS), step)
+
+
+def epoch_order(seed: int, epoch: int, size: int) -> Tensor:
+    """The order in which `vaekit.fit` takes whole examples in an epoch: int64 [size], for loops of one's own.
+
+    It is torch.randperm under a generator whose seed is the first word of fold_in(fold_in(make_key(seed), 1), epoch).
+
+    Example:
+        >>> sorted(epoch_order(0, 0, 5).tolist())
+        [0, 1, 2, 3, 4]
+    """
+    key = philox.fold_in(philox.fold_in(philox.make_key(seed), streams.Run.ORDER), epoch)
+    return torch.randperm(size, generator=torch.Generator().manual_seed(_seed(key)))
+
+
 @dataclass(frozen=True)
 class Part:
     """What goes through the model at once.
@@ -56,10 +98,9 @@ class Step:
 class Plan:
     """The steps of a run.
 
-    The key of step n is fold_in(noise key, n). Whole examples come in the order of torch.randperm under a seed that is the first
-    word of fold_in(order key, epoch); a stream gives what it gives. Those keys are derived from make_key(seed), as
-    `vaekit.ops.streams.Run` says. What draws from torch's global generators, a loader that shuffles or a layer with dropout, gets
-    them seeded for each epoch and each step.
+    The key of a step is its `step_key`. Whole examples come in `epoch_order`; a stream gives what it gives. What draws from
+    torch's global generators, a loader that shuffles or a layer with dropout, gets them seeded for each epoch and each step, by
+    keys that are derived as `vaekit.ops.streams` says.
 
     Args:
         batches: the training data.
@@ -78,12 +119,9 @@ class Plan:
         accumulate: int = 1,
         reseed: Callable[[int], None] | None = None,
     ) -> None:
-        self.batches = batches
+        self.batches, self._seed = batches, seed
         self._device, self._accumulate, self._reseed = device, accumulate, reseed
-        run = philox.make_key(seed)
-        self._order_key, self._noise_key, self._loader_key = (
-            philox.fold_in(run, stream) for stream in (streams.Run.ORDER, streams.Run.STEPS, streams.Run.LOADER)
-        )
+        self._loader_key = philox.fold_in(philox.make_key(seed), streams.Run.LOADER)
 
     @property
     def size(self) -> int | None:
@@ -98,8 +136,7 @@ class Plan:
     def order(self, epoch: int) -> Tensor:
         """The rows of the examples, int64 [N], in the order in which they come in an epoch."""
         assert isinstance(self.batches, Whole)
-        generator = torch.Generator().manual_seed(_seed(philox.fold_in(self._order_key, epoch)))
-        return torch.randperm(self.batches.size, generator=generator)
+        return epoch_order(self._seed, epoch, self.batches.size)
 
     def steps(self, epoch: int, first: int, batch: int = 0) -> Iterator[Step]:
         """The steps of an epoch.
@@ -126,7 +163,7 @@ class Plan:
     def _keys(self, step: int) -> Iterator[tuple[Tensor, int]]:
         """The key of each step from `step` on, on the device, and the seed of what its layers draw; made many at a time."""
         while True:
-            keys = philox.fold_in(self._noise_key, torch.arange(step, step + _KEYS_AT_ONCE))
+            keys = step_key(self._seed, torch.arange(step, step + _KEYS_AT_ONCE))
             seeds = philox.fold_in(keys, streams.Step.LAYERS)[:, 0].tolist()
             yield from zip(keys.to(self._device).unbind(0), seeds, strict=True)
             step += _KEYS_AT_ONCE

@@ -76,7 +76,7 @@ def check_smallest_batch(vae: VAE, batches: Whole | Stream) -> None:
     one = next(iter(Whole(batches.examples, 1, vae.condition is not None))).to(vae.device)
     averages = {name: buffer.clone() for name, buffer in vae.named_buffers()}  # which the trial may move
     try:
-        torch.func.functional_call(vae, averages, (one.x, one.condition))
+        torch.func.functional_call(vae, averages, (one.x, one.condition), {"step": 0})
     except ValueError as error:
         if "normalisation" not in str(error) and "more than 1 value per channel" not in str(error):
             raise
