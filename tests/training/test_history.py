@@ -41,7 +41,26 @@ def test_an_unknown_term_says_what_there_is():
         History().best_epoch  # noqa: B018
 
 
-def test_a_file_that_is_no_history_is_refused(tmp_path):
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="not a history"):
-        History.from_csv(tmp_path / "other.csv")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not a history: its first column is not 'epoch'"),
+        (b"a,b\n1,2\n", "not a history: its first column is not 'epoch'"),
+        (b"loss,epoch\n2.0,1\n", "not a history: its first column is not 'epoch'"),
+        (b"epoch,loss\n1,\xff\n", "not a history: .*utf-8"),
+        (b'epoch,loss\n1,"2.0\n', "not a history: unexpected end of data"),
+        (b"epoch,loss,loss\n1,2.0,3.0\n", "a column occurs twice among epoch, loss, loss"),
+        (b"epoch,loss,kl\n1,3.0,1.0\n2,2.0\n", r"row for epoch 2: it has 2 value\(s\) for 3 column"),
+        (b"epoch,loss\n1,3.0,1.0\n", r"row for epoch 1: it has 3 value\(s\) for 2 column"),
+        (b"epoch,loss\n1,3.0\n3,2.0\n", "row for epoch 2: epochs are numbered from 1 on"),
+        (b"epoch,loss\n1,3.0\n2,low\n", "row for epoch 2: loss is no number, but 'low'"),
+        (b"epoch,loss\n1,\n", "row for epoch 1: loss is no number, but ''"),
+        (b"epoch,loss\n1,\x00\n", "loss is no number|NUL"),
+        (b"epoch,loss,is_settled\n1,2.0,2\n", "row for epoch 1: is_settled is 0 or 1, not '2'"),
+    ],
+)
+def test_a_file_that_is_no_history_or_damaged_is_refused_with_what_is_wrong(tmp_path, content, words):
+    file = tmp_path / "other.csv"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"other.csv is .*({words})"):
+        History.from_csv(file)

@@ -105,15 +105,26 @@ class History(Mapping[str, list[float]]):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: not such a file.
+            ValueError: not such a file, or a damaged one; says what is wrong with it.
         """
         history = cls()
-        with open(file, newline="") as stream:
-            for row in csv.DictReader(stream):
-                if row.pop("epoch", None) is None:
-                    raise ValueError(f"{file} is not a history: it has no column 'epoch'")
-                is_settled = row.pop(_SETTLED, "1") != "0"
-                history.append({name: float(value) for name, value in row.items()}, seconds=math.nan, is_settled=is_settled)
+        try:
+            text = Path(file).read_text(encoding="utf-8")
+            lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{file} is not a history: {error}") from error
+        names = lines[0] if lines else []
+        if names[:1] != [_EPOCH]:
+            raise ValueError(f"{file} is not a history: its first column is not {_EPOCH!r}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{file} is damaged: a column occurs twice among {', '.join(names)}")
+        for number, line in enumerate(lines[1:], 1):
+            try:
+                terms = _terms(names, line, number)
+            except ValueError as error:
+                raise ValueError(f"{file} is damaged in its row for epoch {number}: {error}") from error
+            is_settled = terms.pop(_SETTLED, 1.0) == 1.0
+            history.append(terms, seconds=math.nan, is_settled=is_settled)
         return history
 
     def plot(self) -> Figure:
@@ -121,3 +132,25 @@ class History(Mapping[str, list[float]]):
         from vaekit import plots
 
         return plots.loss_curves(self)
+
+
+def _terms(names: list[str], line: list[str], epoch: int) -> dict[str, float]:
+    """The numbers in an epoch's row by their column, without the epoch's own.
+
+    Raises:
+        ValueError: the row is not that epoch's, or not one of numbers.
+    """
+    if len(line) != len(names):
+        raise ValueError(f"it has {len(line)} value(s) for {len(names)} column(s)")
+    row = dict(zip(names, line, strict=True))
+    if row.pop(_EPOCH) != str(epoch):
+        raise ValueError("epochs are numbered from 1 on")
+    terms = {}
+    for name, value in row.items():
+        try:
+            terms[name] = float(value)
+        except ValueError:
+            raise ValueError(f"{name} is no number, but {value!r}") from None
+    if terms.get(_SETTLED, 1.0) not in (0.0, 1.0):
+        raise ValueError(f"{_SETTLED} is 0 or 1, not {row[_SETTLED]!r}")
+    return terms
