@@ -74,6 +74,26 @@ def test_without_a_preset_a_mapping_without_a_name_amends_the_default():
     ]
 
 
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"encoder": {"input_shape": (9,)}}, r"input_shape=\(9,\) is given in encoder=.*\(4,\) here, from its own input_shape="),
+        ({"encoder": {"latent_dim": 3}}, "latent_dim=3 is given in encoder=.* 2 here, from its own latent_dim="),
+        ({"decoder": {"latent_dim": 3}}, "latent_dim=3 is given in decoder="),
+        ({"decoder": {"output_shape": [2, 2]}}, r"output_shape=\[2, 2\] is given in decoder="),
+        (
+            {"decoder": {"parameters_per_element": 2}},
+            "parameters_per_element=2 is given in decoder=.* 1 here, from the likelihood",
+        ),
+    ],
+)
+def test_an_option_that_create_vae_fills_in_is_refused_where_it_is_given(parts, words):
+    with pytest.raises(ValueError, match=words):
+        create_vae(input_shape=(4,), latent_dim=2, **parts)
+    config = create_vae(input_shape=(4,), latent_dim=2).config()
+    assert create_vae(input_shape=(4,), latent_dim=2, encoder=config["encoder"], decoder=config["decoder"]).config() == config
+
+
 def test_objects_pass_through():
     parts = {
         "encoder": MLPEncoder((4,), 3, (5,)),

@@ -26,6 +26,13 @@ _POSTERIOR = (
     "has a posterior of its own: it has no option posterior. Let its class take that option and make its last layer by "
     "`self.make_head(posterior, ...)`"
 )
+# Options of an encoder or a decoder, and where create_vae has them from.
+_FILLED_IN = {
+    "input_shape": "its own input_shape= and the likelihood",
+    "latent_dim": "its own latent_dim= and the encoder",
+    "output_shape": "its own input_shape= and the likelihood",
+    "parameters_per_element": "the likelihood",
+}
 
 
 def create_vae(
@@ -98,6 +105,7 @@ def _composed(
 ) -> VAE:
     def build(kind: str, **needed: Any) -> Any:
         spec = {"name": specs[kind]} if isinstance(specs[kind], str) else specs[kind]
+        _check_filled_in(kind, spec, needed)
         return KINDS[kind].registry.build({**needed, **spec} if isinstance(spec, Mapping) else spec)
 
     likelihood = build("likelihood")
@@ -208,6 +216,19 @@ def _check_takes(kind: str, spec: Any, option: str, otherwise: str) -> None:
     name = spec.get("name") if isinstance(spec, Mapping) else spec
     if isinstance(name, str) and not KINDS[kind].registry.takes(name, option):
         raise TypeError(f"the {kind} {name!r} {otherwise}")
+
+
+def _check_filled_in(kind: str, spec: Any, filled_in: Mapping[str, Any]) -> None:
+    """Refuse a part's option that is filled in from the model's own, and says something else."""
+    for option, source in _FILLED_IN.items():
+        if not isinstance(spec, Mapping) or option not in spec or option not in filled_in:
+            continue
+        own, value = (tuple(v) if isinstance(v, Sequence) else v for v in (spec[option], filled_in[option]))
+        if own != value:
+            raise ValueError(
+                f"{option}={spec[option]!r} is given in {kind}=, but create_vae fills it in, {value!r} here, from {source}; "
+                f"leave it out of {kind}="
+            )
 
 
 def _data_shape(likelihood: Likelihood, encoder: Any, input_shape: Sequence[int] | None) -> Sequence[int]:

@@ -49,6 +49,13 @@ def test_one_label_stands_for_all():
     assert Vector(2).as_rows([[0.5, 1.0]], 2).tolist() == [[0.5, 1.0], [0.5, 1.0]]
 
 
+@pytest.mark.parametrize("kind", [Labels(3), Vector(2)], ids=repr)
+def test_an_empty_list_stands_for_none(kind):
+    assert kind(kind.as_rows([], 0)).shape == (0, kind.dim)
+    with pytest.raises(ValueError, match="for 2 example"):
+        kind.as_rows([], 2)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [

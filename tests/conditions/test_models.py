@@ -54,6 +54,7 @@ def test_one_value_stands_for_all(kind):
     assert torch.equal(vae.sample(12, one, key=key), vae.sample(12, every, key=key))
     assert torch.equal(vae.sample(12, one, draw=True, key=key), vae.sample(12, every, draw=True, key=key))
     assert torch.equal(vae(X, one, key=key).reconstruction, vae(X, every, key=key).reconstruction)
+    assert vae.sample(0, one).shape == vae.sample(0, []).shape == (0, *X.shape[1:])
     if kind["name"] == "labels":
         assert torch.equal(vae.sample(12, int(one), key=key), vae.sample(12, every, key=key))
 

@@ -56,6 +56,8 @@ class Labels(Condition):
         if labels.ndim > 1:
             hint = "y[:, 0] takes the numbers" if labels.shape[1] == 1 else "y.argmax(1) takes them of one-hot rows"
             raise ValueError(f"the condition is {self.given_as}; got the shape {tuple(labels.shape)}: {hint}")
+        if not labels.numel():  # torch takes the numbers of an empty list for floats
+            labels = labels.long()
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise TypeError(f"the condition is {self.given_as}; got {labels.dtype}: labels.long() where they are whole numbers")
         if labels.numel() == 1:

@@ -55,7 +55,7 @@ class Vector(Condition):
         if not vectors.is_floating_point():
             raise TypeError(f"the condition is {self.given_as}; got {vectors.dtype}: vectors.float() makes floats of them")
         if vectors.ndim == 1:
-            vectors = vectors.unsqueeze(0)
+            vectors = vectors.unsqueeze(0) if vectors.numel() else vectors.new_empty(0, self.size)
         if vectors.ndim == 2 and vectors.shape[0] == 1:
             vectors = vectors.expand(count, -1)
         if vectors.shape != (count, self.size):
