@@ -1,5 +1,7 @@
 """What every registered part does, whatever its name: forward, backward, save and load, both precisions, small batches."""
 
+import copy
+
 import pytest
 import torch
 from helpers.densities import REQUIRED, data_in_support
@@ -115,6 +117,58 @@ def test_gradients_are_finite_and_reach_every_weight(part, dtype, batch):
         assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
         if batch:
             assert parameter.grad.abs().sum() > 0, f"the gradient of {name} is zero"
+
+
+class Networks:
+    """What a model's networks give in the calls of one step, in their order: recorded, or given again in float32."""
+
+    def __init__(self, vae, again=None):
+        posterior, self.numbers, self.parameters = vae.encoder.posterior, [], []
+        if again is not None:
+            numbers, parameters = (iter([t.detach().float().requires_grad_() for t in kept]) for kept in again.outputs)
+            vae.encoder.forward = lambda *inputs: vae.encoder.posterior(next(numbers))
+            vae.decoder.forward = lambda z, *rest: next(parameters) + 0.0 * z.sum()
+        vae.encoder.posterior = lambda numbers: posterior(self.keep(self.numbers, numbers))
+        vae.decoder.register_forward_hook(lambda module, inputs, output: self.keep(self.parameters, output))
+
+    @staticmethod
+    def keep(where, output):
+        where.append(output)
+        return output
+
+    @property
+    def outputs(self):
+        return self.numbers, self.parameters
+
+    def gradients(self, terms):
+        """Of the divergences for the encoder's numbers, and of the reconstructions for the decoder's."""
+        for term, outputs in zip((terms.kl, terms.reconstruction), self.outputs, strict=True):
+            if term.requires_grad:  # the divergence of codes is a constant
+                yield from torch.autograd.grad(term.sum(), outputs, retain_graph=True, allow_unused=True, materialize_grads=True)
+
+
+@PER_PART
+def test_a_lower_precision_is_one_of_the_networks_and_of_nothing_else(part):
+    """Bit for bit the terms are what float32 makes of the networks' outputs, and so are their gradients."""
+    low = made(part, torch.float32)
+    single, again = copy.deepcopy(low), copy.deepcopy(low)
+    kept, kept_single = Networks(low), Networks(single)
+    data = data_for(low, torch.float32, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = terms_of(low, data)
+    terms_of(single, data)
+    for lower, full in zip(kept.outputs, kept_single.outputs, strict=True):
+        assert not any(map(torch.equal, lower, full)), "the networks computed in float32"
+        assert not any(torch.equal(output, output.bfloat16()) for output in lower), "the last layers did not"
+    kept_again = Networks(again, kept)
+    expected = terms_of(again, data)
+    for name, term in {**expected._asdict(), **expected.extras}.items():
+        if isinstance(term, torch.Tensor):
+            same = terms.extras[name] if name in expected.extras else getattr(terms, name)
+            assert same.dtype == torch.float32, name
+            assert torch.equal(same, term), name
+    for gradient, expected_gradient in zip(kept.gradients(terms), kept_again.gradients(expected), strict=True):
+        assert torch.equal(gradient.float(), expected_gradient)
 
 
 @PER_PART

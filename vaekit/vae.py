@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit import compatibility, schedules, starts
+from vaekit import autocast, compatibility, schedules, starts
 from vaekit.checks import checked_size
 from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
@@ -150,7 +150,8 @@ class VAE(nn.Module):
             self._warn_of_final_weights()
         key = philox.resolve_key(key, generator, x.device)
         told = condition if self.condition is None else self.condition.as_rows(condition, x.shape[0])
-        return self.loss(self, Batch(x, told, index), StepContext(key, step, dataset_size, row_start))
+        with autocast.only_in((self.encoder, self.decoder), x.device):
+            return self.loss(self, Batch(x, told, index), StepContext(key, step, dataset_size, row_start))
 
     def encode(self, x: Tensor, condition: Any = None) -> Posterior:
         """q(z | x) for x [B, *input_shape], or q(z | x, c) with the condition of each example, [B] or [B, K].
@@ -379,7 +380,8 @@ class VAE(nn.Module):
         self._check_dtype("x", x)
 
     def _check_dtype(self, name: str, value: Tensor) -> None:
-        if value.dtype != (dtype := self.dtype) and not torch.is_autocast_enabled(value.device.type):
+        is_lower = self.encoder.autocast_dtype is not None or autocast.dtype_on(value.device) is not None
+        if value.dtype != (dtype := self.dtype) and not is_lower:
             raise TypeError(
                 f"{name} is {value.dtype}, the model's weights are {dtype}; convert one, {name}.to({dtype}) for example"
             )

@@ -5,7 +5,6 @@ from vaekit.data.batches import Stream, Whole, as_batches
 from vaekit.data.datasets import load, load_test, names
 from vaekit.data.download import cache_folder
 from vaekit.data.examples import Examples, as_examples
-from vaekit.data.fingerprint import differences
 from vaekit.data.mapped import MappedArray
 from vaekit.data.shapes import Shapes, shapes
 from vaekit.data.sharding import share
@@ -20,7 +19,6 @@ __all__ = [
     "as_batches",
     "as_examples",
     "cache_folder",
-    "differences",
     "load",
     "load_test",
     "names",

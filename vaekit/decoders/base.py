@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
+from vaekit import autocast
 from vaekit.checks import checked_size, checked_sizes
 from vaekit.layers import Network, halved_resolutions
 from vaekit.registry import Part, Registry
@@ -29,8 +31,6 @@ class Decoder(Part, Network, ABC):
         ValueError: an empty shape, or a size that is not a whole number of at least 1; a condition_dim below 0.
     """
 
-    __call__: Callable[..., Tensor]
-
     def __init__(
         self,
         latent_dim: int | Sequence[int],
@@ -47,6 +47,11 @@ class Decoder(Part, Network, ABC):
         if not self.output_shape:
             raise ValueError("output_shape has to have at least one dimension; a table with 13 columns has (13,)")
         self.parameters_per_element = checked_size("parameters_per_element", parameters_per_element)
+
+    def __call__(self, *inputs: Any, **named: Any) -> Tensor:
+        """`forward`; what it gives under `torch.autocast` in half precision is handed on in float32."""
+        parameters, is_lower = self._computed(inputs, named)
+        return autocast.single(parameters) if is_lower else parameters
 
     @abstractmethod
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:

@@ -23,6 +23,7 @@ from vaekit.layers import (
     checked_rank,
     dense_layers,
     glorot,
+    last_layer,
     with_condition,
 )
 
@@ -97,7 +98,10 @@ class ConvolutionalDecoder(Decoder):
             features = self.body(z, condition)
         else:
             features = self.body(with_condition(z, condition)).unflatten(1, self.first_shape)
-        data: Tensor = self.convolutions(features)
+        *convolutions, last = self.convolutions
+        for layer in convolutions:
+            features = layer(features)
+        data = last_layer(last, features)
         return torch.unflatten(data, 1, (self.parameters_per_element, self.output_shape[0]))
 
     @property

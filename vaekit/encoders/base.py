@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaekit import autocast
 from vaekit.checks import checked_size, checked_sizes
 from vaekit.layers import Network, glorot
-from vaekit.posteriors.base import Posterior
+from vaekit.posteriors.base import Posterior, in_single_precision
 from vaekit.posteriors.family import DiagonalGaussianFamily, Family, make_family
 from vaekit.registry import Part, Registry
 
@@ -48,8 +49,6 @@ class Encoder(Part, Network, ABC):
         torch.Size([5, 2])
     """
 
-    __call__: Callable[..., Posterior]
-
     def __init__(
         self,
         input_shape: Sequence[int],
@@ -63,6 +62,11 @@ class Encoder(Part, Network, ABC):
             raise ValueError("input_shape has to have at least one dimension; a table with 13 columns has (13,)")
         self.latent_shape: tuple[int, ...] = (checked_size("latent_dim", latent_dim),)
         self.family: Family = DiagonalGaussianFamily(self.latent_shape)
+
+    def __call__(self, *inputs: Any, **named: Any) -> Posterior:
+        """`forward`; what it gives under `torch.autocast` in half precision is handed on in float32."""
+        posterior, is_lower = self._computed(inputs, named)
+        return in_single_precision(posterior) if is_lower and isinstance(posterior, Posterior) else posterior
 
     def requires_grad_(self, requires_grad: bool = True) -> Encoder:
         """As of every module, and of the family: a codebook that moves without gradients stays where it is."""
@@ -102,8 +106,11 @@ class Encoder(Part, Network, ABC):
         return module
 
     def posterior(self, numbers: Tensor) -> Posterior:
-        """What the last layer gives, [B, outputs, *positions], as a posterior."""
-        return self.family(numbers)
+        """What the last layer gives, [B, outputs, *positions], as a posterior; under `torch.autocast` a float32 one."""
+        if autocast.dtype_on(numbers.device) is None:
+            return self.family(numbers)
+        with torch.autocast(numbers.device.type, enabled=False):
+            return self.family(autocast.single(numbers))
 
 
 registry: Registry[Encoder] = Registry("encoder", "vaekit.encoders", Encoder)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
 
-from vaekit import divergences
+from vaekit import autocast, divergences
 from vaekit.ops import philox
 from vaekit.ops.draw import Draw
 from vaekit.ops.operands import checked_count
@@ -222,3 +222,36 @@ class Posterior(ABC):
 def log_prior(prior: Prior, z: Tensor, leading: torch.Size) -> Tensor:
     """log p(z) in nats of draws [*leading, *S] -> [*leading]: a prior sees one batch."""
     return prior.log_prob(z.reshape(math.prod(leading), *z.shape[len(leading) :])).reshape(leading)
+
+
+def in_single_precision(posterior: Posterior) -> Posterior:
+    """The posterior, with what it holds in half precision in float32 instead.
+
+    Example:
+        >>> from vaekit import DiagonalGaussian
+        >>> half = torch.zeros(4, 2, dtype=torch.bfloat16)
+        >>> in_single_precision(DiagonalGaussian(half, half)).rsample().dtype
+        torch.float32
+    """
+    _single(posterior, {})
+    return posterior
+
+
+def _single(held: Any, done: dict[int, Any]) -> Any:
+    """What a posterior holds, with float32 in place of half precision; `done` keeps what is held twice one object."""
+    if isinstance(held, torch.dtype):
+        return autocast.single_dtype(held)
+    if id(held) in done:
+        return done[id(held)]
+    if isinstance(held, Tensor):
+        done[id(held)] = autocast.single(held)
+    elif isinstance(held, Posterior):
+        done[id(held)] = held
+        for name, value in list(vars(held).items()):
+            if (single := _single(value, done)) is not value:
+                object.__setattr__(held, name, single)
+    elif type(held) in (list, tuple):
+        done[id(held)] = type(held)(_single(value, done) for value in held)
+    elif type(held) is dict:
+        done[id(held)] = {name: _single(value, done) for name, value in held.items()}
+    return done.get(id(held), held)
