@@ -30,7 +30,18 @@ from vaekit.posteriors import DiagonalGaussian, Posterior
 from vaekit.priors import Prior, StandardNormal
 from vaekit.registry import Registry, UnknownNameError
 from vaekit.saving import load
-from vaekit.training import Callback, EarlyStopping, History, NonFiniteLossError, RunState, epoch_order, fit, optimizers, step_key
+from vaekit.training import (
+    Callback,
+    EarlyStopping,
+    History,
+    NonFiniteLossError,
+    RunState,
+    TimeLimit,
+    epoch_order,
+    fit,
+    optimizers,
+    step_key,
+)
 from vaekit.vae import VAE
 
 __version__ = "0.1.0"
@@ -56,6 +67,7 @@ __all__ = [
     "RunState",
     "StandardNormal",
     "StepContext",
+    "TimeLimit",
     "UnknownNameError",
     "build_info",
     "conditions",

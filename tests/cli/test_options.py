@@ -18,9 +18,12 @@ VALUES = {
     "batch_size": 7,
     "learning_rate": 0.25,
     "optimizer": "sgd",
+    "accumulate": 2,
+    "ema": 0.5,
     "gradient_clip": 1.5,
     "seed": 4,
     "device": "cpu",
+    "time_limit": 30.0,
     "initialize_output_bias": True,
 }
 

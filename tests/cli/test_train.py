@@ -151,3 +151,13 @@ def test_vectors_in_the_data_are_a_condition_of_their_length(tmp_path, drawn):
     assert command("sample", out, "--condition", "0.5,-1", "--condition", "2,3") == 0
     (_, _, rows), _ = drawn.pop()
     assert rows.tolist() == [[0.5, -1.0], [2.0, 3.0]]
+
+
+def test_a_run_that_reaches_its_time_limit_is_no_mistake(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert command("train", data, *SMALL, *QUICK, "--epochs", 9, "--time-limit", 1e-9, "--out", out) == 0
+    assert f"interrupted by the time limit of 1e-09 minutes after 0 epochs; the weights of this moment are in {out / 'last'}" in (
+        capsys.readouterr().err
+    )
+    assert vaekit.load(out / "last").input_shape == (1, 8, 8)
+    assert json.loads((out / "run.json").read_text())["time_limit"] == 1e-9

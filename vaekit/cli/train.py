@@ -67,13 +67,14 @@ def train(
             if not runs.is_trained(folder):
                 fail("interrupted before the first step: nothing is left of the run", interruption.exit_code)
             epochs = f"{history.epochs} epoch{'' if history.epochs == 1 else 's'}"
-            say(f"interrupted after {epochs}; the weights of this moment are in {folder / LAST}", error=True)
+            by = f" by {history.reason}" if history.reason else ""
+            say(f"interrupted{by} after {epochs}; the weights of this moment are in {folder / LAST}", error=True)
         if history.epochs:
             _say_losses(history)
             draw_pictures(folder, runs.saved_model(folder), run.test, history, indent="  ")
         say(f"everything is in {folder}")
         if history.interrupted:
-            raise typer.Exit(interruption.exit_code)
+            raise typer.Exit(0 if history.reason else interruption.exit_code)
 
 
 def _say_what_is_trained(run: runs.Run) -> None:

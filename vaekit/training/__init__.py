@@ -1,7 +1,7 @@
 """Training: `fit`, its options, its `History`, and callbacks."""
 
 from vaekit.training import optimizers
-from vaekit.training.callbacks import Callback, EarlyStopping
+from vaekit.training.callbacks import Callback, EarlyStopping, TimeLimit
 from vaekit.training.ema import Average
 from vaekit.training.fit import fit
 from vaekit.training.guard import NonFiniteLossError
@@ -18,6 +18,7 @@ __all__ = [
     "History",
     "NonFiniteLossError",
     "RunState",
+    "TimeLimit",
     "epoch_order",
     "fit",
     "optimizers",

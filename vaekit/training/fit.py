@@ -15,7 +15,7 @@ from vaekit.evaluation.terms import evaluation_key, mean_terms
 from vaekit.inputs import checked_batches
 from vaekit.schedules import Schedule, scheduled
 from vaekit.training import preflight
-from vaekit.training.callbacks import Callback
+from vaekit.training.callbacks import Callback, TimeLimit
 from vaekit.training.checkpoints import Checkpoints
 from vaekit.training.engine import Engine
 from vaekit.training.guard import Guard
@@ -45,6 +45,7 @@ def fit(
     device: str | torch.device = "auto",
     callbacks: Sequence[Callback] = (),
     out: str | os.PathLike[str] | None = None,
+    time_limit: float | None = None,
     progress: bool = True,
     initialize_output_bias: bool = False,
 ) -> History:
@@ -85,13 +86,14 @@ def fit(
         out: a folder for the results: `best` (the lowest validation loss, or training loss without validation) and `last`, each
             to be read by `vaekit.load`, and `history.csv`. Where the objective has a scheduled weight, only epochs with its
             final value can be the best, or the last epoch where there are none (`History.best_epoch`).
+        time_limit: minutes after which the run ends at the next step, as ^C would end it. See `vaekit.TimeLimit`.
         progress: show a bar with loss, reconstruction and KL in nats, samples a second and the time left.
         initialize_output_bias: before the first step, let the decoder start from the mean of `train`: for a new model, whose
             first epochs would go into learning it. See `VAE.initialize_output_bias`; whole examples only.
 
     Returns:
-        a `History`. ^C ends a run early: everything so far is kept and saved, `history.interrupted` is set, and the epoch that
-        was running is not in the history.
+        a `History`. ^C or a time limit ends a run early: everything so far is kept and saved, `history.interrupted` is set, and
+        the epoch that was running is not in the history.
 
     Raises:
         NonFiniteLossError: names epoch, step, term and rows; the last finite weights are kept, in `vae` and in `out`.
@@ -120,11 +122,14 @@ def fit(
         gradient_clip=gradient_clip,
         seed=seed,
         device=device,
+        time_limit=time_limit,
         initialize_output_bias=initialize_output_bias,
     )
     if not isinstance(vae, VAE):
         raise TypeError(f"fit trains a vaekit.VAE, got {type(vae).__name__}; vaekit.create_vae composes one")
     callbacks = _checked_callbacks(callbacks)
+    if time_limit is not None:
+        callbacks = (*callbacks, TimeLimit(time_limit))
     checked_flag("progress", progress)
     engine = Engine(device)
     preflight.check_precision(vae, engine.device)

@@ -24,7 +24,8 @@ class History(Mapping[str, list[float]]):
     Attributes:
         seconds: how long each epoch took.
         is_settled: of each epoch, whether every scheduled weight of the objective had its final value all through it.
-        interrupted: whether ^C ended the run.
+        interrupted: whether the run was ended within an epoch, by ^C or a time limit.
+        reason: what interrupted it, "the time limit of 90 minutes" for example; empty for ^C.
 
     Example:
         >>> history = History()
@@ -38,6 +39,7 @@ class History(Mapping[str, list[float]]):
         self.seconds: list[float] = []
         self.is_settled: list[bool] = []
         self.interrupted = False
+        self.reason = ""
 
     def __getitem__(self, name: str) -> list[float]:
         if name not in self._columns:

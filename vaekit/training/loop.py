@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 from vaekit.schedules import Schedule, is_final
 from vaekit.training.callbacks import Callback
@@ -79,6 +80,9 @@ class Loop:
             self.state.batch += len(step.parts)
             self._call("on_step_end")
             self.watch.look_if_due()
+            if self.state.interrupt:
+                self.state.history.reason = self.state.interrupt
+                raise KeyboardInterrupt
             if self.state.stop:
                 break
         self.watch.look(epoch_ends=True)
@@ -126,4 +130,6 @@ class Loop:
             self.watch.close()
             if self.state.average is not None:
                 self.state.average.replace_weights()
-            self._call("on_fit_end")
+            with ExitStack() as stack:  # every one of them, whichever raises
+                for callback in reversed(self.callbacks):
+                    stack.callback(callback.on_fit_end, self.state)

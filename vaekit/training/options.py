@@ -47,6 +47,9 @@ class FitOptions:
     gradient_clip: float | None = field(default=None, metadata={"help": "Shorten longer gradients to this norm; off by default."})
     seed: int = field(default=0, metadata={"help": "Fixes order and noise; in the command the first weights as well."})
     device: str | torch.device = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, mps."})
+    time_limit: float | None = field(
+        default=None, metadata={"help": "Minutes after which the run ends, with everything saved; no limit by default."}
+    )
     initialize_output_bias: bool = field(
         default=False, metadata={"help": "Let the decoder start from the mean of the training data."}
     )
@@ -63,6 +66,8 @@ class FitOptions:
             checked_number("ema", self.ema, above=0.0, below=1.0)
         if self.gradient_clip is not None:
             checked_number("gradient_clip", self.gradient_clip, above=0.0)
+        if self.time_limit is not None:
+            checked_number("time_limit", self.time_limit, above=0.0)
         philox.make_key(self.seed)  # refuses what is not a whole number of 64 bits
         checked_flag("initialize_output_bias", self.initialize_output_bias)
 

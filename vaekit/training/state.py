@@ -29,7 +29,10 @@ class RunState:
         sums: the terms of the running epoch, as far as they have been looked at.
         terms: the mean terms of the steps that were looked at last, in nats.
         validation: the terms of the last validation, in nats, without "val_".
-        stop: set it to end the run after the present step or epoch.
+        stop: set it to end the run after the present step or epoch; the epoch that is running counts.
+        interrupt: set it to what interrupts the run, "the time limit" for example, to end it after the present step as ^C does:
+            with everything saved, and without the epoch that is running, so that it can be resumed there.
+        rank: of this process, 0, 1, ...; only rank 0 writes and draws.
     """
 
     vae: VAE
@@ -43,6 +46,8 @@ class RunState:
     terms: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
     stop: bool = False
+    interrupt: str = ""
+    rank: int = 0
 
     @property
     def learning_rate(self) -> float:

@@ -1,0 +1,7 @@
+"""Code of one's own within a run, and what comes with vaekit: early stopping, a time limit, pictures, more checkpoints."""
+
+from vaekit.training.callbacks.base import Callback
+from vaekit.training.callbacks.early_stopping import EarlyStopping
+from vaekit.training.callbacks.time_limit import TimeLimit
+
+__all__ = ["Callback", "EarlyStopping", "TimeLimit"]
