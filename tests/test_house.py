@@ -20,8 +20,8 @@ MODULES = ["vaekit", *(m.name for m in pkgutil.walk_packages(vaekit.__path__, "v
 
 # From the bottom up; a room imports from its own floor and those below.
 FLOORS = [
-    {"registry", "checks", "files", "layout", "safe_path", "latents", "gathering", "memory", "weights", "plain", "autocast"},
-    {"data", "ops", "layers", "flows", "schedules", "seeding"},
+    {"registry", "checks", "files", "layout", "safe_path", "latents", "memory", "weights", "plain", "autocast"},
+    {"data", "ops", "gathering", "batch_norm", "layers", "flows", "schedules", "seeding"},
     {"residual"},
     {"priors"},
     {"posteriors", "divergences"},

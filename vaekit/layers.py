@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit import autocast
+from vaekit.batch_norm import BatchNorm
 from vaekit.checks import checked_number, checked_size, checked_word
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -29,7 +30,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
 }
 NORMALIZATIONS = ("none", "batch", "layer", "group")
-BATCH_NORMALIZATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 # By the number of spatial dimensions; a video is a volume whose depth is time.
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -114,26 +114,6 @@ class LayerStyle:
                 'give the layer more features, or take normalization="batch" or "none"'
             )
         return [nn.GroupNorm(1 if self.normalization == "layer" else group_count(features), features)]
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of [B, features, *positions] for any number of positions.
-
-    Raises:
-        ValueError: in training, a single value for each feature, which has no variance: a batch of one vector.
-
-    Example:
-        >>> import torch
-        >>> BatchNorm(3)(torch.rand(2, 3, 4, 5, 6)).shape
-        torch.Size([2, 3, 4, 5, 6])
-    """
-
-    def _check_input_dim(self, input: Tensor) -> None:  # torch's name; the hook in which its classes look at their input
-        if self.training and input.numel() == self.num_features:
-            raise ValueError(
-                f"batch normalisation over a batch of {tuple(input.shape)} has one value for each feature, and so no variance; "
-                'train with larger batches (the last one of an epoch counts), or take normalization="layer" or "group"'
-            )
 
 
 class ConditionalLayer(nn.Module, ABC):

@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from vaekit.batch_norm import BATCH_NORMALIZATIONS
 from vaekit.checks import checked_number, checked_size, checked_sizes
-from vaekit.layers import BATCH_NORMALIZATIONS
 from vaekit.ops import philox, streams
 from vaekit.priors.base import Prior, registry
 from vaekit.priors.gaussians import choose

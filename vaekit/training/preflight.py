@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from vaekit.batch_norm import BATCH_NORMALIZATIONS
 from vaekit.data import Stream, Whole
-from vaekit.layers import BATCH_NORMALIZATIONS
 from vaekit.schedules import Schedule, is_final
 from vaekit.vae import VAE
 
