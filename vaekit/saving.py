@@ -149,7 +149,7 @@ def _check_that_it_can_be_loaded(vae: VAE, config: Mapping[str, Any]) -> None:
     """Refuse a model whose tensors differ from those of the model that its config composes."""
     state = _state(vae)
     try:
-        twin = _composed(config, torch.device("meta"))
+        twin = composed(config, torch.device("meta"))
     except Exception:  # constructors that look at values fail without any
         return
     problems = _differences(_outlines(twin.state_dict()), _outlines(state))
@@ -166,9 +166,14 @@ def _outlines(state: Mapping[str, Any]) -> dict[str, Outline]:
     return {name: outline_of(v) if type(v) in plain else Outline(type(v).__name__, ()) for name, v in state.items()}
 
 
-def _composed(config: Mapping[str, Any], device: torch.device, bound: MemoryBound | None = None) -> VAE:
+def composed(config: Mapping[str, Any], device: torch.device | None = None, bound: MemoryBound | None = None) -> VAE:
+    """A new model of what `config_of` gave, whatever weights it begins with.
+
+    Raises:
+        TypeError, ValueError, KeyError: a config of something else.
+    """
     config = specs.upgraded(config)
-    with seeding.drawing_from(0), device, bound or nullcontext():
+    with seeding.drawing_from(0), device or torch.device("cpu"), bound or nullcontext():
         vae = VAE(**{name: kind.registry.build(config[name]) for name, kind in specs.KINDS.items() if name in config})
         dtype = getattr(torch, config["dtype"])
         # A model of the right dtype is left alone: it may have buffers of other dtypes.
@@ -184,7 +189,7 @@ def _composed_within_bounds(config: Mapping[str, Any], stored: weights.Stored, f
         for name, kind in specs.KINDS.items():
             if isinstance(spec := config.get(name), Mapping) and isinstance(spec.get("name"), str):
                 kind.registry.describe(spec["name"])  # imports the plugin that has it, whose memory is its own affair
-        return _composed(config, torch.device("cpu"), bound)
+        return composed(config, torch.device("cpu"), bound)
     except UnknownNameError as error:
         hint = f"If a module of yours registers it, import that before loading {file}."
         raise UnknownNameError(f"{printable(error)} {hint}") from error

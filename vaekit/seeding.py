@@ -99,3 +99,20 @@ def drawing_from(seed: int) -> Iterator[None]:
     philox.make_key(seed)  # which refuses what is not a whole number of 64 bits
     with _OwnGenerators(seed):
         yield
+
+
+@contextmanager
+def own_generators(device: torch.device) -> Iterator[None]:
+    """Whatever draws meanwhile from torch's global generators, the CPU's and the device's, they are put back."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def reseed(device: torch.device, seed: int) -> None:
+    """Seed those global generators, from which layers such as dropout draw, and loaders that shuffle."""
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every device
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

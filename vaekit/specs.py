@@ -86,11 +86,15 @@ def spec_of(kind: str, part: object) -> dict[str, Any]:
             f'put @{KINDS[kind].registry.group}.register("some-name") above it and make a new instance. '
             "torch.save(vae.state_dict(), path) stores the weights alone."
         )
-    return {option: _plain(kind, option, value) for option, value in spec.items()}
+    return {option: plain_value(kind, option, value) for option, value in spec.items()}
 
 
-def _plain(kind: str, option: str, value: Any) -> Any:
-    """`value` as JSON has it: the recorded options of a part may hold tuples, or registered objects such as schedules."""
+def plain_value(kind: str, option: str, value: Any) -> Any:
+    """`value` as JSON has it: options may be tuples, or registered objects such as schedules.
+
+    Raises:
+        ValueError: it is none of these; the message names the option.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # "inf", which JSON has no number for
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -98,13 +102,13 @@ def _plain(kind: str, option: str, value: Any) -> Any:
     if isinstance(value, Real):  # numpy's
         return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, (list, tuple)):
-        return [_plain(kind, option, v) for v in value]
+        return [plain_value(kind, option, v) for v in value]
     if isinstance(value, Mapping):
-        return {str(k): _plain(kind, option, v) for k, v in value.items()}
+        return {str(k): plain_value(kind, option, v) for k, v in value.items()}
     nested = recorded_spec(value)
     if nested is None:
         raise ValueError(
             f"the {kind}'s option {option!r} is a {type(value).__name__}, which a config cannot hold; "
             "give it as numbers, strings, lists, mappings or a registered part"
         )
-    return {k: _plain(kind, option, v) for k, v in nested.items()}
+    return {k: plain_value(kind, option, v) for k, v in nested.items()}

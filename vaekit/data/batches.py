@@ -115,8 +115,20 @@ class Stream:
 
     def __iter__(self) -> Iterator[Batch]:
         for item in self._loader:
-            x = _checked_x(_field(item, "x"))
-            yield Batch(x, _checked_y(_field(item, "y")) if self._conditional else None)
+            yield as_batch(item, self._conditional)
+
+
+def as_batch(item: Any, conditional: bool = False) -> Batch:
+    """What a loader gives, x, (x, ...) or {"x": x}, as a batch; of a conditional model (x, y, ...) or {"x": x, "y": y}.
+
+    Raises:
+        TypeError, ValueError: as iterating over a `Stream` does.
+
+    Example:
+        >>> as_batch([torch.zeros(5, 3), torch.arange(5)], conditional=True).condition
+        tensor([0, 1, 2, 3, 4])
+    """
+    return Batch(_checked_x(_field(item, "x")), _checked_y(_field(item, "y")) if conditional else None)
 
 
 def as_batches(data: Any, batch_size: int, conditional: bool = False) -> Whole | Stream:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lightning_fabric import Fabric
 
 PRECISIONS = ("32-true", "bf16-mixed")  # 16-mixed scales gradients, which has to be undone before they are clipped
@@ -42,21 +39,6 @@ class Engine:
     def backward(self, objective: Tensor) -> None:
         """Add the gradients of the objective to those of the parameters."""
         self._fabric.backward(objective)
-
-    @contextmanager
-    def own_generators(self) -> Iterator[None]:
-        """Whatever draws from torch's global generators meanwhile, they are put back."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            yield
-
-    def reseed(self, seed: int) -> None:
-        """Seed the global generators, from which layers such as dropout draw, and loaders that shuffle."""
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every device
-        if self.device.type == "cuda":
-            with torch.cuda.device(self.device):
-                torch.cuda.manual_seed(seed)
-        elif self.device.type == "mps":
-            torch.mps.manual_seed(seed)
 
 
 def _fabric(device: str | torch.device, precision: str) -> Fabric:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vaekit import seeding
 from vaekit.checks import checked_flag
 from vaekit.data import Stream, Whole
 from vaekit.evaluation.terms import evaluation_key, mean_terms
@@ -143,10 +144,10 @@ def fit(
     if out is not None:
         vae.config()  # a model that cannot be saved is refused before it is trained, not after
     checkpoints = Checkpoints(out)
-    with engine.own_generators(), torch.inference_mode(False), torch.enable_grad(), preflight.training_mode(vae):
+    with seeding.own_generators(engine.device), torch.inference_mode(False), torch.enable_grad(), preflight.training_mode(vae):
         preflight.check_smallest_batch(vae, batches)
         vae.to(engine.device)
-        plan, guard = Plan(batches, seed, engine.device, accumulate, engine.reseed), Guard(vae, batches)
+        plan, guard = Plan(batches, seed, engine.device, accumulate, partial(seeding.reseed, engine.device)), Guard(vae, batches)
         update = Update(vae, engine, options, guard, plan.size)
         state = RunState(vae, update.optimizer, update.average)
         weights = scheduled(vae.loss)

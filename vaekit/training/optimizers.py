@@ -107,6 +107,16 @@ def build(spec: str | Mapping[str, Any], vae: VAE, learning_rate: float) -> torc
     return _built(spec, groups, learning_rate)
 
 
+def without_rate_of_their_own(optimizer: torch.optim.Optimizer, vae: VAE) -> list[dict[str, Any]]:
+    """The optimizer's groups, less those for which the objective has a learning rate of its own."""
+    own: set[Any] = set()
+    for group in vae.loss.parameter_groups():
+        if "lr" in group:
+            params = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
+            own |= {p[1] if isinstance(p, tuple) else p for p in params}
+    return [group for group in optimizer.param_groups if not own & set(group["params"])]
+
+
 def _built(spec: str | Mapping[str, Any], groups: Groups, learning_rate: float) -> torch.optim.Optimizer:
     named: Any = {"name": spec} if isinstance(spec, str) else spec
     if isinstance(named, Mapping) and isinstance(named.get("name"), str):
@@ -146,4 +156,17 @@ def _checked_group(group: Any, whose: str, optimizer: str, known: Collection[Ten
     return {**group, "params": [p for p in parameters if p.requires_grad]}
 
 
-__all__ = ["adam", "adamax", "adamw", "build", "check", "create", "describe", "names", "register", "registry", "sgd"]
+__all__ = [
+    "adam",
+    "adamax",
+    "adamw",
+    "build",
+    "check",
+    "create",
+    "describe",
+    "names",
+    "register",
+    "registry",
+    "sgd",
+    "without_rate_of_their_own",
+]

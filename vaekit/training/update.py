@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from vaekit.losses.base import LossTerms
@@ -37,7 +35,7 @@ class Update:
         self._rate = as_schedule(options.learning_rate)
         self.optimizer = optimizers.build(options.optimizer, vae, self._rate(0))
         self.average = None if options.ema is None else Average(vae, options.ema)
-        self._scheduled = [] if isinstance(self._rate, Constant) else _without_rate_of_their_own(self.optimizer, vae)
+        self._scheduled = [] if isinstance(self._rate, Constant) else optimizers.without_rate_of_their_own(self.optimizer, vae)
         guard.gate(self.optimizer)
         self._model, self._optimizer = engine.setup(vae, self.optimizer)
 
@@ -77,13 +75,3 @@ class Update:
         self._engine.backward(objective)
         self._guard.observe(objective)
         return terms.detach()
-
-
-def _without_rate_of_their_own(optimizer: torch.optim.Optimizer, vae: VAE) -> list[dict[str, Any]]:
-    """The optimizer's groups, less those for which the objective has a learning rate of its own."""
-    own: set[Any] = set()
-    for group in vae.loss.parameter_groups():
-        if "lr" in group:
-            params = [group["params"]] if isinstance(group["params"], torch.Tensor) else group["params"]
-            own |= {p[1] if isinstance(p, tuple) else p for p in params}
-    return [group for group in optimizer.param_groups if not own & set(group["params"])]
