@@ -17,6 +17,7 @@ from vaekit.training import FitOptions, optimizers, watch
 from vaekit.training.engine import Engine
 from vaekit.training.guard import Guard, Taken
 from vaekit.training.plan import Plan
+from vaekit.training.progress import Progress
 from vaekit.training.state import RunState
 from vaekit.training.watch import Watch
 
@@ -274,9 +275,7 @@ def test_a_watch_looks_as_often_as_its_clock_says():
     batches = as_batches(X, 10)
     guard = Guard(vae, batches)
     guard.keep()
-    looking = Watch(
-        RunState(vae, torch.optim.SGD(vae.parameters())), guard, total=50, progress=False, seconds=1.0, clock=lambda: now[0]
-    )
+    looking = Watch(RunState(vae, torch.optim.SGD(vae.parameters())), guard, Progress(), seconds=1.0, clock=lambda: now[0])
     state = looking._state
     for step in Plan(batches, 0, CPU).steps(0, 0):
         looking.add(Taken.of(step.number, step.parts[0], vae(step.parts[0].batch.x, key=step.key).detach()))

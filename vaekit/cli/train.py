@@ -48,7 +48,9 @@ def train(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", parser=named_path, help="The run's folder; a new one under runs/ by default.")
     ] = None,
-    progress: Annotated[bool, typer.Option(help="Show the progress bar.")] = True,
+    progress: Annotated[
+        bool, typer.Option(help="Show how far it is, on stderr: a bar, or a line an epoch where that is no terminal.")
+    ] = True,
     **fit_options: Any,
 ) -> None:
     """Train a model; leave weights, losses and pictures.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from vaekit.training.history import History
 from vaekit.training.loop import Loop
 from vaekit.training.options import FitOptions
 from vaekit.training.plan import Plan
+from vaekit.training.progress import Progress, shown_on
 from vaekit.training.state import RunState
 from vaekit.training.update import Update
 from vaekit.training.watch import Watch
@@ -88,7 +90,8 @@ def fit(
             to be read by `vaekit.load`, and `history.csv`. Where the objective has a scheduled weight, only epochs with its
             final value can be the best, or the last epoch where there are none (`History.best_epoch`).
         time_limit: minutes after which the run ends at the next step, as ^C would end it. See `vaekit.TimeLimit`.
-        progress: show a bar with loss, reconstruction and KL in nats, samples a second and the time left.
+        progress: show loss, reconstruction and KL in nats, the learning rate where it changes, samples a second and the time left
+            on stderr: as a bar in a terminal or a notebook, otherwise as a line an epoch.
         initialize_output_bias: before the first step, let the decoder start from the mean of `train`: for a new model, whose
             first epochs would go into learning it. See `VAE.initialize_output_bias`; whole examples only.
 
@@ -159,7 +162,8 @@ def fit(
         validate = None
         if validation_batches is not None:
             validate = partial(mean_terms, vae, validation_batches, evaluation_key(seed))
-        watch = Watch(state, guard, None if plan.size is None else epochs * plan.size, progress)
+        total = None if plan.size is None else epochs * plan.size
+        watch = Watch(state, guard, shown_on(sys.stderr, epochs, total) if progress else Progress())
         history = Loop(state, plan, update, guard, watch, checkpoints, callbacks, validate, weights).run(epochs)
         if plan.steps_per_epoch is None:
             preflight.warn_of_unfinished(weights, state.step, "the run had")

@@ -1,7 +1,7 @@
 """Epochs and steps, validation, stopping: the only loop over steps.
 
 Nothing in a step waits for the device. The terms of the steps since the last look are kept where they are and read at the rate at
-which the progress bar is drawn; until they are read, the guard keeps the optimizer from applying what is not finite.
+which progress is shown; until they are read, the guard keeps the optimizer from applying what is not finite.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Loop:
         try:
             self._call("on_fit_start")
             for epoch in range(self.state.epoch, epochs):
-                self.watch.begin_epoch(epoch, epochs)
+                self.watch.begin_epoch(epoch)
                 self._epoch(epoch)
                 if self.state.stop:
                     break
@@ -92,6 +92,7 @@ class Loop:
         means |= self._validation()
         self.state.history.append(means, time.perf_counter() - started, is_settled=self._is_settled(first))
         self.checkpoints.epoch_ended(self.state)
+        self.watch.end_epoch(means)
         self._call("on_epoch_end")
 
     def _validation(self) -> dict[str, float]:

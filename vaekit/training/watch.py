@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable
-from typing import Any
-
-from tqdm import tqdm
+from collections.abc import Callable, Mapping
 
 from vaekit.evaluation.terms import TermSums
 from vaekit.training.guard import Guard, Taken
+from vaekit.training.progress import Progress
 from vaekit.training.state import RunState
 
 SECONDS_BETWEEN_LOOKS = 0.25
@@ -22,8 +19,7 @@ class Watch:
     Args:
         state: of the run, whose sums the terms are added to.
         guard: that is asked whether what was seen is finite.
-        total: the number of examples in the whole run, for the progress bar; None where it is not known.
-        progress: show the bar.
+        progress: shows them to a person.
         seconds: between two looks.
         clock: in seconds.
     """
@@ -32,8 +28,7 @@ class Watch:
         self,
         state: RunState,
         guard: Guard,
-        total: int | None,
-        progress: bool,
+        progress: Progress,
         seconds: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -41,27 +36,24 @@ class Watch:
         self._seconds = SECONDS_BETWEEN_LOOKS if seconds is None else seconds
         self._pending: list[Taken] = []
         self._looked = clock()
-        self._bar: Any = tqdm(
-            total=total,
-            unit=" samples",
-            unit_scale=True,
-            disable=not progress or sys.stderr is None,  # as under pythonw
-            dynamic_ncols=True,
-            mininterval=0.2,
-        )
+        self._progress = progress
 
     def close(self) -> None:
-        """Leave the bar as it is."""
-        self._bar.close()
+        """Nothing is looked at any more."""
+        self._progress.close()
 
-    def begin_epoch(self, number: int, epochs: int) -> None:
-        """Name the epoch on the bar."""
-        self._bar.set_description(f"epoch {number + 1}/{epochs}", refresh=False)
+    def begin_epoch(self, number: int) -> None:
+        """Epoch `number`, 0, 1, ..., begins."""
+        self._progress.begin_epoch(number)
+
+    def end_epoch(self, terms: Mapping[str, float]) -> None:
+        """It has ended, with these terms, those of the validation included."""
+        self._progress.end_epoch(terms, self._state.learning_rate)
 
     def add(self, taken: Taken) -> None:
         """Note a part of a step."""
         self._pending.append(taken)
-        self._bar.update(taken.count)
+        self._progress.add(taken.count)
 
     def look_if_due(self) -> None:
         """Look, if the last look was long enough ago."""
@@ -86,4 +78,4 @@ class Watch:
         means = recent.means()
         self._guard.check(pending, means, self._state.epoch)
         self._state.terms = means
-        self._bar.set_postfix_str(" ".join(f"{name} {value:.1f}" for name, value in means.items()), refresh=False)
+        self._progress.show(means, self._state.learning_rate)
