@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import vaekit
 from vaekit import inputs as module
 from vaekit.data import Batch, Examples, MappedArray
-from vaekit.inputs import check_examples, check_values
+from vaekit.inputs import check_examples, check_values, checked, checked_batches
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,94 @@ def test_a_file_on_the_disk_is_checked_as_a_whole(vae):
         check_examples(vae, Examples(MappedArray(values)), "train")
     with pytest.raises(ValueError, match="validation:.*shape"):
         check_examples(vae, Examples(MappedArray(np.zeros((5, 3)))), "validation")
+
+
+class Counted(np.ndarray):
+    """An array that counts the rows that are read of it."""
+
+    def __getitem__(self, index):
+        rows = np.asarray(self)[index]
+        READ.append(len(np.atleast_2d(rows)))
+        return rows
+
+
+READ = []
+
+
+def on_disk(x, **options):
+    """Examples that count as on disk."""
+    READ.clear()
+    return Examples(MappedArray(x.view(Counted)), **options)
+
+
+@pytest.mark.parametrize(("limit", "rows"), [(6 * 5, 5), (6 * 5 - 1, 0)])
+def test_values_on_disk_are_checked_at_once_up_to_a_size_and_beyond_it_when_they_come(vae, monkeypatch, limit, rows):
+    monkeypatch.setattr(module, "_ELEMENTS_READ_TWICE", limit)
+    batches = checked_batches(vae, on_disk(np.full((5, 2, 3), 0.5)), 2, "train")
+    assert batches.is_checked == (rows > 0)
+    assert sum(READ) == rows
+    assert checked_batches(vae, torch.full((50, 2, 3), 0.5), 2).is_checked
+    assert not checked_batches(vae, [torch.full((50, 2, 3), 0.5)], 2).is_checked
+
+
+def test_what_does_not_need_the_values_is_checked_at_once_whatever_the_size(vae, monkeypatch):
+    monkeypatch.setattr(module, "_ELEMENTS_READ_TWICE", 0)
+    conditional = vaekit.create_vae(
+        input_shape=(2, 3), latent_dim=1, encoder={"hidden": ()}, condition=vaekit.conditions.Vector(2)
+    )
+    for model, x, words in ((vae, np.zeros((5, 3)), "shape"), (conditional, np.zeros((5, 2, 3)), "conditional")):
+        with pytest.raises(ValueError, match=f"train: .*{words}"):
+            checked_batches(model, on_disk(x), 2, "train")
+    with pytest.raises(TypeError, match="float64"):
+        checked_batches(vae.double(), on_disk(np.zeros((5, 2, 3))), 2)
+    vae.float()
+    assert not READ
+
+
+def test_the_first_way_through_checks_and_the_next_does_not(vae, monkeypatch):
+    monkeypatch.setattr(module, "_ELEMENTS_READ_TWICE", 0)
+    x = np.full((5, 2, 3), 0.5)
+    batches = checked_batches(vae, on_disk(x), 2)
+    checks = []
+    monkeypatch.setattr(module, "check_values", lambda vae, batch, *_: checks.append(len(batch.x)))
+    next(checked(vae, batches))
+    assert not batches.is_checked
+    assert len(list(checked(vae, batches))) == 3
+    assert batches.is_checked
+    assert len(list(checked(vae, batches))) == 3
+    assert checks == [2, 2, 2, 1]
+    stream = checked_batches(vae, [torch.full((2, 2, 3), 0.5)], 2)
+    for _ in range(2):
+        list(checked(vae, stream))
+    assert checks == [2, 2, 2, 1, 2, 2]
+
+
+def test_a_bad_value_that_is_met_on_the_way_is_named_by_its_number_in_the_file(vae, monkeypatch):
+    monkeypatch.setattr(module, "_ELEMENTS_READ_TWICE", 0)
+    x = np.full((5, 2, 3), 0.5)
+    x[3, 1, 1] = np.nan
+    batches = checked_batches(vae, on_disk(x, rows=torch.arange(10, 15)), 2)
+    with pytest.raises(ValueError, match="batch 1: sample 13 holds NaN"):
+        list(checked(vae, batches))
+    with pytest.raises(ValueError, match="batch 1: sample 0 holds NaN"):
+        list(checked(vae, checked_batches(vae, list(torch.tensor(x, dtype=torch.float32).roll(-1, 0).split(2)), 2)))
+
+
+def test_only_the_rows_that_are_asked_for_are_looked_at(vae):
+    x = np.full((9, 2, 3), 0.5)
+    x[[1, 7], 0, 0] = np.inf
+    examples = on_disk(x)
+    check_examples(vae, examples, "test", torch.tensor([0, 8, 3]))
+    assert sum(READ) == 3
+    with pytest.raises(ValueError, match=r"test: sample 7 holds infinity \(1 such"):
+        check_examples(vae, examples, "test", torch.tensor([0, 7, 3]))
+    conditional = vaekit.create_vae(
+        input_shape=(2, 3), latent_dim=1, encoder={"hidden": ()}, condition=vaekit.conditions.Labels(3)
+    )
+    y = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 9])
+    check_examples(conditional, on_disk(x, y=y), "test", torch.tensor([0, 3]))
+    with pytest.raises(ValueError, match="test:.*9"):
+        check_examples(conditional, on_disk(x, y=y), "test", torch.tensor([0, 8]))
 
 
 def test_values_of_a_batch_are_numbered_from_where_it_starts(vae):

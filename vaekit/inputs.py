@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from vaekit.data import Batch, Examples, Stream, Whole, as_batches
 from vaekit.vae import VAE
 
 _ELEMENTS_AT_ONCE = 1 << 24  # to bound the temporaries of a check
+_ELEMENTS_READ_TWICE = 1 << 26  # 256 MiB: examples on disk up to this size are read as a whole before anything is done with them
 
 
 def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") -> Whole | Stream:
-    """Data as batches; whole examples are checked here, and a loader's batches by `check_values` when they come.
+    """Data as batches, `is_checked` if their values were: those of a loader, or of a large file, are when they come.
 
     Args:
         vae: the model; a conditional one gets the condition with each batch.
@@ -28,17 +30,34 @@ def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") ->
     """
     batches = as_batches(data, batch_size, conditional=vae.condition is not None)
     if isinstance(batches, Whole):
-        check_examples(vae, batches.examples, name)
+        x = batches.examples.x
+        batches.is_checked = isinstance(x, Tensor) or math.prod(x.shape) <= _ELEMENTS_READ_TWICE
+        check_examples(vae, batches.examples, name, rows=None if batches.is_checked else torch.arange(0))
     return batches
 
 
-def check_examples(vae: VAE, examples: Examples, name: str) -> None:
-    """Check that all examples fit the model. Examples on disk are read once for it.
+def checked(vae: VAE, batches: Whole | Stream) -> Iterator[Batch]:
+    """The batches, once through, with their values checked unless they have been.
+
+    Raises:
+        TypeError, ValueError: as `check_values`.
+    """
+    for number, batch in enumerate(batches):
+        if not batches.is_checked:
+            check_batch(vae, batches, batch, f"batch {number}")
+        yield batch
+    if isinstance(batches, Whole):
+        batches.is_checked = True
+
+
+def check_examples(vae: VAE, examples: Examples, name: str, rows: Tensor | None = None) -> None:
+    """Check that the examples fit the model: shape, dtype and condition of all, and values. Those on disk are read once for it.
 
     Args:
         vae: the model.
         examples: the examples.
         name: what the data is called in messages, "train" for example.
+        rows: int64 [B], the rows whose values are checked; all by default.
 
     Raises:
         TypeError: a dtype that differs from the weights'.
@@ -58,11 +77,22 @@ def check_examples(vae: VAE, examples: Examples, name: str) -> None:
             f"{name}: the model is conditional: give the condition of each example as well, (x, y) instead of x, or a .npz file "
             "with x and y"
         )
-    rows = max(1, _ELEMENTS_AT_ONCE // math.prod(vae.input_shape))
-    for start in range(0, len(examples), rows):
-        x = examples.x[start : start + rows]
-        condition = None if vae.condition is None or examples.y is None else examples.y[start : start + len(x)]
-        check_values(vae, Batch(x, condition), name, examples.numbers(torch.arange(start, start + len(x))))
+    at_once = max(1, _ELEMENTS_AT_ONCE // math.prod(vae.input_shape))
+    for start in range(0, len(examples) if rows is None else len(rows), at_once):
+        some = slice(start, min(start + at_once, len(examples))) if rows is None else rows[start : start + at_once]
+        condition = None if vae.condition is None or examples.y is None else examples.y[some]
+        numbers = torch.arange(some.start, some.stop) if isinstance(some, slice) else some
+        check_values(vae, Batch(examples.x[some], condition), name, examples.numbers(numbers))
+
+
+def check_batch(vae: VAE, batches: Whole | Stream, batch: Batch, name: str) -> None:
+    """Check the values of one of the batches; messages have the numbers that its examples have in their file or array.
+
+    Raises:
+        TypeError, ValueError: as `check_values`.
+    """
+    numbers = batches.numbers(batch.index.cpu()) if isinstance(batches, Whole) and batch.index is not None else None
+    check_values(vae, batch, name, numbers)
 
 
 def check_values(vae: VAE, batch: Batch, name: str, numbers: Tensor | None = None) -> None:

@@ -137,11 +137,11 @@ def write(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str
     stream.write(len(text).to_bytes(8, "little"))
     stream.write(text)
     for name in names:
-        stream.write(_little_endian(tensors[name]))
+        stream.write(little_endian(tensors[name]))
 
 
-def _little_endian(tensor: Tensor) -> memoryview:
-    """The tensor's bytes in row-major order; its own memory where it has them like that on the CPU."""
+def little_endian(tensor: Tensor) -> memoryview:
+    """The tensor's bytes in row-major order, each value little-endian; its own memory where that holds them so on the CPU."""
     flat = tensor.detach().cpu().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
     if sys.byteorder == "big":
         flat = flat.reshape(-1, tensor.element_size()).flip(1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 import vaekit
 from vaekit.data import Batch, Examples, MappedArray, Stream, Whole, as_batches, share
@@ -208,7 +208,88 @@ def test_a_loaders_batch_needs_a_batch_dimension(shape):
         list(Stream([torch.rand(shape)]))
 
 
+# Streams, epoch by epoch
+
+
+class Counter:
+    """Gives 0, 1, 2, 3 in an epoch, and can go on from any place."""
+
+    def __init__(self):
+        self.next, self.epochs = 0, []
+
+    def set_epoch(self, epoch):
+        self.epochs.append(epoch)
+
+    def __iter__(self):
+        while self.next < 4:
+            self.next += 1
+            yield torch.full((2, 1), self.next - 1.0)
+        self.next = 0
+
+    def state_dict(self):
+        return {"next": self.next}
+
+    def load_state_dict(self, state):
+        self.next = state["next"]
+
+
+def numbers_of(batches):
+    return [int(batch.x[0, 0]) for batch in batches]
+
+
+@pytest.mark.parametrize("taken", range(5))
+def test_a_stream_goes_on_after_the_last_batch_that_was_handed_out(taken):
+    stream = Stream(Counter())
+    batches = stream.epoch(0)
+    before = [int(next(batches).x[0, 0]) for _ in range(taken)]
+    again = Stream(Counter())
+    assert before + numbers_of(again.epoch(0, stream.state_dict())) == [0, 1, 2, 3]
+    assert numbers_of(again.epoch(1)) == [0, 1, 2, 3]
+
+
+def test_a_loader_without_a_state_starts_its_epoch_anew():
+    stream = Stream([torch.zeros(2, 1)])
+    assert not stream.can_resume
+    for call in (stream.state_dict, lambda: stream.epoch(0, {"next": 1})):
+        with pytest.raises(TypeError, match="a list has no state_dict.*StatefulDataLoader"):
+            call()
+    assert numbers_of(stream.epoch(0)) == [0]
+
+
+def test_whoever_shuffles_by_epoch_is_told_the_epoch_once():
+    loader = Counter()
+    stream = Stream(loader)
+    for epoch in (0, 1, 5):
+        list(stream.epoch(epoch))
+    assert loader.epochs == [0, 1, 5]
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["sampler", "batch sampler"])
+def test_every_rank_of_a_distributed_sampler_has_its_share_in_the_order_of_the_epoch(wrapped):
+    dataset = TensorDataset(torch.arange(8.0)[:, None])
+
+    def of(rank):
+        sampler = DistributedSampler(dataset, num_replicas=2, rank=rank, seed=3)
+        options = {"batch_sampler": BatchSampler(sampler, 2, False)} if wrapped else {"sampler": sampler, "batch_size": 2}
+        return Stream(DataLoader(dataset, **options))
+
+    orders = [[[row for b in of(rank).epoch(epoch) for row in b.x[:, 0].tolist()] for rank in range(2)] for epoch in (0, 1)]
+    for first, second in orders:
+        assert sorted(first + second) == list(range(8))
+    assert orders[0] != orders[1]
+    assert of(0).size == 4
+
+
 # One batch
+
+
+def test_rows_of_a_batch_and_a_batch_without_rows():
+    batch = Batch(torch.arange(10.0).reshape(5, 2), torch.arange(5), torch.arange(5) + 7)
+    part = batch.rows(share(5, 1, 2))
+    assert (part.x.tolist(), part.condition.tolist(), part.index.tolist()) == ([[6.0, 7.0], [8.0, 9.0]], [3, 4], [10, 11])
+    assert part.x.data_ptr() == batch.x[3].data_ptr()
+    nothing = Batch(batch.x).rows(slice(0, 0))
+    assert (nothing.x.shape, nothing.x.dtype, nothing.condition, nothing.index) == ((0, 2), torch.float32, None, None)
 
 
 def test_a_batch_goes_to_another_device_with_all_it_has():

@@ -64,8 +64,8 @@ def reconstruct(
     import_matplotlib()
     vae = runs.saved_model(run, weights)
     test = runs.held_out_data(run, source)
-    check_examples(vae, test, "test")
     rows = catalogue.spread_rows(test, count)
+    check_examples(vae, test, "test", rows)
     figure = plots.reconstructions(vae, test.x[rows], catalogue.conditions_of(vae, test, rows))
     say(save_figure(figure, out or run / "reconstructions.png"))
 
@@ -99,7 +99,8 @@ def plot(run: RunArgument, source: DataOption = None, weights: WeightsOption = N
     import_matplotlib()
     vae = runs.saved_model(run, weights)
     test = runs.held_out_data(run, source)
-    check_examples(vae, test, "test")
+    subject = catalogue.Subject(vae, test)
+    check_examples(vae, test, "test", torch.cat([subject.few, subject.many]).unique())
     draw_pictures(run, vae, test, runs.read_history(run))
 
 

@@ -1,10 +1,12 @@
 """Data by name, from files or from memory, and batches of it."""
 
+from vaekit.data.ahead import moved
 from vaekit.data.batch import Batch
 from vaekit.data.batches import Stream, Whole, as_batches
 from vaekit.data.datasets import load, load_test, names
 from vaekit.data.download import cache_folder
 from vaekit.data.examples import Examples, as_examples
+from vaekit.data.fingerprint import differences
 from vaekit.data.mapped import MappedArray
 from vaekit.data.shapes import Shapes, shapes
 from vaekit.data.sharding import share
@@ -19,8 +21,10 @@ __all__ = [
     "as_batches",
     "as_examples",
     "cache_folder",
+    "differences",
     "load",
     "load_test",
+    "moved",
     "names",
     "shapes",
     "share",

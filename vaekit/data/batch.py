@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from vaekit.data.fingerprint import hash_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +32,29 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`."""
-        condition, index = (
-            None if value is None else value.to(device, non_blocking=True) for value in (self.condition, self.index)
-        )
-        return Batch(self.x.to(device, non_blocking=True), condition, index)
+        return self.each(lambda value: value.to(device, non_blocking=True))
+
+    def rows(self, part: slice) -> Batch:
+        """Some rows of the batch, which share its memory; slice(0, 0) is a batch without examples, of the same shape otherwise.
+
+        Example:
+            >>> batch = Batch(torch.zeros(5, 3))
+            >>> batch.rows(slice(1, 3)).x.shape, batch.rows(slice(0, 0)).x.shape
+            (torch.Size([2, 3]), torch.Size([0, 3]))
+        """
+        return self.each(lambda value: value[part])
+
+    def digest(self) -> int:
+        """A hash of the values, shapes and dtypes of x and of the condition that fits into int64; waits for the device.
+
+        Example:
+            >>> Batch(torch.zeros(2, 3)).digest() == Batch(torch.zeros(2, 3)).digest() != Batch(torch.ones(2, 3)).digest()
+            True
+        """
+        values = [self.x] if self.condition is None else [self.x, self.condition]
+        return int.from_bytes(hash_of(values, 8).digest(), "little", signed=True)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch after `change` of every tensor in it."""
+        condition, index = (None if value is None else change(value) for value in (self.condition, self.index))
+        return Batch(change(self.x), condition, index)

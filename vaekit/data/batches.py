@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -11,14 +11,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vaekit.checks import checked_size
+from vaekit.data.ahead import read_ahead
 from vaekit.data.batch import Batch
 from vaekit.data.conversion import check_none_missing, floats, plain
 from vaekit.data.examples import Examples, as_examples
+from vaekit.data.fingerprint import fingerprint_of
 from vaekit.data.sharding import share
 
 
 class Whole:
     """Batches of examples held whole, which can be taken in any order and any number of times.
+
+    Of examples on disk, the next batch is read by a thread while the present one is used.
 
     Args:
         examples: at least one.
@@ -29,6 +33,8 @@ class Whole:
         examples: the examples.
         size: the number of examples.
         batch_size: the number of examples in a batch.
+        is_checked: whether all values have been checked (by `vaekit.inputs`); until then, those of a batch have to be when it
+            comes.
 
     Raises:
         ValueError: no examples; a batch_size below 1.
@@ -42,6 +48,7 @@ class Whole:
     def __init__(self, examples: Examples, batch_size: int, conditional: bool = False) -> None:
         self.examples, self.batch_size, self._conditional = examples, checked_size("batch_size", batch_size), conditional
         self.size: int = len(examples)
+        self.is_checked = False
         if not self.size:
             raise ValueError(_EMPTY)
 
@@ -64,7 +71,8 @@ class Whole:
             raise ValueError(f"order has to have the shape ({self.size},), one row for each example, got {tuple(order.shape)}")
         checked_size("start", start, least=0)
         share(0, rank, world)  # an invalid rank fails here, not at the first batch
-        return self._in_order(order, start, rank, world)
+        batches = self._in_order(order, start, rank, world)
+        return batches if isinstance(self.examples.x, Tensor) else read_ahead(batches)
 
     def _in_order(self, order: Tensor | None, start: int, rank: int, world: int) -> Iterator[Batch]:
         x, y = self.examples.x, self.examples.y if self._conditional else None
@@ -82,6 +90,10 @@ class Whole:
         """The numbers of the examples at `index` int64 [B] in the file or array they came from."""
         return self.examples.numbers(index)
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Plain data that are the same for the same examples; see `vaekit.data.differences`."""
+        return fingerprint_of(self.examples)
+
 
 class Stream:
     """Batches as a loader makes them, in its order and of its sizes; iterated over once per epoch.
@@ -89,13 +101,19 @@ class Stream:
     A mask of `torch.masked` becomes NaN, but torch's default `collate_fn` drops those of `numpy.ma` before they get here: fill
     them with NaN in the dataset.
 
+    Nothing is read ahead here: a loader that does so has workers of its own.
+
     Args:
         loader: any iterable of batches, such as a `DataLoader`. A batch is x, a tuple or list that begins with x, a mapping with
             "x", or a `Batch`; x is a floating-point tensor [B, *S].
         conditional: whether a batch carries its condition too: what follows x, or "y".
 
     Attributes:
-        size: the number of examples; None where the loader does not know it.
+        size: the number of examples in an epoch, or in this process's share of it where the loader gives a share; None where the
+            loader does not know it.
+        is_checked: False: the values of a batch have to be checked whenever it comes.
+        can_resume: whether the loader can go on from the middle of an epoch: it has state_dict and load_state_dict, as
+            `torchdata.stateful_dataloader.StatefulDataLoader` and the `IterableDataset` of Hugging Face do.
 
     Raises:
         TypeError: while iterating, a batch of another kind; says how to convert it.
@@ -103,15 +121,74 @@ class Stream:
 
     Example:
         >>> stream = Stream([torch.rand(2, 3), torch.rand(1, 3)])
-        >>> [len(batch.x) for batch in stream], stream.size
-        ([2, 1], None)
+        >>> [len(batch.x) for batch in stream], stream.size, stream.can_resume
+        ([2, 1], None, False)
     """
 
+    is_checked: Final = False
+
     def __init__(self, loader: Iterable[Any], conditional: bool = False) -> None:
-        self._loader, self._conditional = loader, conditional
-        self.size: int | None = _length(getattr(loader, "dataset", None))
-        if 0 in (self.size, _length(loader)):
+        self._conditional = conditional
+        self._loader: Any = loader
+        sampler, batch_sampler, dataset = (getattr(loader, name, None) for name in ("sampler", "batch_sampler", "dataset"))
+        if 0 in (_length(dataset), _length(loader)):
             raise ValueError(_EMPTY)
+        drawing = [getattr(batch_sampler, "sampler", None), sampler, dataset]  # the first that there is decides how many
+        self.size: int | None = next((length for one in drawing if (length := _length(one)) is not None), None)
+        self._shuffling = {id(one): one for one in (loader, batch_sampler, *drawing)}.values()
+        self.can_resume: bool = all(callable(getattr(loader, name, None)) for name in ("state_dict", "load_state_dict"))
+
+    def epoch(self, number: int, state: Any = None) -> Iterator[Batch]:
+        """The batches of one epoch, all of them or those that come after a state.
+
+        The loader is told the number of the epoch where it, its samplers or its dataset have a `set_epoch`: without it
+        `torch.utils.data.DistributedSampler` and the `IterableDataset` of Hugging Face give every epoch the same order.
+
+        Args:
+            number: of the epoch, 0 for the first.
+            state: what `state_dict` gave in this epoch, to go on from there; or what it gave at the end of the epoch before, from
+                which a loader with a random generator of its own goes on to this one. None: the loader is as it is.
+
+        Raises:
+            TypeError: a state for a loader that cannot be resumed.
+        """
+        for one in self._shuffling:
+            if callable(set_epoch := getattr(one, "set_epoch", None)):
+                set_epoch(number)
+        if state is not None:
+            self._check_that_it_can_resume()
+            self._loader.load_state_dict(state)
+        return iter(self)
+
+    def state_dict(self) -> Any:
+        """The loader's place after the last batch that was handed out, in its own words; `vaekit.plain.pack` stores it.
+
+        Before the first batch of an epoch a loader may draw from torch's global generator for it, what it would have drawn for
+        that batch: seed the generator first.
+
+        Raises:
+            TypeError: the loader cannot be resumed.
+        """
+        self._check_that_it_can_resume()
+        return self._loader.state_dict()
+
+    def _check_that_it_can_resume(self) -> None:
+        if not self.can_resume:
+            raise TypeError(
+                f"a {type(self._loader).__name__} has no state_dict and load_state_dict, and cannot go on from the middle of an "
+                "epoch; torchdata.stateful_dataloader.StatefulDataLoader can"
+            )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Plain data that tell one loader from another, as far as that shows before it is read; see `vaekit.data.differences`."""
+        loader = self._loader
+        batch_size = getattr(loader, "batch_size", None)
+        return {
+            "kind": "loader",
+            "loader": type(loader).__name__,
+            "examples": _length(getattr(loader, "dataset", None)),
+            "batch_size": batch_size if isinstance(batch_size, int) else None,
+        }
 
     def __iter__(self) -> Iterator[Batch]:
         for item in self._loader:

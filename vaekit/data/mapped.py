@@ -45,8 +45,10 @@ class MappedArray:
     def __getitem__(self, index: Any) -> Tensor:
         index = index.numpy() if isinstance(index, Tensor) else index
         _check_not_cut(self.array)
-        values = torch.from_numpy(float32(self.array[index if self.rows is None else self.rows[index]]))
-        return values if self.divisor == 1.0 else values.div_(self.divisor)
+        values = float32(self.array[index if self.rows is None else self.rows[index]])
+        if self.divisor != 1.0:
+            values /= self.divisor  # in NumPy: torch would start threads of its own for each thread that reads
+        return torch.from_numpy(values)
 
 
 def _check_not_cut(array: Any) -> None:

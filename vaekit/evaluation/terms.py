@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vaekit.data import Batch, Stream, Whole
-from vaekit.inputs import check_values, checked_batches
+from vaekit.inputs import checked, checked_batches
 from vaekit.losses.base import LossTerms
 from vaekit.ops import philox, streams
 from vaekit.ops.precision import wide
@@ -65,9 +65,7 @@ def on_device(vae: VAE, batches: Whole | Stream) -> Iterator[Batch]:
         ValueError: there are no examples in them: an iterator that is used up, for example.
     """
     count = 0
-    for number, batch in enumerate(batches):
-        if isinstance(batches, Stream):
-            check_values(vae, batch, f"batch {number}")
+    for batch in checked(vae, batches):
         count += len(batch.x)
         yield batch.to(vae.device)
     if not count:

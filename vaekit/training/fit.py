@@ -14,7 +14,7 @@ from vaekit import seeding
 from vaekit.checks import checked_flag
 from vaekit.data import Stream, Whole
 from vaekit.evaluation.terms import evaluation_key, mean_terms
-from vaekit.inputs import checked_batches
+from vaekit.inputs import checked, checked_batches
 from vaekit.schedules import Schedule, scheduled
 from vaekit.training import preflight
 from vaekit.training.callbacks import Callback, TimeLimit
@@ -158,7 +158,7 @@ def fit(
             preflight.warn_of_unfinished(weights, epochs * plan.steps_per_epoch, "the run has")
         checkpoints.claim()  # from here on nothing is refused
         if initialize_output_bias:
-            vae.initialize_output_bias(batch.x for batch in batches)
+            vae.initialize_output_bias(batch.x for batch in checked(vae, batches))
         validate = None
         if validation_batches is not None:
             validate = partial(mean_terms, vae, validation_batches, evaluation_key(seed))

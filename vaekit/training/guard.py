@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vaekit.data import Batch, Stream, Whole
 from vaekit.evaluation.terms import named_terms
-from vaekit.inputs import check_values
+from vaekit.inputs import check_batch
 from vaekit.losses.base import LossTerms
 from vaekit.training.plan import Part
 from vaekit.vae import VAE, evaluation_mode
@@ -32,7 +32,7 @@ class Taken:
         terms: without gradients.
         index: of its examples, where the data has numbers.
         batch: the examples, where somebody may have to look at them: those of the first step, and those that nobody has checked.
-        is_checked: whether the values of the batch have been checked before the run.
+        is_checked: whether the values of the batch have been checked already.
     """
 
     number: int
@@ -123,7 +123,7 @@ class Guard:
     def _check_values(self, taken: Taken) -> None:
         if not taken.is_checked:
             assert taken.batch is not None
-            check_values(self._vae, taken.batch, f"train, the batch of step {taken.number}")
+            check_batch(self._vae, self._batches, taken.batch, f"train, the batch of step {taken.number}")
 
     def _refuse(self, taken: Sequence[Taken], epoch: int) -> None:
         """Raise for the first step whose terms were not finite, with finite weights in the model."""

@@ -67,7 +67,7 @@ class Part:
     Attributes:
         batch: the examples.
         row_start: the number of its first example among those of the step.
-        is_checked: whether its values have been checked before the run.
+        is_checked: whether its values have been checked: before the run, or in an earlier epoch.
     """
 
     batch: Batch
@@ -150,11 +150,12 @@ class Plan:
         whole = self.batches if isinstance(self.batches, Whole) else None
         batches: Iterable[Batch] = self.batches if whole is None else whole.in_order(self.order(epoch), batch)
         source = iter(batches)
+        is_checked = self.batches.is_checked or (whole is not None and epoch > 0)
         for number, (key, seed) in enumerate(self._keys(first), start=first):
             self._seed_generators(seed)
             parts, row_start = [], 0
             for one in islice(source, self._accumulate):
-                parts.append(Part(one, row_start, is_checked=whole is not None))
+                parts.append(Part(one, row_start, is_checked=is_checked))
                 row_start += len(one.x)
             if not parts:
                 return
