@@ -1,59 +1,33 @@
-"""Schedules: their values at the corners, and bounds for every step."""
+"""What becomes a schedule, what is refused, and which values a schedule may give in the middle of a run."""
 
 import math
+import re
 import warnings
-from functools import partial
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import expit
 
 import vaekit
 from vaekit import losses, schedules
-from vaekit.schedules import Constant, Cosine, Cyclic, Linear, Sigmoid, as_schedule, checked_schedule
+from vaekit.registry import recorded_spec
+from vaekit.schedules import (
+    Constant,
+    Cosine,
+    Cyclic,
+    Linear,
+    OneCycle,
+    Plateau,
+    Schedule,
+    Sigmoid,
+    StepDecay,
+    WarmupCosine,
+    as_schedule,
+    checked_schedule,
+)
 
 weights = st.floats(-10, 10)
-
-
-@given(st.integers(1, 1000), weights, weights, st.integers(0, 5000))
-def test_linear_is_the_line_and_then_its_end(steps, start, end, step):
-    expected = start + (end - start) * min(step / steps, 1.0)
-    assert math.isclose(Linear(steps, start, end)(step), expected, abs_tol=1e-12)
-    assert Linear(steps, start, end)(None) == Linear(steps, start, end)(steps) == end
-
-
-@given(st.integers(1, 1000), weights, weights, st.integers(0, 5000), st.floats(0.1, 50))
-def test_cosine_and_sigmoid_are_their_formulas_and_then_their_end(steps, start, end, step, steepness):
-    """The logistic curve by scipy, stretched to reach both ends."""
-    fraction = min(step / steps, 1.0)
-    low, here, high = (float(expit(steepness * (f - 0.5))) for f in (0.0, fraction, 1.0))
-    for schedule, rise in (
-        (Cosine(steps, start, end), (1 - math.cos(math.pi * fraction)) / 2),
-        (Sigmoid(steps, start, end, steepness), (here - low) / (high - low)),
-    ):
-        assert math.isclose(schedule(step), start + (end - start) * rise, abs_tol=1e-11)
-        assert schedule(0) == start
-        assert schedule(None) == schedule(steps) == schedule(steps + 7) == end
-
-
-@pytest.mark.parametrize("make", [Linear, Cosine, Sigmoid, partial(Sigmoid, steepness=1e-3), partial(Sigmoid, steepness=1e4)])
-def test_warm_ups_rise_without_a_step_back_and_are_symmetric(make):
-    values = [make(100)(step) for step in range(101)]
-    assert values == sorted(values)
-    assert all(math.isclose(a + b, 1.0, abs_tol=1e-12) for a, b in zip(values, reversed(values), strict=True))
-
-
-@given(st.integers(1, 200), st.integers(1, 5), st.floats(0.01, 1), st.integers(0, 2000))
-def test_cyclic_repeats_within_its_cycles_and_then_stays(period, cycles, ramp, step):
-    beta = Cyclic(period, cycles, ramp)
-    assert 0.0 <= beta(step) <= 1.0
-    if step >= period * cycles:
-        assert beta(step) == beta(None) == 1.0
-    else:
-        assert beta(step) == beta(step % period)
-        assert math.isclose(beta(step), min(1.0, (step % period) / (period * ramp)))
 
 
 @given(weights, st.one_of(st.none(), st.integers(0, 100)))
@@ -63,7 +37,17 @@ def test_constant_is_constant(value, step):
 
 def test_a_spec_makes_the_schedule():
     assert as_schedule({"name": "linear", "steps": 4})(1) == 0.25
-    assert schedules.names() == ["constant", "cosine", "cyclic", "linear", "sigmoid"]
+    assert schedules.names() == [
+        "constant",
+        "cosine",
+        "cyclic",
+        "linear",
+        "one_cycle",
+        "plateau",
+        "sigmoid",
+        "step",
+        "warmup_cosine",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -76,8 +60,11 @@ def test_a_spec_makes_the_schedule():
         (lambda: Cyclic(10, cycles=0), "cycles has to be a whole number"),
         (lambda: Cosine(0), "steps has to be a whole number"),
         (lambda: Sigmoid(3, steepness=0.0), "steepness has to be positive, got 0.0"),
-        (lambda: checked_schedule("beta", -1), "beta has to be at least 0, got -1"),
-        (lambda: checked_schedule("beta", Linear(3, end=2.0), highest=1.0), "beta has to be between 0 and 1, got"),
+        (lambda: checked_schedule("beta", -1), "beta has to be at least 0, got -1.0"),
+        (
+            lambda: checked_schedule("beta", Linear(3, end=2.0), highest=1.0),
+            "beta has to be between 0 and 1, got 2.0; the schedule 'linear' gave it as its final value",
+        ),
         (lambda: Constant(math.inf), "value has to be a finite number"),
     ],
 )
@@ -89,14 +76,14 @@ def test_numbers_that_make_no_schedule_are_refused(make, message):
 @pytest.mark.parametrize(
     ("make", "error", "said"),
     [
-        (lambda: losses.create("beta_tc", gamma="x"), TypeError, "gamma: a weight has to be a number"),
+        (lambda: losses.create("beta_tc", gamma="x"), TypeError, "gamma: expected a number, a Schedule or"),
         (lambda: losses.create("elbo", beta=math.nan), ValueError, "beta: value has to be a finite number"),
         (
             lambda: losses.create("capacity", gamma={"name": "linear"}),
             TypeError,
             "gamma: schedule 'linear' needs .*'steps'",
         ),
-        (lambda: losses.create("info_vae", alpha="x"), TypeError, "alpha: a weight has to be a number"),
+        (lambda: losses.create("info_vae", alpha="x"), TypeError, "alpha: expected a number, a Schedule or"),
         (lambda: Linear(3, start="a"), TypeError, "start has to be a number, got 'a'"),
         (lambda: Cyclic(3, ramp="a"), TypeError, "ramp has to be a number, got 'a'"),
     ],
@@ -104,6 +91,88 @@ def test_numbers_that_make_no_schedule_are_refused(make, message):
 def test_a_weight_that_is_none_is_named(make, error, said):
     with pytest.raises(error, match=said):
         make()
+
+
+class Turns(Schedule):
+    """Well at first and in the end, and something else at step 3."""
+
+    def __init__(self, into):
+        self.into = into
+
+    def __call__(self, step):
+        return self.into if step == 3 else 1.0
+
+
+@pytest.mark.parametrize(
+    ("into", "error", "said"),
+    [
+        (None, TypeError, "beta has to be a number, got None; the schedule 'Turns' gave it at step 3"),
+        ("1", TypeError, "beta has to be a number, got '1'; the schedule 'Turns' gave it at step 3"),
+        (math.nan, ValueError, "beta has to be finite and at least 0, got nan; the schedule 'Turns' gave it at step 3"),
+        (math.inf, ValueError, "beta has to be finite and at least 0, got inf; the schedule 'Turns' gave it at step 3"),
+        (-0.5, ValueError, "beta has to be at least 0, got -0.5; the schedule 'Turns' gave it at step 3"),
+        (-1, ValueError, "beta has to be at least 0, got -1; the schedule 'Turns' gave it at step 3"),
+    ],
+)
+def test_a_value_in_the_middle_that_is_no_weight_is_refused_there(into, error, said):
+    vae = vaekit.create_vae(input_shape=(3,), latent_dim=1, loss={"name": "elbo", "beta": Turns(into)}, seed=0)
+    x, key = torch.rand(2, 3), vaekit.make_key(0)
+    vae(x, key=key, step=2)
+    with pytest.raises(error, match=re.escape(said)):
+        vae(x, key=key, step=3)
+
+
+@pytest.mark.parametrize("value", [2, torch.tensor(2.0).numpy()[()]], ids=["int", "float32"])
+def test_every_kind_of_number_is_a_weight(value):
+    checked = checked_schedule("beta", Turns(value), highest=2.0)
+    assert [checked(step) for step in (0, 3, None)] == [1.0, 2.0, 1.0]
+    assert type(checked(3)) is float
+
+
+def test_the_weight_of_one_objective_can_be_given_to_another():
+    weight = losses.create("elbo", beta={"name": "linear", "steps": 4}).beta
+    again = losses.create("vector_quantized", beta=weight).beta
+    assert recorded_spec(weight) == recorded_spec(again) == {"name": "linear", "steps": 4}
+    assert again(1) == 0.25
+    with pytest.raises(ValueError, match="tau has to be between 0 and 0.5, got 1.0"):  # its own range, not the first one's
+        checked_schedule("tau", weight, highest=0.5)
+
+
+EXAMPLES = [
+    Constant(0.5),
+    Linear(4),
+    Cosine(4),
+    Sigmoid(4),
+    Cyclic(4),
+    WarmupCosine(9, 1.0, 3),
+    OneCycle(9, 1.0),
+    StepDecay(1.0, every=3),
+    Plateau(1.0),
+]
+
+
+def test_every_schedule_is_constructed_by_what_it_recorded():
+    assert sorted(recorded_spec(schedule)["name"] for schedule in EXAMPLES) == schedules.names()
+    for schedule in EXAMPLES:
+        again = as_schedule(recorded_spec(schedule))
+        assert [again(step) for step in (*range(12), None)] == [schedule(step) for step in (*range(12), None)]
+
+
+PAGES = schedules.names()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_of_a_schedule_says_what_it_is_for_and_how_it_is_called(name):
+    page = schedules.describe(name).documentation
+    assert re.search(r"\b[Uu]se ", page)
+    assert ">>> " in page
+    assert name in ("constant", "plateau") or re.search(r"arXiv:\d{4}\.\d{4}", page)
+
+
+def test_the_number_of_steps_may_come_from_the_run():
+    assert as_schedule({"name": "cosine"}, offers={"steps": 10})(10) == 1.0
+    assert as_schedule({"name": "cosine", "steps": 20}, offers={"steps": 10})(10) == pytest.approx(0.5)
+    assert as_schedule({"name": "step", "start": 1.0, "every": 3}, offers={"steps": 10})(3) == pytest.approx(0.1)
 
 
 # Training without a step.

@@ -1,4 +1,4 @@
-"""A weight as a function of the optimizer's step: for the beta of an objective, for example.
+"""Lines and curves from one weight to another: for the beta of an objective, for example.
 
 Linear warm-up: S. R. Bowman et al., "Generating Sentences from a Continuous Space", 2015, arXiv:1511.06349, section 3.1;
 sigmoid: the same, figure 2;
@@ -9,43 +9,9 @@ cyclic: H. Fu et al., "Cyclical Annealing Schedule", 2019, arXiv:1903.10145, sec
 from __future__ import annotations
 
 import math
-import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
 
-from torch import nn
-
-from vaekit.checks import checked_number, checked_size, is_number
-from vaekit.registry import Part, Registry
-
-
-class Schedule(Part, ABC):
-    """A weight that changes with the step."""
-
-    @abstractmethod
-    def __call__(self, step: int | None) -> float:
-        """The weight at `step` (0, 1, ...); None, used outside training, is the schedule's final weight."""
-
-
-registry: Registry[Schedule] = Registry("schedule", "vaekit.schedules", Schedule)
-register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
-
-
-@registry.register("constant")
-class Constant(Schedule):
-    """The same weight at every step. Use it unless something speaks for another; a number is short for it.
-
-    Example:
-        >>> Constant(4.0)(step=10)
-        4.0
-    """
-
-    def __init__(self, value: float = 1.0) -> None:
-        self.value = checked_number("value", value)
-
-    def __call__(self, step: int | None) -> float:
-        return self.value
+from vaekit.checks import checked_number, checked_size
+from vaekit.schedules.base import Schedule, between, cosine_between, registry
 
 
 @registry.register("linear")
@@ -70,7 +36,7 @@ class Linear(Schedule):
         )
 
     def __call__(self, step: int | None) -> float:
-        return _between(self.start, self.end, 1.0 if step is None else step / self.steps)
+        return between(self.start, self.end, 1.0 if step is None else step / self.steps)
 
 
 @registry.register("cosine")
@@ -96,7 +62,7 @@ class Cosine(Schedule):
 
     def __call__(self, step: int | None) -> float:
         fraction = 1.0 if step is None else min(step / self.steps, 1.0)
-        return _between(self.start, self.end, 0.5 - 0.5 * math.cos(math.pi * fraction))
+        return cosine_between(self.start, self.end, fraction)
 
 
 @registry.register("sigmoid")
@@ -128,7 +94,7 @@ class Sigmoid(Schedule):
     def __call__(self, step: int | None) -> float:
         fraction = 1.0 if step is None else min(step / self.steps, 1.0)
         rise = math.tanh(0.5 * self.steepness * (fraction - 0.5)) / math.tanh(0.25 * self.steepness)
-        return _between(self.start, self.end, 0.5 + 0.5 * rise)
+        return between(self.start, self.end, 0.5 + 0.5 * rise)
 
 
 @registry.register("cyclic")
@@ -155,82 +121,4 @@ class Cyclic(Schedule):
     def __call__(self, step: int | None) -> float:
         if step is None or step >= self.period * self.cycles:
             return self.end
-        return _between(self.start, self.end, (step % self.period) / (self.period * self.ramp))
-
-
-def as_schedule(weight: float | Schedule | Mapping[str, Any]) -> Schedule:
-    """A number, a schedule or a spec {"name": ..., option: ...} as a schedule.
-
-    Raises:
-        TypeError: something else.
-
-    Example:
-        >>> as_schedule({"name": "linear", "steps": 10})(5)
-        0.5
-    """
-    if isinstance(weight, (Schedule, Mapping)):
-        return registry.build(weight)
-    if not is_number(weight):
-        raise TypeError(f'a weight has to be a number, a Schedule or {{"name": ..., option: ...}}, got {weight!r}')
-    return Constant(float(weight))
-
-
-def checked_schedule(
-    name: str, weight: float | Schedule | Mapping[str, Any], lowest: float = 0.0, highest: float = math.inf
-) -> Schedule:
-    """`as_schedule(weight)`, or an error that names the option: also where it begins or ends outside [lowest, highest]."""
-    try:
-        schedule = as_schedule(weight)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: {error}") from error
-    if not all(lowest <= schedule(step) <= highest for step in (0, None)):
-        allowed = f"at least {lowest:g}" if highest == math.inf else f"between {lowest:g} and {highest:g}"
-        raise ValueError(f"{name} has to be {allowed}, got {weight!r}")
-    return schedule
-
-
-def scheduled(module: nn.Module) -> dict[str, Schedule]:
-    """The weights of an objective that change with the step, by the names of the attributes that hold them.
-
-    Example:
-        >>> import vaekit
-        >>> list(scheduled(vaekit.losses.create("elbo", beta={"name": "linear", "steps": 10})))
-        ['beta']
-    """
-    held = {
-        f"{path}.{name}" if path else name: value
-        for path, part in module.named_modules()
-        for name, value in vars(part).items()
-        if isinstance(value, Schedule)
-    }
-    return {name: schedule for name, schedule in held.items() if not isinstance(schedule, Constant)}
-
-
-def is_final(weight: Schedule, step: int) -> bool:
-    """Whether a weight has its final value at a step, to a thousandth: some schedules only come near it.
-
-    Example:
-        >>> is_final(Linear(steps=10), 9), is_final(Linear(steps=10), 10)
-        (False, True)
-    """
-    return math.isclose(weight(step), weight(None), rel_tol=1e-3)
-
-
-def warn_of_final_values(objective: nn.Module, stacklevel: int) -> None:
-    """Warn of an objective with scheduled weights that is trained without a step, and so with their final values."""
-    if names := list(scheduled(objective)):
-        weights, values = (
-            ("scheduled weights", "their final values") if len(names) > 1 else ("scheduled weight", "its final value")
-        )
-        warnings.warn(
-            f"the model is being trained without step=, so the objective's {weights} {' and '.join(names)} had {values}; "
-            "call vae(x, step=step) with the number of optimizer steps done so far. Where nothing is "
-            "trained, call it under torch.no_grad() or after vae.eval()",
-            UserWarning,
-            stacklevel=stacklevel + 1,
-        )
-
-
-def _between(start: float, end: float, fraction: float) -> float:
-    fraction = min(fraction, 1.0)
-    return start * (1.0 - fraction) + end * fraction
+        return between(self.start, self.end, (step % self.period) / (self.period * self.ramp))
