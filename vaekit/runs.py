@@ -117,7 +117,7 @@ def _amended(key: str, before: Any, assigned: Any) -> Any:
     if not isinstance(assigned, dict) or before is None:
         return assigned
     if not isinstance(before, (str, dict)):
-        if "name" in assigned:  # a schedule in place of a number
+        if "name" in assigned or key in _FIT_PARTS:  # a schedule, or a clip by value, in place of a number
             return assigned
         raise ValueError(f"the config has {before!r} as {key!r}, which is neither a name nor an object")
     return _amended_options({"name": before} if isinstance(before, str) else before, assigned)

@@ -8,6 +8,8 @@ import pytest
 from helpers.commands import QUICK, SMALL, command
 
 import vaekit
+from vaekit import runs
+from vaekit.training import FitOptions
 
 
 @pytest.fixture
@@ -73,6 +75,22 @@ def test_set_reaches_options_of_options(trained):
     schedule = [a for s in ("loss.beta.name=linear", "loss.beta.steps=2") for a in ("--set", s)]
     _, model = trained(*SMALL, *schedule)
     assert model["loss"] == {"name": "elbo", "beta": {"name": "linear", "steps": 2}}
+
+
+def test_set_reaches_the_groups_of_an_optimizer_the_clip_and_the_rate(tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"optimizer": {"name": "adamw", "groups": {"*.bias": {"lr": 1e-4}}}, "gradient_clip": 1.0}))
+    changes = [
+        "optimizer.groups.encoder*.lr_factor=0.5",
+        "fit.gradient_clip.value=0.5",
+        "learning_rate.name=one_cycle",
+        "learning_rate.peak=0.01",
+    ]
+    settings = runs.merged_settings(config, changes, {})
+    assert settings["optimizer"] == {"name": "adamw", "groups": {"*.bias": {"lr": 1e-4}, "encoder*": {"lr_factor": 0.5}}}
+    assert settings["gradient_clip"] == {"value": 0.5}
+    assert settings["learning_rate"] == {"name": "one_cycle", "peak": 0.01}
+    FitOptions(**{key: settings[key] for key in ("optimizer", "gradient_clip", "learning_rate")})
 
 
 def test_set_changes_one_column_of_a_config(tmp_path):

@@ -65,10 +65,17 @@ def train(lit, data, validation=None, **options):
         ({}, {}),
         ({"loss": SCHEDULED}, {"learning_rate": COSINE}),
         ({"loss": FACTOR}, {"learning_rate": COSINE}),
+        (
+            {"loss": FACTOR},
+            {
+                "learning_rate": {"name": "one_cycle", "peak": 1e-2},
+                "optimizer": {"name": "adamw", "groups": {"encoder.*": {"lr_factor": 0.5}, "*.bias": {"lr": 1e-3}}},
+            },
+        ),
         ({"loss": "beta_tc"}, {}),
         ({"encoder": DROPOUT}, {"optimizer": {"name": "sgd", "momentum": 0.9}}),
     ],
-    ids=["plain", "scheduled", "a rate of its own", "a size of the data", "dropout"],
+    ids=["plain", "scheduled", "a rate of its own", "groups", "a size of the data", "dropout"],
 )
 def test_a_trainer_gives_the_weights_and_losses_of_fit_bit_for_bit(parts, options):
     fitted, own = model(**parts), model(**parts)
@@ -217,6 +224,8 @@ def test_frozen_parts_stay_still_and_a_loaded_model_is_trained_in_training_mode(
         (lambda: LitVAE(model(), optimizer="adm"), "adam"),
         (lambda: LitVAE(model(), learning_rate=-1.0), "learning_rate"),
         (lambda: LitVAE(model(), seed=0.5), "seed"),
+        (lambda: LitVAE(model(), optimizer=torch.optim.Adam), "optimizer"),
+        (lambda: train(LitVAE(model(), learning_rate={"name": "plateau", "start": 1e-3}), in_order()), "learning_rate"),
         (lambda: train(LitVAE(model().half()), in_order()), "float16"),
         (lambda: train(LitVAE(model()), in_order(x=X + 1.0)), "batch 0"),
         (lambda: train(LitVAE(model()), in_order(), in_order(x=X + 1.0)), "batch 0"),

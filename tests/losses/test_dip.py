@@ -90,7 +90,7 @@ def test_pairs_that_do_not_fit_are_refused_by_name():
     [
         ({"kind": 2}, ValueError, "kind has to be one of 'i', 'ii', got 2"),
         ({"lambda_diagonal": -1.0}, ValueError, "lambda_diagonal has to be at least 0, got -1.0"),
-        ({"lambda_offdiagonal": "high"}, TypeError, "a weight has to be a number"),
+        ({"lambda_offdiagonal": "high"}, TypeError, "expected a number, a Schedule"),
     ],
 )
 def test_options_that_are_none_are_refused(options, error, message):

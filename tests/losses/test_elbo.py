@@ -56,7 +56,7 @@ def test_it_bounds_the_likelihood_of_a_linear_model_from_below():
     assert draws.mean() > -marginal.log_prob(x).mean() - slack
 
 
-@pytest.mark.parametrize(("beta", "message"), [("high", "a weight has to be a number"), ({"steps": 3}, 'no "name"')])
+@pytest.mark.parametrize(("beta", "message"), [("high", "expected a number, a Schedule"), ({"steps": 3}, 'no "name"')])
 def test_weights_that_are_none_are_refused(beta, message):
     with pytest.raises(TypeError, match=message):
         Elbo(beta=beta)

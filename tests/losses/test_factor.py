@@ -325,7 +325,7 @@ def test_latents_of_another_shape_are_refused_when_composed():
     ("options", "error", "message"),
     [
         ({"gamma": -1.0}, ValueError, "gamma has to be at least 0, got -1.0"),
-        ({"gamma": "high"}, TypeError, "a weight has to be a number"),
+        ({"gamma": "high"}, TypeError, "expected a number, a Schedule"),
         ({"hidden": (0,)}, ValueError, "every entry of hidden has to be a whole number of at least 1, got 0"),
         ({"latent_shape": (2.0,)}, ValueError, "every entry of latent_shape has to be a whole number"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate .*got 0.0"),

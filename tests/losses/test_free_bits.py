@@ -100,5 +100,5 @@ def test_divergences_that_do_not_come_apart_are_refused():
         model({"name": "free_bits", "free_nats": -1})
     with pytest.raises(ValueError, match="per, .*'dimension'.* got 'dim'"):
         model({"name": "free_bits", "per": "dim"})
-    with pytest.raises(TypeError, match="a weight has to be a number"):
+    with pytest.raises(TypeError, match="expected a number, a Schedule"):
         model({"name": "free_bits", "free_nats": None})

@@ -211,7 +211,7 @@ def test_it_is_one_graph(name, elements, monkeypatch):
     ("options", "error", "message"),
     [
         ({"lambda_": -1.0}, ValueError, "lambda_ has to be at least 0, got -1.0"),
-        ({"lambda_": "high"}, TypeError, "a weight has to be a number"),
+        ({"lambda_": "high"}, TypeError, "expected a number, a Schedule"),
         ({"kernel": "laplace"}, ValueError, "kernel has to be one of 'imq', 'rbf', got 'laplace'"),
         ({"statistic": "w"}, ValueError, "statistic has to be one of 'u', 'v', got 'w'"),
         ({"scales": ()}, ValueError, r"scales has to be a sequence of positive numbers.* got \(\)"),

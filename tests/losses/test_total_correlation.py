@@ -259,7 +259,7 @@ def test_a_dataset_of_unknown_or_too_small_a_size_is_refused():
             ValueError,
             "alpha has to be at least 0, got .*-2.0",
         ),
-        ({"gamma": "high"}, TypeError, "a weight has to be a number"),
+        ({"gamma": "high"}, TypeError, "expected a number, a Schedule"),
         ({"dataset_size": 0}, ValueError, "dataset_size has to be a whole number of at least 1"),
     ],
 )

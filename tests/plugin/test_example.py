@@ -25,7 +25,7 @@ def _example(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLE)
     monkeypatch.setattr(vaekit.divergences, "_rules", dict(vaekit.divergences._rules))
     yield
-    for name in ("vaekit_logistic", "vaekit_box", "vaekit_lion", "vaekit_inverse_root", "vaekit_target"):
+    for name in ("vaekit_logistic", "vaekit_box", "vaekit_signum", "vaekit_inverse_root", "vaekit_target"):
         sys.modules.pop(name, None)
 
 
@@ -133,7 +133,7 @@ def test_the_optimizer_and_the_schedule_train_as_their_papers_say(announced):
             steps.append([p.detach().clone() for p in state.vae.parameters()])
 
     options = {"epochs": 1, "batch_size": 8, "device": "cpu", "progress": False, "callbacks": [Record()]}
-    vaekit.fit(vae, x, optimizer="lion", learning_rate=rate, **options)
+    vaekit.fit(vae, x, optimizer="signum", learning_rate=rate, **options)
     for number, (before, after) in enumerate(zip([start, *steps], steps, strict=False)):
         for one, other in zip(before, after, strict=True):  # every weight moves by the learning rate, or has no gradient
             moved = (other - one).abs()
@@ -143,5 +143,5 @@ def test_the_optimizer_and_the_schedule_train_as_their_papers_say(announced):
 
 
 def test_an_option_that_the_optimizer_does_not_take_is_refused_by_name(announced):
-    with pytest.raises(TypeError, match="'lion'.*'eps'"):
-        vaekit.training.FitOptions(optimizer={"name": "lion", "eps": 1e-8})
+    with pytest.raises(TypeError, match="'signum'.*'eps'"):
+        vaekit.training.FitOptions(optimizer={"name": "signum", "eps": 1e-8})

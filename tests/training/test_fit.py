@@ -221,7 +221,7 @@ def test_an_auxiliary_that_is_not_finite_stops_the_run_and_is_named():
         (
             {"params": [torch.nn.Parameter(torch.zeros(7))]},
             ValueError,
-            r"not the model's, of the shapes \(7,\); make their module",
+            r"not the model's, of the shape \(7,\); make its module",
         ),
         ({"lr": 0.0}, ValueError, "lr in WithScale.parameter_groups .* above 0, got 0.0"),
         ({"betas": (2.0, 3.0)}, ValueError, "WithScale.parameter_groups gives .*'adam'.*: Invalid beta"),

@@ -11,7 +11,7 @@ import vaekit.training
 
 FILES = [module.name for module in pkgutil.iter_modules(vaekit.training.__path__)]
 LOOP = {"callbacks", "checkpoints", "guard", "history", "plan", "state", "update", "watch"}  # no optimizer, no engine
-UPDATE = {"ema", "engine", "guard", "optimizers", "options", "plan"}
+UPDATE = {"clipping", "ema", "engine", "guard", "optimizers", "options", "plan", "rates"}
 
 
 def imports(name):

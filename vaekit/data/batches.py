@@ -190,6 +190,11 @@ class Stream:
             "batch_size": batch_size if isinstance(batch_size, int) else None,
         }
 
+    @property
+    def length(self) -> int | None:
+        """The number of batches in an epoch; None where the loader does not know it."""
+        return _length(self._loader)
+
     def __iter__(self) -> Iterator[Batch]:
         for item in self._loader:
             yield as_batch(item, self._conditional)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -18,8 +19,9 @@ from vaekit.inputs import check_values
 from vaekit.losses.base import LossTerms
 from vaekit.ops import philox, streams
 from vaekit.ops.precision import wide
-from vaekit.schedules import Constant, Schedule, as_schedule
+from vaekit.schedules import Schedule
 from vaekit.training import FitOptions, optimizers, preflight, step_key
+from vaekit.training.rates import LearningRate
 from vaekit.vae import VAE
 
 try:
@@ -49,7 +51,8 @@ class LitVAE(LightningModule):
 
     Args:
         vae: the model, or its `config()`, which composes a new one.
-        learning_rate, optimizer, seed: as in `vaekit.fit`. A schedule of the rate goes by optimizer steps.
+        learning_rate, optimizer, seed: as in `vaekit.fit`, but for an optimizer that is a function and a rate that depends on the
+            history. A schedule of the rate goes by optimizer steps; one that leaves out `steps` gets the Trainer's estimate.
 
     Raises:
         TypeError, ValueError: what `fit` would refuse; a model whose `config()` could not compose it again.
@@ -96,11 +99,17 @@ class LitVAE(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, over the parameter groups that the objective asks for, and the schedule of its rate."""
-        rate = as_schedule(self._options.learning_rate)
-        optimizer = optimizers.build(self._options.optimizer, self.vae, rate(0))
-        if isinstance(rate, Constant):
+        steps = self.trainer.estimated_stepping_batches if isinstance(self._options.learning_rate, Mapping) else math.inf
+        rate = LearningRate(self._options.learning_rate, int(steps) if math.isfinite(steps) else None)
+        if rate.follows_history:
+            raise ValueError(
+                "learning_rate: the schedule depends on the history that fit keeps, which a Trainer does not; let its own "
+                "lightning.pytorch.callbacks or torch.optim.lr_scheduler.ReduceLROnPlateau change the rate"
+            )
+        optimizer = optimizers.build(self._options.optimizer, self.vae, rate(0), not rate.is_constant)
+        if rate.is_constant:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": _Rate(optimizer, self.vae, rate), "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": _Rate(optimizer, rate), "interval": "step"}}
 
     def on_fit_start(self) -> None:
         """Refuse what `fit` would, and put the model into training mode, less what is frozen."""
@@ -180,21 +189,18 @@ class LitVAE(LightningModule):
 class _Rate(LRScheduler):
     """A schedule of the learning rate, for the groups that have none of their own."""
 
-    def __init__(self, optimizer: Optimizer, vae: VAE, rate: Schedule) -> None:
+    def __init__(self, optimizer: Optimizer, rate: LearningRate) -> None:
         self._of_step = rate
-        scheduled = {id(group) for group in optimizers.without_rate_of_their_own(optimizer, vae)}
-        self._scheduled = [id(group) in scheduled for group in optimizer.param_groups]
         super().__init__(optimizer)
 
     def get_lr(self) -> list[Any]:
         """The rate of each group at the present step."""
-        now = self._of_step(self.last_epoch)
-        groups = zip(self.optimizer.param_groups, self._scheduled, strict=True)
-        return [now if is_scheduled else group["lr"] for group, is_scheduled in groups]
+        self._of_step.set(self.optimizer.param_groups, self.last_epoch)
+        return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
         """The step and the rates: plain data."""
-        return {name: value for name, value in super().state_dict().items() if name not in ("_of_step", "_scheduled")}
+        return {name: value for name, value in super().state_dict().items() if name != "_of_step"}
 
 
 def _size(loader: Any) -> int | None:

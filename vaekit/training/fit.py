@@ -16,7 +16,7 @@ from vaekit.data import Stream, Whole
 from vaekit.evaluation.terms import evaluation_key, mean_terms
 from vaekit.inputs import checked, checked_batches
 from vaekit.schedules import Schedule, scheduled
-from vaekit.training import preflight
+from vaekit.training import optimizers, preflight
 from vaekit.training.callbacks import Callback, TimeLimit
 from vaekit.training.checkpoints import Checkpoints
 from vaekit.training.engine import Engine
@@ -40,10 +40,10 @@ def fit(
     epochs: int = 30,
     batch_size: int = 64,
     learning_rate: float | Schedule | Mapping[str, Any] = 1e-3,
-    optimizer: str | Mapping[str, Any] = "adam",
+    optimizer: optimizers.Spec = "adam",
     accumulate: int = 1,
     ema: float | None = None,
-    gradient_clip: float | None = None,
+    gradient_clip: float | Mapping[str, float] | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     callbacks: Sequence[Callback] = (),
@@ -67,11 +67,13 @@ def fit(
         validation: the same, evaluated after every epoch with the same noise each time.
         epochs: passes over `train`.
         batch_size: the examples that go through the model at once; a loader has its own.
-        learning_rate: the optimizer's, as a number, a schedule of the step, or its spec, {"name": "cosine", "start": 1e-3, "end":
-            1e-5, "steps": 10000} for example; not that of parameters for which the objective has one of its own
-            (`Loss.parameter_groups`).
-        optimizer: a name from `vaekit.optimizers.names()`, or {"name": ..., option: ...}. Adam (D. P. Kingma, J. Ba, 2014,
-            arXiv:1412.6980) by default.
+        learning_rate: the optimizer's, as a number, a schedule of the step, or its spec, {"name": "warmup_cosine", "peak": 1e-3,
+            "warmup": 500} for example (see `vaekit.schedules`). A spec that leaves out `steps` gets the run's own number. It is
+            not that of parameters for which the objective (`Loss.parameter_groups`), or a group, has one of its own.
+        optimizer: a name from `vaekit.optimizers.names()`, or {"name": ..., option: ..., "groups": {"encoder.*": {"lr": 1e-4}}},
+            whose groups are patterns of parameter names with options for what they match: see `vaekit.optimizers`. Or a function
+            of the groups, such as torch.optim.Adagrad or lambda groups: torch.optim.Adagrad(groups, eps=1e-8), which a run's
+            folder cannot hold. Adam (D. P. Kingma, J. Ba, 2014, arXiv:1412.6980) by default.
         accumulate: so many batches make one optimizer step, for batches that do not fit into memory at once: with the same
             examples, noise and gradient as one of accumulate * batch_size examples, to rounding. The last step of an epoch takes
             the batches that are left. Batch normalisation sees a batch at a time; objectives that compare examples
@@ -84,7 +86,7 @@ def fit(
             `create_vae(..., seed=0)` fixes those.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         gradient_clip: scale the gradient down to this norm where it is longer; that of each group of the objective's own
-            parameters by itself.
+            parameters by itself. {"value": 0.5} limits the size of each of its elements instead.
         callbacks: see `Callback`.
         out: a folder for the results: `best` (the lowest validation loss, or training loss without validation) and `last`, each
             to be read by `vaekit.load`, and `history.csv`. Where the objective has a scheduled weight, only epochs with its
@@ -151,7 +153,7 @@ def fit(
         preflight.check_smallest_batch(vae, batches)
         vae.to(engine.device)
         plan, guard = Plan(batches, seed, engine.device, accumulate, partial(seeding.reseed, engine.device)), Guard(vae, batches)
-        update = Update(vae, engine, options, guard, plan.size)
+        update = Update(vae, engine, options, guard, plan.size, plan.expected_steps(epochs))
         state = RunState(vae, update.optimizer, update.average)
         weights = scheduled(vae.loss)
         if plan.steps_per_epoch is not None:

@@ -72,6 +72,7 @@ class Loop:
     def _epoch(self, number: int) -> None:
         started, first = time.perf_counter(), self.state.step
         self.state.begin_epoch(number)
+        self.update.begin_epoch(self.state.history)
         self.guard.keep()
         for step in self.plan.steps(number, first):
             for part, terms in zip(step.parts, self.update(step), strict=True):

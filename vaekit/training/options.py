@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from vaekit.checks import checked_flag, checked_number, checked_size, is_number
+from vaekit.checks import checked_flag, checked_number, checked_size
 from vaekit.ops import philox
-from vaekit.schedules import Schedule, checked_schedule
-from vaekit.training import optimizers
+from vaekit.schedules import Schedule
+from vaekit.training import clipping, optimizers, rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +37,16 @@ class FitOptions:
     learning_rate: float | Schedule | Mapping[str, Any] = field(
         default=1e-3, metadata={"help": "The optimizer's, or a schedule of it."}
     )
-    optimizer: str | Mapping[str, Any] = field(
+    optimizer: optimizers.Spec = field(
         default="adam", metadata={"help": "What updates the weights; see `vaekit list optimizers`."}
     )
     accumulate: int = field(default=1, metadata={"help": "Batches in an optimizer step."})
     ema: float | None = field(
         default=None, metadata={"help": "Average the weights with this decay, 0.999 for example; off by default."}
     )
-    gradient_clip: float | None = field(default=None, metadata={"help": "Shorten longer gradients to this norm; off by default."})
+    gradient_clip: float | Mapping[str, float] | None = field(
+        default=None, metadata={"help": "Shorten longer gradients to this norm; off by default."}
+    )
     seed: int = field(default=0, metadata={"help": "Fixes order and noise; in the command the first weights as well."})
     device: str | torch.device = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, mps."})
     time_limit: float | None = field(
@@ -57,15 +59,12 @@ class FitOptions:
     def __post_init__(self) -> None:
         checked_size("epochs", self.epochs)
         checked_size("batch_size", self.batch_size)
-        if is_number(self.learning_rate):
-            checked_number("learning_rate", self.learning_rate, above=0.0)
-        checked_schedule("learning_rate", self.learning_rate)
+        rates.check(self.learning_rate)
         optimizers.check(self.optimizer)
         checked_size("accumulate", self.accumulate)
         if self.ema is not None:
             checked_number("ema", self.ema, above=0.0, below=1.0)
-        if self.gradient_clip is not None:
-            checked_number("gradient_clip", self.gradient_clip, above=0.0)
+        clipping.check(self.gradient_clip)
         if self.time_limit is not None:
             checked_number("time_limit", self.time_limit, above=0.0)
         philox.make_key(self.seed)  # refuses what is not a whole number of 64 bits

@@ -133,6 +133,11 @@ class Plan:
         """None for a loader, which may change its mind."""
         return -(-self.batches.size // (self.batches.batch_size * self._accumulate)) if isinstance(self.batches, Whole) else None
 
+    def expected_steps(self, epochs: int) -> int | None:
+        """The number of steps in so many epochs, by what a loader says of its length; None where it says nothing."""
+        batches = self.batches.length if isinstance(self.batches, Stream) else -(-self.batches.size // self.batches.batch_size)
+        return None if batches is None else epochs * -(-batches // self._accumulate)
+
     def order(self, epoch: int) -> Tensor:
         """The rows of the examples, int64 [N], in the order in which they come in an epoch."""
         assert isinstance(self.batches, Whole)

@@ -52,7 +52,8 @@ class RunState:
     @property
     def learning_rate(self) -> float:
         """The rate of the last step, of the parameters without a rate of their own."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        groups = self.optimizer.param_groups
+        return float(next((group["lr"] / group["lr_factor"] for group in groups if "lr_factor" in group), groups[0]["lr"]))
 
     def begin_epoch(self, number: int) -> None:
         """Nothing has been seen of epoch `number` yet."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-
 from vaekit.losses.base import LossTerms
-from vaekit.schedules import Constant, as_schedule
+from vaekit.schedules import Epochs
 from vaekit.training import optimizers
+from vaekit.training.clipping import Clip
 from vaekit.training.ema import Average
 from vaekit.training.engine import Engine
 from vaekit.training.guard import Guard
 from vaekit.training.options import FitOptions
 from vaekit.training.plan import Part, Step
+from vaekit.training.rates import LearningRate
 from vaekit.vae import VAE
 
 
@@ -24,29 +24,34 @@ class Update:
         options: of the run: optimizer, learning rate, gradient clip, average.
         guard: which keeps the optimizer from applying what is not finite.
         dataset_size: the number of training examples, where it is known; for objectives that depend on it.
+        steps: of the run, where they are known; for a learning rate that depends on them.
 
     Attributes:
         optimizer: what updates the weights.
         average: of the weights; None where none was asked for.
     """
 
-    def __init__(self, vae: VAE, engine: Engine, options: FitOptions, guard: Guard, dataset_size: int | None) -> None:
-        self._engine, self._guard, self._clip, self._dataset_size = engine, guard, options.gradient_clip, dataset_size
-        self._rate = as_schedule(options.learning_rate)
-        self.optimizer = optimizers.build(options.optimizer, vae, self._rate(0))
+    def __init__(
+        self, vae: VAE, engine: Engine, options: FitOptions, guard: Guard, dataset_size: int | None, steps: int | None
+    ) -> None:
+        self._engine, self._guard, self._dataset_size = engine, guard, dataset_size
+        self._rate = LearningRate(options.learning_rate, steps)
+        self.optimizer = optimizers.build(options.optimizer, vae, self._rate(0), not self._rate.is_constant)
+        self._clip = Clip(options.gradient_clip, optimizers.clipped_together(vae))
         self.average = None if options.ema is None else Average(vae, options.ema)
-        self._scheduled = [] if isinstance(self._rate, Constant) else optimizers.without_rate_of_their_own(self.optimizer, vae)
         guard.gate(self.optimizer)
         self._model, self._optimizer = engine.setup(vae, self.optimizer)
+
+    def begin_epoch(self, history: Epochs) -> None:
+        """Take what the epochs so far say of the learning rate."""
+        self._rate.begin_epoch(history)
 
     def __call__(self, step: Step) -> list[LossTerms]:
         """Take the step; returns the terms that each of its parts saw, without gradients, on the device."""
         seen = [self._add_gradients(step, part) for part in step.parts]
-        if self._clip is not None:
-            for group in self.optimizer.param_groups:  # an objective's own parameters are clipped by themselves
-                self._guard.observe(torch.nn.utils.clip_grad_norm_(group["params"], self._clip))
-        for group in self._scheduled:
-            group["lr"] = self._rate(step.number)
+        for size in self._clip():
+            self._guard.observe(size)
+        self._rate.set(self.optimizer.param_groups, step.number)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         if self.average is not None:

@@ -1,4 +1,4 @@
-"""The optimizer Lion: X. Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023, arXiv:2302.06675, algorithm 2."""
+"""The optimizer Signum: J. Bernstein et al., "signSGD", 2018, arXiv:1802.04434, algorithm 2."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 
-class _Lion(torch.optim.Optimizer):
+class _Signum(torch.optim.Optimizer):
     def __init__(self, params: Iterable[Any], **defaults: Any) -> None:
         super().__init__(params, defaults)
 
@@ -19,14 +19,11 @@ class _Lion(torch.optim.Optimizer):
                 if weight.grad is None:
                     continue
                 momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
-                first, second = group["betas"]
+                momentum.lerp_(weight.grad, 1.0 - group["beta"])
                 weight.mul_(1.0 - group["lr"] * group["weight_decay"])
-                weight.sub_(torch.lerp(weight.grad, momentum, first).sign(), alpha=group["lr"])
-                momentum.lerp_(weight.grad, 1.0 - second)
+                weight.sub_(momentum.sign(), alpha=group["lr"])
 
 
-def lion(
-    params: Iterable[Any], lr: float, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0
-) -> torch.optim.Optimizer:
+def signum(params: Iterable[Any], lr: float, beta: float = 0.9, weight_decay: float = 0.0) -> torch.optim.Optimizer:
     """Steps of one size, along the sign of a running average of the gradient."""
-    return _Lion(params, lr=lr, betas=tuple(betas), weight_decay=weight_decay)
+    return _Signum(params, lr=lr, beta=beta, weight_decay=weight_decay)
