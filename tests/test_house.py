@@ -20,7 +20,7 @@ MODULES = ["vaekit", *(m.name for m in pkgutil.walk_packages(vaekit.__path__, "v
 
 # From the bottom up; a room imports from its own floor and those below.
 FLOORS = [
-    {"registry", "checks", "files", "layout", "safe_path", "latents", "memory", "weights", "plain", "autocast"},
+    {"registry", "checks", "files", "layout", "safe_path", "latents", "memory", "revision", "weights", "plain", "autocast"},
     {"data", "ops", "gathering", "batch_norm", "layers", "flows", "schedules", "seeding"},
     {"residual"},
     {"priors"},

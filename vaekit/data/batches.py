@@ -196,8 +196,20 @@ class Stream:
         return _length(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
+        self._draw_for_workers_that_stay()
         for item in self._loader:
             yield as_batch(item, self._conditional)
+
+    def _draw_for_workers_that_stay(self) -> None:
+        """Let a `DataLoader` whose workers have not ended with the last epoch shuffle as any other does.
+
+        Before it shuffles, it draws a seed for the workers that it starts, and nothing where they are there already.
+        """
+        has_workers = (
+            getattr(self._loader, "_iterator", None) is not None
+        )  # torch's; if that goes, such a loader shuffles otherwise
+        if has_workers and getattr(self._loader, "persistent_workers", False):
+            torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
 
 
 def as_batch(item: Any, conditional: bool = False) -> Batch:

@@ -80,10 +80,13 @@ def fit(
             (`Loss.compares_examples`) refuse it.
         ema: keep an exponential moving average of the weights with this decay, 0.999 for example: it is what is validated,
             saved, and in the model at the end. See `vaekit.training.Average`.
-        seed: fixes the order of the examples and all noise (dropout too, unless other threads draw from torch's global
-            generator meanwhile). A second `fit` with the same seed sees the noise and the orders of the first again; give it
-            another one to go on with new ones. The weights that training starts from are the model's own:
-            `create_vae(..., seed=0)` fixes those.
+        seed: fixes the order of the examples and all noise, dropout's and that of a loader that shuffles too, unless other
+            threads draw from torch's global generator meanwhile. A second `fit` with the same seed sees the noise and the orders
+            of the first again; give it another one to go on with new ones. The weights that training starts from are the model's
+            own: `create_vae(..., seed=0)` fixes those. The same run gives the same bits again on the same machine, with the same
+            versions and number of threads, and any number of data workers. It cannot with another number of threads, or on other
+            hardware: matrix products add in another order there, and training makes more of the last digit's difference with
+            every step. What a dataset draws in a worker, to augment for example, depends on which worker it is.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         gradient_clip: scale the gradient down to this norm where it is longer; that of each group of the objective's own
             parameters by itself. {"value": 0.5} limits the size of each of its elements instead.
