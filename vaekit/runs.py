@@ -18,6 +18,8 @@ from vaekit import data, files, saving, specs
 from vaekit.compose import create_vae
 from vaekit.layout import BEST, HISTORY_FILE, LAST, RUN_FILE
 from vaekit.training import FitOptions, History, fit
+from vaekit.training.engine import described, resolved
+from vaekit.training.precision import Precision
 from vaekit.vae import VAE
 
 DEFAULT_PRESET = "dense-mnist"
@@ -167,6 +169,11 @@ class Run:
         parts = {key: settings[key] for key in specs.MODEL_OPTIONS if key in settings}
         vae = create_vae(settings["preset"], seed=settings["seed"], **parts)
         return cls(settings, vae, train, test, settings["preset"] if path is None else path.stem)
+
+    def where(self) -> str:
+        """The device and the precision that the model is trained on and in, in words."""
+        device = resolved(self.settings.get("device", "auto"))
+        return described(device, Precision.choose(self.settings.get("precision", "32"), device, self.vae.dtype))
 
     def fit(self, folder: Path, progress: bool = True) -> History:
         """Train the model; `folder` is what `claimed_folder` gives."""

@@ -18,6 +18,7 @@ VALUES = {
     "batch_size": 7,
     "learning_rate": 0.25,
     "optimizer": "sgd",
+    "precision": "bf16",
     "accumulate": 2,
     "ema": 0.5,
     "gradient_clip": 1.5,

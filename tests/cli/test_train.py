@@ -56,6 +56,21 @@ def test_a_spatial_latent_and_an_output_bias_from_the_data_can_be_set(data, tmp_
     assert vae.decode(torch.zeros(1, 3, 4, 4)).mean().item() == pytest.approx(x.mean().item(), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "setting", "says"),
+    [
+        (["--precision", "auto"], "auto", "in float32 (auto: no GPU that computes in bfloat16)"),
+        (["--set", "fit.precision=16"], 16, "networks in float16, all else in float32"),
+    ],
+)
+@pytest.mark.parametrize("progress", ["--progress", "--no-progress"])
+def test_the_precision_is_an_option_and_is_said_once(arguments, setting, says, progress, data, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert command("train", data, *SMALL, *QUICK, progress, *arguments, "--out", out) == 0
+    assert json.loads((out / "run.json").read_text())["precision"] == setting
+    assert "".join(capsys.readouterr()).count(f"training on cpu, {says}\n") == 1
+
+
 @pytest.mark.parametrize("posterior", ["full_gaussian", "flow"])
 def test_a_run_with_another_posterior_is_taken_by_every_command(posterior, data, tmp_path, capsys, drawn):
     if posterior == "flow":

@@ -144,10 +144,11 @@ def test_a_log_shows_a_learning_rate_that_changes_and_the_digits_of_small_losses
     assert stream.getvalue() == "epoch 1/2  loss -0.531  00:00 left\nepoch 2/2  loss -0.531  lr 0.0125  00:00 in all\n"
 
 
-def test_a_run_writes_as_many_lines_as_it_has_epochs(stderr):
+def test_a_run_writes_a_header_and_as_many_lines_as_it_has_epochs(stderr):
     stream = stderr(io.StringIO())
     fit(model(), validation=X, epochs=3, progress=True)
-    lines = stream.getvalue().splitlines()
+    header, *lines = stream.getvalue().splitlines()
+    assert header == "training on cpu, in float32"
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
     assert all(re.search(r"  loss [\d.]+  val_loss [\d.]+  [\d,]+ samples/s  \d\d:\d\d (left|in all)$", line) for line in lines)
 

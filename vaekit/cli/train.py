@@ -64,6 +64,8 @@ def train(
     with signals.as_interrupts() as interruption:
         with runs.claimed_folder(out, run) as folder:
             _say_what_is_trained(run)
+            if not progress:  # which says it too
+                say(f"training {run.where()}")
             history = run.fit(folder, progress)
         if history.interrupted:
             if not runs.is_trained(folder):

@@ -41,6 +41,7 @@ def fit(
     batch_size: int = 64,
     learning_rate: float | Schedule | Mapping[str, Any] = 1e-3,
     optimizer: optimizers.Spec = "adam",
+    precision: str | int = "32",
     accumulate: int = 1,
     ema: float | None = None,
     gradient_clip: float | Mapping[str, float] | None = None,
@@ -74,6 +75,13 @@ def fit(
             whose groups are patterns of parameter names with options for what they match: see `vaekit.optimizers`. Or a function
             of the groups, such as torch.optim.Adagrad or lambda groups: torch.optim.Adagrad(groups, eps=1e-8), which a run's
             folder cannot hold. Adam (D. P. Kingma, J. Ba, 2014, arXiv:1412.6980) by default.
+        precision: what encoder and decoder compute in: "32", the weights' dtype; "bf16" or "16", bfloat16 or float16 by autocast;
+            "auto", bf16 on a GPU that computes in it and 32 elsewhere. Their last layers, and all else, are computed in float32:
+            likelihood, divergence, objective and sums, and validation. Weights and data keep their dtype. With "16" gradients
+            are scaled, and steps in which they overflow left out, until a scale is found that they fit (P. Micikevicius et al.,
+            2018, arXiv:1710.03740); then an optimizer that is not fused waits for the device in each step. TensorFloat-32 is as
+            it is set: `torch.set_float32_matmul_precision("high")` makes a GPU take float32 products of matrices in it, with 11
+            bits.
         accumulate: so many batches make one optimizer step, for batches that do not fit into memory at once: with the same
             examples, noise and gradient as one of accumulate * batch_size examples, to rounding. The last step of an epoch takes
             the batches that are left. Batch normalisation sees a batch at a time; objectives that compare examples
@@ -95,8 +103,8 @@ def fit(
             to be read by `vaekit.load`, and `history.csv`. Where the objective has a scheduled weight, only epochs with its
             final value can be the best, or the last epoch where there are none (`History.best_epoch`).
         time_limit: minutes after which the run ends at the next step, as ^C would end it. See `vaekit.TimeLimit`.
-        progress: show loss, reconstruction and KL in nats, the learning rate where it changes, samples a second and the time left
-            on stderr: as a bar in a terminal or a notebook, otherwise as a line an epoch.
+        progress: show device and precision on stderr, then loss, reconstruction and KL in nats, the learning rate where it
+            changes, samples a second and the time left: as a bar in a terminal or a notebook, otherwise as a line an epoch.
         initialize_output_bias: before the first step, let the decoder start from the mean of `train`: for a new model, whose
             first epochs would go into learning it. See `VAE.initialize_output_bias`; whole examples only.
 
@@ -107,12 +115,13 @@ def fit(
     Raises:
         NonFiniteLossError: names epoch, step, term and rows; the last finite weights are kept, in `vae` and in `out`.
         ValueError, TypeError: options or data that do not fit, before the first step where the data is whole; weights in half
-            precision; a model without a trainable parameter.
+            precision, or in float64 and a lower precision; a model without a trainable parameter.
         RuntimeError: a call inside `torch.autocast`.
         OSError: `out` cannot be written, or holds an earlier run; before the first step.
 
     Warns:
-        UserWarning: the run is shorter than the schedule of one of the objective's weights.
+        UserWarning: the run is shorter than the schedule of one of the objective's weights; half of its steps or more were left
+            out with precision="16".
 
     Example:
         >>> import vaekit
@@ -126,6 +135,7 @@ def fit(
         batch_size=batch_size,
         learning_rate=learning_rate,
         optimizer=optimizer,
+        precision=precision,
         accumulate=accumulate,
         ema=ema,
         gradient_clip=gradient_clip,
@@ -140,7 +150,7 @@ def fit(
     if time_limit is not None:
         callbacks = (*callbacks, TimeLimit(time_limit))
     checked_flag("progress", progress)
-    engine = Engine(device)
+    engine = Engine(device, precision, preflight.dtype_of_weights(vae))
     preflight.check_precision(vae, engine.device)
     preflight.check_weights(vae)
     preflight.check_accumulation(vae, accumulate)
@@ -155,7 +165,8 @@ def fit(
     with seeding.own_generators(engine.device), torch.inference_mode(False), torch.enable_grad(), preflight.training_mode(vae):
         preflight.check_smallest_batch(vae, batches)
         vae.to(engine.device)
-        plan, guard = Plan(batches, seed, engine.device, accumulate, partial(seeding.reseed, engine.device)), Guard(vae, batches)
+        plan = Plan(batches, seed, engine.device, accumulate, partial(seeding.reseed, engine.device))
+        guard = Guard(vae, batches, engine.scaler)
         update = Update(vae, engine, options, guard, plan.size, plan.expected_steps(epochs))
         state = RunState(vae, update.optimizer, update.average)
         weights = scheduled(vae.loss)
@@ -168,10 +179,14 @@ def fit(
         if validation_batches is not None:
             validate = partial(mean_terms, vae, validation_batches, evaluation_key(seed))
         total = None if plan.size is None else epochs * plan.size
-        watch = Watch(state, guard, shown_on(sys.stderr, epochs, total) if progress else Progress())
+        shown = shown_on(sys.stderr, epochs, total) if progress else Progress()
+        shown.say(f"training {engine}")
+        watch = Watch(state, guard, shown)
         history = Loop(state, plan, update, guard, watch, checkpoints, callbacks, validate, weights).run(epochs)
         if plan.steps_per_epoch is None:
             preflight.warn_of_unfinished(weights, state.step, "the run had")
+    if engine.scaler is not None:
+        engine.scaler.warn_of_left_out(state.step)
     return history
 
 

@@ -15,6 +15,7 @@ from vaekit.evaluation.terms import named_terms
 from vaekit.inputs import check_batch
 from vaekit.losses.base import LossTerms
 from vaekit.training.plan import Part
+from vaekit.training.scaling import Scaler
 from vaekit.vae import VAE, evaluation_mode
 
 
@@ -59,17 +60,23 @@ class Guard:
     Args:
         vae: the model, on its device.
         batches: the training data, for the numbers of its rows.
+        scaler: of gradients in float16, which leaves steps out by itself.
     """
 
-    def __init__(self, vae: VAE, batches: Whole | Stream) -> None:
-        self._vae, self._batches = vae, batches
+    def __init__(self, vae: VAE, batches: Whole | Stream, scaler: Scaler | None = None) -> None:
+        self._vae, self._batches, self._scaler = vae, batches, scaler
         self._kept: dict[str, Tensor] = {}
         self._flag = torch.zeros((), device=vae.device)
 
     def observe(self, value: Tensor) -> None:
-        """Note a scalar, an objective or the norm of a gradient, that has to be finite."""
+        """Note a scalar, an objective for example, that has to be finite."""
         value = value.detach()
         self._flag += value - value
+
+    def observe_gradient(self, norm: Tensor) -> None:
+        """Note the norm of a gradient, which has to be finite; in float16 its scale may have been too large."""
+        if self._scaler is None:
+            self.observe(norm)
 
     def gate(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep the optimizer from applying what is not finite, in hooks around its step."""
@@ -99,6 +106,11 @@ class Guard:
         """
         if not all(map(math.isfinite, means.values())) or bool(self._flag.isnan()):
             self._refuse(taken, epoch)
+        if self._scaler is not None and (failure := self._scaler.failure()):
+            raise NonFiniteLossError(
+                f"epoch {epoch + 1}, up to step {taken[-1].number}: {failure}. The model holds the weights of the last step that "
+                "had a finite one"
+            )
         for one in taken:
             self._check_values(one)
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from vaekit.checks import checked_flag, checked_number, checked_size
+from vaekit.checks import checked_flag, checked_number, checked_size, checked_word
 from vaekit.ops import philox
 from vaekit.schedules import Schedule
 from vaekit.training import clipping, optimizers, rates
+from vaekit.training.precision import PRECISIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,10 @@ class FitOptions:
     optimizer: optimizers.Spec = field(
         default="adam", metadata={"help": "What updates the weights; see `vaekit list optimizers`."}
     )
+    precision: str | int = field(
+        default="32",
+        metadata={"help": "Of the networks: 32 (the weights' dtype), bf16, 16, or auto (bf16 on a GPU that computes in it)."},
+    )
     accumulate: int = field(default=1, metadata={"help": "Batches in an optimizer step."})
     ema: float | None = field(
         default=None, metadata={"help": "Average the weights with this decay, 0.999 for example; off by default."}
@@ -61,6 +66,7 @@ class FitOptions:
         checked_size("batch_size", self.batch_size)
         rates.check(self.learning_rate)
         optimizers.check(self.optimizer)
+        checked_word("precision", str(self.precision), PRECISIONS)  # 16 and 32 are what --set makes of "16" and "32"
         checked_size("accumulate", self.accumulate)
         if self.ema is not None:
             checked_number("ema", self.ema, above=0.0, below=1.0)

@@ -15,6 +15,11 @@ from vaekit.schedules import Schedule, is_final
 from vaekit.vae import VAE
 
 
+def dtype_of_weights(vae: VAE) -> torch.dtype:
+    """float64 where a weight is, which no lower precision is meant for; otherwise float32."""
+    return torch.float64 if any(p.dtype == torch.float64 for p in vae.parameters()) else torch.float32
+
+
 def check_precision(vae: VAE, device: torch.device) -> None:
     """Refuse to train where numbers are rounded in ways that nobody asked for.
 
@@ -31,8 +36,8 @@ def check_precision(vae: VAE, device: torch.device) -> None:
     for kind in dict.fromkeys(("cpu", device.type)):
         if torch.is_autocast_enabled(kind):
             raise RuntimeError(
-                f"fit was called inside torch.autocast({kind!r}), which keeps casts of the weights while those are trained; call "
-                "it outside, and the model is trained in the weights' dtype"
+                f"fit was called inside torch.autocast({kind!r}), but what networks compute in is the option precision; call it "
+                'outside, with precision="bf16" for example'
             )
 
 

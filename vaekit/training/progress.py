@@ -14,6 +14,9 @@ from tqdm import tqdm
 class Progress:
     """Shows nothing; what is shown where nobody wants to see it, and what the others extend."""
 
+    def say(self, line: str) -> None:
+        """What is to be known of the run as a whole."""
+
     def begin_epoch(self, number: int) -> None:
         """Epoch `number`, 0, 1, ..., begins."""
 
@@ -58,10 +61,13 @@ class Bar(Progress):
     """
 
     def __init__(self, kind: Callable[..., Any], stream: TextIO, epochs: int, total: int | None, done: int = 0) -> None:
-        self._epochs, self._rate = epochs, _Rate()
+        self._stream, self._epochs, self._rate = stream, epochs, _Rate()
         self._bar = kind(
             file=stream, total=total, initial=done, unit=" samples", unit_scale=True, dynamic_ncols=True, mininterval=0.2
         )
+
+    def say(self, line: str) -> None:
+        self._bar.write(line, file=self._stream)
 
     def begin_epoch(self, number: int) -> None:
         self._bar.set_description(f"epoch {number + 1}/{self._epochs}", refresh=False)
@@ -91,6 +97,13 @@ class Lines(Progress):
         self._number = self._count = self._ended = 0
         self._run_began = self._epoch_began = self._trained = clock()
 
+    def say(self, line: str) -> None:
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # its reader has gone, or it is closed
+            return
+
     def begin_epoch(self, number: int) -> None:
         self._number, self._count = number, 0
         self._epoch_began = self._trained = self._clock()
@@ -113,11 +126,7 @@ class Lines(Progress):
             *([f"{self._count / seconds:,.0f} samples/s"] if seconds > 0 else []),
             f"{_interval(elapsed / self._ended * left)} left" if left else f"{_interval(elapsed)} in all",
         ]
-        try:
-            self._stream.write("  ".join(shown) + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):  # its reader has gone, or it is closed
-            return
+        self.say("  ".join(shown))
 
 
 class _Rate:

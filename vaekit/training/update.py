@@ -49,8 +49,10 @@ class Update:
     def __call__(self, step: Step) -> list[LossTerms]:
         """Take the step; returns the terms that each of its parts saw, without gradients, on the device."""
         seen = [self._add_gradients(step, part) for part in step.parts]
+        if self._engine.scaler is not None:
+            self._engine.scaler.unscale_(self.optimizer)
         for size in self._clip():
-            self._guard.observe(size)
+            self._guard.observe_gradient(size)
         self._rate.set(self.optimizer.param_groups, step.number)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
