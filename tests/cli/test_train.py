@@ -137,6 +137,21 @@ def test_the_numbers_that_train_prints_are_those_of_the_best_epoch(data, tmp_pat
         assert row[1:] == [f"{history[term][best]:.2f}", f"{history[f'val_{term}'][best]:.2f}"]
 
 
+def test_train_takes_a_folder_of_shards_as_it_takes_their_array(tmp_path, capsys):
+    whole, folder = write_data(tmp_path / "x.npz", n=20, shape=(6,)), tmp_path / "shards"
+    folder.mkdir()
+    with np.load(whole) as arrays:
+        for name in ("x", "y"):
+            for number, part in enumerate(np.split(arrays[name], [5, 12])):
+                np.save(folder / f"{name}-{number}.npy", part)
+    for data, out in ((whole, tmp_path / "one"), (folder, tmp_path / "other")):
+        assert command("train", data, *SMALL, *QUICK, "--set", "condition=labels", "--out", out) == 0
+        assert command("evaluate", out) == 0
+    one, other = (vaekit.load(tmp_path / name / "best").state_dict() for name in ("one", "other"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert json.loads((tmp_path / "other/run.json").read_text())["data"] == str(folder)
+
+
 def test_a_run_may_be_conditional_and_the_data_says_how_many_labels_there_are(conditional_run, data, capsys, drawn):
     vae = vaekit.load(conditional_run / "best")
     assert vae.config()["condition"] == {"name": "labels", "classes": 3, "dim": 2}

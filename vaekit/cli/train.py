@@ -24,7 +24,8 @@ def train(
         str | None,
         typer.Argument(
             metavar="DATA",
-            help="mnist5k, mnist, fashion_mnist, kmnist, a folder of IDX files, a .npy or a .npz file; mnist5k by default.",
+            help="mnist5k, mnist, fashion_mnist, kmnist, a folder of IDX files or of shards (x-000.npy, ...), a "
+            ".npy or .npz file; mnist5k by default.",
         ),
     ] = None,
     preset: Annotated[

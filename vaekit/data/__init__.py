@@ -10,6 +10,7 @@ from vaekit.data.fingerprint import differences
 from vaekit.data.mapped import MappedArray
 from vaekit.data.shapes import Shapes, shapes
 from vaekit.data.sharding import share
+from vaekit.data.shards import open_shards
 
 __all__ = [
     "Batch",
@@ -26,6 +27,7 @@ __all__ = [
     "load_test",
     "moved",
     "names",
+    "open_shards",
     "shapes",
     "share",
 ]

@@ -19,6 +19,7 @@ from vaekit.data.examples import Examples, as_examples
 from vaekit.data.idx import read_idx
 from vaekit.data.mapped import MappedArray
 from vaekit.data.numpy_files import open_array, read_members
+from vaekit.data.shards import open_shards
 from vaekit.ops.philox import make_key
 from vaekit.registry import UnknownNameError
 
@@ -98,6 +99,8 @@ def load(
               cache folder;
             - a folder of IDX files named as MNIST's are, gzipped or not;
             - a .npy file [N, *S], which stays on disk and is converted a batch at a time;
+            - shards, an array in several .npy files, which stay on disk too: a list of the files, or a folder with x-000.npy,
+              x-001.npy, ... (and y-000.npy, ...), or one with two such folders, train and test; see `open_shards`;
             - a .npz file with x_train and x_test (and y_train and y_test), or with x (and y); other arrays are not read;
             - an array or a tensor [N, *S], or a pair (x, y); see `as_examples`.
         test_fraction: the fraction held out as the test set of a source that has none; a tenth by default.
@@ -123,10 +126,7 @@ def load(
     named = isinstance(source, (str, os.PathLike)) and str(source) in names()
     if named and (test_fraction is not None or seed is not None):
         raise ValueError(f"{source} has a test set of its own; leave test_fraction and seed out")
-    if isinstance(source, (str, os.PathLike)):
-        train, test = _load_source(str(source), progress)
-    else:
-        train, test = as_examples(source), None
+    train, test = _load_source(source, progress)
     if test is None:
         return _split(train, 0.1 if test_fraction is None else test_fraction, 0 if seed is None else seed)
     if test_fraction is not None or seed is not None:
@@ -143,12 +143,16 @@ def load_test(source: Any, *, progress: bool = True) -> Examples:
         >>> len(load_test(torch.rand(50, 3)))
         50
     """
-    named = isinstance(source, (str, os.PathLike))
-    train, test = _load_source(str(source), progress) if named else (as_examples(source), None)
+    train, test = _load_source(source, progress)
     return train if test is None else test
 
 
-def _load_source(source: str, progress: bool) -> tuple[Examples, Examples | None]:
+def _load_source(source: Any, progress: bool) -> tuple[Examples, Examples | None]:
+    if isinstance(source, list) and source and all(isinstance(file, (str, os.PathLike)) for file in source):
+        return open_shards(source), None
+    if not isinstance(source, (str, os.PathLike)):
+        return as_examples(source), None
+    source = str(source)
     if not source:
         raise ValueError("the name of the data is empty; '.' is the current folder")
     return _load_named(source, progress) if source in names() else _load_path(Path(source))
@@ -189,19 +193,30 @@ def _mnist5k() -> tuple[Examples, Examples]:
 
 def _load_path(path: Path) -> tuple[Examples, Examples | None]:
     if path.is_dir():
-        train, test = _find_idx(path, "train"), _find_idx(path, "t10k")
-        return _images(*train), _images(*test)
+        return _load_folder(path)
     if not path.exists():
         near = difflib.get_close_matches(str(path), names(), n=1)
         raise UnknownNameError(
             f"{str(path)!r} is neither a dataset ({', '.join(names())}) "
-            f"nor a folder of IDX files, a .npy or a .npz file that exists.{f' Did you mean {near[0]!r}?' if near else ''}"
+            "nor a folder of IDX files or shards, a .npy or a .npz file that exists."
+            + (f" Did you mean {near[0]!r}?" if near else "")
         )
     if path.suffix == ".npy":
         return as_examples(open_array(path)), None
     if path.suffix == ".npz":
         return _load_npz(path)
-    raise ValueError(f"{path} is not a file that can be read here: .npy and .npz files and folders of IDX files are")
+    raise ValueError(f"{path} is not a file that can be read here: .npy and .npz files and folders of IDX files or shards are")
+
+
+def _load_folder(path: Path) -> tuple[Examples, Examples | None]:
+    inside = [file.name for file in path.iterdir()]
+    if any(name.endswith(".npy") for name in inside) and not any(re.search(r"idx\d-ubyte", name) for name in inside):
+        return open_shards(path), None
+    train, test = path / "train", path / "test"
+    if train.is_dir() and test.is_dir():
+        return open_shards(train), open_shards(test)
+    images, held_out = _find_idx(path, "train"), _find_idx(path, "t10k")
+    return _images(*images), _images(*held_out)
 
 
 def _load_npz(path: Path) -> tuple[Examples, Examples | None]:
@@ -231,7 +246,10 @@ def _find_idx(folder: Path, split: str) -> tuple[Path, Path | None]:
     images = find("images")
     if images is None:
         inside = sorted(p.name for p in folder.iterdir())[:10]
-        raise ValueError(f"{folder} has no {split}-images-idx3-ubyte or .gz in it; it holds: {', '.join(inside) or 'nothing'}")
+        raise ValueError(
+            f"{folder} has no {split}-images-idx3-ubyte or .gz in it; it holds: {', '.join(inside) or 'nothing'}"
+            ". Shards of an array are called x-000.npy, x-001.npy, ..."
+        )
     return images, find("labels")
 
 

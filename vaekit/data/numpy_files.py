@@ -86,29 +86,9 @@ class ArrayFile:
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
         """A copy of the rows at an integer, a slice, integers [B] or a mask bool [N], in the file's dtype."""
-        if isinstance(index, slice):
-            chosen = range(*index.indices(len(self)))
-            rows = np.arange(chosen.start, chosen.stop, chosen.step)
-        else:
-            rows = self._row_numbers(index)
+        rows = row_numbers(index, len(self), self._file)
         values = np.frombuffer(self._read(rows.reshape(-1)), self.dtype)
         return values.reshape((*rows.shape, *self.shape[1:]))
-
-    def _row_numbers(self, index: Any) -> npt.NDArray[np.int64]:
-        """The index as row numbers int64 [B] or [], all from 0 to N - 1."""
-        rows = np.asarray(index)
-        if isinstance(index, tuple) or rows.ndim > 1 or rows.dtype.kind not in "iub":
-            raise IndexError(f"rows of {self._file} are indexed by an integer, a slice, integers or a mask, got {index!r}")
-        if rows.dtype.kind == "b":
-            if rows.shape != (len(self),):
-                raise IndexError(f"a mask for the rows of {self._file} has to have {len(self)} entries, got {rows.size}")
-            return rows.nonzero()[0]
-        rows = rows.astype(np.int64)
-        if ((rows < -len(self)) | (rows >= len(self))).any():
-            raise IndexError(
-                f"{self._file} has {len(self)} rows, there is no row {rows.min() if (rows < 0).any() else rows.max()}"
-            )
-        return np.where(rows < 0, rows + len(self), rows)
 
     def _read(self, rows: npt.NDArray[np.int64]) -> bytes:
         """The bytes of rows int64 [B]; consecutive rows are read together."""
@@ -137,6 +117,32 @@ class ArrayFile:
         with self._lock:  # Windows: two calls, between which another thread may seek
             os.lseek(self._descriptor, start, os.SEEK_SET)
             return os.read(self._descriptor, count)
+
+
+def row_numbers(index: Any, count: int, name: str) -> npt.NDArray[np.int64]:
+    """An integer, a slice, integers [B] or a mask bool [N] as row numbers int64 [B] or [], all from 0 to N - 1.
+
+    Args:
+        index: of rows.
+        count: N, the number of rows.
+        name: what the rows are of, for messages.
+
+    Raises:
+        IndexError: an index of another kind, or a row that is not there.
+    """
+    if isinstance(index, slice):
+        return np.arange(*index.indices(count))
+    rows = np.asarray(index)
+    if isinstance(index, tuple) or rows.ndim > 1 or rows.dtype.kind not in "iub":
+        raise IndexError(f"rows of {name} are indexed by an integer, a slice, integers or a mask, got {index!r}")
+    if rows.dtype.kind == "b":
+        if rows.shape != (count,):
+            raise IndexError(f"a mask for the rows of {name} has to have {count} entries, got {rows.size}")
+        return rows.nonzero()[0]
+    rows = rows.astype(np.int64)
+    if ((rows < -count) | (rows >= count)).any():
+        raise IndexError(f"there are {count} rows in {name}, and no row {rows.min() if (rows < 0).any() else rows.max()}")
+    return np.where(rows < 0, rows + count, rows)
 
 
 def open_array(file: Path) -> ArrayFile | np.memmap[Any, Any]:
