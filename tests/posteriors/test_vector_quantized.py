@@ -137,7 +137,7 @@ def test_fit_names_the_row_that_is_not_finite_and_keeps_the_codebook_finite():
     x = torch.randn(100, 5)
     vaekit.fit(vae, x, epochs=2, progress=False)
     x[3] = 1e38
-    with pytest.raises(vaekit.NonFiniteLossError, match="is not finite in 1 of 64 rows, in the dataset these: 3"):
+    with pytest.raises(vaekit.NonFiniteLossError, match="not finite in 1 of 64 examples, in train these: 3"):
         vaekit.fit(vae, x, epochs=1, progress=False)
     assert vae.encoder.family.codebook.abs().max() < 1e6
 

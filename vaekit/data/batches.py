@@ -82,9 +82,13 @@ class Whole:
             if order is None:
                 yield Batch(x[rows], None if y is None else y[rows], torch.arange(rows.start, rows.stop))
             else:
-                index = order[rows]
-                chosen = x.index_select(0, index.to(x.device)) if isinstance(x, Tensor) else x[index]
-                yield Batch(chosen, None if y is None else y[index.to(y.device)], index)
+                yield self.at(order[rows])
+
+    def at(self, index: Tensor) -> Batch:
+        """The examples in these rows, int64 [B], as a batch."""
+        x, y = self.examples.x, self.examples.y if self._conditional else None
+        chosen = x.index_select(0, index.to(x.device)) if isinstance(x, Tensor) else x[index]
+        return Batch(chosen, None if y is None else y[index.to(y.device)], index)
 
     def numbers(self, index: Tensor) -> Tensor:
         """The numbers of the examples at `index` int64 [B] in the file or array they came from."""

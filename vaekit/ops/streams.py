@@ -21,7 +21,7 @@ class Step:
     """Of a step's key, which draws z itself, and of the key of an evaluation."""
 
     OBJECTIVE = 1  # what an objective draws besides z: draws from the prior, permutations, places of codes
-    LAYERS = 2  # what layers such as dropout draw from torch's global generators
+    LAYERS = 2  # what layers such as dropout draw from torch's global generators, and before them a loader for the step
 
 
 class Codebook:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vaekit.checks import checked_number
 
@@ -41,10 +40,13 @@ class Average:
         self._averages = {name: p.detach().clone() for name, p in named.items()}
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take the weights after step 0, 1, ... in."""
+    def update(self, step: int, bad: Tensor | None = None) -> None:
+        """Take the weights after step 0, 1, ... in; not those of a step whose flag, a bool scalar on the device, is set."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        get_ema_multi_avg_fn(decay)(list(self._averages.values()), self._weights, torch.tensor(step))
+        new = torch.tensor(1.0 - decay, dtype=torch.float64)
+        for average, weight in zip(self._averages.values(), self._weights, strict=True):
+            share = new.to(average) if bad is None else torch.where(bad, 0.0, new.to(average))
+            average.lerp_(weight, share)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

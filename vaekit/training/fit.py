@@ -26,6 +26,7 @@ from vaekit.training.loop import Loop
 from vaekit.training.options import FitOptions
 from vaekit.training.plan import Plan
 from vaekit.training.progress import Progress, shown_on
+from vaekit.training.report import Report
 from vaekit.training.state import RunState
 from vaekit.training.update import Update
 from vaekit.training.watch import Watch
@@ -45,6 +46,7 @@ def fit(
     accumulate: int = 1,
     ema: float | None = None,
     gradient_clip: float | Mapping[str, float] | None = None,
+    on_nonfinite: str = "stop",
     seed: int = 0,
     device: str | torch.device = "auto",
     callbacks: Sequence[Callback] = (),
@@ -98,6 +100,10 @@ def fit(
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         gradient_clip: scale the gradient down to this norm where it is longer; that of each group of the objective's own
             parameters by itself. {"value": 0.5} limits the size of each of its elements instead.
+        on_nonfinite: what happens at a loss, a term of it or a gradient that is NaN or infinite. "stop": the run ends with an
+            explanation. "skip": the step leaves no trace, weights, optimizer, averages and buffers stay bit for bit as they
+            were; `history.skipped` counts such steps, and a warning at the end of the epoch says what the first was. After
+            50 of them in a row, or an epoch of nothing else, the run ends all the same.
         callbacks: see `Callback`.
         out: a folder for the results: `best` (the lowest validation loss, or training loss without validation) and `last`, each
             to be read by `vaekit.load`, and `history.csv`. Where the objective has a scheduled weight, only epochs with its
@@ -113,15 +119,16 @@ def fit(
         the epoch that was running is not in the history.
 
     Raises:
-        NonFiniteLossError: names epoch, step, term and rows; the last finite weights are kept, in `vae` and in `out`.
+        NonFiniteLossError: says in which step what was not finite, and where it came from; the model holds the weights from
+            before that step.
         ValueError, TypeError: options or data that do not fit, before the first step where the data is whole; weights in half
             precision, or in float64 and a lower precision; a model without a trainable parameter.
         RuntimeError: a call inside `torch.autocast`.
         OSError: `out` cannot be written, or holds an earlier run; before the first step.
 
     Warns:
-        UserWarning: the run is shorter than the schedule of one of the objective's weights; half of its steps or more were left
-            out with precision="16".
+        UserWarning: the run is shorter than the schedule of one of the objective's weights; steps were skipped; half of them or more
+            were left out with precision="16".
 
     Example:
         >>> import vaekit
@@ -139,6 +146,7 @@ def fit(
         accumulate=accumulate,
         ema=ema,
         gradient_clip=gradient_clip,
+        on_nonfinite=on_nonfinite,
         seed=seed,
         device=device,
         time_limit=time_limit,
@@ -166,8 +174,9 @@ def fit(
         preflight.check_smallest_batch(vae, batches)
         vae.to(engine.device)
         plan = Plan(batches, seed, engine.device, accumulate, partial(seeding.reseed, engine.device))
-        guard = Guard(vae, batches, engine.scaler)
+        guard = Guard(vae, batches, on_nonfinite, engine.scaler)
         update = Update(vae, engine, options, guard, plan.size, plan.expected_steps(epochs))
+        guard.explain = Report(vae, batches, update)
         state = RunState(vae, update.optimizer, update.average)
         weights = scheduled(vae.loss)
         if plan.steps_per_epoch is not None:

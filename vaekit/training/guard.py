@@ -1,26 +1,33 @@
-"""What happens when a loss, a term or a weight is no longer finite: the last finite weights are kept, and the reason is given."""
+"""What happens when a loss, a term, a gradient or a weight is not finite: it leaves no trace, and the reason is given."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from vaekit.data import Batch, Stream, Whole
-from vaekit.evaluation.terms import named_terms
 from vaekit.inputs import check_batch
 from vaekit.losses.base import LossTerms
-from vaekit.training.plan import Part
+from vaekit.training import explain
+from vaekit.training.ema import Average
+from vaekit.training.gate import Buffers, Gate
+from vaekit.training.plan import Part, Step
 from vaekit.training.scaling import Scaler
-from vaekit.vae import VAE, evaluation_mode
+from vaekit.training.state import RunState
+from vaekit.vae import VAE
+
+MOST_SKIPPED_IN_A_ROW = 50  # bad steps from the same weights, with other examples and noise each: more will not help
+_NORMS = 4  # of the gradient, that are remembered
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A loss, a term of it or the weights became NaN or infinite; the model holds the last finite weights."""
+    """A loss, a term of it, a gradient or a weight became NaN or infinite; the model holds the last finite weights."""
 
 
 @dataclass(frozen=True)
@@ -29,236 +36,252 @@ class Taken:
 
     Attributes:
         number: of the step.
-        count: of the part's examples.
+        key: of the step's noise.
+        row_start: the number of the part's first example in the step.
+        count: of its examples.
         terms: without gradients.
         index: of its examples, where the data has numbers.
-        batch: the examples, where somebody may have to look at them: those of the first step, and those that nobody has checked.
+        batch: the examples, where they cannot be fetched again by `index`, or nobody has checked them; else None.
         is_checked: whether the values of the batch have been checked already.
+        bad: bool scalar on the device: whether something in the step was not finite, so that it was left out.
     """
 
     number: int
+    key: Tensor
+    row_start: int
     count: int
     terms: LossTerms
     index: Tensor | None
     batch: Batch | None
     is_checked: bool
+    bad: Tensor
 
     @classmethod
-    def of(cls, number: int, part: Part, terms: LossTerms) -> Taken:
-        """What is kept of a part of step `number`."""
-        batch = None if part.is_checked and number else part.batch
-        return cls(number, len(part.batch.x), terms, part.batch.index, batch, part.is_checked)
+    def of(cls, step: Step, part: Part, terms: LossTerms, bad: Tensor) -> Taken:
+        """What is kept of a part of a step."""
+        batch = None if part.is_checked else part.batch
+        index, count = part.batch.index, len(part.batch.x)
+        return cls(step.number, step.key, part.row_start, count, terms, index, batch, part.is_checked, bad)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a run ended at.
+
+    Attributes:
+        taken: the parts of the step that was not finite; empty where the weights alone became so, after a good step.
+        epoch: 0, 1, ...
+        last_good: the number of the last good step; None if there was none.
+        norms: the numbers of some good steps before, and the norms of their gradients.
+        weights_are_lost: whether the weights from before the step are not known any more, so that those from the beginning of
+            the epoch are in the model.
+        skipped: the number of steps in a row that were left out, where the run was to skip them.
+    """
+
+    taken: Sequence[Taken]
+    epoch: int
+    last_good: int | None
+    norms: Sequence[tuple[int, float]] = ()
+    weights_are_lost: bool = False
+    skipped: int = 0
+
+    def step(self, batches: Whole | Stream) -> Step:
+        """The step again, with its examples."""
+        parts = []
+        for one in self.taken:
+            batch = one.batch
+            if batch is None:
+                assert isinstance(batches, Whole)
+                assert one.index is not None
+                batch = batches.at(one.index)
+            parts.append(Part(batch, one.row_start, one.is_checked))
+        return Step(self.taken[0].number, self.taken[0].key, tuple(parts))
+
+
+@dataclass
+class _Row:
+    """The bad steps since the last good one: how many, and the parts of the first."""
+
+    steps: int = 0
+    last: int = -1
+    first: list[Taken] = field(default_factory=list)
 
 
 class Guard:
-    """Keeps the last finite weights, and explains what was not finite.
+    """Keeps what is not finite out of a run, and has it explained.
 
-    A flag on the device is NaN from the first objective or gradient norm that is not finite on. The optimizer then leaves the
-    weights alone, so that they are those from before that step when the loss is read at last: one whose kernel takes
-    `found_inf`, as PyTorch's fused ones do, by itself; of others the weights are kept over each step and put back.
+    All that a step sees is observed on the device: the objective, each of its terms, and every gradient. One that is not finite
+    makes the step a bad one, which leaves weights, optimizer, averages and buffers as they were before it, bit for bit. The flags
+    of the steps are read at the next look. With "stop" all steps after a bad one are bad as well, so that the model is then still
+    the one of the bad step; with "skip" each is for itself.
 
     Args:
         vae: the model, on its device.
-        batches: the training data, for the numbers of its rows.
+        batches: the training data.
+        on_nonfinite: "stop" or "skip".
         scaler: of gradients in float16, which leaves steps out by itself.
+
+    Attributes:
+        bad: bool scalar on the device, whether the present step is a bad one.
+        explain: gives the message about a failure.
     """
 
-    def __init__(self, vae: VAE, batches: Whole | Stream, scaler: Scaler | None = None) -> None:
-        self._vae, self._batches, self._scaler = vae, batches, scaler
+    def __init__(self, vae: VAE, batches: Whole | Stream, on_nonfinite: str = "stop", scaler: Scaler | None = None) -> None:
+        self._vae, self._batches, self._skips = vae, batches, on_nonfinite == "skip"
+        self._buffers, self._scaler = Buffers(vae), scaler
+        self._gate: Gate | None = None
+        self._average: Average | None = None
         self._kept: dict[str, Tensor] = {}
-        self._flag = torch.zeros((), device=vae.device)
+        self._seen: list[Tensor] = []
+        self._norms: deque[tuple[int, Tensor]] = deque(maxlen=_NORMS)
+        self._measures = True
+        self._last_good: int | None = None
+        self._row = _Row()
+        self.bad = torch.zeros((), dtype=torch.bool, device=vae.device)
+        self.explain: Callable[[Failure], str] = lambda failure: explain.message(failure, batches)
 
-    def observe(self, value: Tensor) -> None:
-        """Note a scalar, an objective for example, that has to be finite."""
-        value = value.detach()
-        self._flag += value - value
+    def attach(self, optimizer: torch.optim.Optimizer, average: Average | None = None) -> None:
+        """Take care of what evolves in a run besides the model."""
+        self._gate, self._average = Gate(optimizer), average
 
-    def observe_gradient(self, norm: Tensor) -> None:
-        """Note the norm of a gradient, which has to be finite; in float16 its scale may have been too large."""
-        if self._scaler is None:
+    def begin(self) -> None:
+        """Before the forward pass of a step."""
+        self._seen = []
+        self._buffers.keep()
+
+    def observe(self, *values: Tensor) -> None:
+        """Note values that have to be finite for the step to be a good one."""
+        self._seen += [value.detach().reshape(-1) for value in values]
+
+    def observe_gradients(self, number: int) -> None:
+        """Note every gradient of step `number`: on the CPU a sum of each, a hundredth of a step, elsewhere one norm of all.
+
+        In float16 the scaler sees to it: a gradient that overflows is none that is not finite. In the first step after a look their norm is measured as well, for those who ask for it later.
+        """
+        if self._scaler is not None:
+            return
+        gradients = [p.grad.detach() for p in self._vae.parameters() if p.grad is not None]
+        if self._measures or self.bad.device.type != "cpu":
+            norm = torch.nn.utils.get_total_norm(gradients)
             self.observe(norm)
+            if self._measures:
+                self._norms.append((number, norm))
+            self._measures = False
+        else:
+            self.observe(*(gradient.sum() for gradient in gradients))
 
-    def gate(self, optimizer: torch.optim.Optimizer) -> None:
-        """Keep the optimizer from applying what is not finite, in hooks around its step."""
-        kind = _FoundInf if getattr(optimizer, "_step_supports_amp_scaling", False) else _PutBack
-        kind(self._flag).attach(optimizer)
+    def judge(self) -> bool:
+        """Whether the optimizer is to be called; from now on `bad` is the flag of this step."""
+        bad = (torch.cat(self._seen) * 0).sum().isnan()  # 0 times infinity is NaN
+        self.bad = bad if self._skips else bad | self.bad
+        assert self._gate is not None
+        return self._gate.lets_through(self.bad)
+
+    def end(self) -> None:
+        """After a step: what its forward pass has moved goes back, if it was a bad one."""
+        self._buffers.put_back(self.bad)
 
     def keep(self) -> None:
-        """Remember weights and buffers as they are at the beginning of an epoch."""
-        state = self._vae.state_dict()
+        """Remember weights, buffers and averages as they are at the beginning of an epoch."""
+        state = self._everything()
         if not self._kept:
             self._kept = {name: tensor.clone() for name, tensor in state.items()}
         else:
             for name, tensor in state.items():
                 self._kept[name].copy_(tensor)
 
-    def check(self, taken: Sequence[Taken], means: Mapping[str, float], epoch: int) -> None:
-        """Raise if what was seen in these steps is not what a run can go on from.
-
-        Args:
-            taken: the steps since the last look.
-            means: their mean terms.
-            epoch: the running one, for messages.
+    def check(self, taken: Sequence[Taken], state: RunState) -> list[Taken]:
+        """The good ones of these parts, all of whose steps are done; counts the bad steps in `state`, or raises.
 
         Raises:
-            NonFiniteLossError: with the last finite weights back in the model.
+            NonFiniteLossError: with finite weights in the model.
             ValueError, TypeError: a loader's batch holds what no model should see.
         """
-        if not all(map(math.isfinite, means.values())) or bool(self._flag.isnan()):
-            self._refuse(taken, epoch)
+        flags = torch.stack([one.bad for one in taken]).tolist() if taken else []
+        good: list[Taken] = []
+        bad: list[Taken] = []
+        for one, is_bad in zip(taken, flags, strict=True):
+            if bad and not self._skips and one.number > bad[0].number:  # bad for the reason alone that it came later
+                break
+            self._check_values(one)
+            (bad if is_bad else good).append(one)
+            if not is_bad:
+                self._last_good, self._row = one.number, _Row()
+            elif self._skips:
+                self._skip(one, state)
+        if bad and not self._skips:
+            self._refuse(bad, state)
         if self._scaler is not None and (failure := self._scaler.failure()):
             raise NonFiniteLossError(
-                f"epoch {epoch + 1}, up to step {taken[-1].number}: {failure}. The model holds the weights of the last step that "
+                f"epoch {state.epoch + 1}, up to step {state.step - 1}: {failure}. The model holds the weights of the last step that "
                 "had a finite one"
             )
-        for one in taken:
-            self._check_values(one)
+        if not self._weights_are_finite():
+            self._refuse([], state)
+        if self._row.steps >= MOST_SKIPPED_IN_A_ROW:
+            self.give_up(state)
+        self._measures = True
+        return good
 
-    def check_weights(self, taken: Sequence[Taken], epoch: int) -> None:
-        """Raise if a weight is not finite: a gradient can ruin them where every loss was finite.
-
-        Args:
-            taken: the steps that nobody has looked at yet.
-            epoch: the running one, for messages.
+    def give_up(self, state: RunState) -> None:
+        """Raise for the bad steps since the last good one, which was the reason why there are only those.
 
         Raises:
-            NonFiniteLossError: with the last finite weights back in the model.
+            NonFiniteLossError: with finite weights in the model, those from before the first of them.
         """
-        if not math.isfinite(sum(float(p.detach().sum(dtype=torch.float32)) for p in self._vae.parameters())):
-            self._refuse(taken, epoch)
+        self._refuse(self._row.first, state)
 
-    def restore(self) -> None:
-        """Put the last finite weights back, where those in the model are not finite."""
-        if self._kept:
-            self._restore()
+    def warn_of_skips(self, state: RunState, steps: int) -> None:
+        """Say how many of an epoch's steps were left out."""
+        if state.skipped:
+            warnings.warn(
+                f"epoch {state.epoch + 1}: {state.skipped:,} of {steps:,} steps were left out, because something in them was not "
+                f"finite. The first was {state.first_skip}",
+                UserWarning,
+                stacklevel=5,
+            )
+
+    def restore(self) -> bool:
+        """Put back what was kept, where weights, averages or buffers are not finite any more; whether weights were not."""
+        if not self._kept:
+            return False
+        weights = {name for name, _ in self._vae.named_parameters(remove_duplicate=False)}
+        now = self._everything()
+        lost = {name for name in now if not _is_finite(now[name]) and _is_finite(self._kept[name])}
+        are_lost = any(name in weights for name in lost)
+        for name in now if are_lost else lost:
+            now[name].copy_(self._kept[name])
+        return are_lost
+
+    def _everything(self) -> dict[str, Tensor]:
+        averages = {} if self._average is None else self._average.state_dict()
+        return {**self._vae.state_dict(), **{f"average of {name}": tensor for name, tensor in averages.items()}}
+
+    def _weights_are_finite(self) -> bool:
+        return bool(torch.stack([p.detach().sum(dtype=torch.float32) for p in self._vae.parameters()]).isfinite().all())
 
     def _check_values(self, taken: Taken) -> None:
         if not taken.is_checked:
             assert taken.batch is not None
             check_batch(self._vae, self._batches, taken.batch, f"train, the batch of step {taken.number}")
 
-    def _refuse(self, taken: Sequence[Taken], epoch: int) -> None:
-        """Raise for the first step whose terms were not finite, with finite weights in the model."""
-        held, because = self._restore()
-        where = f"epoch {epoch + 1}"
-        for one in taken:
-            named = named_terms(one.terms)
-            if one.terms.auxiliary is not None:
-                named["auxiliary"] = one.terms.auxiliary
-            bad = [name for name, value in named.items() if not value.isfinite().all()]
-            if bad:
-                self._check_values(one)
-                name = next((n for n in bad if n != "loss"), "loss")  # blame the term, not the loss that sums it
-                rows = self._rows(named[name], one.index)
-                if one.number == 0:
-                    raise NonFiniteLossError(f"{where}, step 0: {name} is not finite{rows}. {self._why_at_once(one)}")
-                raise NonFiniteLossError(
-                    f"{where}, step {one.number}: {name} is not finite{rows}. {because}The model holds {held}. "
-                    "A lower learning_rate, or gradient_clip=1.0, often helps"
-                )
-        steps = f", steps {taken[0].number} to {taken[-1].number}" if taken else ""
-        raise NonFiniteLossError(
-            f"{where}{steps}: the gradient is not finite, though every loss is. "
-            f"The model holds {held}. A lower learning_rate often helps"
-        )
+    def _skip(self, taken: Taken, state: RunState) -> None:
+        """Count a part of a step that was left out."""
+        if taken.number != self._row.last:
+            self._row.steps, self._row.last = self._row.steps + 1, taken.number
+            state.skipped += 1
+        if not self._row.first or taken.number == self._row.first[0].number:
+            self._row.first.append(taken)
+        if not state.first_skip:
+            state.first_skip = f"step {taken.number}: {explain.what([taken], self._batches)}"
 
-    @torch.no_grad()
-    def _why_at_once(self, taken: Taken) -> str:
-        """What can be said of a loss that was not finite before anything was learned."""
-        assert taken.batch is not None
-        x = taken.batch.x
-        said = "No step has been made, so the learning rate is not the reason"
-        observed = x[x.isfinite()]
-        if len(observed):
-            low, high = float(observed.min()), float(observed.max())
-            said += f". The values of that batch range from {low:.6g} to {high:.6g}"
-        with evaluation_mode(self._vae):
-            batch = taken.batch.to(self._vae.device)
-            logvar = getattr(self._vae.encode(batch.x, batch.condition), "logvar", None)
-        most = math.log(torch.finfo(self._vae.dtype).max)
-        if logvar is not None and (logvar.abs() >= most).any():
-            extreme = logvar.abs().nan_to_num(0.0, posinf=math.inf).max().item()
-            said += (
-                f". The encoder gives a log variance of {extreme:.6g} in size, whose exponential overflows {self._vae.dtype} "
-                f'beyond {most:.0f}: bound it, posterior={{"name": "diagonal_gaussian", "logvar_bound": 10.0}} for example'
-            )
-        return f"{said}. Standardise the data, so that each column has mean 0 and variance 1, or scale it to the size of 1"
-
-    def _restore(self) -> tuple[str, str]:
-        """Put back what was kept, where what is there is not finite; says which weights the model holds, and why."""
-        weights = {name for name, _ in self._vae.named_parameters(remove_duplicate=False)}
-        state = self._vae.state_dict()
-        ruined = {name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()}
-        if not ruined:
-            moved = [name for name in state if name not in weights and not torch.equal(state[name], self._kept[name])]
-            names = ", ".join(moved[:3]) + (f" and {len(moved) - 3} more" if len(moved) > 3 else "")
-            later = f", and the averages {names} as a few steps after it left them" if moved else ""
-            return f"the weights from before that step{later}", ""
-        for name in state if ruined & weights else ruined:
-            state[name].copy_(self._kept[name])
-        if not ruined & weights:
-            return f"the weights from before that step, and {', '.join(sorted(ruined))} from the beginning of the epoch", ""
-        return "the weights from the beginning of the epoch", "The weights themselves had become non-finite in the step before. "
-
-    def _rows(self, value: Tensor, index: Tensor | None) -> str:
-        """Where a term [B] is not finite, in words: rows of the dataset, or of the batch where those are not known."""
-        if value.ndim == 0:
-            return ""
-        numbers = (~value.isfinite()).nonzero().flatten().cpu()
-        which = "batch"
-        if index is not None and isinstance(self._batches, Whole):
-            numbers, which = self._batches.numbers(index.cpu()[numbers]), "dataset"
-        first = ", ".join(map(str, numbers[:10].tolist())) + (", ..." if len(numbers) > 10 else "")
-        return f" in {len(numbers)} of {len(value)} rows, in the {which} these: {first}"
+    def _refuse(self, taken: Sequence[Taken], state: RunState) -> None:
+        are_lost = self.restore()
+        norms = [(number, float(norm)) for number, norm in self._norms if not taken or number < taken[0].number]
+        norms = [(number, norm) for number, norm in norms if math.isfinite(norm)]
+        raise NonFiniteLossError(self.explain(Failure(taken, state.epoch, self._last_good, norms, are_lost, self._row.steps)))
 
 
-class _FoundInf:
-    """Hands the flag to a kernel that skips its step where `found_inf` is 1.
-
-    A `found_inf` that is there already, that of a `torch.amp.GradScaler`, counts as well, and is put back.
-    """
-
-    def __init__(self, flag: Tensor) -> None:
-        self._flag = flag
-        self._before: Tensor | None = None
-
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        optimizer.register_step_pre_hook(self._close)
-        optimizer.register_step_post_hook(self._open)
-
-    def _close(self, optimizer: Any, *_: Any) -> None:
-        self._before = getattr(optimizer, "found_inf", None)
-        bad = self._flag.isnan().float()
-        optimizer.found_inf = bad if self._before is None else torch.maximum(bad, self._before)
-
-    def _open(self, optimizer: Any, *_: Any) -> None:
-        if self._before is None:
-            del optimizer.found_inf
-        else:
-            optimizer.found_inf = self._before
-
-
-class _PutBack:
-    """Keeps the weights over a step, and puts them back if the flag is NaN."""
-
-    def __init__(self, flag: Tensor) -> None:
-        self._flag = flag
-        self._kept: dict[Tensor, Tensor] = {}
-
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        optimizer.register_step_pre_hook(self._keep)
-        optimizer.register_step_post_hook(self._put_back)
-
-    @torch.no_grad()
-    def _keep(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for group in optimizer.param_groups:
-            for weight in group["params"]:
-                if weight not in self._kept:
-                    self._kept[weight] = torch.empty_like(weight)
-                self._kept[weight].copy_(weight)
-
-    @torch.no_grad()
-    def _put_back(self, *_: Any) -> None:
-        bad = self._flag.isnan()
-        for weight, kept in self._kept.items():
-            weight.copy_(torch.where(bad, kept, weight))
+@torch.no_grad()
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())

@@ -15,7 +15,7 @@ from vaekit.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_EPOCH, _SETTLED = "epoch", "is_settled"
+_EPOCH, _SETTLED, _SKIPPED = "epoch", "is_settled", "skipped"
 
 
 class History(Mapping[str, list[float]]):
@@ -24,6 +24,7 @@ class History(Mapping[str, list[float]]):
     Attributes:
         seconds: how long each epoch took.
         is_settled: of each epoch, whether every scheduled weight of the objective had its final value all through it.
+        skipped: of each epoch, how many steps were left out because something in them was not finite.
         interrupted: whether the run was ended within an epoch, by ^C or a time limit.
         reason: what interrupted it, "the time limit of 90 minutes" for example; empty for ^C.
 
@@ -38,6 +39,7 @@ class History(Mapping[str, list[float]]):
         self._columns: dict[str, list[float]] = {}
         self.seconds: list[float] = []
         self.is_settled: list[bool] = []
+        self.skipped: list[int] = []
         self.interrupted = False
         self.reason = ""
 
@@ -77,27 +79,30 @@ class History(Mapping[str, list[float]]):
         settled = [epoch for epoch, is_settled in enumerate(self.is_settled) if is_settled] or [self.epochs - 1]
         return min(settled, key=lambda epoch: math.inf if math.isnan(losses[epoch]) else losses[epoch])
 
-    def append(self, terms: Mapping[str, float], seconds: float, is_settled: bool = True) -> None:
+    def append(self, terms: Mapping[str, float], seconds: float, is_settled: bool = True, skipped: int = 0) -> None:
         """Add one epoch; a term that appears or disappears between epochs is NaN where it is not."""
-        if reserved := terms.keys() & {_EPOCH, _SETTLED}:
+        if reserved := terms.keys() & {_EPOCH, _SETTLED, _SKIPPED}:
             raise ValueError(f"a term cannot be called {' or '.join(sorted(reserved))}, which a history's file has a column for")
         before = [math.nan] * self.epochs
         names = dict.fromkeys((*self._columns, *terms))
         columns = {name: [*self._columns.get(name, before), float(terms.get(name, math.nan))] for name in names}
         # Assigned at once, so that ^C leaves the history with the epoch or without it.
-        self._columns, self.seconds, self.is_settled = columns, [*self.seconds, seconds], [*self.is_settled, is_settled]
+        self._columns, self.seconds = columns, [*self.seconds, seconds]
+        self.is_settled, self.skipped = [*self.is_settled, is_settled], [*self.skipped, skipped]
 
     def to_csv(self, file: str | os.PathLike[str]) -> Path:
         """Write one line for each epoch, counted from 1, with every digit; returns the file.
 
-        Where a weight was scheduled, a column "is_settled" says with 0 or 1 which epochs had its final value.
+        Where a weight was scheduled, a column "is_settled" says with 0 or 1 which epochs had its final value; where steps were
+        left out, a column "skipped" says how many.
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        settled = [] if all(self.is_settled) else [_SETTLED]
-        writer.writerow(["epoch", *self, *settled])
+        counts = {} if all(self.is_settled) else {_SETTLED: list(map(int, self.is_settled))}
+        counts |= {_SKIPPED: self.skipped} if any(self.skipped) else {}
+        writer.writerow(["epoch", *self, *counts])
         for epoch, row in enumerate(zip(*self.values(), strict=True)):
-            writer.writerow([epoch + 1, *(repr(value) for value in row), *(int(self.is_settled[epoch]) for _ in settled)])
+            writer.writerow([epoch + 1, *(repr(value) for value in row), *(count[epoch] for count in counts.values())])
         write_atomically(Path(file), text.getvalue().encode())
         return Path(file)
 
@@ -125,8 +130,8 @@ class History(Mapping[str, list[float]]):
                 terms = _terms(names, line, number)
             except ValueError as error:
                 raise ValueError(f"{file} is damaged in its row for epoch {number}: {error}") from error
-            is_settled = terms.pop(_SETTLED, 1.0) == 1.0
-            history.append(terms, seconds=math.nan, is_settled=is_settled)
+            is_settled, skipped = terms.pop(_SETTLED, 1.0) == 1.0, int(terms.pop(_SKIPPED, 0.0))
+            history.append(terms, seconds=math.nan, is_settled=is_settled, skipped=skipped)
         return history
 
     def plot(self) -> Figure:
@@ -155,4 +160,6 @@ def _terms(names: list[str], line: list[str], epoch: int) -> dict[str, float]:
             raise ValueError(f"{name} is no number, but {value!r}") from None
     if terms.get(_SETTLED, 1.0) not in (0.0, 1.0):
         raise ValueError(f"{_SETTLED} is 0 or 1, not {row[_SETTLED]!r}")
+    if not (skipped := terms.get(_SKIPPED, 0.0)) >= 0.0 or not skipped.is_integer():
+        raise ValueError(f"{_SKIPPED} is a number of steps, not {row[_SKIPPED]!r}")
     return terms

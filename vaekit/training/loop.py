@@ -1,7 +1,7 @@
 """Epochs and steps, validation, stopping: the only loop over steps.
 
 Nothing in a step waits for the device. The terms of the steps since the last look are kept where they are and read at the rate at
-which progress is shown; until they are read, the guard keeps the optimizer from applying what is not finite.
+which progress is shown; until they are read, the guard sees to it that what is not finite leaves no trace.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Loop:
                     break
         except KeyboardInterrupt:
             history.interrupted = True
-            self.watch.look(epoch_ends=True)
+            self.watch.look()
         finally:
             self._finish()
         return history
@@ -76,7 +76,7 @@ class Loop:
         self.guard.keep()
         for step in self.plan.steps(number, first):
             for part, terms in zip(step.parts, self.update(step), strict=True):
-                self.watch.add(Taken.of(step.number, part, terms))
+                self.watch.add(Taken.of(step, part, terms, self.guard.bad))
             self.state.step += 1
             self.state.batch += len(step.parts)
             self._call("on_step_end")
@@ -86,12 +86,16 @@ class Loop:
                 raise KeyboardInterrupt
             if self.state.stop:
                 break
-        self.watch.look(epoch_ends=True)
+        self.watch.look()
         means = self.state.sums.means()
+        if not means and self.state.skipped:
+            self.guard.give_up(self.state)
         if not means:
             raise ValueError("the loader gave no batch in this epoch; an iterator that is used up cannot be trained on twice")
+        self.guard.warn_of_skips(self.state, self.state.step - first)
         means |= self._validation()
-        self.state.history.append(means, time.perf_counter() - started, is_settled=self._is_settled(first))
+        seconds = time.perf_counter() - started
+        self.state.history.append(means, seconds, is_settled=self._is_settled(first), skipped=self.state.skipped)
         self.checkpoints.epoch_ended(self.state)
         self.watch.end_epoch(means)
         self._call("on_epoch_end")

@@ -52,6 +52,9 @@ class FitOptions:
     gradient_clip: float | Mapping[str, float] | None = field(
         default=None, metadata={"help": "Shorten longer gradients to this norm; off by default."}
     )
+    on_nonfinite: str = field(
+        default="stop", metadata={"help": "At a loss or gradient that is NaN or infinite: stop, or skip the step."}
+    )
     seed: int = field(default=0, metadata={"help": "Fixes order and noise; in the command the first weights as well."})
     device: str | torch.device = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, mps."})
     time_limit: float | None = field(
@@ -71,6 +74,7 @@ class FitOptions:
         if self.ema is not None:
             checked_number("ema", self.ema, above=0.0, below=1.0)
         clipping.check(self.gradient_clip)
+        checked_word("on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         if self.time_limit is not None:
             checked_number("time_limit", self.time_limit, above=0.0)
         philox.make_key(self.seed)  # refuses what is not a whole number of 64 bits

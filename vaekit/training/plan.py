@@ -156,22 +156,27 @@ class Plan:
         batches: Iterable[Batch] = self.batches if whole is None else whole.in_order(self.order(epoch), batch)
         source = iter(batches)
         is_checked = self.batches.is_checked or (whole is not None and epoch > 0)
-        for number, (key, seed) in enumerate(self._keys(first), start=first):
-            self._seed_generators(seed)
+        for number, (key, layers, fetching) in enumerate(self._keys(first), start=first):
+            if whole is None:
+                self._seed_generators(fetching)
             parts, row_start = [], 0
             for one in islice(source, self._accumulate):
                 parts.append(Part(one, row_start, is_checked=is_checked))
                 row_start += len(one.x)
             if not parts:
                 return
+            self._seed_generators(layers)  # after what the loader has drawn, so that the step alone can be taken again
             yield Step(number, key, tuple(parts))
 
-    def _keys(self, step: int) -> Iterator[tuple[Tensor, int]]:
-        """The key of each step from `step` on, on the device, and the seed of what its layers draw; made many at a time."""
+    def _keys(self, step: int) -> Iterator[tuple[Tensor, int, int]]:
+        """The key of each step from `step` on, on the device, `layers_seed` of it, and the seed of what a loader draws for it.
+
+        They are made many at a time.
+        """
         while True:
             keys = step_key(self._seed, torch.arange(step, step + _KEYS_AT_ONCE))
-            seeds = philox.fold_in(keys, streams.Step.LAYERS)[:, 0].tolist()
-            yield from zip(keys.to(self._device).unbind(0), seeds, strict=True)
+            layers, fetching = philox.fold_in(keys, streams.Step.LAYERS).T.tolist()
+            yield from zip(keys.to(self._device).unbind(0), layers, fetching, strict=True)
             step += _KEYS_AT_ONCE
 
     def _seed_generators(self, seed: int) -> None:
@@ -181,3 +186,8 @@ class Plan:
 
 def _seed(key: Tensor) -> int:
     return int(key[0])
+
+
+def layers_seed(key: Tensor) -> int:
+    """The seed of torch's global generators during the step with this key: of what layers such as dropout draw."""
+    return _seed(philox.fold_in(key, streams.Step.LAYERS))

@@ -47,6 +47,10 @@ class Scaler(torch.amp.GradScaler):
         super().update(new_scale)
         self._left_out += self.scale(self._one) < before
 
+    def leave_out(self) -> None:
+        """End a step whose gradients were unscaled and are not used; the scale stays."""
+        super().update(self.scale(self._one))
+
     def failure(self) -> str:
         """Why no scale can help any more; empty as long as one may."""
         if self.get_scale() >= SMALLEST:

@@ -27,6 +27,8 @@ class RunState:
         step: the number of optimizer steps done.
         batch: the number of batches done in the running epoch.
         sums: the terms of the running epoch, as far as they have been looked at.
+        skipped: the number of steps of the running epoch that were left out because something in them was not finite.
+        first_skip: which one was the first, and why, in words.
         terms: the mean terms of the steps that were looked at last, in nats.
         validation: the terms of the last validation, in nats, without "val_".
         stop: set it to end the run after the present step or epoch; the epoch that is running counts.
@@ -43,6 +45,8 @@ class RunState:
     step: int = 0
     batch: int = 0
     sums: TermSums = field(default_factory=TermSums)
+    skipped: int = 0
+    first_skip: str = ""
     terms: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
     stop: bool = False
@@ -58,6 +62,7 @@ class RunState:
     def begin_epoch(self, number: int) -> None:
         """Nothing has been seen of epoch `number` yet."""
         self.epoch, self.batch, self.sums = number, 0, TermSums()
+        self.skipped, self.first_skip = 0, ""
 
     @contextmanager
     def averaged(self) -> Iterator[VAE]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vaekit.evaluation.terms import named_terms
 from vaekit.losses.base import LossTerms
 from vaekit.schedules import Epochs
 from vaekit.training import optimizers
@@ -16,13 +17,13 @@ from vaekit.vae import VAE
 
 
 class Update:
-    """Takes a model one step further; nothing in it waits for the device.
+    """Takes a model one step further; nothing in it waits for the device, unless the optimizer makes it (see `Gate`).
 
     Args:
         vae: the model, on the engine's device.
         engine: the device and the precision.
         options: of the run: optimizer, learning rate, gradient clip, average.
-        guard: which keeps the optimizer from applying what is not finite.
+        guard: which keeps a step that is not finite from leaving a trace.
         dataset_size: the number of training examples, where it is known; for objectives that depend on it.
         steps: of the run, where they are known; for a learning rate that depends on them.
 
@@ -39,7 +40,7 @@ class Update:
         self.optimizer = optimizers.build(options.optimizer, vae, self._rate(0), not self._rate.is_constant)
         self._clip = Clip(options.gradient_clip, optimizers.clipped_together(vae))
         self.average = None if options.ema is None else Average(vae, options.ema)
-        guard.gate(self.optimizer)
+        guard.attach(self.optimizer, self.average)
         self._model, self._optimizer = engine.setup(vae, self.optimizer)
 
     def begin_epoch(self, history: Epochs) -> None:
@@ -48,17 +49,29 @@ class Update:
 
     def __call__(self, step: Step) -> list[LossTerms]:
         """Take the step; returns the terms that each of its parts saw, without gradients, on the device."""
-        seen = [self._add_gradients(step, part) for part in step.parts]
-        if self._engine.scaler is not None:
-            self._engine.scaler.unscale_(self.optimizer)
+        self._guard.begin()
+        seen = self.add_gradients(step)
+        scaler = self._engine.scaler
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        self._guard.observe_gradients(step.number)
         for size in self._clip():
-            self._guard.observe_gradient(size)
+            if scaler is None:
+                self._guard.observe(size)
         self._rate.set(self.optimizer.param_groups, step.number)
-        self._optimizer.step()
+        if self._guard.judge():
+            self._optimizer.step()
+        elif scaler is not None:
+            scaler.leave_out()
         self._optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update(step.number)
+            self.average.update(step.number, self._guard.bad)
+        self._guard.end()
         return seen
+
+    def add_gradients(self, step: Step) -> list[LossTerms]:
+        """Add the gradient of the mean over the step's examples to those of the parameters; returns as a call does."""
+        return [self._add_gradients(step, part) for part in step.parts]
 
     def release(self) -> None:
         """Let go of the gradients: of a run that was interrupted between backward and step, some are left."""
@@ -80,5 +93,5 @@ class Update:
         if len(step.parts) > 1:
             objective = objective * (len(batch.x) / max(step.count, 1))
         self._engine.backward(objective)
-        self._guard.observe(objective)
+        self._guard.observe(objective, *named_terms(terms).values())
         return terms.detach()

@@ -18,7 +18,7 @@ class Watch:
 
     Args:
         state: of the run, whose sums the terms are added to.
-        guard: that is asked whether what was seen is finite.
+        guard: that is asked which steps were good.
         progress: shows them to a person.
         seconds: between two looks.
         clock: in seconds.
@@ -60,22 +60,16 @@ class Watch:
         if self._clock() - self._looked > self._seconds:
             self.look()
 
-    def look(self, *, epoch_ends: bool = False) -> None:
-        """Read the losses of the steps since the last look: refuse what is not finite, add up the rest, show the mean.
-
-        At the end of an epoch the weights are looked at as well.
-        """
+    def look(self) -> None:
+        """Read what the steps since the last look saw: refuse or leave out what is not finite, add up the rest, show the mean."""
         self._looked = self._clock()
         pending, self._pending = self._pending, []
-        if epoch_ends:
-            self._guard.check_weights(pending, self._state.epoch)
-        if not pending:
+        good = self._guard.check(pending, self._state)
+        if not good:
             return
         recent = TermSums()
-        for taken in pending:
+        for taken in good:
             recent.add(taken.terms)
             self._state.sums.add(taken.terms)
-        means = recent.means()
-        self._guard.check(pending, means, self._state.epoch)
-        self._state.terms = means
+        self._state.terms = means = recent.means()
         self._progress.show(means, self._state.learning_rate)

@@ -1,0 +1,145 @@
+"""Words for what was not finite: which term, which examples, where it began, and what to do. Facts first, in short lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vaekit.data import Stream, Whole
+from vaekit.evaluation.terms import named_terms
+from vaekit.losses.base import LossTerms
+
+if TYPE_CHECKING:
+    from vaekit.training.examine import Findings
+    from vaekit.training.guard import Failure, Taken
+
+_MOST = 10  # of a kind that a line names
+
+
+def what(taken: Sequence[Taken], batches: Whole | Stream, data: str = "train") -> str:
+    """What was not finite in the parts of a step, in one line: "kl is not finite in 2 of 16 examples, in train these: 17, 33".
+
+    Args:
+        taken: the parts.
+        batches: the data they are from, for the numbers of the examples.
+        data: what the data is called.
+    """
+    terms = {name: [term_of(one.terms, name) for one in taken] for name in _names(taken[0].terms)}
+    bad = [name for name, values in terms.items() if not all(value.isfinite().all() for value in values)]
+    if not bad:
+        return "a gradient is not finite, though every term of the loss is"
+    blamed = [name for name in bad if name != "loss"] or bad  # the terms, not the loss that sums them
+    said = f"{listed(blamed)} {'is' if len(blamed) == 1 else 'are'} not finite"
+    by_row = [name for name in blamed if terms[name][0].ndim]
+    if not by_row:
+        return f"{said}, though every term of it is" if blamed == ["loss"] else said
+    rows = [~torch.stack([terms[name][part].isfinite() for name in by_row]).all(0).cpu() for part in range(len(taken))]
+    numbers = [_numbers(one, batches, bad_rows) for one, bad_rows in zip(taken, rows, strict=True)]
+    total, where = sum(one.count for one in taken), "the batch" if taken[0].index is None else data
+    count = sum(int(bad_rows.sum()) for bad_rows in rows)
+    return f"{said} in {count} of {total} examples, in {where} these: {listed([n for part in numbers for n in part], '')}"
+
+
+def message(failure: Failure, batches: Whole | Stream, findings: Findings | None = None, lines: Sequence[str] = ()) -> str:
+    """All that is known of a failure.
+
+    Args:
+        failure: what happened.
+        batches: the training data.
+        findings: what was found when the step was taken again; None where it was not.
+        lines: more facts, at the end of them.
+    """
+    where = f"epoch {failure.epoch + 1}"
+    if not failure.taken:
+        facts = [
+            f"{where}: {_after(failure)}the weights are not finite, though every loss and gradient was: the optimizer's step was "
+            "too long for the dtype"
+        ]
+    else:
+        facts = [f"{where}, step {failure.taken[0].number}: {what(failure.taken, batches)}"]
+    if failure.skipped > 1:
+        facts.append(f"the first of {failure.skipped} steps in a row that were left out, after which the run gave up")
+    facts += [] if findings is None else findings.lines()
+    if failure.norms:
+        measured = ", ".join(f"{norm:.4g} in step {number}" for number, norm in failure.norms)
+        facts.append(f"the gradient's norm before: {measured}")
+    facts.append(_held(failure))
+    return "\n  ".join([*facts, *lines, advice(failure, findings)])
+
+
+def _after(failure: Failure) -> str:
+    return "" if failure.last_good is None else f"after step {failure.last_good}, or a few steps earlier, "
+
+
+def _held(failure: Failure) -> str:
+    good = "no step has been good" if failure.last_good is None else f"the last good step was {failure.last_good}"
+    if failure.weights_are_lost:
+        return f"{good}; the model holds the weights from the beginning of the epoch, because those before that step are lost"
+    return f"{good}; the model holds the weights from before that step"
+
+
+def advice(failure: Failure, findings: Findings | None) -> str:
+    """What to do, most likely first."""
+    ideas = []
+    if findings is not None and findings.logvar is not None and _overflows(findings):
+        ideas.append('bound the log variance, posterior={"name": "diagonal_gaussian", "logvar_bound": 10.0} for example')
+    if failure.last_good is None:
+        ideas.append(
+            "standardise the data, so that each column has mean 0 and variance 1, or scale it to the size of 1; the learning "
+            "rate is not the reason, as no step was made before"
+        )
+    else:
+        ideas.append("a lower learning_rate, or gradient_clip=1.0, often helps")
+    if failure.taken and not failure.skipped:
+        ideas.append('on_nonfinite="skip" leaves such steps out')
+    return f"what to do: {'; '.join(ideas)}"
+
+
+def _overflows(findings: Findings) -> bool:
+    assert findings.logvar is not None
+    low, high = findings.logvar
+    return not (abs(low) < findings.largest_logvar and abs(high) < findings.largest_logvar)
+
+
+def term_of(terms: LossTerms, name: str) -> Tensor:
+    """A term by its name in a history, or the auxiliary objective."""
+    if name == "auxiliary":
+        assert terms.auxiliary is not None
+        return terms.auxiliary
+    return named_terms(terms)[name]
+
+
+def _names(terms: LossTerms) -> list[str]:
+    return [*named_terms(terms), *(["auxiliary"] if terms.auxiliary is not None else [])]
+
+
+def _numbers(taken: Taken, batches: Whole | Stream, rows: Tensor) -> list[int]:
+    """The numbers of the examples in these rows, a bool [B]: in the data where it has numbers, otherwise in the step."""
+    places = rows.nonzero().flatten()
+    if taken.index is not None and isinstance(batches, Whole):
+        return [int(number) for number in batches.numbers(taken.index.cpu()[places])]
+    return [taken.row_start + int(place) for place in places]
+
+
+def listed(names: Sequence[object], last: str = "and") -> str:
+    """A few of them in words.
+
+    Example:
+        >>> listed(["kl", "loss", "auxiliary"]), listed(range(100), "")
+        ('kl, loss and auxiliary', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 90 more')
+    """
+    shown = [str(name) for name in names[:_MOST]]
+    if len(names) > _MOST:
+        return f"{', '.join(shown)} and {len(names) - _MOST} more"
+    return ", ".join(shown) if not last or len(shown) < 2 else f"{', '.join(shown[:-1])} {last} {shown[-1]}"
+
+
+def span(low: float, high: float) -> str:
+    """A range in words: "from -3.1 to 95.2"."""
+    if math.isnan(low) or math.isnan(high):
+        return "NaN everywhere"
+    return f"from {low:.4g} to {high:.4g}"
