@@ -283,3 +283,11 @@ def test_a_run_gives_up_after_too_many_in_a_row_and_not_after_as_many_apart(monk
 def test_another_word_is_refused():
     with pytest.raises(ValueError, match="on_nonfinite has to be one of 'stop', 'skip', got 'ignore'"):
         fit(model(), on_nonfinite="ignore")
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamax"])
+def test_in_float16_a_step_is_left_out_without_a_change_of_the_scale_and_the_run_goes_on(optimizer):
+    with pytest.warns(UserWarning, match="epoch 1: 2 of 10 steps were left out"):
+        history = fit(spoiled({2, 3}, "extra"), epochs=1, batch_size=5, optimizer=optimizer, precision="16", on_nonfinite="skip")
+    assert history.skipped == [2]
+    assert math.isfinite(history["loss"][0])

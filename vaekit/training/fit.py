@@ -127,8 +127,8 @@ def fit(
         OSError: `out` cannot be written, or holds an earlier run; before the first step.
 
     Warns:
-        UserWarning: the run is shorter than the schedule of one of the objective's weights; steps were skipped; half of them or more
-            were left out with precision="16".
+        UserWarning: the run is shorter than the schedule of one of the objective's weights; steps were skipped; half of them or
+            more were left out with precision="16".
 
     Example:
         >>> import vaekit

@@ -156,7 +156,8 @@ class Guard:
     def observe_gradients(self, number: int) -> None:
         """Note every gradient of step `number`: on the CPU a sum of each, a hundredth of a step, elsewhere one norm of all.
 
-        In float16 the scaler sees to it: a gradient that overflows is none that is not finite. In the first step after a look their norm is measured as well, for those who ask for it later.
+        In float16 the scaler sees to it: a gradient that overflows is none that is not finite. In the first step after a look
+        their norm is measured as well, for those who ask for it later.
         """
         if self._scaler is not None:
             return
@@ -213,8 +214,8 @@ class Guard:
             self._refuse(bad, state)
         if self._scaler is not None and (failure := self._scaler.failure()):
             raise NonFiniteLossError(
-                f"epoch {state.epoch + 1}, up to step {state.step - 1}: {failure}. The model holds the weights of the last step that "
-                "had a finite one"
+                f"epoch {state.epoch + 1}, up to step {state.step - 1}: {failure}. The model holds the weights of the last "
+                "step that had a finite one"
             )
         if not self._weights_are_finite():
             self._refuse([], state)
