@@ -1,6 +1,6 @@
 """Optimizers: each against torch's or its paper's equation, and who gets which options."""
 
-import math
+import itertools
 import sys
 
 import pytest
@@ -378,14 +378,52 @@ def test_what_is_frozen_has_no_group_and_what_is_frozen_in_a_run_stands_still_fr
     assert torch.equal(weights(vae.decoder)[moving.numel() :], before[moving.numel() :])
 
 
-def test_the_rate_that_callbacks_see_is_the_runs():
+class Toggle(vaekit.Callback):
+    """Freezes or unfreezes the encoder when asked."""
+
+    def __init__(self, at_start=None, **at_step):
+        self.at_start, self.at_step, self.seen = at_start, {int(step[1:]): flag for step, flag in at_step.items()}, []
+
+    def on_fit_start(self, state):
+        if self.at_start is not None:
+            state.vae.encoder.requires_grad_(self.at_start)
+
+    def on_step_end(self, state):
+        self.seen.append(weights(state.vae.encoder))
+        if state.step in self.at_step:
+            state.vae.encoder.requires_grad_(self.at_step[state.step])
+
+
+def test_what_a_callback_freezes_and_frees_again_stands_still_in_between():
+    toggle, vae = Toggle(False, s2=True, s4=False), model()
+    start = weights(vae.encoder)
+    fit(vae, optimizer={"name": "adamw", "weight_decay": 0.1}, callbacks=[toggle])
+    seen = [start, *toggle.seen]
+    assert [torch.equal(one, other) for one, other in itertools.pairwise(seen)] == [True] * 2 + [False] * 2 + [True] * 4
+
+
+def test_what_is_freed_in_a_run_that_began_without_it_is_refused_by_name():
+    vae = model()
+    vae.encoder.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"'encoder.body.0.weight' and \d more had requires_grad=False when fit began"):
+        fit(vae, callbacks=[Toggle(s3=True)])
+
+
+def test_a_run_in_which_all_is_frozen_says_so():
+    vae = model()
+    vae.decoder.requires_grad_(False)
+    with pytest.raises(ValueError, match="step 2: the objective depends on no parameter that can be trained"):
+        fit(vae, callbacks=[Toggle(s2=False)])
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_the_rate_that_callbacks_see_is_the_runs(everything):
     rates = []
 
     class Seen(vaekit.Callback):
         def on_step_end(self, state):
             rates.append(state.learning_rate)
 
-    patterns = {"encoder.*": {"lr_factor": 0.5}, "*.bias": {"lr": 7.0}}
+    patterns = {"*" if everything else "encoder.*": {"lr_factor": 0.5}, "*.bias": {"lr": 7.0}}
     fit(model(), optimizer={"name": "adam", "groups": patterns}, learning_rate=FALLING, epochs=1, callbacks=[Seen()])
     assert rates == pytest.approx([0.0, 0.25e-3, 0.5e-3, 0.75e-3])
-    assert math.isclose(rates[-1], 0.75e-3)

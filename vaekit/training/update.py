@@ -35,7 +35,7 @@ class Update:
     def __init__(
         self, vae: VAE, engine: Engine, options: FitOptions, guard: Guard, dataset_size: int | None, steps: int | None
     ) -> None:
-        self._engine, self._guard, self._dataset_size = engine, guard, dataset_size
+        self._vae, self._engine, self._guard, self._dataset_size = vae, engine, guard, dataset_size
         self._rate = LearningRate(options.learning_rate, steps)
         self.optimizer = optimizers.build(options.optimizer, vae, self._rate(0), not self._rate.is_constant)
         self._clip = Clip(options.gradient_clip, optimizers.clipped_together(vae))
@@ -44,7 +44,12 @@ class Update:
         self._model, self._optimizer = engine.setup(vae, self.optimizer)
 
     def begin_epoch(self, history: Epochs) -> None:
-        """Take what the epochs so far say of the learning rate."""
+        """Take what the epochs so far say of the learning rate.
+
+        Raises:
+            ValueError: a parameter has become trainable since the run began, and the optimizer does not have it.
+        """
+        optimizers.check_that_all_are_updated(self._vae, self.optimizer)
         self._rate.begin_epoch(history)
 
     def __call__(self, step: Step) -> list[LossTerms]:
@@ -90,6 +95,11 @@ class Update:
             row_start=part.row_start,
         )
         objective = terms.objective
+        if not objective.requires_grad:
+            raise ValueError(
+                f"step {step.number}: the objective depends on no parameter that can be trained: all have been frozen, "
+                "or the objective is detached from them"
+            )
         if len(step.parts) > 1:
             objective = objective * (len(batch.x) / max(step.count, 1))
         self._engine.backward(objective)

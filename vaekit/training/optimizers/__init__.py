@@ -10,7 +10,7 @@ rate, its schedule included. What a pattern sets comes before what the objective
 parameters are in no group, and a pattern that matches no name is refused.
 """
 
-from vaekit.training.optimizers.build import Maker, Spec, build, check
+from vaekit.training.optimizers.build import Maker, Spec, build, check, check_that_all_are_updated
 from vaekit.training.optimizers.catalogue import (
     adafactor,
     adam,
@@ -36,6 +36,7 @@ __all__ = [
     "adamw",
     "build",
     "check",
+    "check_that_all_are_updated",
     "clipped_together",
     "create",
     "describe",

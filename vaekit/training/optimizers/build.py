@@ -65,6 +65,21 @@ def build(spec: Spec, vae: VAE, learning_rate: float, is_scheduled: bool = False
     return made
 
 
+def check_that_all_are_updated(vae: VAE, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse to go on with a parameter that has become trainable since the optimizer was built, which would stand still.
+
+    Raises:
+        ValueError: there is one.
+    """
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    if late := [name for name, p in vae.named_parameters() if p.requires_grad and p not in held]:
+        more = f" and {len(late) - 1} more" if len(late) > 1 else ""
+        raise ValueError(
+            f"{late[0]!r}{more} had requires_grad=False when fit began, so that the optimizer does not have it; set it to True "
+            "before, and to False until it is to be trained (in Callback.on_fit_start, for example)"
+        )
+
+
 def _checked(spec: Any) -> tuple[dict[str, Any], dict[str, Options], list[str]]:
     """A spec without its groups, its groups, and the options that a group may have."""
     named: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}

@@ -184,6 +184,7 @@ def adafactor(
 
     Use it where Adam's two numbers for each weight do not fit into memory. Its learning rate is relative: a step is that part of
     the root mean square of a parameter, or of eps[1] where that is larger, and 1 / sqrt(step) at most; 1e-2 is the usual one.
+    On a GPU each step waits for the device, because torch's reads two norms of each parameter.
 
     N. Shazeer, M. Stern, "Adafactor", 2018, arXiv:1804.04235, algorithms 4 and 5.
 
