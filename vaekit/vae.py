@@ -123,7 +123,7 @@ class VAE(nn.Module):
         dataset_size: int | None = None,
         row_start: int = 0,
     ) -> LossTerms:
-        """The objective on one batch, in nats.
+        """The objective on one batch, in nats; under `torch.autocast` in the weights' dtype, but for what the networks compute.
 
         Args:
             x: [B, *input_shape], in the weights' dtype.

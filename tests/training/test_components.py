@@ -128,7 +128,7 @@ def test_a_poisson_model_under_autocast_sees_every_digit_of_a_count():
     terms = wrapped(counts, key=make_key(0))
     expected = torch.nn.functional.poisson_nll_loss(rate[0][:, 0].double(), counts.double(), full=False, reduction="none").sum()
     expected += torch.lgamma(counts.double() + 1).sum()
-    assert float(terms.reconstruction) == pytest.approx(float(expected), rel=1e-6)
+    assert terms.reconstruction.item() == pytest.approx(float(expected), rel=1e-6)
 
 
 # The watch.

@@ -263,6 +263,13 @@ def test_an_objective_that_is_not_finite_is_a_failure(optimizer):
     assert torch.equal(weights(vae), watching.weights[4])
 
 
+def test_a_network_that_overflows_float16_is_a_failure_that_says_so():
+    parts = {"likelihood": "gaussian", "posterior": {"name": "diagonal_gaussian", "logvar_bound": 8.0}}
+    with pytest.raises(NonFiniteLossError, match=r'(?s)step 0: .* not finite.*precision="bf16" .*float16 ends at 65504'):
+        fit(model(**parts), 1e5 * X, precision="16")
+    fit(model(**parts), 1e5 * X, precision="bf16")
+
+
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_a_gradient_that_no_scale_makes_finite_is_a_failure_with_its_reason(clip):
     class Steep(losses.Elbo):

@@ -85,6 +85,8 @@ def _held(failure: Failure) -> str:
 def advice(failure: Failure, findings: Findings | None) -> str:
     """What to do, most likely first."""
     ideas = []
+    if failure.is_float16:
+        ideas.append('precision="bf16" has the range of float32: float16 ends at 65504')
     if findings is not None and findings.logvar is not None and _overflows(findings):
         ideas.append('bound the log variance, posterior={"name": "diagonal_gaussian", "logvar_bound": 10.0} for example')
     if failure.last_good is None:

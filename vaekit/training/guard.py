@@ -76,6 +76,7 @@ class Failure:
         weights_are_lost: whether the weights from before the step are not known any more, so that those from the beginning of
             the epoch are in the model.
         skipped: the number of steps in a row that were left out, where the run was to skip them.
+        is_float16: whether networks computed in float16.
     """
 
     taken: Sequence[Taken]
@@ -84,6 +85,7 @@ class Failure:
     norms: Sequence[tuple[int, float]] = ()
     weights_are_lost: bool = False
     skipped: int = 0
+    is_float16: bool = False
 
     def step(self, batches: Whole | Stream) -> Step:
         """The step again, with its examples."""
@@ -280,7 +282,9 @@ class Guard:
         are_lost = self.restore()
         norms = [(number, float(norm)) for number, norm in self._norms if not taken or number < taken[0].number]
         norms = [(number, norm) for number, norm in norms if math.isfinite(norm)]
-        raise NonFiniteLossError(self.explain(Failure(taken, state.epoch, self._last_good, norms, are_lost, self._row.steps)))
+        is_float16 = self._scaler is not None
+        failure = Failure(taken, state.epoch, self._last_good, norms, are_lost, self._row.steps, is_float16)
+        raise NonFiniteLossError(self.explain(failure))
 
 
 @torch.no_grad()
