@@ -208,6 +208,44 @@ def test_a_loaders_batch_needs_a_batch_dimension(shape):
         list(Stream([torch.rand(shape)]))
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_arrays_of_a_loader_become_tensors(dtype):
+    x, y = np.arange(6, dtype=dtype).reshape(3, 2), np.arange(3, dtype="u1")
+    (batch,) = Stream([(x, y)], conditional=True)
+    assert (batch.x.dtype, batch.condition.dtype) == (torch.float32, torch.int64)
+    assert (batch.x.tolist(), batch.condition.tolist()) == (x.tolist(), [0, 1, 2])
+    x[:] = 0
+    assert batch.x[2, 1] == 5
+    (batch,) = Stream([(x, x)], conditional=True)
+    assert batch.condition.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (np.zeros((2, 3), "u1"), r"uint8; x.astype\('float32'\) / 255"),
+        (np.zeros((2, 3), "i8"), r"int64; x.astype\('float32'\) converts"),
+        (np.zeros((2, 3), "c8"), "real numbers.*complex64"),
+        (np.array([[None, 1]]), "real numbers.*object"),
+        ((np.zeros((2, 3)), np.array(["a", "b"])), "real numbers.*<U1"),
+    ],
+)
+def test_arrays_that_would_lose_their_meaning_are_refused(item, words):
+    with pytest.raises(TypeError, match=words):
+        list(Stream([item], conditional=isinstance(item, tuple)))
+
+
+class InBatches(IterableDataset):
+    def __iter__(self):
+        yield from torch.arange(6.0).reshape(3, 2, 1)
+
+
+def test_an_iterable_dataset_that_gives_batches_is_a_loader_and_one_that_does_not_is_refused():
+    assert [len(batch.x) for batch in as_batches(InBatches(), 64)] == [2, 2, 2]
+    with pytest.raises(ValueError, match=r"\[batch, \.\.\.\], got \(1,\); a torch.utils.data.DataLoader"):
+        list(as_batches(Numbers(), 64))
+
+
 # Streams, epoch by epoch
 
 

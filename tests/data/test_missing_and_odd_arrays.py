@@ -90,9 +90,12 @@ def test_a_masked_tensor_in_a_loaders_batch_has_missing_elements():
     assert (x[0, 0], x[0, 1].isnan(), type(x)) == (1.0, True, torch.Tensor)
 
 
-def test_a_masked_array_in_a_loaders_batch_is_refused_with_how_to_keep_the_mask():
-    with pytest.raises(TypeError, match=r"MaskedArray.*nan"):
-        list(as_batches([np.ma.MaskedArray([[1.0]], [[True]])], 1))
+def test_what_is_masked_in_an_array_of_a_loader_is_missing():
+    (batch,) = as_batches([np.ma.MaskedArray([[1.0, 999.0]], [[False, True]])], 1)
+    assert (batch.x[0, 0], batch.x[0, 1].isnan(), batch.x.dtype) == (1.0, True, torch.float32)
+    y = np.ma.MaskedArray([1, 2], [False, True])
+    with pytest.raises(ValueError, match="missing.*example 1"):
+        list(as_batches([(np.zeros((2, 1)), y)], 1, conditional=True))
 
 
 def test_a_model_trains_on_what_is_observed_of_a_masked_array():

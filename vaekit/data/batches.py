@@ -6,17 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from vaekit.checks import checked_size
 from vaekit.data.ahead import read_ahead
 from vaekit.data.batch import Batch
-from vaekit.data.conversion import check_none_missing, floats, plain
+from vaekit.data.conversion import check_none_missing, check_real, float32, floats, plain
 from vaekit.data.examples import Examples, as_examples
 from vaekit.data.fingerprint import fingerprint_of
 from vaekit.data.sharding import share
+from vaekit.data.tables import is_table
 
 
 class Whole:
@@ -102,14 +104,14 @@ class Whole:
 class Stream:
     """Batches as a loader makes them, in its order and of its sizes; iterated over once per epoch.
 
-    A mask of `torch.masked` becomes NaN, but torch's default `collate_fn` drops those of `numpy.ma` before they get here: fill
-    them with NaN in the dataset.
+    Masked values become NaN, but torch's default `collate_fn` drops the masks of `numpy.ma` before they get here: fill them with
+    NaN in the dataset.
 
     Nothing is read ahead here: a loader that does so has workers of its own.
 
     Args:
         loader: any iterable of batches, such as a `DataLoader`. A batch is x, a tuple or list that begins with x, a mapping with
-            "x", or a `Batch`; x is a floating-point tensor [B, *S].
+            "x", or a `Batch`; x is a floating-point tensor [B, *S], or an array, which becomes a float32 tensor.
         conditional: whether a batch carries its condition too: what follows x, or "y".
 
     Attributes:
@@ -117,7 +119,8 @@ class Stream:
             loader does not know it.
         is_checked: False: the values of a batch have to be checked whenever it comes.
         can_resume: whether the loader can go on from the middle of an epoch: it has state_dict and load_state_dict, as
-            `torchdata.stateful_dataloader.StatefulDataLoader` and the `IterableDataset` of Hugging Face do.
+            `torchdata.stateful_dataloader.StatefulDataLoader` and the `IterableDataset` of Hugging Face do. It goes on as exactly
+            as that state says: Hugging Face's leaves out what waits in a buffer of `shuffle` (with a buffer_size above 1).
 
     Raises:
         TypeError: while iterating, a batch of another kind; says how to convert it.
@@ -246,7 +249,8 @@ def as_batches(data: Any, batch_size: int, conditional: bool = False) -> Whole |
         [2, 2, 1]
     """
     checked_size("batch_size", batch_size)
-    if isinstance(data, DataLoader) or (isinstance(data, Iterable) and not isinstance(data, Dataset) and not _is_whole(data)):
+    is_loader = isinstance(data, (DataLoader, IterableDataset))
+    if is_loader or (isinstance(data, Iterable) and not isinstance(data, Dataset) and not _is_whole(data)):
         return Stream(data, conditional)
     return Whole(as_examples(data), batch_size, conditional)
 
@@ -257,7 +261,7 @@ _EMPTY = "the dataset is empty: there is nothing to train on or to evaluate"
 def _is_whole(data: Any) -> bool:
     """Whether `as_examples` should accept or refuse the data, rather than a `Stream` iterate over it."""
     array_like = hasattr(data, "__array__") or hasattr(data, "toarray")
-    return array_like or isinstance(data, (Examples, Tensor, tuple, Mapping, str))
+    return array_like or is_table(data) or isinstance(data, (Examples, Tensor, tuple, Mapping, str))
 
 
 def _length(data: Any) -> int | None:
@@ -267,11 +271,11 @@ def _length(data: Any) -> int | None:
         return None
 
 
-def _field(item: Any, name: str) -> Tensor:
-    """The x or y of a loader's batch.
+def _field(item: Any, name: str) -> Any:
+    """The x or y of a loader's batch, a tensor or an array.
 
     Raises:
-        TypeError: it is not a tensor.
+        TypeError: it is neither.
         ValueError: a mapping without it.
     """
     if isinstance(item, Batch):
@@ -284,36 +288,37 @@ def _field(item: Any, name: str) -> Tensor:
         value = item[place]
     else:
         value = item if name == "x" else None
-    if not isinstance(value, Tensor):
+    if not isinstance(value, (Tensor, np.ndarray)):
         why = ", because the model is conditional" if name == "y" else ""
         forms = 'x, (x, ...) or {"x": x}' if name == "x" else '(x, y) or {"x": x, "y": y}'
-        is_masked = isinstance(value, np.ma.MaskedArray)
-        advice = "; torch.from_numpy(x.astype('float32').filled(float('nan'))) keeps the mask" if is_masked else ""
-        raise TypeError(f"a loader has to give {forms} with a tensor {name}{why}, got {type(value).__name__}{advice}")
+        raise TypeError(f"a loader has to give {forms} with a tensor {name}{why}, got {type(value).__name__}")
     return value
 
 
-def _checked_x(x: Tensor) -> Tensor:
+def _checked_x(x: Tensor | npt.NDArray[Any]) -> Tensor:
     """x of a loader's batch as a dense tensor, NaN where it is masked.
 
     Raises:
         TypeError: not floating-point, or not dense.
         ValueError: no batch dimension.
     """
-    if not x.is_floating_point():
-        advice = "x.float() converts integers"
-        if x.dtype == torch.uint8:
-            advice = "x.float() / 255 converts grey levels"
-        elif x.is_complex():
+    if isinstance(x, np.ndarray):
+        check_real(x.dtype)
+        is_floating, convert = x.dtype.kind == "f", "x.astype('float32')"
+    else:
+        is_floating, convert = x.is_floating_point(), "x.float()"
+    if not is_floating:
+        advice = f"{convert} / 255 converts grey levels" if x.dtype in (torch.uint8, np.uint8) else f"{convert} converts integers"
+        if isinstance(x, Tensor) and x.is_complex():
             advice = "x.real, x.imag and x.abs() are real"
         raise TypeError(f"a loader has to give floating-point numbers, got {x.dtype}; {advice}, in the dataset or in collate_fn")
     if x.ndim < 2:
-        advice = "; x[None] is a batch of one example" if x.ndim else ""
+        advice = "; a torch.utils.data.DataLoader makes batches of examples, x[None] is a batch of one" if x.ndim else ""
         raise ValueError(f"a loader has to give x of the shape [batch, ...], got {tuple(x.shape)}{advice}")
-    return floats(x)
+    return torch.from_numpy(float32(x)) if isinstance(x, np.ndarray) else floats(x)
 
 
-def _checked_y(y: Tensor) -> Tensor:
+def _checked_y(y: Tensor | npt.NDArray[Any]) -> Tensor:
     """y of a loader's batch as a dense tensor; its dtype and values are for the model's condition to check.
 
     Raises:
@@ -321,4 +326,7 @@ def _checked_y(y: Tensor) -> Tensor:
         ValueError: missing values.
     """
     check_none_missing(y)
+    if isinstance(y, np.ndarray):
+        check_real(y.dtype)
+        return torch.from_numpy(float32(y) if y.dtype.kind == "f" else y.astype(np.int64))
     return plain(y, "y in a loader's batch")

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from vaekit.data.conversion import check_real, divisor_of, floats, labels, plain
 from vaekit.data.mapped import MappedArray
 from vaekit.data.numpy_files import ArrayFile
+from vaekit.data.tables import Column, is_table
 
 
 class Examples(Dataset[Any]):
@@ -57,12 +58,13 @@ class Examples(Dataset[Any]):
 
 
 def as_examples(data: Any) -> Examples:
-    """Examples from a tensor, an array, or a pair (x, y) of them; `Examples` are returned as they are.
+    """Examples from a tensor, an array, a pair (x, y) of them, or a table; `Examples` are returned as they are.
 
     - Floating-point tensors keep their dtype. Arrays become float32; a memory map stays on disk.
     - uint8 means grey levels and is divided by 255. Other integers and booleans keep their values, rounded to float32.
     - Masked elements, of `numpy.ma` or `torch.masked`, are missing: NaN.
     - y [N] becomes int64, y [N, K] floats.
+    - A `datasets.Dataset` of Hugging Face has them in its columns "x" and, if there is one, "y"; x stays where it is.
 
     Raises:
         TypeError: data of another kind, values that are not real numbers, or a sparse tensor; says how to convert it.
@@ -76,6 +78,10 @@ def as_examples(data: Any) -> Examples:
     """
     if isinstance(data, Examples):
         return data
+    if is_table(data):
+        column = Column(data, "x")
+        y = Column(data, "y")[:] if "y" in data.column_names else None
+        return Examples(MappedArray(column, divisor=divisor_of(column.dtype)), labels(y))
     x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
     if isinstance(x, ArrayFile):
         return Examples(MappedArray(x, divisor=divisor_of(x.dtype)), labels(y))
