@@ -172,6 +172,21 @@ def test_a_lower_precision_is_one_of_the_networks_and_of_nothing_else(part):
 
 
 @PER_PART
+def test_a_decoder_sees_differences_in_z_that_a_lower_precision_does_not_have(part):
+    vae = made(part, torch.float32)
+    condition = () if vae.condition is None else (torch.rand(3, vae.decoder.condition_dim),)
+    one = torch.ones(3, *vae.latent_shape)
+    near = one + 2.0**-12
+    assert torch.equal(one.bfloat16(), near.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(0)  # for dropout
+        first = vae.decoder(one, *condition)
+        torch.manual_seed(0)
+        second = vae.decoder(near, *condition)
+    assert not torch.equal(first, second)
+
+
+@PER_PART
 @PER_DTYPE
 def test_a_saved_model_comes_back_with_the_same_numbers(part, dtype, tmp_path):
     vae = made(part, dtype)

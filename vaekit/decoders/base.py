@@ -19,7 +19,8 @@ class Decoder(Part, Network, ABC):
 
     A class of one's own becomes conditional by taking the option condition_dim, which it hands on to `super().__init__`, and the
     argument condition; without them its condition_dim is 0 and it is called with z alone. `vaekit.Encoder` has an example.
-    `vaekit.layers.last_layer` computes the last layer in float32 where the rest of the network is in a lower precision.
+    `vaekit.layers.precise_layer` computes the layer that reads z, and the last one, in float32 where the rest of the network is
+    in a lower precision.
 
     Args:
         latent_dim: the number D of latent dimensions, or the shape (D, *sizes) of a spatial latent; `latent_shape` is (D,) or

@@ -23,8 +23,9 @@ from vaekit.layers import (
     checked_rank,
     dense_layers,
     glorot,
-    last_layer,
+    precise_layer,
     with_condition,
+    with_precise_first,
 )
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}  # torch's names of the one method
@@ -64,7 +65,7 @@ class ConvolutionalDecoder(Decoder):
         if self.is_spatial:
             first = glorot(convolution(self.latent_shape[0], channels[0], kernel_size=1, bias=style.has_bias))
             added = style.conditioned(channels[0], condition_dim)
-            self.body: nn.Module = Layers(first, *added, *style.after(channels[0], resolutions[0]))
+            self.body: nn.Sequential = Layers(first, *added, *style.after(channels[0], resolutions[0]))
         else:
             size_in = self.latent_shape[0] + condition_dim
             self.body = dense_layers((size_in, *checked_sizes("hidden", hidden), math.prod(self.first_shape)), style)
@@ -95,13 +96,13 @@ class ConvolutionalDecoder(Decoder):
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_condition(z, condition)
         if self.is_spatial:
-            features = self.body(z, condition)
+            features = with_precise_first(self.body, z, condition)
         else:
-            features = self.body(with_condition(z, condition)).unflatten(1, self.first_shape)
+            features = with_precise_first(self.body, with_condition(z, condition)).unflatten(1, self.first_shape)
         *convolutions, last = self.convolutions
         for layer in convolutions:
             features = layer(features)
-        data = last_layer(last, features)
+        data = precise_layer(last, features)
         return torch.unflatten(data, 1, (self.parameters_per_element, self.output_shape[0]))
 
     @property

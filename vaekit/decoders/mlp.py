@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vaekit.checks import checked_sizes
 from vaekit.decoders.base import Decoder, registry
-from vaekit.layers import LayerStyle, dense_layers, glorot, last_layer, with_condition
+from vaekit.layers import LayerStyle, dense_layers, glorot, precise_layer, with_condition, with_precise_first
 
 
 @registry.register("mlp")
@@ -54,7 +54,7 @@ class MLPDecoder(Decoder):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_condition(z, condition)
-        parameters = last_layer(self.head, self.body(with_condition(z.flatten(1), condition)))
+        parameters = precise_layer(self.head, with_precise_first(self.body, with_condition(z.flatten(1), condition)))
         return torch.unflatten(parameters, 1, (self.parameters_per_element, *self.output_shape))
 
     @property

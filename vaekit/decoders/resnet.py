@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vaekit.checks import checked_size, checked_sizes
 from vaekit.decoders.base import Decoder, registry
-from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, last_layer, with_condition
+from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, precise_layer, with_condition
 from vaekit.residual import ResidualBlock, middle_blocks
 
 
@@ -94,8 +94,9 @@ class ResNetDecoder(Decoder):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_condition(z, condition)
-        first = self.first(z) if self.is_spatial else self.first(with_condition(z, condition)).unflatten(1, self.first_shape)
-        data = last_layer(self.head, self.body(first, condition))
+        first = precise_layer(self.first, z if self.is_spatial else with_condition(z, condition))
+        first = first if self.is_spatial else first.unflatten(1, self.first_shape)
+        data = precise_layer(self.head, self.body(first, condition))
         return torch.unflatten(data, 1, (self.parameters_per_element, self.output_shape[0]))
 
     @property

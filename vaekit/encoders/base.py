@@ -22,7 +22,7 @@ class Encoder(Part, Network, ABC):
 
     An encoder makes its last layer by `make_head`, which knows how many numbers a posterior takes, and hands what that gives to
     `posterior`, which makes one of them; or it returns a posterior of its own, `vaekit.DiagonalGaussian(mu, logvar)` for example.
-    `vaekit.layers.last_layer` computes such a layer in float32 where the rest of the network is in a lower precision.
+    `vaekit.layers.precise_layer` computes such a layer in float32 where the rest of the network is in a lower precision.
 
     A class of one's own becomes conditional by taking the option condition_dim, which it hands on to `super().__init__`, and the
     argument condition; without them its condition_dim is 0 and it is called with x alone.

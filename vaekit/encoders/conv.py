@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vaekit.checks import checked_flag, checked_sizes
 from vaekit.encoders.base import Encoder, registry
-from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, dense_layers, glorot, halved_resolutions, last_layer
+from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, dense_layers, glorot, halved_resolutions, precise_layer
 from vaekit.posteriors import Family, Posterior
 
 
@@ -67,7 +67,7 @@ class ConvolutionalEncoder(Encoder):
         features = self.convolutions(x, condition)
         if not self.spatial:
             features = self.body(features.flatten(1))
-        return self.posterior(last_layer(self.head, features))
+        return self.posterior(precise_layer(self.head, features))
 
 
 @registry.register("conv")

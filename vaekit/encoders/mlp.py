@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vaekit.checks import checked_sizes
 from vaekit.encoders.base import Encoder, registry
-from vaekit.layers import LayerStyle, dense_layers, last_layer, with_condition
+from vaekit.layers import LayerStyle, dense_layers, precise_layer, with_condition
 from vaekit.posteriors import Family, Posterior
 
 
@@ -55,4 +55,4 @@ class MLPEncoder(Encoder):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
         self.check_condition(x, condition)
-        return self.posterior(last_layer(self.head, self.body(with_condition(x.flatten(1), condition))))
+        return self.posterior(precise_layer(self.head, self.body(with_condition(x.flatten(1), condition))))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vaekit.checks import checked_flag, checked_size, checked_sizes
 from vaekit.encoders.base import Encoder, registry
-from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, halved_resolutions, last_layer
+from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, halved_resolutions, precise_layer
 from vaekit.posteriors import Family, Posterior
 from vaekit.residual import ResidualBlock, middle_blocks
 
@@ -95,4 +95,4 @@ class ResNetEncoder(Encoder):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
         self.check_condition(x, condition)
         features = self.body(x, condition)
-        return self.posterior(last_layer(self.head, features if self.spatial else features.flatten(1)))
+        return self.posterior(precise_layer(self.head, features if self.spatial else features.flatten(1)))

@@ -78,12 +78,12 @@ def fit(
             of the groups, such as torch.optim.Adagrad or lambda groups: torch.optim.Adagrad(groups, eps=1e-8), which a run's
             folder cannot hold. Adam (D. P. Kingma, J. Ba, 2014, arXiv:1412.6980) by default.
         precision: what encoder and decoder compute in: "32", the weights' dtype; "bf16" or "16", bfloat16 or float16 by autocast;
-            "auto", bf16 on a GPU that computes in it and 32 elsewhere. Their last layers, and all else, are computed in float32:
-            likelihood, divergence, objective and sums, and validation. Weights and data keep their dtype. With "16" gradients
-            are scaled, and steps in which they overflow left out, until a scale is found that they fit (P. Micikevicius et al.,
-            2018, arXiv:1710.03740); then an optimizer that is not fused waits for the device in each step. TensorFloat-32 is as
-            it is set: `torch.set_float32_matmul_precision("high")` makes a GPU take float32 products of matrices in it, with 11
-            bits.
+            "auto", bf16 on a GPU that computes in it and 32 elsewhere. The layers that read z or come last are computed in
+            float32, and so is all else: likelihood, divergence, objective and sums, and validation. Weights and data keep their
+            dtype. With "16" gradients are scaled, and steps in which they overflow left out, until a scale is found that they
+            fit (P. Micikevicius et al., 2018, arXiv:1710.03740); then an optimizer that is not fused waits for the device in
+            each step. TensorFloat-32 is as it is set: `torch.set_float32_matmul_precision("high")` makes a GPU take float32
+            products of matrices in it, with 11 bits.
         accumulate: so many batches make one optimizer step, for batches that do not fit into memory at once: with the same
             examples, noise and gradient as one of accumulate * batch_size examples, to rounding. The last step of an epoch takes
             the batches that are left. Batch normalisation sees a batch at a time; objectives that compare examples
