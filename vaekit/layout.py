@@ -1,5 +1,6 @@
 """The names in a run's folder: what `fit` and `vaekit train` write, and what the other commands look for."""
 
 RUN_FILE = "run.json"  # everything that the run is made from
+ENVIRONMENT_FILE = "environment.json"  # where it ran: versions, commit, command, host, device
 HISTORY_FILE = "history.csv"
 BEST, LAST = "best", "last"  # folders with a model each

@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from vaekit import data, files, saving, specs
 from vaekit.compose import create_vae
 from vaekit.layout import BEST, HISTORY_FILE, LAST, RUN_FILE
-from vaekit.training import FitOptions, History, fit
+from vaekit.training import FitOptions, History, fit, record
 from vaekit.training.engine import described, resolved
 from vaekit.training.precision import Precision
 from vaekit.vae import VAE
@@ -53,8 +53,17 @@ def merged_settings(config: Path | None, assignments: Sequence[str], values: Map
         _assign(assigned, assignment)
     settings |= {key: _amended(key, settings.get(key), value) for key, value in assigned.items()}
     settings |= {key: value for key, value in values.items() if value is not None}
-    defaults = {"data": DEFAULT_DATA, "preset": DEFAULT_PRESET, "seed": 0}
-    return {**defaults, **{key: value for key, value in settings.items() if value is not None}}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    defaults = {"data": DEFAULT_DATA, "seed": 0, **({} if _describes_a_model(settings) else {"preset": DEFAULT_PRESET})}
+    return {**defaults, **settings}
+
+
+def _describes_a_model(settings: Settings) -> bool:
+    """Whether the settings name every part that a model needs, so that it is composed without a preset."""
+    needed = [settings.get(kind) for kind, described in specs.KINDS.items() if not described.is_optional]
+    return "latent_dim" in settings and all(
+        isinstance(part, str) or (isinstance(part, dict) and "name" in part) for part in needed
+    )
 
 
 def read_settings(file: Path) -> Settings:
@@ -158,17 +167,18 @@ class Run:
         Raises:
             ValueError, TypeError, KeyError, OSError, ImportError: settings that are wrong or do not fit the data, by name.
         """
-        FitOptions(**{key: settings[key] for key in FIT_KEYS if key in settings})  # refuses what `fit` would, before data is read
+        options = FitOptions(**{key: settings[key] for key in FIT_KEYS if key in settings})  # refuses what `fit` would
         source = settings["data"]
         train, test = data.load(source, progress=progress)
         path = None if source in data.names() else Path(source).resolve()
-        settings = {**settings, "data": source if path is None else str(path)}
+        settings = {**settings, "data": source if path is None else str(path), **record.plain_options(options)}
         settings.setdefault("input_shape", list(train.x.shape[1:]))
         if "condition" in settings:
             settings["condition"] = _condition_of(settings["condition"], train, test)
         parts = {key: settings[key] for key in specs.MODEL_OPTIONS if key in settings}
-        vae = create_vae(settings["preset"], seed=settings["seed"], **parts)
-        return cls(settings, vae, train, test, settings["preset"] if path is None else path.stem)
+        vae = create_vae(settings.get("preset"), seed=settings["seed"], **parts)
+        settings = {key: settings[key] for key in KEYS if key in settings}  # in one order, whoever gave them
+        return cls(settings, vae, train, test, str(settings.get("preset", source)) if path is None else path.stem)
 
     def where(self) -> str:
         """The device and the precision that the model is trained on and in, in words."""
@@ -178,7 +188,7 @@ class Run:
     def fit(self, folder: Path, progress: bool = True) -> History:
         """Train the model; `folder` is what `claimed_folder` gives."""
         options = {key: self.settings[key] for key in FIT_KEYS if key in self.settings}
-        return fit(self.vae, self.train, validation=self.test, out=folder, progress=progress, **options)
+        return fit(self.vae, self.train, validation=self.test, out=record.ClaimedFolder(folder), progress=progress, **options)
 
 
 def _condition_of(part: Any, train: data.Examples, test: data.Examples) -> Any:
@@ -224,17 +234,12 @@ def claimed_folder(out: Path | None, run: Run) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            if not is_trained(folder):
+            if not record.is_trained(folder):
                 (folder / RUN_FILE).unlink(missing_ok=True)
     finally:
         with suppress(OSError):  # which are not empty, or belong to others by now
             for each in made:
                 each.rmdir()
-
-
-def is_trained(folder: Path) -> bool:
-    """Whether a run has left something in its folder besides run.json."""
-    return any((folder / name).exists() for name in (BEST, LAST, HISTORY_FILE))
 
 
 def _new_folder(base: Path, name: str) -> Path:
@@ -252,21 +257,15 @@ def _new_folder(base: Path, name: str) -> Path:
 
 def _claim(folder: Path, settings: Settings) -> None:
     """Write run.json, which only one process can be the first to do."""
-    file, text = folder / RUN_FILE, json.dumps(settings, indent=2) + "\n"
-    if is_trained(folder):
+    if record.is_trained(folder):
         raise ValueError(f"{folder} holds a run already; choose another --out, or remove it")
     try:
-        open(file, "x").close()
+        record.claim(folder, settings)
     except FileExistsError as error:
         raise ValueError(
             f"{folder} holds a run already, which has saved nothing yet: it has just begun, or was killed; choose another --out, "
             "or remove it"
         ) from error
-    try:
-        files.write_atomically(file, text.encode())
-    except BaseException:
-        file.unlink()
-        raise
 
 
 def saved_model(folder: Path, weights: str | None = None) -> VAE:

@@ -9,8 +9,8 @@ import torch
 from helpers.commands import QUICK, SMALL, command
 
 import vaekit
-from vaekit import runs
 from vaekit.runs import Run, claimed_folder
+from vaekit.training import record
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -160,7 +160,7 @@ def test_a_name_with_a_slash_makes_one_folder(prepared, tmp_path, monkeypatch):
 def test_a_folder_in_which_something_was_saved_stays(prepared, tmp_path):
     with claimed_folder(tmp_path / "out", prepared) as folder:
         prepared.vae.save(folder / "last")
-    assert runs.is_trained(folder)
+    assert record.is_trained(folder)
     assert json.loads((folder / "run.json").read_text()) == {"data": "x.npy"}
 
 

@@ -15,7 +15,7 @@ from vaekit.cli.look import draw_pictures
 from vaekit.cli.options import named_path, with_flags_of
 from vaekit.layout import LAST
 from vaekit.plots.pictures import describe_latents
-from vaekit.training import FitOptions, History
+from vaekit.training import FitOptions, History, record
 
 
 @with_flags_of(FitOptions)
@@ -69,7 +69,7 @@ def train(
                 say(f"training {run.where()}")
             history = run.fit(folder, progress)
         if history.interrupted:
-            if not runs.is_trained(folder):
+            if not record.is_trained(folder):
                 fail("interrupted before the first step: nothing is left of the run", interruption.exit_code)
             epochs = f"{history.epochs} epoch{'' if history.epochs == 1 else 's'}"
             by = f" by {history.reason}" if history.reason else ""

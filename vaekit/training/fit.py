@@ -26,6 +26,7 @@ from vaekit.training.loop import Loop
 from vaekit.training.options import FitOptions
 from vaekit.training.plan import Plan
 from vaekit.training.progress import Progress, shown_on
+from vaekit.training.record import Record
 from vaekit.training.report import Report
 from vaekit.training.state import RunState
 from vaekit.training.update import Update
@@ -107,7 +108,9 @@ def fit(
         callbacks: see `Callback`.
         out: a folder for the results: `best` (the lowest validation loss, or training loss without validation) and `last`, each
             to be read by `vaekit.load`, and `history.csv`. Where the objective has a scheduled weight, only epochs with its
-            final value can be the best, or the last epoch where there are none (`History.best_epoch`).
+            final value can be the best, or the last epoch where there are none (`History.best_epoch`). `run.json` has the parts
+            and the options, with which `vaekit train DATA --config` trains such a model again; `environment.json` says where the
+            run took place: versions, git commit, command line, host, device (`vaekit.training.record.environment`).
         time_limit: minutes after which the run ends at the next step, as ^C would end it. See `vaekit.TimeLimit`.
         progress: show device and precision on stderr, then loss, reconstruction and KL in nats, the learning rate where it
             changes, samples a second and the time left: as a bar in a terminal or a notebook, otherwise as a line an epoch.
@@ -170,7 +173,14 @@ def fit(
     if out is not None:
         vae.config()  # a model that cannot be saved is refused before it is trained, not after
     checkpoints = Checkpoints(out)
-    with seeding.own_generators(engine.device), torch.inference_mode(False), torch.enable_grad(), preflight.training_mode(vae):
+    record = Record(out, checkpoints.folder)
+    with (
+        record.kept(),
+        seeding.own_generators(engine.device),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        preflight.training_mode(vae),
+    ):
         preflight.check_smallest_batch(vae, batches)
         vae.to(engine.device)
         plan = Plan(batches, seed, engine.device, accumulate, partial(seeding.reseed, engine.device))
@@ -181,6 +191,7 @@ def fit(
         weights = scheduled(vae.loss)
         if plan.steps_per_epoch is not None:
             preflight.warn_of_unfinished(weights, epochs * plan.steps_per_epoch, "the run has")
+        record.write(vae, options, engine.device, engine.precision)
         checkpoints.claim()  # from here on nothing is refused
         if initialize_output_bias:
             vae.initialize_output_bias(batch.x for batch in checked(vae, batches))
