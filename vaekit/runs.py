@@ -300,13 +300,13 @@ def held_out_data(folder: Path, source: str | None = None) -> data.Examples:
 
 
 def read_history(folder: Path) -> History | None:
-    """How the run's training went; None where the folder does not say.
+    """How the run's training went; None where the folder does not say, or says that no epoch has ended yet.
 
     Raises:
         ValueError: a damaged file.
     """
     file = folder / HISTORY_FILE
     try:
-        return History.from_csv(file) if file.is_file() else None
+        return History.from_csv(file) if file.is_file() and file.stat().st_size else None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file} is not the history of a run, or is damaged: {error}") from error
