@@ -22,6 +22,7 @@ VALUES = {
     "accumulate": 2,
     "ema": 0.5,
     "gradient_clip": 1.5,
+    "on_nonfinite": "skip",
     "seed": 4,
     "device": "cpu",
     "time_limit": 30.0,

@@ -64,7 +64,7 @@ def test_the_weights_so_far_are_kept(number, ends_itself, data, tmp_path, capsys
     ends_itself.numbers, ends_itself.step = (number,), 5  # of three steps an epoch
     out = tmp_path / "run"
     assert train(data, out, "--epochs", 9) == 128 + number
-    assert {file.name for file in out.iterdir()} == {"run.json", "best", "last", "history.csv", "stub.png"}
+    assert {file.name for file in out.iterdir()} == {"run.json", "environment.json", "best", "last", "history.csv", "stub.png"}
     assert vaekit.History.from_csv(out / "history.csv").epochs == 1
     assert vaekit.load(out / "last").latent_shape == (2,)
     printed = capsys.readouterr()
@@ -97,7 +97,7 @@ def test_what_is_interrupted_while_it_draws_ends_with_the_signals_code_and_its_w
     monkeypatch.setitem(catalogue.CATALOGUE, "stub", Entry(lambda _: True, lambda _: signal.raise_signal(number)))
     assert command("train", data, *SMALL, *QUICK, "--out", tmp_path / "run") == 128 + number
     assert capsys.readouterr().err == "vaekit: interrupted\n"
-    assert {file.name for file in (tmp_path / "run").iterdir()} == {"run.json", "best", "last", "history.csv"}
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {"run.json", "environment.json", "best", "last", "history.csv"}
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -113,7 +113,7 @@ def test_a_signal_in_the_last_save_loses_nothing(number, data, tmp_path, monkeyp
     monkeypatch.setattr(vaekit.VAE, "save", interrupted)
     assert command("train", data, *SMALL, *QUICK, "--out", out) == 128 + number
     assert sent
-    assert {file.name for file in out.iterdir()} == {"run.json", "best", "last", "history.csv", "stub.png"}
+    assert {file.name for file in out.iterdir()} == {"run.json", "environment.json", "best", "last", "history.csv", "stub.png"}
     assert vaekit.load(out / "last").latent_shape == (2,)
 
 
