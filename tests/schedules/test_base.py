@@ -146,7 +146,7 @@ EXAMPLES = [
     Cyclic(4),
     WarmupCosine(9, 1.0, 3),
     OneCycle(9, 1.0),
-    StepDecay(1.0, every=3),
+    StepDecay(1.0, milestones=(2, 4)),
     Plateau(1.0),
 ]
 
@@ -156,6 +156,16 @@ def test_every_schedule_is_constructed_by_what_it_recorded():
     for schedule in EXAMPLES:
         again = as_schedule(recorded_spec(schedule))
         assert [again(step) for step in (*range(12), None)] == [schedule(step) for step in (*range(12), None)]
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("schedule", EXAMPLES[1:-1], ids=lambda schedule: type(schedule).__name__)
+def test_a_weight_can_be_traced_at_any_step(schedule):
+    torch.compiler.reset()
+    weight = checked_schedule("beta", schedule)
+    traced = torch.compile(lambda x, step: x * weight(step), backend="eager", fullgraph=True)
+    for step in (None, 0, 2, 5):
+        assert traced(torch.ones(1), step).item() == pytest.approx(schedule(step))
 
 
 PAGES = schedules.names()

@@ -8,6 +8,7 @@ import torch
 from helpers.small_runs import X, fit, model, weights
 
 import vaekit
+from vaekit import plain
 from vaekit.data import as_batches
 from vaekit.registry import UnknownNameError
 from vaekit.training import FitOptions, optimizers
@@ -340,6 +341,29 @@ def test_an_optimizer_that_has_its_parameters_already_is_refused_with_what_to_gi
         FitOptions(optimizer=torch.optim.Adam(model().parameters()))
     with pytest.raises(UnknownNameError, match="adam"):
         FitOptions(optimizer={"name": "adm"})
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_state_that_is_written_down_as_plain_data_goes_on_bit_for_bit(name):
+    spec, vae = {"name": name, "groups": {"encoder.*": {"lr_factor": 0.5}, "*.bias": {"lr": 1e-3}}}, model()
+
+    def step(vae, optimizer, number):
+        vae(X, key=vaekit.step_key(0, number), step=number).objective.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    optimizer, again = optimizers.build(spec, vae, 0.01), model()
+    for number in range(3):
+        step(vae, optimizer, number)
+    again.load_state_dict(vae.state_dict())
+    resumed = optimizers.build(spec, again, 0.01)
+    text, tensors = plain.pack(optimizer.state_dict())
+    resumed.load_state_dict(plain.unpack(text, {name: tensor.clone() for name, tensor in tensors.items()}))
+    step(vae, optimizer, 3)
+    step(again, resumed, 3)
+    assert torch.equal(weights(again), weights(vae))
+    for one, other in zip(resumed.param_groups, optimizer.param_groups, strict=True):
+        assert {**one, "params": None} == {**other, "params": None}
 
 
 # Frozen parts.

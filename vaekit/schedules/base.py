@@ -149,7 +149,8 @@ def bounded(name: str, schedule: Schedule, lowest: float = 0.0, highest: float =
     if isinstance(schedule, _Bounded):
         schedule = schedule._stands_for
     checked = _Bounded(name, schedule, lowest, highest)
-    checked(0), checked(None)
+    for step in (0, None):
+        checked(step)
     return schedule if isinstance(schedule, Constant) else checked
 
 

@@ -6,7 +6,6 @@ Warm-up: P. Goyal et al., "Accurate, Large Minibatch SGD", 2017, arXiv:1706.0267
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 
 from vaekit.checks import checked_number, checked_size, checked_sizes, checked_word
@@ -97,7 +96,7 @@ class StepDecay(Schedule):
             if step is None:
                 return 0.0 if self.gamma < 1.0 else self.start  # what it comes near without end
             return float(self.start * self.gamma ** (step // self.every))
-        decays = len(self.milestones) if step is None else bisect_right(self.milestones, step)
+        decays = len(self.milestones) if step is None else sum(step >= milestone for milestone in self.milestones)
         return float(self.start * self.gamma**decays)
 
 
