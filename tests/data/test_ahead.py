@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -164,6 +166,78 @@ def test_a_copy_that_fails_fails_in_its_place():
 def test_batches_go_to_the_device_with_all_they_have():
     (batch,) = moved([Batch(torch.zeros(2, 3), torch.zeros(2), torch.arange(2))], torch.device("meta"))
     assert [value.device.type for value in (batch.x, batch.condition, batch.index)] == ["meta"] * 3
+
+
+class Portion(NamedTuple):
+    number: int
+    batch: Batch
+
+
+@pytest.mark.parametrize("transfer", [None, Recorded()], ids=["to", "transfer"])
+def test_of_a_named_tuple_the_batch_is_moved_and_the_rest_stays(transfer):
+    device = CPU if transfer else torch.device("meta")
+    portions = list(moved([Portion(number, batch_of(number)) for number in range(3)], device, transfer=transfer))
+    assert [type(portion) for portion in portions] == [Portion] * 3
+    assert [portion.number for portion in portions] == [0, 1, 2]
+    assert [portion.batch.x.device.type for portion in portions] == [device.type] * 3
+
+
+def test_a_copy_is_waited_for_by_what_uses_it_and_by_nothing_else(monkeypatch):
+    """The calls of the transfer to a GPU, with stand-ins for what torch does there."""
+    calls, current = [], ["main"]
+
+    class Stream:
+        def record_event(self):
+            calls.append("copies are recorded")
+            return "event"
+
+    class User:
+        def wait_event(self, event):
+            calls.append(f"main waits for {event}")
+
+    @contextmanager
+    def on_stream(stream):
+        assert isinstance(stream, Stream)
+        current.append("side")
+        yield
+        current.pop()
+
+    to = torch.Tensor.to
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "stream", on_stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: User())
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: calls.append(f"{tuple(self.shape)} is pinned") or self.clone())
+    monkeypatch.setattr(
+        torch.Tensor,
+        "to",
+        lambda self, device, non_blocking: (
+            calls.append(f"{tuple(self.shape)} is copied on {current[-1]}, {non_blocking}") or to(self, CPU, copy=True)
+        ),
+    )
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, user: calls.append(f"{tuple(self.shape)} is kept for main"))
+    batch = Batch(torch.ones(4, 3), None, torch.arange(4))
+    (copy,) = moved([batch], torch.device("cuda"), ahead=False)
+    assert torch.equal(copy.x, batch.x)
+    assert torch.equal(copy.index, batch.index)
+    assert calls == [
+        *("(4,) is pinned", "(4,) is copied on side, True", "(4, 3) is pinned", "(4, 3) is copied on side, True"),
+        *("copies are recorded", "main waits for event", "(4, 3) is kept for main", "(4,) is kept for main"),
+    ]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=f"torch {torch.__version__} sees no GPU here")
+@pytest.mark.parametrize("ahead", [False, True])
+def test_batches_arrive_on_a_gpu_as_they_were_while_it_is_busy(ahead):
+    device, seen = torch.device("cuda"), []
+    busy = torch.rand(2000, 2000, device=device)
+    batches = [Batch(torch.full((1000, 500), float(number)), None, torch.full((1000,), number)) for number in range(40)]
+    for batch in moved(batches, device, ahead=ahead):
+        for _ in range(10):
+            busy = (busy @ busy).softmax(1)
+        seen.append(torch.stack([batch.x.amin(), batch.x.amax(), batch.index.float().amin(), batch.index.float().amax()]))
+        del batch  # its memory is the next one's, unless it is still in use
+    assert torch.stack(seen).tolist() == [[float(number)] * 4 for number in range(40)]
 
 
 # What uses it

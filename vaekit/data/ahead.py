@@ -39,13 +39,11 @@ class Transfer(Protocol):
         """The batch, to be used by what the device is asked to do from here on."""
 
 
-def moved(
-    batches: Iterable[Batch], device: torch.device, *, ahead: bool = True, transfer: Transfer | None = None
-) -> Iterator[Batch]:
-    """The batches on a device. To a CUDA device they are copied from pinned memory, beside the work that it is doing.
+def moved(items: Iterable[T], device: torch.device, *, ahead: bool = True, transfer: Transfer | None = None) -> Iterator[T]:
+    """Batches on a device. To a CUDA device they are copied from pinned memory, beside the work that it is doing.
 
     Args:
-        batches: on any device.
+        items: batches, on any device, or named tuples that have one as their `batch`, which alone is moved.
         device: where they go.
         ahead: fetch the next batch, and begin to copy it, before the present one is handed out. Without it the copy still runs
             beside the work that the device has been asked to do before. Has to be False for a `Stream` that `can_resume`, whose
@@ -59,10 +57,19 @@ def moved(
     """
     if transfer is None:
         if device.type != "cuda":
-            return _each(batches, lambda batch: batch.to(device))
+            return _each(items, lambda item: _with_batch(item, _batch_of(item).to(device)))
         transfer = _Pinned(device)
-    begun = _each(batches, transfer.begin)
-    return _each(_one_ahead(begun, _AtOnce()) if ahead else begun, transfer.end)
+    begun = _each(items, lambda item: (item, transfer.begin(_batch_of(item))))
+    return _each(_one_ahead(begun, _AtOnce()) if ahead else begun, lambda pair: _with_batch(pair[0], transfer.end(pair[1])))
+
+
+def _batch_of(item: Any) -> Batch:
+    batch: Batch = item if isinstance(item, Batch) else item.batch
+    return batch
+
+
+def _with_batch(item: Any, batch: Batch) -> Any:
+    return batch if isinstance(item, Batch) else item._replace(batch=batch)
 
 
 class _Pinned:
