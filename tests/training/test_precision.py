@@ -61,7 +61,8 @@ def scalers(monkeypatch):
 def test_the_weights_dtype_is_the_default():
     assert torch.equal(trained(), trained(precision="32"))
     assert torch.equal(trained(precision=32), trained(precision="32"))
-    assert FitOptions().precision == "32"
+    assert FitOptions() == FitOptions(precision=32)
+    assert FitOptions(precision=16).precision == "16"
 
 
 @pytest.mark.parametrize("precision", ["64", "bf-16", 8, None])

@@ -69,7 +69,7 @@ class FitOptions:
         checked_size("batch_size", self.batch_size)
         rates.check(self.learning_rate)
         optimizers.check(self.optimizer)
-        checked_word("precision", str(self.precision), PRECISIONS)  # 16 and 32 are what --set makes of "16" and "32"
+        object.__setattr__(self, "precision", checked_word("precision", str(self.precision), PRECISIONS))  # --set gives numbers
         checked_size("accumulate", self.accumulate)
         if self.ema is not None:
             checked_number("ema", self.ema, above=0.0, below=1.0)
