@@ -108,3 +108,19 @@ def test_an_earlier_runs_files_stay_where_another_claims_its_folder_at_the_same_
         assert {file.name for file in tmp_path.iterdir()} == {"run.json", "environment.json"}
         (tmp_path / "last").mkdir()
     assert {file.name for file in tmp_path.iterdir()} == {"run.json", "environment.json", "last"}
+
+
+@pytest.mark.parametrize("damage", [None, b"[", b"{}", b"\xff", b"[" * 100_000])
+def test_a_run_that_goes_on_keeps_its_run_json_and_adds_where_it_goes_on(damage, tmp_path):
+    begun = record.Record(tmp_path, tmp_path)
+    begun.write(model(), FitOptions(), torch.device("cpu"), "32")
+    before, file = (tmp_path / "run.json").read_bytes(), tmp_path / "environment.json"
+    [first] = written(tmp_path, "environment.json")
+    if damage is not None:
+        file.write_bytes(damage)
+    with record.Record(tmp_path, tmp_path, is_resumed=True).kept():
+        record.Record(tmp_path, tmp_path, is_resumed=True).write(model(), FitOptions(epochs=3), torch.device("cpu"), "32")
+    earlier, second = written(tmp_path, "environment.json")
+    assert earlier == (first if damage is None else "this file was damaged before the run went on")
+    assert {**second, "started": None} == {**first, "started": None}
+    assert (tmp_path / "run.json").read_bytes() == before

@@ -54,13 +54,16 @@ class Record:
     Args:
         out: the folder that the run was given.
         folder: the same in full; None for a run that leaves nothing.
+        is_resumed: whether the run goes on with what the folder holds. Its run.json stays, and environment.json gets one more
+            entry.
 
     Raises:
         FileExistsError: the folder holds the run.json of an earlier run.
     """
 
-    def __init__(self, out: object, folder: Path | None) -> None:
-        self._folder, self._is_claimed, self._written = folder, isinstance(out, ClaimedFolder), False
+    def __init__(self, out: object, folder: Path | None, is_resumed: bool = False) -> None:
+        self._folder, self._is_resumed, self._written = folder, is_resumed, False
+        self._is_claimed = is_resumed or isinstance(out, ClaimedFolder)
         if folder is not None and not self._is_claimed and os.path.lexists(folder / RUN_FILE):
             raise FileExistsError(f"{folder} holds the {RUN_FILE} of an earlier run; choose another folder, or remove it")
 
@@ -87,8 +90,10 @@ class Record:
                 claim(self._folder, settings_of(vae, options))
             except FileExistsError as error:
                 raise FileExistsError(f"{self._folder} has just become another run's; choose another folder") from error
-        self._written = True
-        write_atomically(self._folder / ENVIRONMENT_FILE, _as_json([environment(device, precision)]))
+        file = self._folder / ENVIRONMENT_FILE
+        earlier = _sessions(file) if self._is_resumed else []
+        self._written = not self._is_resumed
+        write_atomically(file, _as_json([*earlier, environment(device, precision)]))
 
 
 def settings_of(vae: VAE, options: FitOptions) -> dict[str, Any]:
@@ -171,6 +176,17 @@ def environment(device: torch.device, precision: object = "32") -> dict[str, Any
         "cores": os.cpu_count(),
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }
+
+
+def _sessions(file: Path) -> list[Any]:
+    """What the file says of the earlier processes of a run."""
+    if not file.is_file():
+        return []
+    try:
+        earlier = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        earlier = None
+    return earlier if isinstance(earlier, list) else ["this file was damaged before the run went on"]
 
 
 def _current_folder() -> Path | None:
