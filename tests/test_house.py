@@ -31,7 +31,7 @@ FLOORS = [
     {"compatibility", "starts"},
     {"vae", "saving"},  # VAE.save is short for saving.save
     {"presets", "compose"},
-    {"inputs"},
+    {"inputs", "divided"},
     {"evaluation", "training", "plots"},
     {"runs"},
     {"cli", "integrations", "__main__"},

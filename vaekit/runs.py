@@ -185,10 +185,11 @@ class Run:
         device = resolved(self.settings.get("device", "auto"))
         return described(device, Precision.choose(self.settings.get("precision", "32"), device, self.vae.dtype))
 
-    def fit(self, folder: Path, progress: bool = True) -> History:
-        """Train the model; `folder` is what `claimed_folder` gives."""
+    def fit(self, folder: Path | None, progress: bool = True) -> History:
+        """Train the model; `folder` is what `claimed_folder` gives, None for a process that leaves nothing."""
         options = {key: self.settings[key] for key in FIT_KEYS if key in self.settings}
-        return fit(self.vae, self.train, validation=self.test, out=record.ClaimedFolder(folder), progress=progress, **options)
+        out = None if folder is None else record.ClaimedFolder(folder)
+        return fit(self.vae, self.train, validation=self.test, out=out, progress=progress, **options)
 
 
 def _condition_of(part: Any, train: data.Examples, test: data.Examples) -> Any:

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     format_warning, warnings.formatwarning = warnings.formatwarning, console.one_line_warning
     try:
-        code = app(list(arguments) or ["--help"], standalone_mode=False)
+        code = app(list(arguments) or ["--help"], standalone_mode=False, obj=list(arguments))
         if sys.stdout is not None:
             sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)

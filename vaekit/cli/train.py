@@ -13,6 +13,7 @@ from vaekit.cli.console import fail, say, table
 from vaekit.cli.current_folder import import_matplotlib
 from vaekit.cli.look import draw_pictures
 from vaekit.cli.options import named_path, with_flags_of
+from vaekit.cli.torchrun import place_or_hand_over
 from vaekit.layout import LAST
 from vaekit.plots.pictures import describe_latents
 from vaekit.training import FitOptions, History, record
@@ -20,6 +21,7 @@ from vaekit.training import FitOptions, History, record
 
 @with_flags_of(FitOptions)
 def train(
+    context: typer.Context,
     source: Annotated[
         str | None,
         typer.Argument(
@@ -60,8 +62,13 @@ def train(
     --set, --set over --config, --config over the preset.
     """
     values = {"data": source, "preset": preset, "latent_dim": latent_dim, **fit_options}
+    settings = runs.merged_settings(config, assignments or [], values)
+    place = place_or_hand_over(settings.get("devices", 1), context.obj)
     import_matplotlib()
-    run = runs.Run.prepare(runs.merged_settings(config, assignments or [], values), progress)
+    run = runs.Run.prepare(settings, progress and not place.rank)
+    if place.rank:
+        _take_part(run)
+        return
     with signals.as_interrupts() as interruption:
         with runs.claimed_folder(out, run) as folder:
             _say_what_is_trained(run)
@@ -71,15 +78,25 @@ def train(
         if history.interrupted:
             if not record.is_trained(folder):
                 fail("interrupted before the first step: nothing is left of the run", interruption.exit_code)
-            epochs = f"{history.epochs} epoch{'' if history.epochs == 1 else 's'}"
-            by = f" by {history.reason}" if history.reason else ""
-            say(f"interrupted{by} after {epochs}; the weights of this moment are in {folder / LAST}", error=True)
+            _say_interrupted(history, folder)
         if history.epochs:
             _say_losses(history)
             draw_pictures(folder, runs.saved_model(folder), run.test, history, indent="  ")
         say(f"everything is in {folder}")
         if history.interrupted:
             raise typer.Exit(0 if history.reason else interruption.exit_code)
+
+
+def _take_part(run: runs.Run) -> None:
+    """Train, in a process that is not the first: that one alone says, writes and draws anything."""
+    with signals.as_interrupts():
+        run.fit(None, progress=False)
+
+
+def _say_interrupted(history: History, folder: Path) -> None:
+    epochs = f"{history.epochs} epoch{'' if history.epochs == 1 else 's'}"
+    by = f" by {history.reason}" if history.reason else ""
+    say(f"interrupted{by} after {epochs}; the weights of this moment are in {folder / LAST}", error=True)
 
 
 def _say_what_is_trained(run: runs.Run) -> None:

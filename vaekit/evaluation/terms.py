@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vaekit.data import Batch, Stream, Whole
-from vaekit.inputs import checked, checked_batches
+from vaekit.divided import Portion, portions_of_examples, portions_of_stream
+from vaekit.gathering import Ranks
+from vaekit.inputs import check_batch, checked_batches
 from vaekit.losses.base import LossTerms
 from vaekit.ops import philox, streams
 from vaekit.ops.precision import wide
@@ -30,14 +32,28 @@ class TermSums:
         self._sums: dict[str, Tensor] = {}
         self._examples: dict[str, int] = {}
 
+    @classmethod
+    def of(cls, terms: LossTerms) -> TermSums:
+        """The sums of one batch."""
+        sums = cls()
+        sums.add(terms)
+        return sums
+
     def add(self, terms: LossTerms) -> None:
         """Add one batch; a scalar term counts for each of its examples."""
         examples = len(terms.reconstruction)
         for name, value in named_terms(terms).items():
             dtype = wide(value.device)
-            total = value.sum(dtype=dtype) if value.ndim else value.to(dtype) * examples
-            self._sums[name] = self._sums[name] + total if name in self._sums else total
-            self._examples[name] = self._examples.get(name, 0) + examples
+            self._add(name, value.sum(dtype=dtype) if value.ndim else value.to(dtype) * examples, examples)
+
+    def include(self, other: TermSums) -> None:
+        """Add the sums of other batches."""
+        for name, total in other._sums.items():
+            self._add(name, total, other._examples[name])
+
+    def _add(self, name: str, total: Tensor, examples: int) -> None:
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._examples[name] = self._examples.get(name, 0) + examples
 
     def means(self) -> dict[str, float]:
         """Each term's mean over the examples that had it, in nats; synchronises."""
@@ -45,6 +61,24 @@ class TermSums:
             return {}
         sums = torch.stack(list(self._sums.values())).tolist()
         return {name: value / max(self._examples[name], 1) for name, value in zip(self._sums, sums, strict=True)}
+
+
+def over_all_processes(each: Sequence[TermSums], ranks: Ranks) -> Sequence[TermSums]:
+    """What all processes have summed up, for each of some sums of this one; of several processes it waits for the device.
+
+    It is added up in the order of the ranks, so that every process has the same to the last bit.
+    """
+    if ranks.world == 1 or not each:
+        return each
+    totals = [total for sums in each for total in sums._sums.values()]
+    flat = iter(torch.stack(totals).tolist() if totals else ())
+    own = [{name: [next(flat), sums._examples[name]] for name in sums._sums} for sums in each]
+    together = [TermSums() for _ in each]
+    for of_rank in ranks.gather(own):
+        for sums, named in zip(together, of_rank, strict=True):
+            for name, (total, examples) in named.items():
+                sums._add(name, torch.tensor(total, dtype=torch.float64), examples)
+    return together
 
 
 def evaluation_key(seed: int) -> Tensor:
@@ -64,24 +98,55 @@ def on_device(vae: VAE, batches: Whole | Stream) -> Iterator[Batch]:
     Raises:
         ValueError: there are no examples in them: an iterator that is used up, for example.
     """
+    return (portion.batch for portion in portions_on_device(vae, batches, Ranks()))
+
+
+def portions_on_device(vae: VAE, batches: Whole | Stream, ranks: Ranks) -> Iterator[Portion]:
+    """What this process has of each batch, on the model's device.
+
+    Raises:
+        ValueError: as `on_device`.
+    """
     count = 0
-    for batch in checked(vae, batches):
-        count += len(batch.x)
-        yield batch.to(vae.device)
+    portions = portions_of_examples(batches, ranks) if isinstance(batches, Whole) else portions_of_stream(iter(batches), ranks)
+    for number, portion in enumerate(portions):
+        if not batches.is_checked:
+            check_batch(vae, batches, portion.batch, f"batch {number}")
+        count += sum(portion.counts)
+        yield portion._replace(batch=portion.batch.to(vae.device))
+    if isinstance(batches, Whole):
+        batches.is_checked = True
     if not count:
         raise ValueError("the dataset is empty: the loader gave no example; an iterator that is used up cannot be read again")
 
 
 @torch.no_grad()
-def mean_terms(vae: VAE, batches: Whole | Stream, key: Tensor) -> dict[str, float]:
-    """Mean terms over the batches with the noise of `key`, in evaluation mode, with scheduled weights at their final values."""
-    key, sums, row_start = key.to(vae.device), TermSums(), 0
+def mean_terms(vae: VAE, batches: Whole | Stream, key: Tensor, ranks: Ranks | None = None) -> dict[str, float]:
+    """Mean terms over the batches with the noise of `key`, in evaluation mode, with scheduled weights at their final values.
+
+    Args:
+        vae: the model.
+        batches: the data.
+        key: of the noise.
+        ranks: the processes that do this together, each with its portion of every batch; None for this one alone.
+    """
+    ranks = ranks or Ranks()
+    key, sums, before, size = key.to(vae.device), TermSums(), 0, batches.size
     with evaluation_mode(vae):
-        for batch in on_device(vae, batches):
-            where = {"index": batch.index, "dataset_size": batches.size, "row_start": row_start}
-            sums.add(vae(batch.x, batch.condition, key=key, **where))
-            row_start += len(batch.x)
-    return sums.means()
+        for batch, row_start, counts, is_shared_out in portions_on_device(vae, batches, ranks):
+            if not before and not is_shared_out:
+                size = size_of_all(batches, ranks)
+            where = {"index": batch.index, "dataset_size": size, "row_start": before + row_start}
+            with ranks.holding(counts):
+                sums.add(vae(batch.x, batch.condition, key=key, **where))
+            before += sum(counts)
+    return over_all_processes([sums], ranks)[0].means()
+
+
+def size_of_all(batches: Whole | Stream, ranks: Ranks) -> int | None:
+    """The number of examples in the shards of all processes; None where one does not know that of its own."""
+    sizes = ranks.gather(batches.size)
+    return None if None in sizes else sum(sizes)
 
 
 def evaluate(vae: VAE, data: Any, *, batch_size: int = 500, seed: int = 0) -> dict[str, float]:

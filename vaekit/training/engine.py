@@ -1,14 +1,21 @@
-"""Devices and precision: the one file that knows lightning-fabric."""
+"""Devices, processes and precision: the one file that knows lightning-fabric."""
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
+from vaekit.checks import checked_word
+from vaekit.gathering import Ranks
+from vaekit.ops.applied import applied
 from vaekit.training.precision import Precision
+from vaekit.training.processes import STRATEGIES, Place, Reasons, checked_devices, place_of_this_process
 from vaekit.training.scaling import Scaler
 
 if TYPE_CHECKING:
@@ -16,39 +23,81 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """One device, at one precision.
+    """One device of one or several processes, at one precision.
 
     Args:
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps", or a `torch.device`.
         precision: "32", "bf16", "16" or "auto"; see `Precision`. The data keeps the dtype that it has: a likelihood needs every
             digit of a count.
         weights: the weights' dtype.
+        devices: how many, or the numbers of some GPUs; each needs a process, which torchrun starts.
+        strategy: how several processes train one model: "ddp", each holds all of it; "auto" is that too.
 
     Attributes:
+        device: of this process.
         precision: what that is here.
         scaler: of gradients in float16; None elsewhere.
+        ranks: all processes of the run.
 
     Raises:
-        ValueError: a device that does not exist, or is not here, or has no such precision.
+        ValueError: a device that does not exist, or is not here, or has no such precision; devices that torchrun has not started
+            processes for.
         TypeError: a lower precision than that of float64.
     """
 
     def __init__(
-        self, device: str | torch.device = "auto", precision: str | int = "32", weights: torch.dtype = torch.float32
+        self,
+        device: str | torch.device = "auto",
+        precision: str | int = "32",
+        weights: torch.dtype = torch.float32,
+        devices: int | Sequence[int] = 1,
+        strategy: str = "auto",
     ) -> None:
-        chosen = resolved(device)
+        checked_word("strategy", strategy, STRATEGIES)
+        devices = checked_devices(devices)
+        place = place_of_this_process(devices)
+        chosen = _of_this_process(resolved(device), devices, place)
         self.precision = Precision.choose(precision, chosen, weights)
         self.scaler = Scaler(chosen) if self.precision.lower == torch.float16 else None
-        self._fabric = _fabric(chosen, self.precision, self.scaler)
+        self._fabric = _fabric(chosen, self.precision, self.scaler, devices, place)
         self.device: torch.device = self._fabric.device
+        self.ranks = Ranks()
+        self._reasons = Reasons(place)
+        if place.world > 1:
+            with _without_talk():
+                self._fabric.launch()
+            self.ranks = Ranks(place.rank, place.world, _group_on_the_cpu())
+            _hear_advice_once(self.device)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What the processes do together: where one fails, the others say why; warnings come from the first alone.
+
+        Raises:
+            OtherProcessError: another process has failed.
+        """
+        with self._reasons.told(), warnings.catch_warnings():
+            if self.ranks.rank:
+                warnings.simplefilter("ignore")
+            yield
 
     def __str__(self) -> str:
         """The device and the precision, in words."""
-        return described(self.device, self.precision)
+        world = self.ranks.world
+        return described(self.device, self.precision) + (f", in {world} processes" if world > 1 else "")
 
     def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
-        """Model and optimizer as a step calls them: on the device, under the precision."""
+        """Model and optimizer as a step calls them: on the device, under the precision, with gradients averaged over processes.
+
+        Of several processes all get the weights and buffers of the first.
+        """
         return self._fabric.setup(model, optimizer)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def part_of_step(self, model: Any, *, is_last: bool) -> Iterator[None]:
+        """Forward and backward of a part of a step; after the last one the processes average their gradients."""
+        with self._fabric.no_backward_sync(model) if self.ranks.world > 1 and not is_last else nullcontext():
+            yield
 
     def backward(self, objective: Tensor) -> None:
         """Add the gradients of the objective to those of the parameters."""
@@ -82,22 +131,47 @@ def resolved(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f'device has to be "auto", "cpu", "cuda", "cuda:1" or "mps" for example, got {device!r}') from error
+    return _checked(chosen)
+
+
+def _of_this_process(device: torch.device, devices: int | Sequence[int], place: Place) -> torch.device:
+    """The device of this process, of several of a kind.
+
+    Raises:
+        ValueError: one device for several processes, numbers of devices that are no GPUs, or a device that is not here.
+    """
+    if not isinstance(devices, int) and device.type != "cuda":
+        raise ValueError(f"devices={list(devices)} are numbers of GPUs, but the device is {device.type!r}")
+    if not isinstance(devices, int) and device.index is not None and [device.index] != list(devices):
+        raise ValueError(f"device={str(device)!r} and devices={list(devices)} say different things; give one of them")
+    if place.world > 1 and (device.index is not None or device.type not in ("cpu", "cuda")):
+        raise ValueError(f'{place.world} processes cannot share device={str(device)!r}; give device="cuda" or device="cpu"')
+    if device.type != "cuda" or (place.world == 1 and isinstance(devices, int)):
+        return device
+    return _checked(torch.device("cuda", place.local_rank if isinstance(devices, int) else devices[place.local_rank]))
+
+
+def _checked(device: torch.device) -> torch.device:
     try:
-        torch.empty(0, device=chosen)
+        torch.empty(0, device=device)
     except Exception as error:  # every kind of device has its own way of not being there
-        raise _not_here(chosen, error) from error
-    return chosen
+        raise _not_here(device, error) from error
+    return device
 
 
 def _not_here(device: torch.device, error: Exception) -> ValueError:
     return ValueError(f"there is no device {str(device)!r} here ({error}); `vaekit doctor` lists what there is")
 
 
-def _fabric(device: torch.device, precision: Precision, scaler: Scaler | None) -> Fabric:
+def _fabric(
+    device: torch.device, precision: Precision, scaler: Scaler | None, devices: int | Sequence[int], place: Place
+) -> Fabric:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # imports of its own that warn of themselves
         from lightning_fabric import Fabric
         from lightning_fabric.plugins import MixedPrecision
+        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+        from lightning_fabric.strategies.ddp import DDPStrategy
 
     class LeavesData(MixedPrecision):
         """Autocast without Fabric's conversion of inputs, which rounds a count of 1001 to 1000 before the model sees it."""
@@ -111,8 +185,50 @@ def _fabric(device: torch.device, precision: Precision, scaler: Scaler | None) -
     plugins: list[Any] = []
     if precision.lower is not None:
         plugins.append(LeavesData("16-mixed" if scaler else "bf16-mixed", device.type, scaler))
-    devices: Any = 1 if device.type == "cpu" else [device.index or 0]
+    options: dict[str, Any] = {"devices": 1 if device.type == "cpu" else [device.index or 0]}
+    if place.world > 1:
+        plugins.append(TorchElasticEnvironment())
+        numbers = list(range(place.local_world)) if isinstance(devices, int) else list(devices)
+        # Which parameters an objective leaves out may change from step to step.
+        strategy = DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo", find_unused_parameters=True)
+        of_all = numbers if device.type == "cuda" else place.local_world
+        options = {"devices": of_all, "num_nodes": place.machines, "strategy": strategy}
     try:
-        return Fabric(accelerator=device.type, devices=devices, plugins=plugins or None)
+        return Fabric(accelerator=device.type, plugins=plugins or None, **options)
     except Exception as error:
         raise _not_here(device, error) from error
+
+
+@contextmanager
+def _without_talk() -> Iterator[None]:
+    """Fabric says on standard error who has joined."""
+    logger = logging.getLogger("lightning_fabric")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+class _FromInside(torch.autograd.Function):
+    """Calls a function from within PyTorch, whose warnings then are Python's and not written to standard error."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, function: Callable[[], None]) -> Tensor:
+        with torch.enable_grad():
+            function()
+        return x
+
+
+def _hear_advice_once(device: torch.device) -> None:
+    """PyTorch advises each process once to turn off what finds unused parameters, if there are none: now, and silently."""
+    model = nn.parallel.DistributedDataParallel(nn.Linear(1, 1).to(device), find_unused_parameters=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        applied(_FromInside, torch.zeros(1, 1, device=device), lambda: model(torch.zeros(1, 1, device=device)))
+
+
+def _group_on_the_cpu() -> Any:
+    """A group of all processes that communicates on the CPU; None if the default one does."""
+    return None if "gloo" in distributed.get_backend() else distributed.new_group(backend="gloo")

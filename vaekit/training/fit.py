@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 
 from vaekit import seeding
+from vaekit.batch_norm import normalising_over_all_processes
 from vaekit.checks import checked_flag
 from vaekit.data import Stream, Whole
 from vaekit.evaluation.terms import evaluation_key, mean_terms
@@ -50,6 +52,8 @@ def fit(
     on_nonfinite: str = "stop",
     seed: int = 0,
     device: str | torch.device = "auto",
+    devices: int | Sequence[int] = 1,
+    strategy: str = "auto",
     callbacks: Sequence[Callback] = (),
     out: str | os.PathLike[str] | None = None,
     time_limit: float | None = None,
@@ -99,6 +103,10 @@ def fit(
             hardware: matrix products add in another order there, and training makes more of the last digit's difference with
             every step. What a dataset draws in a worker, to augment for example, depends on which worker it is.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
+        devices: how many devices of this machine, or the numbers of some GPUs, [0, 3] for example. Each needs a process, which
+            torchrun starts: `torchrun --nproc-per-node 2 program.py`. Under torchrun it may be left out. The run is the one of a
+            single process, to rounding: every batch is divided among the processes. See `vaekit.training.processes`.
+        strategy: how several processes train one model: "ddp", in each of which all of it has to fit, or "auto", which is that.
         gradient_clip: scale the gradient down to this norm where it is longer; that of each group of the objective's own
             parameters by itself. {"value": 0.5} limits the size of each of its elements instead.
         on_nonfinite: what happens at a loss, a term of it or a gradient that is NaN or infinite. "stop": the run ends with an
@@ -152,6 +160,8 @@ def fit(
         on_nonfinite=on_nonfinite,
         seed=seed,
         device=device,
+        devices=devices,
+        strategy=strategy,
         time_limit=time_limit,
         initialize_output_bias=initialize_output_bias,
     )
@@ -161,7 +171,8 @@ def fit(
     if time_limit is not None:
         callbacks = (*callbacks, TimeLimit(time_limit))
     checked_flag("progress", progress)
-    engine = Engine(device, precision, preflight.dtype_of_weights(vae))
+    engine = Engine(device, precision, preflight.dtype_of_weights(vae), devices, strategy)
+    ranks = engine.ranks
     preflight.check_precision(vae, engine.device)
     preflight.check_weights(vae)
     preflight.check_accumulation(vae, accumulate)
@@ -172,22 +183,25 @@ def fit(
         _check_that_the_bias_can_start(vae, batches)
     if out is not None:
         vae.config()  # a model that cannot be saved is refused before it is trained, not after
-    checkpoints = Checkpoints(out)
-    record = Record(out, checkpoints.folder)
+    with engine.together():
+        checkpoints = Checkpoints(None if ranks.rank else out)
+        record = Record(out, checkpoints.folder)
     with (
+        engine.together(),
         record.kept(),
         seeding.own_generators(engine.device),
         torch.inference_mode(False),
         torch.enable_grad(),
         preflight.training_mode(vae),
+        normalising_over_all_processes(vae) if ranks.world > 1 else nullcontext(),
     ):
         preflight.check_smallest_batch(vae, batches)
         vae.to(engine.device)
-        plan = Plan(batches, seed, engine.device, accumulate, partial(seeding.reseed, engine.device))
-        guard = Guard(vae, batches, on_nonfinite, engine.scaler)
-        update = Update(vae, engine, options, guard, plan.size, plan.expected_steps(epochs))
-        guard.explain = Report(vae, batches, update)
-        state = RunState(vae, update.optimizer, update.average)
+        plan = Plan(batches, seed, engine.device, accumulate, partial(seeding.reseed, engine.device), ranks)
+        guard = Guard(vae, batches, on_nonfinite, engine.scaler, ranks)
+        update = Update(vae, engine, options, guard, plan.expected_steps(epochs))
+        guard.explain = Report(vae, batches, update, ranks.rank)
+        state = RunState(vae, update.optimizer, update.average, rank=ranks.rank)
         weights = scheduled(vae.loss)
         if plan.steps_per_epoch is not None:
             preflight.warn_of_unfinished(weights, epochs * plan.steps_per_epoch, "the run has")
@@ -197,12 +211,12 @@ def fit(
             vae.initialize_output_bias(batch.x for batch in checked(vae, batches))
         validate = None
         if validation_batches is not None:
-            validate = partial(mean_terms, vae, validation_batches, evaluation_key(seed))
+            validate = partial(mean_terms, vae, validation_batches, evaluation_key(seed), ranks)
         total = None if plan.size is None else epochs * plan.size
-        shown = shown_on(sys.stderr, epochs, total) if progress else Progress()
+        shown = shown_on(sys.stderr, epochs, total) if progress and not ranks.rank else Progress()
         shown.say(f"training {engine}")
-        watch = Watch(state, guard, shown)
-        history = Loop(state, plan, update, guard, watch, checkpoints, callbacks, validate, weights).run(epochs)
+        watch = Watch(state, guard, shown, ranks)
+        history = Loop(state, plan, update, guard, watch, checkpoints, callbacks, validate, weights, ranks).run(epochs)
         if plan.steps_per_epoch is None:
             preflight.warn_of_unfinished(weights, state.step, "the run had")
     if engine.scaler is not None:

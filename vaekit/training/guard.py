@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from vaekit.data import Batch, Stream, Whole
+from vaekit.evaluation.terms import named_terms
+from vaekit.gathering import Ranks
 from vaekit.inputs import check_batch
 from vaekit.losses.base import LossTerms
 from vaekit.training import explain
@@ -38,7 +40,8 @@ class Taken:
         number: of the step.
         key: of the step's noise.
         row_start: the number of the part's first example in the step.
-        count: of its examples.
+        counts: how many examples of the part each process has.
+        dataset_size: the number of examples in the dataset, where it is known.
         terms: without gradients.
         index: of its examples, where the data has numbers.
         batch: the examples, where they cannot be fetched again by `index`, or nobody has checked them; else None.
@@ -49,7 +52,8 @@ class Taken:
     number: int
     key: Tensor
     row_start: int
-    count: int
+    counts: tuple[int, ...]
+    dataset_size: int | None
     terms: LossTerms
     index: Tensor | None
     batch: Batch | None
@@ -60,8 +64,13 @@ class Taken:
     def of(cls, step: Step, part: Part, terms: LossTerms, bad: Tensor) -> Taken:
         """What is kept of a part of a step."""
         batch = None if part.is_checked else part.batch
-        index, count = part.batch.index, len(part.batch.x)
-        return cls(step.number, step.key, part.row_start, count, terms, index, batch, part.is_checked, bad)
+        where = (step.number, step.key, part.row_start, part.counts, step.dataset_size)
+        return cls(*where, terms, part.batch.index, batch, part.is_checked, bad)
+
+    @property
+    def count(self) -> int:
+        """The number of examples that this process has of the part."""
+        return len(self.terms.reconstruction)
 
 
 @dataclass(frozen=True)
@@ -96,8 +105,8 @@ class Failure:
                 assert isinstance(batches, Whole)
                 assert one.index is not None
                 batch = batches.at(one.index)
-            parts.append(Part(batch, one.row_start, one.is_checked))
-        return Step(self.taken[0].number, self.taken[0].key, tuple(parts))
+            parts.append(Part(batch, one.row_start, one.is_checked, one.counts))
+        return Step(self.taken[0].number, self.taken[0].key, tuple(parts), self.taken[0].dataset_size)
 
 
 @dataclass
@@ -122,15 +131,23 @@ class Guard:
         batches: the training data.
         on_nonfinite: "stop" or "skip".
         scaler: of gradients in float16, which leaves steps out by itself.
+        ranks: the processes of the run, for which a step is bad if it is for one; None for this one alone.
 
     Attributes:
         bad: bool scalar on the device, whether the present step is a bad one.
         explain: gives the message about a failure.
     """
 
-    def __init__(self, vae: VAE, batches: Whole | Stream, on_nonfinite: str = "stop", scaler: Scaler | None = None) -> None:
+    def __init__(
+        self,
+        vae: VAE,
+        batches: Whole | Stream,
+        on_nonfinite: str = "stop",
+        scaler: Scaler | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
         self._vae, self._batches, self._skips = vae, batches, on_nonfinite == "skip"
-        self._buffers, self._scaler = Buffers(vae), scaler
+        self._buffers, self._scaler, self._ranks = Buffers(vae), scaler, ranks or Ranks()
         self._gate: Gate | None = None
         self._average: Average | None = None
         self._kept: dict[str, Tensor] = {}
@@ -175,7 +192,9 @@ class Guard:
 
     def judge(self) -> bool:
         """Whether the optimizer is to be called; from now on `bad` is the flag of this step."""
-        bad = (torch.cat(self._seen) * 0).sum().isnan()  # 0 times infinity is NaN
+        nothing = (torch.cat(self._seen) * 0).sum()  # 0 times infinity is NaN
+        self._ranks.add_up(nothing)
+        bad = nothing.isnan()
         self.bad = bad if self._skips else bad | self.bad
         assert self._gate is not None
         return self._gate.lets_through(self.bad)
@@ -276,7 +295,7 @@ class Guard:
         if not self._row.first or taken.number == self._row.first[0].number:
             self._row.first.append(taken)
         if not state.first_skip:
-            state.first_skip = f"step {taken.number}: {explain.what([taken], self._batches)}"
+            state.first_skip = f"step {taken.number}: {self._said([taken], explain.what([taken], self._batches))}"
 
     def _refuse(self, taken: Sequence[Taken], state: RunState) -> None:
         are_lost = self.restore()
@@ -284,9 +303,21 @@ class Guard:
         norms = [(number, norm) for number, norm in norms if math.isfinite(norm)]
         is_float16 = self._scaler is not None
         failure = Failure(taken, state.epoch, self._last_good, norms, are_lost, self._row.steps, is_float16)
-        raise NonFiniteLossError(self.explain(failure))
+        raise NonFiniteLossError(self._said(taken, self.explain(failure)))
+
+    def _said(self, taken: Sequence[Taken], words: str) -> str:
+        """What the process says that has seen the most of it: terms of its examples, or else of the batch, or nothing itself."""
+        of_all = self._ranks.gather([_bad_dimensions(taken), words])
+        rank, (_, said) = max(enumerate(of_all), key=lambda one: (one[1][0], -one[0]))
+        return f"process {rank}: {said}" if self._ranks.world > 1 else str(said)
 
 
 @torch.no_grad()
 def _is_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(tensor.isfinite().all())
+
+
+def _bad_dimensions(taken: Sequence[Taken]) -> int:
+    """1 where a term of single examples is not finite, 0 where only one of a whole batch is, -1 where all are."""
+    terms = [value for one in taken for value in named_terms(one.terms).values()]
+    return max((value.ndim for value in terms if not value.isfinite().all()), default=-1)

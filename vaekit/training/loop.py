@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
+from vaekit.gathering import Ranks
 from vaekit.schedules import Schedule, is_final
 from vaekit.training.callbacks import Callback
 from vaekit.training.checkpoints import Checkpoints
@@ -35,6 +36,7 @@ class Loop:
         callbacks: code of the user's.
         validate: gives the mean terms on the validation data; None without such data.
         weights: the scheduled weights of the objective, by name.
+        ranks: the processes of the run, which take the same steps, look and stop together; None for this one alone.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class Loop:
         callbacks: Sequence[Callback],
         validate: Callable[[], dict[str, float]] | None,
         weights: Mapping[str, Schedule],
+        ranks: Ranks | None = None,
     ) -> None:
         self.state, self.plan, self.update, self.guard, self.watch = state, plan, update, guard, watch
         self.checkpoints, self.callbacks, self.validate, self.weights = checkpoints, callbacks, validate, weights
+        self.ranks = ranks or Ranks()
 
     def run(self, epochs: int) -> History:
         """Train until `epochs` are done, a callback stops the run, or ^C ends it."""
@@ -60,11 +64,13 @@ class Loop:
             for epoch in range(self.state.epoch, epochs):
                 self.watch.begin_epoch(epoch)
                 self._epoch(epoch)
+                self._agree()
                 if self.state.stop:
                     break
         except KeyboardInterrupt:
             history.interrupted = True
-            self.watch.look()
+            if self.ranks.world == 1 or self.state.interrupt:  # otherwise the others are somewhere else
+                self.watch.look()
         finally:
             self._finish()
         return history
@@ -80,7 +86,8 @@ class Loop:
             self.state.step += 1
             self.state.batch += len(step.parts)
             self._call("on_step_end")
-            self.watch.look_if_due()
+            if self._agree():
+                self.watch.look()
             if self.state.interrupt:
                 self.state.history.reason = self.state.interrupt
                 raise KeyboardInterrupt
@@ -99,6 +106,13 @@ class Loop:
         self.checkpoints.epoch_ended(self.state)
         self.watch.end_epoch(means)
         self._call("on_epoch_end")
+
+    def _agree(self) -> bool:
+        """Have all processes stop where one wants to; returns whether it is time to look, by the first one's clock."""
+        of_all = self.ranks.gather([self.state.stop, self.state.interrupt, self.watch.is_due])
+        self.state.stop = any(stop for stop, _, _ in of_all)
+        self.state.interrupt = next((interrupt for _, interrupt, _ in of_all if interrupt), "")
+        return bool(of_all[0][2])
 
     def _validation(self) -> dict[str, float]:
         if self.validate is None:

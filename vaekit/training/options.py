@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -13,6 +13,7 @@ from vaekit.ops import philox
 from vaekit.schedules import Schedule
 from vaekit.training import clipping, optimizers, rates
 from vaekit.training.precision import PRECISIONS
+from vaekit.training.processes import STRATEGIES, checked_devices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ class FitOptions:
     )
     seed: int = field(default=0, metadata={"help": "Fixes order and noise; in the command the first weights as well."})
     device: str | torch.device = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, mps."})
+    devices: int | Sequence[int] = field(default=1, metadata={"help": "How many devices, each with a process of its own."})
+    strategy: str = field(default="auto", metadata={"help": "How several processes train one model: ddp."})
     time_limit: float | None = field(
         default=None, metadata={"help": "Minutes after which the run ends, with everything saved; no limit by default."}
     )
@@ -75,6 +78,8 @@ class FitOptions:
             checked_number("ema", self.ema, above=0.0, below=1.0)
         clipping.check(self.gradient_clip)
         checked_word("on_nonfinite", self.on_nonfinite, ("stop", "skip"))
+        checked_devices(self.devices)
+        checked_word("strategy", self.strategy, STRATEGIES)
         if self.time_limit is not None:
             checked_number("time_limit", self.time_limit, above=0.0)
         philox.make_key(self.seed)  # refuses what is not a whole number of 64 bits

@@ -5,7 +5,7 @@ All of it is a function of the seed and the step: no generator is carried along,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from vaekit.data import Batch, Stream, Whole
+from vaekit.divided import Portion, portions_of_examples, portions_of_stream
+from vaekit.evaluation.terms import size_of_all
+from vaekit.gathering import Ranks
 from vaekit.ops import philox, streams
 
 _KEYS_AT_ONCE = 256
@@ -65,14 +68,21 @@ class Part:
     """What goes through the model at once.
 
     Attributes:
-        batch: the examples.
+        batch: the examples, those that this process has.
         row_start: the number of its first example among those of the step.
         is_checked: whether its values have been checked: before the run, or in an earlier epoch.
+        counts: how many examples each process has.
     """
 
     batch: Batch
     row_start: int
     is_checked: bool
+    counts: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """The number of examples that all processes have."""
+        return sum(self.counts)
 
 
 @dataclass(frozen=True)
@@ -83,16 +93,18 @@ class Step:
         number: 0, 1, ... over the whole run.
         key: int64 [2], the noise of all its examples, on the device.
         parts: at least one.
+        dataset_size: the number of examples in the dataset, where it is known.
     """
 
     number: int
     key: Tensor
     parts: tuple[Part, ...]
+    dataset_size: int | None
 
     @property
     def count(self) -> int:
-        """The number of examples."""
-        return sum(len(part.batch.x) for part in self.parts)
+        """The number of examples, over all processes."""
+        return sum(part.count for part in self.parts)
 
 
 class Plan:
@@ -102,6 +114,9 @@ class Plan:
     torch's global generators, a loader that shuffles or a layer with dropout, gets them seeded for each epoch and each step, by
     keys that are derived as `vaekit.ops.streams` says.
 
+    With several processes each step is the same as with one, and each process gets its part of it: see `vaekit.divided`. What
+    layers draw from the global generators is the one thing that differs, as each process draws numbers of its own.
+
     Args:
         batches: the training data.
         seed: of the run.
@@ -109,6 +124,7 @@ class Plan:
         accumulate: the number of batches in a step; the last step of an epoch takes what is left.
         reseed: seeds the global generators; called before an epoch's loader is asked for its batches, and before each step's
             batches are fetched. None leaves them alone.
+        ranks: the processes of the run; None for this one alone.
     """
 
     def __init__(
@@ -118,9 +134,11 @@ class Plan:
         device: torch.device,
         accumulate: int = 1,
         reseed: Callable[[int], None] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.batches, self._seed = batches, seed
-        self._device, self._accumulate, self._reseed = device, accumulate, reseed
+        self._device, self._accumulate, self._reseed, self._ranks = device, accumulate, reseed, ranks or Ranks()
+        self._size: tuple[int | None] | None = None  # of the shards of all processes, when it has been asked for
         self._loader_key = philox.fold_in(philox.make_key(seed), streams.Run.LOADER)
 
     @property
@@ -152,21 +170,31 @@ class Plan:
             batch: the number of the batch in the epoch with which it begins; of whole examples only.
         """
         self._seed_generators(_seed(philox.fold_in(self._loader_key, epoch)))
-        whole = self.batches if isinstance(self.batches, Whole) else None
-        batches: Iterable[Batch] = self.batches if whole is None else whole.in_order(self.order(epoch), batch)
-        source = iter(batches)
-        is_checked = self.batches.is_checked or (whole is not None and epoch > 0)
+        source = self._portions(epoch, batch)
+        is_checked = self.batches.is_checked or (isinstance(self.batches, Whole) and epoch > 0)
         for number, (key, layers, fetching) in enumerate(self._keys(first), start=first):
-            if whole is None:
-                self._seed_generators(fetching)
-            parts, row_start = [], 0
-            for one in islice(source, self._accumulate):
-                parts.append(Part(one, row_start, is_checked=is_checked))
-                row_start += len(one.x)
+            if isinstance(self.batches, Stream):
+                self._seed_generators(fetching)  # of all processes alike, which may load the same batch
+            parts, before, size = [], 0, self.size
+            for portion in islice(source, self._accumulate):
+                start = before + portion.row_start
+                parts.append(Part(portion.batch, start, is_checked, portion.counts))
+                before += sum(portion.counts)
+                size = size if portion.is_shared_out else self._size_of_all()
             if not parts:
                 return
             self._seed_generators(layers)  # after what the loader has drawn, so that the step alone can be taken again
-            yield Step(number, key, tuple(parts))
+            yield Step(number, key, tuple(parts), size)
+
+    def _portions(self, epoch: int, batch: int) -> Iterator[Portion]:
+        if isinstance(self.batches, Whole):
+            return portions_of_examples(self.batches, self._ranks, self.order(epoch), batch)
+        return portions_of_stream(self.batches.epoch(epoch), self._ranks)
+
+    def _size_of_all(self) -> int | None:
+        if self._size is None:
+            self._size = (size_of_all(self.batches, self._ranks),)
+        return self._size[0]
 
     def _keys(self, step: int) -> Iterator[tuple[Tensor, int, int]]:
         """The key of each step from `step` on, on the device, `layers_seed` of it, and the seed of what a loader draws for it.
@@ -175,7 +203,8 @@ class Plan:
         """
         while True:
             keys = step_key(self._seed, torch.arange(step, step + _KEYS_AT_ONCE))
-            layers, fetching = philox.fold_in(keys, streams.Step.LAYERS).T.tolist()
+            _, fetching = philox.fold_in(keys, streams.Step.LAYERS).T.tolist()
+            layers = _layers_keys(keys, self._ranks.rank)[:, 0].tolist()
             yield from zip(keys.to(self._device).unbind(0), layers, fetching, strict=True)
             step += _KEYS_AT_ONCE
 
@@ -188,6 +217,14 @@ def _seed(key: Tensor) -> int:
     return int(key[0])
 
 
-def layers_seed(key: Tensor) -> int:
-    """The seed of torch's global generators during the step with this key: of what layers such as dropout draw."""
-    return _seed(philox.fold_in(key, streams.Step.LAYERS))
+def layers_seed(key: Tensor, rank: int = 0) -> int:
+    """The seed of torch's global generators during the step with this key: of what layers such as dropout draw.
+
+    Processes draw for examples of their own: those after the first have seeds derived from its seed's key by their rank.
+    """
+    return _seed(_layers_keys(key, rank))
+
+
+def _layers_keys(keys: Tensor, rank: int) -> Tensor:
+    of_first = philox.fold_in(keys, streams.Step.LAYERS)
+    return philox.fold_in(of_first, rank) if rank else of_first

@@ -32,7 +32,7 @@ _PACKAGES = ("numpy", "safetensors", "lightning-fabric")
 _VARIABLES = (  # of the environment: what changes numbers or speed. No others, which may hold what is nobody's business.
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"),
     *("CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
-    *("VAEKIT_NO_NATIVE", "VAEKIT_CUDA", "VAEKIT_CPU_CAPABILITY"),
+    *("VAEKIT_NO_NATIVE", "VAEKIT_CUDA", "VAEKIT_CPU_CAPABILITY", "WORLD_SIZE"),
 )
 
 

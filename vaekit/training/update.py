@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from torch import Tensor, nn
+
 from vaekit.evaluation.terms import named_terms
 from vaekit.losses.base import LossTerms
 from vaekit.schedules import Epochs
@@ -24,7 +28,6 @@ class Update:
         engine: the device and the precision.
         options: of the run: optimizer, learning rate, gradient clip, average.
         guard: which keeps a step that is not finite from leaving a trace.
-        dataset_size: the number of training examples, where it is known; for objectives that depend on it.
         steps: of the run, where they are known; for a learning rate that depends on them.
 
     Attributes:
@@ -32,16 +35,14 @@ class Update:
         average: of the weights; None where none was asked for.
     """
 
-    def __init__(
-        self, vae: VAE, engine: Engine, options: FitOptions, guard: Guard, dataset_size: int | None, steps: int | None
-    ) -> None:
-        self._vae, self._engine, self._guard, self._dataset_size = vae, engine, guard, dataset_size
+    def __init__(self, vae: VAE, engine: Engine, options: FitOptions, guard: Guard, steps: int | None) -> None:
+        self._vae, self._engine, self._guard = vae, engine, guard
         self._rate = LearningRate(options.learning_rate, steps)
         self.optimizer = optimizers.build(options.optimizer, vae, self._rate(0), not self._rate.is_constant)
         self._clip = Clip(options.gradient_clip, optimizers.clipped_together(vae))
-        self.average = None if options.ema is None else Average(vae, options.ema)
+        self._model, self._optimizer = engine.setup(_Objective(vae), self.optimizer)
+        self.average = None if options.ema is None else Average(vae, options.ema)  # of the weights that all processes have now
         guard.attach(self.optimizer, self.average)
-        self._model, self._optimizer = engine.setup(vae, self.optimizer)
 
     def begin_epoch(self, history: Epochs) -> None:
         """Take what the epochs so far say of the learning rate.
@@ -76,32 +77,45 @@ class Update:
 
     def add_gradients(self, step: Step) -> list[LossTerms]:
         """Add the gradient of the mean over the step's examples to those of the parameters; returns as a call does."""
-        return [self._add_gradients(step, part) for part in step.parts]
+        return [self._add_gradients(step, part, is_last=part is step.parts[-1]) for part in step.parts]
 
     def release(self) -> None:
         """Let go of the gradients: of a run that was interrupted between backward and step, some are left."""
         self._optimizer.zero_grad(set_to_none=True)
 
-    def _add_gradients(self, step: Step, part: Part) -> LossTerms:
+    def _add_gradients(self, step: Step, part: Part, *, is_last: bool) -> LossTerms:
         """Add a part's share in the gradient of the mean over the step's examples."""
-        batch = part.batch.to(self._engine.device)
-        terms: LossTerms = self._model(
-            batch.x,
-            batch.condition,
-            key=step.key,
-            step=step.number,
-            index=batch.index,
-            dataset_size=self._dataset_size,
-            row_start=part.row_start,
-        )
-        objective = terms.objective
-        if not objective.requires_grad:
-            raise ValueError(
-                f"step {step.number}: the objective depends on no parameter that can be trained: all have been frozen, "
-                "or the objective is detached from them"
+        batch, ranks = part.batch.to(self._engine.device), self._engine.ranks
+        with ranks.holding(part.counts), self._engine.part_of_step(self._model, is_last=is_last):
+            objective, terms = self._model(
+                batch.x,
+                batch.condition,
+                key=step.key,
+                step=step.number,
+                index=batch.index,
+                dataset_size=step.dataset_size,
+                row_start=part.row_start,
             )
-        if len(step.parts) > 1:
-            objective = objective * (len(batch.x) / max(step.count, 1))
-        self._engine.backward(objective)
-        self._guard.observe(objective, *named_terms(terms).values())
-        return terms.detach()
+            if not objective.requires_grad:
+                raise ValueError(
+                    f"step {step.number}: the objective depends on no parameter that can be trained: all have been frozen, "
+                    "or the objective is detached from them"
+                )
+            if ranks.world > 1 or len(step.parts) > 1:  # the processes' gradients are averaged, which this undoes
+                objective = objective * (ranks.world * len(batch.x) / max(step.count, 1))
+            self._engine.backward(objective)
+        seen: LossTerms = terms
+        self._guard.observe(objective, *named_terms(seen).values())
+        return seen
+
+
+class _Objective(nn.Module):
+    """What backward is called on, and the terms without gradients: no other way leads to the parameters."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, *batch: Any, **where: Any) -> tuple[Tensor, LossTerms]:
+        terms = self.vae(*batch, **where)
+        return terms.objective, terms.detach()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from vaekit.evaluation.terms import TermSums
+from vaekit.evaluation.terms import TermSums, over_all_processes
+from vaekit.gathering import Ranks
 from vaekit.training.guard import Guard, Taken
 from vaekit.training.progress import Progress
 from vaekit.training.state import RunState
@@ -20,6 +21,7 @@ class Watch:
         state: of the run, whose sums the terms are added to.
         guard: that is asked which steps were good.
         progress: shows them to a person.
+        ranks: the processes of the run, which look together; None for this one alone.
         seconds: between two looks.
         clock: in seconds.
     """
@@ -29,10 +31,11 @@ class Watch:
         state: RunState,
         guard: Guard,
         progress: Progress,
+        ranks: Ranks | None = None,
         seconds: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._state, self._guard, self._clock = state, guard, clock
+        self._state, self._guard, self._clock, self._ranks = state, guard, clock, ranks or Ranks()
         self._seconds = SECONDS_BETWEEN_LOOKS if seconds is None else seconds
         self._pending: list[Taken] = []
         self._looked = clock()
@@ -53,12 +56,12 @@ class Watch:
     def add(self, taken: Taken) -> None:
         """Note a part of a step."""
         self._pending.append(taken)
-        self._progress.add(taken.count)
+        self._progress.add(sum(taken.counts))
 
-    def look_if_due(self) -> None:
-        """Look, if the last look was long enough ago."""
-        if self._clock() - self._looked > self._seconds:
-            self.look()
+    @property
+    def is_due(self) -> bool:
+        """Whether the last look was long enough ago."""
+        return self._clock() - self._looked > self._seconds
 
     def look(self) -> None:
         """Read what the steps since the last look saw: refuse or leave out what is not finite, add up the rest, show the mean."""
@@ -68,8 +71,8 @@ class Watch:
         if not good:
             return
         recent = TermSums()
-        for taken in good:
-            recent.add(taken.terms)
-            self._state.sums.add(taken.terms)
+        for sums in over_all_processes([TermSums.of(taken.terms) for taken in good], self._ranks):
+            recent.include(sums)
+            self._state.sums.include(sums)
         self._state.terms = means = recent.means()
         self._progress.show(means, self._state.learning_rate)

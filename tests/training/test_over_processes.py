@@ -1,0 +1,82 @@
+"""The number of processes does not change a run: a fit over 2 or 4 is the fit of one, to rounding. All is in float64."""
+
+import pytest
+import torch
+from helpers.ranks import results
+from torch import nn
+
+import vaekit
+
+WORLDS = (2, 4)
+X = torch.rand(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(50) % 3
+CODES = {"prior": "codes", "loss": "vector_quantized", "posterior": {"name": "vector_quantized", "codes": 4}, "latent_dim": 3}
+NORMALIZED = {"encoder": {"hidden": (8,), "normalization": "batch"}, "decoder": {"hidden": (8,), "normalization": "batch"}}
+RUNS = {  # of the model, of fit
+    "an uneven last batch": ({}, {}),
+    "fewer rows than processes": ({"loss": "beta_tc"}, {"batch_size": 7}),
+    "several batches a step": ({}, {"accumulate": 3, "batch_size": 7}),
+    "clipped, averaged, scheduled": (
+        {},
+        {"gradient_clip": 0.5, "ema": 0.9, "learning_rate": {"name": "cosine", "start": 0.01, "end": 0.001, "steps": 6}},
+    ),
+    "an optimizer without found_inf": ({}, {"optimizer": "adamax"}),
+    "a discriminator": ({"loss": {"name": "factor", "hidden": (8,)}}, {}),
+    "a codebook and batch normalisation": ({**CODES, **NORMALIZED}, {"batch_size": 12}),
+    "conditional": ({"condition": {"name": "labels", "classes": 3}}, {}),
+    "draws of an importance-weighted bound": ({"loss": {"name": "iwae", "num_samples": 3}}, {}),
+}
+
+
+def composed(parts):
+    small = {"encoder": {"hidden": (8,)}, "decoder": {"hidden": (8,)}, "latent_dim": 2}
+    return vaekit.create_vae(input_shape=(6,), seed=0, **{**small, **parts}).double()
+
+
+def fitted(name):
+    """What a process holds after a run."""
+    parts, options = RUNS[name]
+    vae = composed(parts)
+    data = (X, Y) if "condition" in parts else X
+    held_out = (X[:13], Y[:13]) if "condition" in parts else X[:13]
+    history = vaekit.fit(
+        vae, data, validation=held_out, **{"epochs": 2, "batch_size": 16, "device": "cpu", "progress": False, **options}
+    )
+    return {"weights": vae.state_dict(), "history": dict(history)}
+
+
+class Strange(nn.Module):
+    """Leaves out a parameter in every other step."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.calls = nn.ModuleList(nn.Linear(6, 6) for _ in range(2)), 0
+
+    def forward(self, x, condition=None):
+        self.calls += self.training
+        return self.layers[self.calls % 2](x)
+
+
+def work():
+    seen = {name: fitted(name) for name in RUNS}
+    with pytest.raises(ValueError, match="devices=3, but torchrun has started . process"):
+        vaekit.fit(composed({}), X, devices=3, device="cpu", progress=False)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def seen():
+    return {world: results(work, world) for world in WORLDS}
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return {name: fitted(name) for name in RUNS}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_is_that_of_one_process(name, world, seen, alone):
+    for of_rank in seen[world]:
+        torch.testing.assert_close(of_rank[name], alone[name], rtol=1e-8, atol=1e-9)
+    assert all(torch.equal(v, seen[world][-1][name]["weights"][k]) for k, v in seen[world][0][name]["weights"].items())
