@@ -40,6 +40,7 @@ from vaekit.training import (
     epoch_order,
     fit,
     optimizers,
+    resume,
     step_key,
 )
 from vaekit.vae import VAE
@@ -91,6 +92,7 @@ __all__ = [
     "presets",
     "priors",
     "reparameterize_kl",
+    "resume",
     "schedules",
     "step_key",
 ]

@@ -104,6 +104,39 @@ def write_atomically(file: str | os.PathLike[str], content: bytes | Callable[[Bi
         raise OSError(error.errno, message, str(file)) from error
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The folder as this process's own, for as long as it lives: another one that asks is refused.
+
+    The lock ends however the process ends. Windows, and file systems without locks, let everyone in.
+
+    Raises:
+        FileExistsError: another process, or another part of this one, holds it.
+        OSError: the folder does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, locked(Path(folder)), locked(Path(folder)):
+        ...     pass
+        Traceback (most recent call last):
+        FileExistsError: [Errno 17] is in use by another run: '...'
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FileExistsError(errno.EEXIST, "is in use by another run", str(folder)) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def printable(value: object, longest: int = 600) -> str:
     r"""What a file says, safe to show in a terminal: control characters are escaped, and what is too long is cut.
 

@@ -4,3 +4,4 @@ RUN_FILE = "run.json"  # everything that the run is made from
 ENVIRONMENT_FILE = "environment.json"  # where it ran: versions, commit, command, host, device
 HISTORY_FILE = "history.csv"
 BEST, LAST = "best", "last"  # folders with a model each
+CHECKPOINTS = "checkpoints"  # a folder with the states from which a run can go on

@@ -2,10 +2,14 @@
 
 The format: eight bytes with the length of the header, the header (JSON: of each tensor its dtype, shape and place, and in
 `__metadata__` whatever text the writer adds), and the tensors' bytes. https://huggingface.co/docs/safetensors
+
+A sealed file has one tensor more, its last: the SHA-256 of all bytes before it. Any reader of the format reads it as well.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from vaekit.files import printable
+from vaekit.files import open_regular, printable
 
 DTYPES = {
     "float64": "F64",
@@ -35,6 +39,7 @@ DTYPES = {
     "uint8": "U8",
     "bool": "BOOL",
 }  # torch's name -> the format's
+SEAL = "~sha256"  # sorted behind every other name
 _TORCH_NAMES = {name: torch_name for torch_name, name in DTYPES.items()}
 
 
@@ -111,11 +116,13 @@ def opened(file: Path) -> Iterator[Stored]:
         ) from error
 
 
-def write(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, sealed: bool = False) -> None:
     """Write a safetensors file, holding in memory no more than one tensor besides the given ones.
 
     Args:
         tensors: strided, of the dtypes in `DTYPES`, on any device; they may share memory.
+        metadata: text by name.
+        sealed: end the file with its checksum, for `check_seal`.
 
     Example:
         >>> import io
@@ -126,7 +133,11 @@ def write(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str
         tensor([1., 1.])
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that each begins where its dtype may
+    digest = hashlib.sha256()
+    if sealed:
+        tensors = {**tensors, SEAL: torch.zeros(digest.digest_size, dtype=torch.uint8)}
+    # In an order in which each begins where its dtype may.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name == SEAL, name))
     end = 0
     for name in names:
         start, end = end, end + tensors[name].numel() * tensors[name].element_size()
@@ -134,10 +145,32 @@ def write(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str
         header[name] = {"dtype": DTYPES[outline.dtype], "shape": outline.shape, "data_offsets": (start, end)}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    stream.write(len(text).to_bytes(8, "little"))
-    stream.write(text)
-    for name in names:
-        stream.write(little_endian(tensors[name]))
+    # One tensor after the other.
+    data: Iterator[bytes | memoryview] = (little_endian(tensors[name]) for name in names if not (sealed and name == SEAL))
+    for piece in itertools.chain((len(text).to_bytes(8, "little"), text), data):
+        stream.write(piece)
+        if sealed:
+            digest.update(piece)
+    if sealed:
+        stream.write(digest.digest())
+
+
+def check_seal(file: Path) -> None:
+    """Check that a sealed file is as it was written.
+
+    Raises:
+        ValueError: it is not: cut short, changed, or of another origin.
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open_regular(file) as stream:
+        left = stream.seek(0, 2) - digest.digest_size
+        stream.seek(0)
+        while left > 0 and (data := stream.read(min(left, 1 << 20))):
+            digest.update(data)
+            left -= len(data)
+        if left or stream.read() != digest.digest():
+            raise ValueError(f"{file} is damaged, or something else: its last 32 bytes are not the checksum of the others")
 
 
 def little_endian(tensor: Tensor) -> memoryview:

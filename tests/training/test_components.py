@@ -32,7 +32,7 @@ def test_fit_takes_the_options_with_the_defaults_that_the_record_has():
     for option in dataclasses.fields(FitOptions):
         assert taken[option.name].default == option.default, option.name
         assert option.metadata["help"].endswith(".")
-    others = {"vae", "train", "validation", "callbacks", "out", "progress"}
+    others = {"vae", "train", "validation", "callbacks", "out", "resume", "progress"}
     assert taken.keys() - others == {option.name for option in dataclasses.fields(FitOptions)}
 
 

@@ -346,7 +346,7 @@ def test_statistics_that_a_bad_batch_ruined_are_put_back(tmp_path):
 def test_a_folder_with_an_earlier_run_is_refused(tmp_path):
     fit(model(), out=tmp_path)
     before = (tmp_path / "last/model.safetensors").read_bytes()
-    with pytest.raises(FileExistsError, match="of an earlier run; choose another folder"):
+    with pytest.raises(FileExistsError, match="of an earlier run; resume=True goes on with it; or choose another"):
         fit(model(seed=1), out=tmp_path)
     assert (tmp_path / "last/model.safetensors").read_bytes() == before
 

@@ -70,4 +70,4 @@ def test_a_run_without_an_epoch_leaves_no_history(tmp_path):
         raise KeyboardInterrupt
 
     assert fit(tmp_path / "out", Beside(interrupt)).interrupted
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"last", "run.json", "environment.json"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"last", "checkpoints", "run.json", "environment.json"}

@@ -55,6 +55,15 @@ class TermSums:
         self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._examples[name] = self._examples.get(name, 0) + examples
 
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, and of how many examples each is."""
+        return {"sums": dict(self._sums), "examples": dict(self._examples)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from the sums of `state_dict`, on `device`."""
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._examples = dict(state["examples"])
+
     def means(self) -> dict[str, float]:
         """Each term's mean over the examples that had it, in nats; synchronises."""
         if not self._sums:

@@ -8,6 +8,8 @@ from vaekit.training.guard import NonFiniteLossError
 from vaekit.training.history import History
 from vaekit.training.options import FitOptions
 from vaekit.training.plan import epoch_order, step_key
+from vaekit.training.resume import resume
+from vaekit.training.signals import Terminated
 from vaekit.training.state import RunState
 
 __all__ = [
@@ -18,9 +20,11 @@ __all__ = [
     "History",
     "NonFiniteLossError",
     "RunState",
+    "Terminated",
     "TimeLimit",
     "epoch_order",
     "fit",
     "optimizers",
+    "resume",
     "step_key",
 ]

@@ -1,50 +1,144 @@
-"""What a run leaves in its folder: the best and the last weights, and the history."""
+"""What a run leaves in its folder: the best and the last weights, the history, and checkpoints from which it can go on."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, Protocol
 
-from vaekit.files import writable_folder
-from vaekit.layout import BEST, HISTORY_FILE, LAST
+from vaekit.files import locked, writable_folder, write_atomically
+from vaekit.gathering import Ranks
+from vaekit.layout import BEST, CHECKPOINTS, HISTORY_FILE, LAST
+from vaekit.saving import WEIGHTS_FILE
+from vaekit.training.snapshots import Snapshot, Snapshots
 from vaekit.training.state import RunState
 
 
+class Stateful(Protocol):
+    """What a checkpoint keeps the state of: plain data and tensors."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> None: ...
+
+
 class Checkpoints:
-    """Writes `best`, `last` and `history.csv` into a folder; does nothing without one.
+    """Writes `best`, `last`, `history.csv` and checkpoints into a folder; does nothing without one.
 
     Each file is written whole or not at all, and weights before the history that speaks of them.
 
     Args:
         folder: made if need be; None for a run that leaves nothing.
+        keep: how many checkpoints; 0 for none.
+        minutes: between two of them.
+        resume: go on with the run that the folder holds, if it holds one.
+        ranks: the processes of the run, of which the first writes, and all read where they go on; None for this one alone.
+        clock: in seconds.
+
+    Attributes:
+        is_resumed: whether the folder holds a run that is gone on with.
 
     Raises:
-        FileExistsError: the folder holds an earlier run.
+        FileExistsError: the folder holds an earlier run, and nothing was said of going on with it, or it left no checkpoint.
         OSError: it cannot be written.
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str] | None,
+        keep: int = 2,
+        minutes: float = 10.0,
+        resume: bool = False,
+        ranks: Ranks | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ranks = ranks or Ranks()
         # Absolute, as a callback may go to another folder.
-        self.folder: Path | None = None if folder is None else writable_folder(folder).resolve()
-        self._epochs_saved = 0
-        if self.folder is None:
-            return
-        for name in (BEST, LAST, HISTORY_FILE):
-            if (self.folder / name).exists():
-                raise FileExistsError(f"{self.folder} holds the {name} of an earlier run; choose another folder, or remove it")
+        self.folder: Path | None = None if folder is None or self._ranks.rank else writable_folder(folder).resolve()
+        self._source = None if folder is None else Path(folder).resolve() / CHECKPOINTS
+        self._keep, self._seconds, self._clock = keep, 60.0 * minutes, clock
+        self._written, self._epochs_saved = clock(), 0
+        self._about: Mapping[str, Any] = {}
+        self._parts: Mapping[str, Stateful] = {}
+        self._snapshots = None if self.folder is None else Snapshots(self.folder / CHECKPOINTS, max(keep, 1))
+        self.is_resumed = bool(self._ranks.gather(resume and bool(self._snapshots))[0])
+        if not self.is_resumed:
+            self._check_that_it_is_new(resume)
 
-    def claim(self) -> None:
-        """Make the folder this run's own, by an empty history that only one process can be the first to make.
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The folder as this run's alone, for as long as it takes.
 
         Raises:
-            FileExistsError: another run has just begun in it.
+            FileExistsError: another run is writing into it.
         """
-        if self.folder is None:
+        with nullcontext() if self.folder is None else locked(self.folder):
+            yield
+
+    def newest(self) -> Snapshot | None:
+        """The checkpoint to go on from; None for a new run.
+
+        Raises:
+            ValueError: there are some, and none of them is whole.
+        """
+        if not self.is_resumed:
+            return None
+        snapshot = None if self._snapshots is None else self._snapshots.newest()
+        step = self._ranks.gather(snapshot and snapshot.step)[0]
+        if snapshot is None and step is not None and self._source is not None:
+            snapshot = Snapshots(self._source, 1).read(step)
+        return snapshot
+
+    def claim(self, about: Mapping[str, Any], run: Stateful, loader: Stateful, engine: Stateful, callbacks: Stateful) -> None:
+        """Begin: a new run makes an empty history, which only one process can be the first to do.
+
+        Args:
+            about: what the run is made from.
+            run, loader, engine, callbacks: whose states make a checkpoint.
+
+        Raises:
+            FileExistsError: another run has just begun in the folder.
+        """
+        self._about = about
+        self._parts = {"run": run, "loader": loader, "engine": engine, "callbacks": callbacks}
+        if self.folder is None or self.is_resumed:
             return
         try:
             open(self.folder / HISTORY_FILE, "x").close()
         except FileExistsError as error:
             raise FileExistsError(f"{self.folder} has just become another run's; choose another folder") from error
+
+    def go_on(self, snapshot: Snapshot, state: RunState) -> None:
+        """Set the states to a checkpoint's, and the folder to what it was at that time."""
+        for name, part in self._parts.items():
+            part.load_state_dict(snapshot.state[name])
+        if self.folder is None:
+            return
+        if snapshot.beside is None:
+            shutil.rmtree(self.folder / BEST, ignore_errors=True)
+        else:
+            with open(snapshot.beside, "rb") as source:
+                write_atomically(self.folder / BEST / WEIGHTS_FILE, lambda stream: shutil.copyfileobj(source, stream))
+        state.history.to_csv(self.folder / HISTORY_FILE)
+        self._epochs_saved = state.history.epochs
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last checkpoint is long enough ago."""
+        return self.folder is not None and self._keep > 0 and self._clock() - self._written >= self._seconds
+
+    def write(self, step: int) -> None:
+        """Write a checkpoint of a run that has done `step` steps, unless none are kept."""
+        if self.folder is None or self._snapshots is None or not self._keep:
+            return
+        best = self.folder / BEST / WEIGHTS_FILE
+        state = {name: part.state_dict() for name, part in self._parts.items()}
+        self._snapshots.write(step, self._about, state, best if best.is_file() else None)
+        self._written = self._clock()
 
     def epoch_ended(self, state: RunState) -> None:
         """Write the weights if the epoch that has ended is the best, and the history; once for each epoch."""
@@ -55,17 +149,41 @@ class Checkpoints:
         state.history.to_csv(self.folder / HISTORY_FILE)
         self._epochs_saved = state.history.epochs
 
-    def run_ended(self, state: RunState) -> None:
-        """Write what has not been written, and the last weights if a step was made; a history only of what has epochs."""
+    def run_ended(self, state: RunState, is_resumable: bool) -> None:
+        """Write what has not been written, and the last weights if a step was made.
+
+        Args:
+            state: of the run.
+            is_resumable: whether it stands between two steps, with everything that was seen looked at.
+        """
+        if self.folder is None or self._snapshots is None:
+            return
         try:
             self.epoch_ended(state)
         finally:
-            if self.folder is not None and not state.history.epochs:
+            if not state.history.epochs:
                 (self.folder / HISTORY_FILE).unlink(missing_ok=True)
-            if self.folder is not None and state.step:
+            if state.step:
                 self._save(state, LAST)
+        if not state.step:
+            self._snapshots.remove_all()
+        elif is_resumable:
+            self.write(state.step)
 
     def _save(self, state: RunState, name: str) -> None:
         assert self.folder is not None
         with state.averaged() as vae:
             vae.save(self.folder / name)
+
+    def _check_that_it_is_new(self, resume: bool) -> None:
+        if self.folder is None:
+            return
+        for name in (BEST, LAST, HISTORY_FILE, CHECKPOINTS):
+            if (self.folder / name).exists():
+                if resume:
+                    raise FileExistsError(
+                        f"{self.folder} holds the {name} of an earlier run, but no checkpoint to go on from; choose another "
+                        "folder, or remove it"
+                    )
+                advice = "resume=True goes on with it; or choose" if self._snapshots else "choose"
+                raise FileExistsError(f"{self.folder} holds the {name} of an earlier run; {advice} another folder, or remove it")

@@ -19,17 +19,19 @@ from vaekit.evaluation.terms import evaluation_key, mean_terms
 from vaekit.inputs import checked, checked_batches
 from vaekit.schedules import Schedule, scheduled
 from vaekit.training import optimizers, preflight
-from vaekit.training.callbacks import Callback, TimeLimit
+from vaekit.training.callbacks import Callback, Callbacks, TimeLimit
 from vaekit.training.checkpoints import Checkpoints
 from vaekit.training.engine import Engine
 from vaekit.training.guard import Guard
 from vaekit.training.history import History
+from vaekit.training.identity import check_same, identity_of
 from vaekit.training.loop import Loop
 from vaekit.training.options import FitOptions
 from vaekit.training.plan import Plan
 from vaekit.training.progress import Progress, shown_on
 from vaekit.training.record import Record
 from vaekit.training.report import Report
+from vaekit.training.signals import heeded
 from vaekit.training.state import RunState
 from vaekit.training.update import Update
 from vaekit.training.watch import Watch
@@ -50,6 +52,8 @@ def fit(
     ema: float | None = None,
     gradient_clip: float | Mapping[str, float] | None = None,
     on_nonfinite: str = "stop",
+    keep: int = 2,
+    checkpoint_minutes: float = 10.0,
     seed: int = 0,
     device: str | torch.device = "auto",
     devices: int | Sequence[int] = 1,
@@ -57,6 +61,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     out: str | os.PathLike[str] | None = None,
     time_limit: float | None = None,
+    resume: bool = False,
     progress: bool = True,
     initialize_output_bias: bool = False,
 ) -> History:
@@ -115,10 +120,17 @@ def fit(
             50 of them in a row, or an epoch of nothing else, the run ends all the same.
         callbacks: see `Callback`.
         out: a folder for the results: `best` (the lowest validation loss, or training loss without validation) and `last`, each
-            to be read by `vaekit.load`, and `history.csv`. Where the objective has a scheduled weight, only epochs with its
-            final value can be the best, or the last epoch where there are none (`History.best_epoch`). `run.json` has the parts
-            and the options, with which `vaekit train DATA --config` trains such a model again; `environment.json` says where the
-            run took place: versions, git commit, command line, host, device (`vaekit.training.record.environment`).
+            to be read by `vaekit.load`, `history.csv`, and `checkpoints`. Where the objective has a scheduled weight, only
+            epochs with its final value can be the best, or the last epoch where there are none (`History.best_epoch`).
+            `run.json` has the parts and the options, with which `vaekit train DATA --config` trains such a model again;
+            `environment.json` says where the run took place: versions, git commit, command line, host, device
+            (`vaekit.training.record.environment`).
+        resume: go on with the run in `out`, from its last checkpoint, if there is one; else begin it. The model is to be
+            composed as it was, whatever its weights; what else has to be the same is checked. See `vaekit.resume`.
+        keep: how many checkpoints are kept in `out`; 0 for none.
+        checkpoint_minutes: between two checkpoints; another is written at the beginning, at the end, and when the run is
+            interrupted. A loader without state_dict can only be gone on with at the start of an epoch, and checkpoints wait for
+            it.
         time_limit: minutes after which the run ends at the next step, as ^C would end it. See `vaekit.TimeLimit`.
         progress: show device and precision on stderr, then loss, reconstruction and KL in nats, the learning rate where it
             changes, samples a second and the time left: as a bar in a terminal or a notebook, otherwise as a line an epoch.
@@ -126,14 +138,16 @@ def fit(
             first epochs would go into learning it. See `VAE.initialize_output_bias`; whole examples only.
 
     Returns:
-        a `History`. ^C or a time limit ends a run early: everything so far is kept and saved, `history.interrupted` is set, and
-        the epoch that was running is not in the history.
+        a `History`. ^C or a time limit ends a run after the present step: everything so far is saved, `history.interrupted` is
+        set, and the epoch that was running is not in the history. A second ^C ends the run at once, without a checkpoint of that
+        moment.
 
     Raises:
         NonFiniteLossError: says in which step what was not finite, and where it came from; the model holds the weights from
             before that step.
         ValueError, TypeError: options or data that do not fit, before the first step where the data is whole; weights in half
             precision, or in float64 and a lower precision; a model without a trainable parameter.
+        SystemExit: with code 143, when everything is saved, of a process that was asked to end (SIGTERM; SIGHUP with 129).
         RuntimeError: a call inside `torch.autocast`.
         OSError: `out` cannot be written, or holds an earlier run; before the first step.
 
@@ -158,6 +172,8 @@ def fit(
         ema=ema,
         gradient_clip=gradient_clip,
         on_nonfinite=on_nonfinite,
+        keep=keep,
+        checkpoint_minutes=checkpoint_minutes,
         seed=seed,
         device=device,
         devices=devices,
@@ -167,9 +183,8 @@ def fit(
     )
     if not isinstance(vae, VAE):
         raise TypeError(f"fit trains a vaekit.VAE, got {type(vae).__name__}; vaekit.create_vae composes one")
-    callbacks = _checked_callbacks(callbacks)
-    if time_limit is not None:
-        callbacks = (*callbacks, TimeLimit(time_limit))
+    given = _checked_callbacks(callbacks)
+    called = Callbacks(given if time_limit is None else (*given, TimeLimit(time_limit)))
     checked_flag("progress", progress)
     engine = Engine(device, precision, preflight.dtype_of_weights(vae), devices, strategy)
     ranks = engine.ranks
@@ -183,11 +198,15 @@ def fit(
         _check_that_the_bias_can_start(vae, batches)
     if out is not None:
         vae.config()  # a model that cannot be saved is refused before it is trained, not after
+    elif checked_flag("resume", resume):
+        raise ValueError("resume=True goes on with the run in a folder; give out= as well")
+    about = {} if out is None else identity_of(vae, options, batches, validation_batches)
     with engine.together():
-        checkpoints = Checkpoints(None if ranks.rank else out)
-        record = Record(out, checkpoints.folder)
+        checkpoints = Checkpoints(out, keep, checkpoint_minutes, resume, ranks)
+        record = Record(out, checkpoints.folder, checkpoints.is_resumed)
     with (
         engine.together(),
+        checkpoints.held(),
         record.kept(),
         seeding.own_generators(engine.device),
         torch.inference_mode(False),
@@ -195,32 +214,40 @@ def fit(
         preflight.training_mode(vae),
         normalising_over_all_processes(vae) if ranks.world > 1 else nullcontext(),
     ):
+        if (snapshot := checkpoints.newest()) is not None:
+            check_same(snapshot.about, about, out)
+            about["planned_epochs"] = snapshot.about["planned_epochs"]
         preflight.check_smallest_batch(vae, batches)
         vae.to(engine.device)
         plan = Plan(batches, seed, engine.device, accumulate, partial(seeding.reseed, engine.device), ranks)
         guard = Guard(vae, batches, on_nonfinite, engine.scaler, ranks)
-        update = Update(vae, engine, options, guard, plan.expected_steps(epochs))
+        update = Update(vae, engine, options, guard, plan.expected_steps(about.get("planned_epochs", epochs)))
         guard.explain = Report(vae, batches, update, ranks.rank)
         state = RunState(vae, update.optimizer, update.average, rank=ranks.rank)
         weights = scheduled(vae.loss)
         if plan.steps_per_epoch is not None:
             preflight.warn_of_unfinished(weights, epochs * plan.steps_per_epoch, "the run has")
         record.write(vae, options, engine.device, engine.precision)
-        checkpoints.claim()  # from here on nothing is refused
-        if initialize_output_bias:
+        checkpoints.claim(about, state, plan, engine, called)  # from here on nothing is refused
+        if snapshot is not None:
+            checkpoints.go_on(snapshot, state)
+            state.stop = state.stop and epochs <= snapshot.about["options"]["epochs"]
+        elif initialize_output_bias:
             vae.initialize_output_bias(batch.x for batch in checked(vae, batches))
         validate = None
         if validation_batches is not None:
             validate = partial(mean_terms, vae, validation_batches, evaluation_key(seed), ranks)
         total = None if plan.size is None else epochs * plan.size
-        shown = shown_on(sys.stderr, epochs, total) if progress and not ranks.rank else Progress()
+        shown = shown_on(sys.stderr, epochs, total, state.examples) if progress and not ranks.rank else Progress()
         shown.say(f"training {engine}")
         watch = Watch(state, guard, shown, ranks)
-        history = Loop(state, plan, update, guard, watch, checkpoints, callbacks, validate, weights, ranks).run(epochs)
+        with heeded(state) as heed:
+            history = Loop(state, plan, update, guard, watch, checkpoints, called, validate, weights, ranks).run(epochs)
         if plan.steps_per_epoch is None:
             preflight.warn_of_unfinished(weights, state.step, "the run had")
     if engine.scaler is not None:
         engine.scaler.warn_of_left_out(state.step)
+    heed.end(history)
     return history
 
 

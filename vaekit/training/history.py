@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vaekit.files import write_atomically
 
@@ -89,6 +89,23 @@ class History(Mapping[str, list[float]]):
         # Assigned at once, so that ^C leaves the history with the epoch or without it.
         self._columns, self.seconds = columns, [*self.seconds, seconds]
         self.is_settled, self.skipped = [*self.is_settled, is_settled], [*self.skipped, skipped]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that it holds, as plain data."""
+        return {
+            "columns": {name: list(column) for name, column in self.items()},
+            "seconds": list(self.seconds),
+            "is_settled": list(self.is_settled),
+            "skipped": list(self.skipped),
+            "interrupted": self.interrupted,
+            "reason": self.reason,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._columns = {name: list(column) for name, column in state["columns"].items()}
+        self.seconds, self.is_settled, self.skipped = (list(state[name]) for name in ("seconds", "is_settled", "skipped"))
+        self.interrupted, self.reason = state["interrupted"], state["reason"]
 
     def to_csv(self, file: str | os.PathLike[str]) -> Path:
         """Write one line for each epoch, counted from 1, with every digit; returns the file.

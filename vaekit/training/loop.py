@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from vaekit.gathering import Ranks
 from vaekit.schedules import Schedule, is_final
-from vaekit.training.callbacks import Callback
+from vaekit.training.callbacks import Callbacks
 from vaekit.training.checkpoints import Checkpoints
 from vaekit.training.guard import Guard, NonFiniteLossError, Taken
 from vaekit.training.history import History
@@ -21,6 +21,26 @@ from vaekit.training.plan import Plan
 from vaekit.training.state import RunState
 from vaekit.training.update import Update
 from vaekit.training.watch import Watch
+
+
+class Agreed(NamedTuple):
+    """What the processes of a run do after a step.
+
+    Attributes:
+        stop, interrupt: as in `RunState`.
+        look: at what the steps saw.
+        save: a checkpoint.
+    """
+
+    stop: bool = False
+    interrupt: str = ""
+    look: bool = False
+    save: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run ends here."""
+        return bool(self.stop or self.interrupt)
 
 
 class Loop:
@@ -47,7 +67,7 @@ class Loop:
         guard: Guard,
         watch: Watch,
         checkpoints: Checkpoints,
-        callbacks: Sequence[Callback],
+        callbacks: Callbacks,
         validate: Callable[[], dict[str, float]] | None,
         weights: Mapping[str, Schedule],
         ranks: Ranks | None = None,
@@ -58,61 +78,77 @@ class Loop:
 
     def run(self, epochs: int) -> History:
         """Train until `epochs` are done, a callback stops the run, or ^C ends it."""
-        history = self.state.history
+        history, is_whole = self.state.history, False  # whole: between two steps
         try:
-            self._call("on_fit_start")
-            for epoch in range(self.state.epoch, epochs):
-                self.watch.begin_epoch(epoch)
-                self._epoch(epoch)
-                self._agree()
-                if self.state.stop:
-                    break
+            if not self.state.step:
+                self.checkpoints.write(0)
+            self.callbacks.call("on_fit_start", self.state)
+            agreed = self._agree()
+            while history.epochs < epochs and not agreed.is_over:
+                self.watch.begin_epoch(history.epochs)
+                self._epoch(history.epochs)
+                agreed = self._agree()
+            is_whole = True
         except KeyboardInterrupt:
             history.interrupted = True
             if self.ranks.world == 1 or self.state.interrupt:  # otherwise the others are somewhere else
                 self.watch.look()
         finally:
-            self._finish()
+            self._finish(is_whole)
         return history
 
     def _epoch(self, number: int) -> None:
-        started, first = time.perf_counter(), self.state.step
-        self.state.begin_epoch(number)
+        if not self.state.is_within_epoch:
+            self.state.begin_epoch(number)
+        started = time.perf_counter() - self.state.seconds
         self.update.begin_epoch(self.state.history)
         self.guard.keep()
-        for step in self.plan.steps(number, first):
+        agreed = Agreed()
+        for step in self.plan.steps(number, self.state.step, self.state.batch):
             for part, terms in zip(step.parts, self.update(step), strict=True):
                 self.watch.add(Taken.of(step, part, terms, self.guard.bad))
             self.state.step += 1
             self.state.batch += len(step.parts)
-            self._call("on_step_end")
-            if self._agree():
+            self.state.examples += step.count
+            self.callbacks.call("on_step_end", self.state)
+            agreed = self._agree()
+            if agreed.look:
                 self.watch.look()
-            if self.state.interrupt:
-                self.state.history.reason = self.state.interrupt
-                raise KeyboardInterrupt
-            if self.state.stop:
+            if agreed.is_over:
                 break
+            if agreed.save and self.plan.can_resume:
+                self.watch.look()
+                self.state.seconds = time.perf_counter() - started
+                self.checkpoints.write(self.state.step)
         self.watch.look()
+        self.state.seconds = time.perf_counter() - started
+        if agreed.interrupt:
+            return
         means = self.state.sums.means()
         if not means and self.state.skipped:
             self.guard.give_up(self.state)
         if not means:
             raise ValueError("the loader gave no batch in this epoch; an iterator that is used up cannot be trained on twice")
-        self.guard.warn_of_skips(self.state, self.state.step - first)
+        self.guard.warn_of_skips(self.state, self.state.step - self.state.first_step)
         means |= self._validation()
         seconds = time.perf_counter() - started
-        self.state.history.append(means, seconds, is_settled=self._is_settled(first), skipped=self.state.skipped)
+        self.state.history.append(means, seconds, is_settled=self._is_settled(), skipped=self.state.skipped)
         self.checkpoints.epoch_ended(self.state)
         self.watch.end_epoch(means)
-        self._call("on_epoch_end")
+        self.callbacks.call("on_epoch_end", self.state)
+        if self.checkpoints.is_due:
+            self.checkpoints.write(self.state.step)
 
-    def _agree(self) -> bool:
-        """Have all processes stop where one wants to; returns whether it is time to look, by the first one's clock."""
-        of_all = self.ranks.gather([self.state.stop, self.state.interrupt, self.watch.is_due])
-        self.state.stop = any(stop for stop, _, _ in of_all)
-        self.state.interrupt = next((interrupt for _, interrupt, _ in of_all if interrupt), "")
-        return bool(of_all[0][2])
+    def _agree(self) -> Agreed:
+        """Have all processes stop where one wants to, and look and save by the first one's clock.
+
+        A signal may come to one of them at any time, so that only what was agreed decides where all go.
+        """
+        of_all = self.ranks.gather([self.state.stop, self.state.interrupt, self.watch.is_due, self.checkpoints.is_due])
+        self.state.stop = any(stop for stop, _, _, _ in of_all)
+        interrupt = next((interrupt for _, interrupt, _, _ in of_all if interrupt), "")
+        self.state.interrupt = self.state.interrupt or interrupt
+        return Agreed(self.state.stop, interrupt, *of_all[0][2:])
 
     def _validation(self) -> dict[str, float]:
         if self.validate is None:
@@ -126,30 +162,27 @@ class Loop:
                     "The model holds the weights of this epoch"
                 )
         self.state.validation = validated
-        self._call("on_validation_end")
+        self.callbacks.call("on_validation_end", self.state)
         return {f"val_{name}": value for name, value in validated.items()}
 
-    def _call(self, event: str) -> None:
-        for callback in self.callbacks:
-            getattr(callback, event)(self.state)
-
-    def _is_settled(self, first: int) -> bool:
+    def _is_settled(self) -> bool:
         """Whether every scheduled weight had its final value from the first step of the epoch to its last."""
-        return all(is_final(weight, step) for weight in self.weights.values() for step in range(first, self.state.step))
+        return all(
+            is_final(weight, step) for weight in self.weights.values() for step in range(self.state.first_step, self.state.step)
+        )
 
-    def _finish(self) -> None:
+    def _finish(self, is_whole: bool) -> None:
         """Save what there is, if it is finite; one ^C meanwhile is noted, and the files are written all the same."""
+        is_resumable = is_whole and (self.plan.can_resume or not self.state.is_within_epoch)
         try:
             self.update.release()
             self.guard.restore()
-            self.checkpoints.run_ended(self.state)
+            self.checkpoints.run_ended(self.state, is_resumable)
         except KeyboardInterrupt:
             self.state.history.interrupted = True
-            self.checkpoints.run_ended(self.state)
+            self.checkpoints.run_ended(self.state, is_resumable)
         finally:
             self.watch.close()
             if self.state.average is not None:
                 self.state.average.replace_weights()
-            with ExitStack() as stack:  # every one of them, whichever raises
-                for callback in reversed(self.callbacks):
-                    stack.callback(callback.on_fit_end, self.state)
+            self.callbacks.end(self.state)

@@ -34,7 +34,7 @@ class FitOptions:
         ValueError: epochs has to be a whole number of at least 1, got 0
     """
 
-    epochs: int = field(default=30, metadata={"help": "Passes over the training data."})
+    epochs: int = field(default=30, metadata={"help": "Passes over the training data.", "may_change": True})
     batch_size: int = field(default=64, metadata={"help": "Examples that go through the model at once."})
     learning_rate: float | Schedule | Mapping[str, Any] = field(
         default=1e-3, metadata={"help": "The optimizer's, or a schedule of it."}
@@ -56,12 +56,17 @@ class FitOptions:
     on_nonfinite: str = field(
         default="stop", metadata={"help": "At a loss or gradient that is NaN or infinite: stop, or skip the step."}
     )
+    keep: int = field(default=2, metadata={"help": "Checkpoints in the run's folder; 0 for none.", "may_change": True})
+    checkpoint_minutes: float = field(default=10.0, metadata={"help": "Minutes between two checkpoints.", "may_change": True})
     seed: int = field(default=0, metadata={"help": "Fixes order and noise; in the command the first weights as well."})
-    device: str | torch.device = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, mps."})
-    devices: int | Sequence[int] = field(default=1, metadata={"help": "How many devices, each with a process of its own."})
-    strategy: str = field(default="auto", metadata={"help": "How several processes train one model: ddp."})
+    device: str | torch.device = field(default="auto", metadata={"help": "auto, cpu, cuda, cuda:1, mps.", "may_change": True})
+    devices: int | Sequence[int] = field(
+        default=1, metadata={"help": "How many devices, each with a process of its own.", "may_change": True}
+    )
+    strategy: str = field(default="auto", metadata={"help": "How several processes train one model: ddp.", "may_change": True})
     time_limit: float | None = field(
-        default=None, metadata={"help": "Minutes after which the run ends, with everything saved; no limit by default."}
+        default=None,
+        metadata={"help": "Minutes after which the run ends, with everything saved; no limit by default.", "may_change": True},
     )
     initialize_output_bias: bool = field(
         default=False, metadata={"help": "Let the decoder start from the mean of the training data."}
@@ -82,8 +87,15 @@ class FitOptions:
         checked_word("strategy", self.strategy, STRATEGIES)
         if self.time_limit is not None:
             checked_number("time_limit", self.time_limit, above=0.0)
+        checked_size("keep", self.keep, least=0)
+        checked_number("checkpoint_minutes", self.checkpoint_minutes, least=0.0)
         philox.make_key(self.seed)  # refuses what is not a whole number of 64 bits
         checked_flag("initialize_output_bias", self.initialize_output_bias)
+
+    @classmethod
+    def lasting(cls) -> tuple[str, ...]:
+        """The options that stay as they are when a run is gone on with."""
+        return tuple(option.name for option in fields(cls) if not option.metadata.get("may_change"))
 
     @classmethod
     def describe(cls) -> Iterator[tuple[str, Any, str]]:

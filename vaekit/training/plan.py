@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -137,6 +138,7 @@ class Plan:
         ranks: Ranks | None = None,
     ) -> None:
         self.batches, self._seed = batches, seed
+        self._loader_state: Any = None  # with which the next epoch begins
         self._device, self._accumulate, self._reseed, self._ranks = device, accumulate, reseed, ranks or Ranks()
         self._size: tuple[int | None] | None = None  # of the shards of all processes, when it has been asked for
         self._loader_key = philox.fold_in(philox.make_key(seed), streams.Run.LOADER)
@@ -156,6 +158,19 @@ class Plan:
         batches = self.batches.length if isinstance(self.batches, Stream) else -(-self.batches.size // self.batches.batch_size)
         return None if batches is None else epochs * -(-batches // self._accumulate)
 
+    @property
+    def can_resume(self) -> bool:
+        """Whether a run can go on from the middle of an epoch; of several processes' loaders nobody keeps all the places."""
+        return isinstance(self.batches, Whole) or (self.batches.can_resume and self._ranks.world == 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where a loader is that can say so; whole examples need no state."""
+        return {"loader": self.batches.state_dict() if isinstance(self.batches, Stream) and self.can_resume else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begin the next epoch, or go on with it, where `state_dict` was."""
+        self._loader_state = state["loader"]
+
     def order(self, epoch: int) -> Tensor:
         """The rows of the examples, int64 [N], in the order in which they come in an epoch."""
         assert isinstance(self.batches, Whole)
@@ -167,7 +182,7 @@ class Plan:
         Args:
             epoch: 0, 1, ...
             first: the number of the first of these steps in the run.
-            batch: the number of the batch in the epoch with which it begins; of whole examples only.
+            batch: the number of the batch in the epoch with which it begins; a loader is at that place already.
         """
         self._seed_generators(_seed(philox.fold_in(self._loader_key, epoch)))
         source = self._portions(epoch, batch)
@@ -189,7 +204,8 @@ class Plan:
     def _portions(self, epoch: int, batch: int) -> Iterator[Portion]:
         if isinstance(self.batches, Whole):
             return portions_of_examples(self.batches, self._ranks, self.order(epoch), batch)
-        return portions_of_stream(self.batches.epoch(epoch), self._ranks)
+        state, self._loader_state = self._loader_state, None
+        return portions_of_stream(self.batches.epoch(epoch, state), self._ranks)
 
     def _size_of_all(self) -> int | None:
         if self._size is None:

@@ -92,8 +92,22 @@ class Record:
                 raise FileExistsError(f"{self._folder} has just become another run's; choose another folder") from error
         file = self._folder / ENVIRONMENT_FILE
         earlier = _sessions(file) if self._is_resumed else []
+        if self._is_resumed:
+            self._note_changes(options)
         self._written = not self._is_resumed
         write_atomically(file, _as_json([*earlier, environment(device, precision)]))
+
+    def _note_changes(self, options: FitOptions) -> None:
+        """Put the options of a run that goes on, more epochs for example, into its run.json."""
+        assert self._folder is not None
+        try:
+            settings = json.loads((self._folder / RUN_FILE).read_bytes())
+        except (OSError, ValueError, RecursionError):  # which its owner has removed, or changed
+            return
+        usual, given = plain_options(FitOptions()), plain_options(options)
+        changed = {name: value for name, value in given.items() if settings.get(name, usual[name]) != value}
+        if settings and changed:
+            write_atomically(self._folder / RUN_FILE, _as_json({**settings, **changed}))
 
 
 def settings_of(vae: VAE, options: FitOptions) -> dict[str, Any]:

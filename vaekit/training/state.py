@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -12,6 +13,8 @@ from vaekit.evaluation.terms import TermSums
 from vaekit.training.ema import Average
 from vaekit.training.history import History
 from vaekit.vae import VAE
+
+_PLAIN = ("epoch", "step", "batch", "examples", "terms", "validation", "first_step", "seconds", "skipped", "first_skip", "stop")
 
 
 @dataclass
@@ -26,15 +29,19 @@ class RunState:
         epoch: the running epoch, 0, 1, ...; at the end of an epoch the one that has ended.
         step: the number of optimizer steps done.
         batch: the number of batches done in the running epoch.
+        examples: the number of examples seen in the whole run.
         sums: the terms of the running epoch, as far as they have been looked at.
         skipped: the number of steps of the running epoch that were left out because something in them was not finite.
         first_skip: which one was the first, and why, in words.
         terms: the mean terms of the steps that were looked at last, in nats.
         validation: the terms of the last validation, in nats, without "val_".
-        stop: set it to end the run after the present step or epoch; the epoch that is running counts.
+        stop: set it to end the run after the present step or epoch; the epoch that is running counts, and the run is
+            finished.
         interrupt: set it to what interrupts the run, "the time limit" for example, to end it after the present step as ^C does:
             with everything saved, and without the epoch that is running, so that it can be resumed there.
         rank: of this process, 0, 1, ...; only rank 0 writes and draws.
+        first_step: the number of steps that had been done when the running epoch began.
+        seconds: that the running epoch has taken before a run went on with it.
     """
 
     vae: VAE
@@ -44,11 +51,14 @@ class RunState:
     epoch: int = 0
     step: int = 0
     batch: int = 0
+    examples: int = 0
     sums: TermSums = field(default_factory=TermSums)
     skipped: int = 0
     first_skip: str = ""
     terms: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
+    first_step: int = 0
+    seconds: float = 0.0
     stop: bool = False
     interrupt: str = ""
     rank: int = 0
@@ -61,8 +71,36 @@ class RunState:
 
     def begin_epoch(self, number: int) -> None:
         """Nothing has been seen of epoch `number` yet."""
-        self.epoch, self.batch, self.sums = number, 0, TermSums()
         self.skipped, self.first_skip = 0, ""
+        self.epoch, self.batch, self.sums, self.first_step, self.seconds = number, 0, TermSums(), self.step, 0.0
+
+    @property
+    def is_within_epoch(self) -> bool:
+        """Whether the running epoch has begun, and is not in the history yet."""
+        return self.batch > 0 and self.epoch == self.history.epochs
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, as plain data and the tensors themselves."""
+        return {
+            "model": dict(self.vae.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "history": self.history.state_dict(),
+            "sums": self.sums.state_dict(),
+            **{name: getattr(self, name) for name in _PLAIN},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave; a run that was interrupted then is not any more."""
+        self.vae.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.history.load_state_dict(state["history"])
+        self.sums.load_state_dict(state["sums"], self.vae.device)
+        for name in _PLAIN:
+            setattr(self, name, state[name])
+        self.history.interrupted, self.history.reason = False, ""
 
     @contextmanager
     def averaged(self) -> Iterator[VAE]:

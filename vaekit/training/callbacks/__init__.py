@@ -3,5 +3,6 @@
 from vaekit.training.callbacks.base import Callback
 from vaekit.training.callbacks.early_stopping import EarlyStopping
 from vaekit.training.callbacks.time_limit import TimeLimit
+from vaekit.training.callbacks.together import Callbacks
 
-__all__ = ["Callback", "EarlyStopping", "TimeLimit"]
+__all__ = ["Callback", "Callbacks", "EarlyStopping", "TimeLimit"]

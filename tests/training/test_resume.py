@@ -1,0 +1,429 @@
+"""A run that is interrupted, killed or moved on is, in the end, bit for bit the run that never was."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from helpers.small_runs import X, fit, model, weights
+from torch.utils.data import DataLoader, TensorDataset
+
+import vaekit
+from vaekit.training.snapshots import Snapshots
+
+VECTOR_QUANTIZED = {"name": "vector_quantized", "codes": 5}
+MODELS = {
+    "dropout": {"encoder": {"hidden": (8,), "dropout": 0.3}},
+    "batch-normalisation": {"encoder": {"hidden": (8,), "normalization": "batch"}},
+    "codebook": {"encoder": {"hidden": (8,), "posterior": VECTOR_QUANTIZED}, "prior": "codes", "loss": "vector_quantized"},
+    "discriminator": {"loss": {"name": "factor", "hidden": (4,)}},
+    "schedule": {"loss": {"name": "elbo", "beta": {"name": "linear", "steps": 7}}},
+}
+RUNS = {
+    "half": {"precision": "bf16"},
+    "plateau": {"validation": X[:9], "learning_rate": {"name": "plateau", "start": 0.05, "patience": 1, "min_delta": 100.0}},
+    "plain": {},
+    "validated": {"validation": X[:9], "learning_rate": 0.05},
+    "averaged": {"validation": X[:9], "ema": 0.9, "optimizer": "sgd"},
+    "accumulated": {"accumulate": 3, "batch_size": 8, "optimizer": {"name": "adamw", "weight_decay": 0.1}},
+    "scheduled": {"learning_rate": {"name": "cosine", "start": 0.05, "end": 1e-3, "steps": 10}, "gradient_clip": 0.5},
+}
+
+
+@pytest.fixture(autouse=True)
+def _without_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+class Killed(BaseException):
+    """Nobody catches it, as nobody survives a SIGKILL."""
+
+
+class Kill(vaekit.Callback):
+    """Ends the run after so many of its steps, without a chance to save anything."""
+
+    def __init__(self, after, number=0):
+        self.after, self.number = after, number
+
+    def on_step_end(self, state):
+        self.number += 1
+        if self.number == self.after:
+            raise Killed
+
+
+class Interrupt(vaekit.Callback):
+    def __init__(self, after):
+        self.after = after
+
+    def on_step_end(self, state):
+        if state.step == self.after:
+            state.interrupt = "a test"
+
+
+def files(folder):
+    """What a run leaves, but for the checkpoints, which say when they were written."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and "checkpoints" not in file.parts
+    }
+
+
+def killed(after, **options):
+    """A run that is killed; the folder is as the kill left it."""
+    save = vaekit.VAE.save
+    with pytest.MonkeyPatch.context() as patch:
+        # What a killed process does not do any more: the last weights, and the checkpoint at the end.
+        patch.setattr("vaekit.training.checkpoints.Checkpoints.run_ended", lambda *_: None)
+        with pytest.raises(Killed):
+            fit(options.pop("vae"), callbacks=[Kill(after)], **options)
+    assert vaekit.VAE.save is save
+
+
+def assert_same(one, other):
+    vae, history, folder = one
+    again, later, place = other
+    assert torch.equal(weights(vae), weights(again))
+    assert all(map(torch.equal, vae.buffers(), again.buffers()))
+    assert dict(history) == dict(later)
+    assert files(folder) == files(place)
+
+
+@pytest.mark.parametrize(("kind", "run"), [*((kind, "validated") for kind in MODELS), *(("dropout", run) for run in RUNS)])
+def test_a_run_that_is_killed_and_gone_on_with_is_the_run_that_was_not(kind, run, tmp_path):
+    options = {"epochs": 3, "checkpoint_minutes": 0.0, **RUNS[run]}
+    vae = model(**MODELS[kind])
+    whole = (vae, fit(vae, out=tmp_path / "whole", **options), tmp_path / "whole")
+    for after in (1, 4, 7):
+        out = tmp_path / f"killed-{after}"
+        killed(after, vae=model(**MODELS[kind]), out=out, **options)
+        again = model(**MODELS[kind])
+        again.load_state_dict({name: torch.zeros_like(value) for name, value in again.state_dict().items()})
+        assert_same(whole, (again, fit(again, out=out, resume=True, **options), out))
+
+
+@pytest.mark.parametrize("minutes", [0.0, 1e9])
+def test_a_run_that_is_killed_again_and_again(minutes, tmp_path):
+    options = {"epochs": 3, "checkpoint_minutes": minutes, "validation": X[:9], "keep": 1}
+    vae = model(**MODELS["dropout"])
+    whole = (vae, fit(vae, out=tmp_path / "whole", **options), tmp_path / "whole")
+    out = tmp_path / "killed"
+    for number, after in enumerate((2, 1, 5, 3)):
+        killed(after, vae=model(**MODELS["dropout"]), out=out, resume=number > 0, **options)
+    again = model(**MODELS["dropout"])
+    assert_same(whole, (again, fit(again, out=out, resume=True, **options), out))
+
+
+@pytest.mark.parametrize("after", [1, 3, 4, 6, 8])
+def test_an_interrupted_run_goes_on_from_the_step_it_had_come_to(after, tmp_path):
+    options = {"epochs": 3, "validation": X[:9]}
+    vae = model(**MODELS["dropout"])
+    whole = (vae, fit(vae, out=tmp_path / "whole", **options), tmp_path / "whole")
+    out = tmp_path / "interrupted"
+    history = fit(model(**MODELS["dropout"]), out=out, callbacks=[Interrupt(after)], **options)
+    assert history.interrupted
+    assert history.epochs == (after - 1) // 4
+    steps = []
+
+    class Count(vaekit.Callback):
+        def on_step_end(self, state):
+            steps.append(state.step)
+
+    history = vaekit.resume(out, X, validation=X[:9], callbacks=[Count()], progress=False, device="cpu")
+    assert steps == list(range(after + 1, 13))
+    assert not history.interrupted
+    assert_same(whole, (vaekit.load(out / "last"), history, out))
+
+
+def test_more_epochs_are_those_of_a_longer_run(tmp_path):
+    vae = model()
+    whole = (vae, fit(vae, out=tmp_path / "whole", epochs=4, validation=X[:9]), tmp_path / "whole")
+    fit(model(), out=tmp_path / "longer", epochs=2, validation=X[:9])
+    history = vaekit.resume(tmp_path / "longer", X, validation=X[:9], epochs=4, progress=False, device="cpu")
+    assert_same(whole, (vaekit.load(tmp_path / "longer" / "last"), history, tmp_path / "longer"))
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_finished_run_stays_as_it_is(stopped, tmp_path):
+    class Stop(vaekit.Callback):
+        def on_epoch_end(self, state):
+            state.stop = state.epoch == 0
+
+    callbacks = [Stop()] if stopped else []
+    history = fit(model(), out=tmp_path, epochs=2, callbacks=callbacks)
+    before = files(tmp_path)
+    again = vaekit.resume(tmp_path, X, progress=False, device="cpu")
+    assert dict(again) == dict(history)
+    assert again.epochs == (1 if stopped else 2)
+    assert files(tmp_path) == before
+    assert vaekit.resume(tmp_path, X, epochs=3, progress=False, device="cpu").epochs == 3
+
+
+def test_resume_begins_a_run_where_there_is_none(tmp_path):
+    one, other = model(), model()
+    fit(one, out=tmp_path / "new", resume=True)
+    fit(other, out=tmp_path / "other")
+    assert files(tmp_path / "new") == files(tmp_path / "other")
+
+
+def test_what_was_frozen_is_frozen_again(tmp_path):
+    vae = model(**MODELS["batch-normalisation"])
+    vae.encoder.requires_grad_(False).eval()
+    frozen = [tensor.clone() for tensor in vae.encoder.state_dict().values()]
+    fit(vae, out=tmp_path, callbacks=[Interrupt(3)])
+    vaekit.resume(tmp_path, X, progress=False, device="cpu")
+    assert all(map(torch.equal, vaekit.load(tmp_path / "last").encoder.state_dict().values(), frozen))
+    with pytest.raises(ValueError, match="frozen parameters were .*encoder"):
+        fit(model(**MODELS["batch-normalisation"]), out=tmp_path, resume=True)
+
+
+class Total(vaekit.Callback):
+    """Has a state."""
+
+    def __init__(self):
+        self.total, self.seen = 0, torch.zeros(2)
+
+    def on_step_end(self, state):
+        self.total += state.step
+        self.seen[state.step % 2] += 1
+
+    def state_dict(self):
+        return {"total": self.total, "seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.total, self.seen = state["total"], state["seen"]
+
+
+def test_callbacks_get_their_states_back(tmp_path):
+    fit(model(), out=tmp_path, callbacks=[Total(), Interrupt(3)])
+    again = Total()
+    vaekit.resume(tmp_path, X, callbacks=[vaekit.EarlyStopping(9, "loss"), again], progress=False, device="cpu")
+    assert again.total == sum(range(1, 9))
+    assert again.seen.tolist() == [4, 4]
+    with pytest.raises(ValueError, match=r"callback Total .* given again"):
+        vaekit.resume(tmp_path, X, progress=False, device="cpu")
+
+
+def test_early_stopping_counts_on(tmp_path):
+    def stopping():
+        return vaekit.EarlyStopping(patience=2, min_delta=1e9)
+
+    whole = fit(model(), out=tmp_path / "whole", validation=X[:9], epochs=9, callbacks=[stopping()])
+    fit(model(), out=tmp_path / "run", validation=X[:9], epochs=9, callbacks=[stopping(), Interrupt(7)])
+    history = vaekit.resume(tmp_path / "run", X, validation=X[:9], callbacks=[stopping()], progress=False, device="cpu")
+    assert history.epochs == whole.epochs == 3
+
+
+# Loaders.
+
+
+class Stateful:
+    """A loader that can say where it is, shuffled by a generator of its own."""
+
+    def __init__(self, state=True):
+        self.generator, self.order, self.place = torch.Generator().manual_seed(3), None, 0
+        if not state:
+            self.state_dict = self.load_state_dict = None
+
+    def __iter__(self):
+        if self.order is None or self.place >= 50:
+            self.order, self.place = torch.randperm(50, generator=self.generator), 0
+        while self.place < 50:
+            self.place += 16
+            yield X[self.order[self.place - 16 : self.place]]
+
+    def state_dict(self):
+        return {"order": self.order, "place": self.place, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state):
+        self.order, self.place = state["order"], state["place"]
+        self.generator.set_state(state["generator"])
+
+
+def shuffled():
+    return DataLoader(TensorDataset(X), batch_size=16, shuffle=True)
+
+
+@pytest.mark.parametrize(("loader", "first"), [(Stateful, 7), (shuffled, 5)], ids=["with state", "without"])
+def test_a_loader_goes_on_where_it_can_say_where_it_is_and_else_at_its_beginning(loader, first, tmp_path):
+    vae = model(**MODELS["dropout"])
+    whole = (vae, fit(vae, loader(), out=tmp_path / "whole", epochs=3), tmp_path / "whole")
+    out, steps = tmp_path / "run", []
+    fit(model(**MODELS["dropout"]), loader(), out=out, epochs=3, checkpoint_minutes=0.0, callbacks=[Interrupt(6)])
+
+    class Count(vaekit.Callback):
+        def on_step_end(self, state):
+            steps.append(state.step)
+
+    history = vaekit.resume(out, loader(), callbacks=[Count()], progress=False, device="cpu")
+    assert steps == list(range(first, 13))
+    assert_same(whole, (vaekit.load(out / "last"), history, out))
+
+
+# What is refused.
+
+
+CHANGES = {
+    "batch_size": {"batch_size": 8},
+    "seed": {"seed": 1},
+    "learning_rate": {"learning_rate": 0.1},
+    "optimizer": {"optimizer": "sgd"},
+    "accumulate": {"accumulate": 2},
+    "ema": {"ema": 0.9},
+    "number of examples": {"data": X[:49]},
+    "values": {"data": X + 0.001},
+    "validation": {"validation": X[:9]},
+    "loss": {"vae": {"loss": {"name": "elbo", "beta": 2.0}}},
+    "encoder": {"vae": {"encoder": {"hidden": (9,)}}},
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_another_run_is_refused_by_what_differs(what, tmp_path):
+    fit(model(), out=tmp_path, callbacks=[Interrupt(3)])
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    changes = dict(CHANGES[what])
+    vae = model(**changes.pop("vae", {}))
+    data = changes.pop("data", X)
+    with pytest.raises(ValueError, match=f"cannot go on: .*{what}"):
+        fit(vae, data, out=tmp_path, resume=True, **changes)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_resume_takes_what_may_change_and_no_more(tmp_path):
+    fit(model(), out=tmp_path)
+    with pytest.raises(TypeError, match="resume takes no batch_size"):
+        vaekit.resume(tmp_path, X, batch_size=8)
+    with pytest.raises(FileNotFoundError, match="no checkpoint to go on from"):
+        vaekit.resume(tmp_path / "other", X)
+    with pytest.raises(ValueError, match="give out="):
+        fit(model(), resume=True)
+    fit(model(), out=tmp_path / "none", keep=0)
+    assert not (tmp_path / "none" / "checkpoints").exists()
+    with pytest.raises(FileExistsError, match="no checkpoint"):
+        fit(model(), out=tmp_path / "none", resume=True)
+
+
+def test_an_optimizer_that_is_a_function_is_given_again(tmp_path):
+    def mine(groups):
+        return torch.optim.SGD(groups, momentum=0.9)
+
+    vae = model()
+    whole = (vae, fit(vae, out=tmp_path / "whole", optimizer=mine), tmp_path / "whole")
+    out = tmp_path / "run"
+    fit(model(), out=out, optimizer=mine, callbacks=[Interrupt(3)])
+    with pytest.raises(TypeError, match="was .*mine, which is not registered; give optimizer="):
+        vaekit.resume(out, X)
+    with pytest.raises(ValueError, match="optimizer was .*mine.* and is 'adam'"):
+        vaekit.resume(out, X, optimizer="adam")
+    history = vaekit.resume(out, X, optimizer=mine, progress=False, device="cpu")
+    assert_same(whole, (vaekit.load(out / "last"), history, out))
+
+
+def test_a_schedule_as_long_as_the_run_stays_as_long_as_it_was_planned(tmp_path):
+    rate = {"name": "linear", "start": 0.01, "end": 0.0}
+    rates = []
+
+    class Rates(vaekit.Callback):
+        def on_step_end(self, state):
+            rates.append(state.learning_rate)
+
+    fit(model(), out=tmp_path, epochs=2, learning_rate=rate)
+    vaekit.resume(tmp_path, X, epochs=3, callbacks=[Rates()], progress=False, device="cpu")
+    assert rates == [0.0] * 4
+
+
+def test_two_processes_do_not_go_on_with_one_run(tmp_path):
+    fit(model(), out=tmp_path, callbacks=[Interrupt(3)])
+
+    class Beside(vaekit.Callback):
+        def on_fit_start(self, state):
+            with pytest.raises(FileExistsError, match="in use by another run"):
+                fit(model(), out=tmp_path, resume=True)
+            seen.append(state.step)
+
+    seen = []
+    fit(model(), out=tmp_path, resume=True, callbacks=[Beside()])
+    assert seen == [3]
+
+
+# Checkpoints as files.
+
+
+def checkpoints(folder):
+    return sorted((folder / "checkpoints").glob("step-?????????.safetensors"))
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_the_last_few_are_kept(keep, tmp_path):
+    fit(model(), out=tmp_path, keep=keep, checkpoint_minutes=0.0)
+    assert [int(file.stem[5:]) for file in checkpoints(tmp_path)] == list(range(9 - keep, 9))
+
+
+def torn(content):
+    return content[: len(content) // 2]
+
+
+def flipped(content):
+    place = len(content) - 1000
+    return content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :]
+
+
+def foreign(content):
+    return (b"GIF89a" * 100)[: len(content)]
+
+
+@pytest.mark.parametrize("damage", [torn, flipped, foreign, lambda content: b""], ids=["torn", "flipped", "foreign", "empty"])
+def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_used(damage, tmp_path):
+    vae = model()
+    whole = (vae, fit(vae, out=tmp_path / "whole"), tmp_path / "whole")
+    out = tmp_path / "run"
+    fit(model(), out=out, checkpoint_minutes=0.0, callbacks=[Interrupt(6)])
+    first, last = checkpoints(out)
+    last.write_bytes(damage(last.read_bytes()))
+    with pytest.warns(UserWarning, match=rf"{last.name}.* goes on from {first.name}"):
+        history = vaekit.resume(out, X, progress=False, device="cpu")
+    assert_same(whole, (vaekit.load(out / "last"), history, out))
+    for file in checkpoints(out):
+        file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=f"no checkpoint .*can be used.*{checkpoints(out)[-1].name}"):
+        vaekit.resume(out, X)
+
+
+def test_every_bit_of_a_checkpoint_counts(tmp_path):
+    fit(model(), out=tmp_path, keep=1, callbacks=[Interrupt(3)])
+    (file,) = checkpoints(tmp_path)
+    content = file.read_bytes()
+    for place in {0, 7, 8, 100, len(content) // 2, len(content) - 33, len(content) - 1}:
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(ValueError, match="damaged"):
+            Snapshots(tmp_path / "checkpoints", 1).newest()
+    file.write_bytes(content)
+    assert Snapshots(tmp_path / "checkpoints", 1).newest().step == 3
+
+
+def test_nothing_is_pickled(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("something was pickled")
+
+    for name in ("load", "loads", "dump", "dumps", "Unpickler", "Pickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    monkeypatch.setattr(torch, "save", refuse)
+    fit(model(), out=tmp_path, ema=0.9, callbacks=[Total(), Interrupt(3)])
+    history = vaekit.resume(tmp_path, X, callbacks=[Total()], progress=False, device="cpu")
+    assert history.epochs == 2
+
+
+def test_a_checkpoint_says_what_the_run_is_made_from_and_safetensors_reads_it(tmp_path):
+    from safetensors import safe_open
+
+    vae = model()
+    fit(vae, out=tmp_path, keep=1)
+    with safe_open(checkpoints(tmp_path)[0], framework="pt") as file:
+        about = json.loads(file.metadata()["vaekit-checkpoint"])["about"]
+        total = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    assert about["model"] == vae.config()
+    assert about["options"]["batch_size"] == 16
+    assert total > 3 * len(weights(vae))  # Adam's moments too

@@ -1,0 +1,65 @@
+"""What a run is made from, and whether what is given to go on with it is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vaekit.data import Stream, Whole, differences
+from vaekit.training.options import FitOptions
+from vaekit.training.record import plain_options
+from vaekit.vae import VAE
+
+
+def identity_of(vae: VAE, options: FitOptions, train: Whole | Stream, validation: Whole | Stream | None) -> dict[str, Any]:
+    """Plain data that say what a run is made from, before it begins.
+
+    Raises:
+        ValueError: a model or an option that cannot be written down.
+    """
+    return {
+        "options": plain_options(options),
+        "planned_epochs": options.epochs,  # for how many a schedule was made that has the run's own length
+        "model": vae.config(),
+        "frozen": [name for name, p in vae.named_parameters() if not p.requires_grad],
+        "evaluating": [name for name, module in vae.named_modules() if not module.training] if vae.training else [],
+        "train": train.fingerprint(),
+        "validation": None if validation is None else validation.fingerprint(),
+    }
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: object) -> None:
+    """Refuse to go on with another run than the one that was begun.
+
+    Args:
+        before: the identity in its checkpoint.
+        now: that of what is given.
+        folder: of the run, for the message.
+
+    Raises:
+        ValueError: something differs; the message says what.
+    """
+    if found := list(_differences(before, now)):
+        raise ValueError(
+            f"what is given differs from what the run in {folder} began with, and it cannot go on: {'; '.join(found)}. Give the "
+            "same, or begin another run in another folder"
+        )
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for option in FitOptions.lasting():
+        one, other = before["options"].get(option), now["options"].get(option)
+        if one != other:
+            yield f"{option} was {one!r} and is {other!r}"
+    for kind in dict.fromkeys((*before["model"], *now["model"])):
+        one, other = before["model"].get(kind), now["model"].get(kind)
+        if kind != "vaekit" and one != other:
+            yield f"the model's {kind} was {one!r} and is {other!r}"
+    if before["frozen"] != now["frozen"]:
+        yield f"frozen parameters were {before['frozen']} and are {now['frozen']}"
+    for data in ("train", "validation"):
+        one, other = before[data], now[data]
+        if (one is None) != (other is None):
+            yield f"{data} was {'not ' if one is None else ''}given and is {'not' if other is None else 'now'}"
+        elif one is not None and (words := differences(one, other)):
+            yield f"{data}: {words}"

@@ -1,0 +1,76 @@
+"""Being asked to end: a run ends after the step that it is in, with everything saved."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from vaekit.training.history import History
+from vaekit.training.state import RunState
+
+_NAMES = ("SIGTERM", "SIGHUP")  # a scheduler, a container or `kill`; a terminal that goes away
+
+
+class Terminated(SystemExit):
+    """The process was asked to end by SIGTERM or SIGHUP while it trained; everything is saved.
+
+    Attributes:
+        code: the exit code, by the shells' convention 128 and the signal's number.
+        history: of the run so far.
+    """
+
+    def __init__(self, number: int, history: History) -> None:
+        super().__init__(128 + number)
+        self.history = history
+
+
+class Heed:
+    """What a run has been asked.
+
+    Attributes:
+        number: of the signal; None before there was one.
+    """
+
+    number: int | None = None
+
+    def end(self, history: History) -> None:
+        """End the process where that was asked for, now that the run is saved.
+
+        Raises:
+            Terminated: it was.
+        """
+        if self.number not in (None, signal.SIGINT):
+            raise Terminated(int(self.number or 0), history)
+
+
+@contextmanager
+def heeded(state: RunState) -> Iterator[Heed]:
+    """Interrupt the run at the first of the signals; a second ^C ends it at once, as KeyboardInterrupt.
+
+    A signal that is ignored already, as SIGHUP is under nohup, or that somebody else handles stays so; and so does every one
+    in a thread, as only the main one may handle signals.
+    """
+    heed = Heed()
+    handled = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+        usual = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys(numbers, signal.SIG_DFL)}
+        handled = {number: handler for number, handler in usual.items() if signal.getsignal(number) is handler}
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if heed.number is None:
+            heed.number = number
+            state.interrupt = "^C" if number == signal.SIGINT else signal.Signals(number).name
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    for number in handled:
+        signal.signal(number, interrupt)
+    try:
+        yield heed
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
