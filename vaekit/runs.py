@@ -185,11 +185,17 @@ class Run:
         device = resolved(self.settings.get("device", "auto"))
         return described(device, Precision.choose(self.settings.get("precision", "32"), device, self.vae.dtype))
 
-    def fit(self, folder: Path | None, progress: bool = True) -> History:
-        """Train the model; `folder` is what `claimed_folder` gives, None for a process that leaves nothing."""
+    def fit(self, folder: Path | None, progress: bool = True, resume: bool = False) -> History:
+        """Train the model.
+
+        Args:
+            folder: what `claimed_folder` gives, or that of the run to go on with; None for a process that leaves nothing.
+            progress: show how far it is.
+            resume: go on with the run in the folder.
+        """
         options = {key: self.settings[key] for key in FIT_KEYS if key in self.settings}
         out = None if folder is None else record.ClaimedFolder(folder)
-        return fit(self.vae, self.train, validation=self.test, out=out, progress=progress, **options)
+        return fit(self.vae, self.train, validation=self.test, out=out, resume=resume, progress=progress, **options)
 
 
 def _condition_of(part: Any, train: data.Examples, test: data.Examples) -> Any:

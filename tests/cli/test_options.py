@@ -22,10 +22,14 @@ VALUES = {
     "accumulate": 2,
     "ema": 0.5,
     "gradient_clip": 1.5,
-    "on_nonfinite": "skip",
+    "keep": 3,
+    "checkpoint_minutes": 2.5,
     "seed": 4,
     "device": "cpu",
+    "devices": 1,  # two are a process each
+    "strategy": "ddp",
     "time_limit": 30.0,
+    "on_nonfinite": "skip",
     "initialize_output_bias": True,
 }
 

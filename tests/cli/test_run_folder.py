@@ -90,10 +90,10 @@ def test_an_out_that_is_a_file_is_refused_by_name(data, tmp_path, mistake):
 def test_a_second_run_into_the_folder_of_one_that_has_saved_nothing_yet_is_refused(data, tmp_path, monkeypatch, capsys):
     out, codes, fit = tmp_path / "out", [], Run.fit
 
-    def fit_beside_another(self, folder, progress):
+    def fit_beside_another(self, folder, *options):
         if not codes:
             codes.append(command("train", data, *SMALL, *QUICK, "--seed", 2, "--out", out))
-        return fit(self, folder, progress)
+        return fit(self, folder, *options)
 
     monkeypatch.setattr(Run, "fit", fit_beside_another)
     assert command("train", data, *SMALL, *QUICK, "--seed", 1, "--out", out) == 0

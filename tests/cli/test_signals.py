@@ -1,5 +1,6 @@
 """Laws of being interrupted: ^C, SIGTERM and SIGHUP leave the weights so far, and an exit code that says which it was."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from vaekit.cli import signals
 from vaekit.encoders import MLPEncoder
 from vaekit.plots import catalogue
 from vaekit.plots.catalogue import Entry
+from vaekit.training.snapshots import Snapshots
 
 NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -64,7 +66,15 @@ def test_the_weights_so_far_are_kept(number, ends_itself, data, tmp_path, capsys
     ends_itself.numbers, ends_itself.step = (number,), 5  # of three steps an epoch
     out = tmp_path / "run"
     assert train(data, out, "--epochs", 9) == 128 + number
-    assert {file.name for file in out.iterdir()} == {"run.json", "environment.json", "best", "last", "history.csv", "stub.png"}
+    assert {file.name for file in out.iterdir()} == {
+        "run.json",
+        "environment.json",
+        "best",
+        "last",
+        "history.csv",
+        "checkpoints",
+        "stub.png",
+    }
     assert vaekit.History.from_csv(out / "history.csv").epochs == 1
     assert vaekit.load(out / "last").latent_shape == (2,)
     printed = capsys.readouterr()
@@ -73,10 +83,44 @@ def test_the_weights_so_far_are_kept(number, ends_itself, data, tmp_path, capsys
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_before_the_first_step_nothing_is_left_and_nothing_is_said_of_folders(number, ends_itself, data, tmp_path, capsys):
-    ends_itself.numbers, ends_itself.step = (number,), 1
+def test_an_interrupted_run_is_gone_on_with(number, ends_itself, data, tmp_path, capsys):
+    ends_itself.step, whole, out = 0, tmp_path / "whole", tmp_path / "run"
+    assert train(data, whole, "--epochs", 3) == 0
+    ends_itself.numbers, ends_itself.step, ends_itself.steps = (number,), 5, 0
+    assert train(data, out, "--epochs", 3) == 128 + number
+    assert f"vaekit train --resume {out}" in capsys.readouterr().err
+    assert command("train", "--resume", out, "--no-progress") == 0
+    for name in ("best/model.safetensors", "last/model.safetensors", "history.csv", "stub.png"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    longer = json.loads((out / "run.json").read_text())
+    assert longer == json.loads((whole / "run.json").read_text())
+    assert command("train", "--resume", out, "--no-progress", "--epochs", 4) == 0
+    assert vaekit.History.from_csv(out / "history.csv").epochs == 4
+    assert json.loads((out / "run.json").read_text()) == {**longer, "epochs": 4}
+
+
+def test_a_run_that_is_gone_on_with_stays_what_it_is(data, tmp_path, mistake):
     out = tmp_path / "run"
-    assert train(data, out) == 128 + number
+    assert command("train", data, *SMALL, *QUICK, "--out", out) == 0
+    assert "batch_size was 16 and is 8" in mistake("train", "--resume", out, "--batch-size", 8)
+    assert "loss was" in mistake("train", "--resume", out, "--set", "loss.beta=3")
+    assert "without --config and --out" in mistake("train", "--resume", out, "--out", out)
+    assert "run.json" in mistake("train", "--resume", tmp_path / "other")
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_before_the_first_step_nothing_is_left_and_nothing_is_said_of_folders(
+    number, ends_itself, data, tmp_path, capsys, monkeypatch
+):
+    ends_itself.step, out, write = 0, tmp_path / "run", Snapshots.write
+
+    def interrupted(*arguments):
+        signal.raise_signal(number)
+        return write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Snapshots, "write", interrupted)
+        assert train(data, out) == 128 + number
     assert not out.exists()
     printed = capsys.readouterr()
     assert "before the first step" in printed.err
@@ -97,7 +141,14 @@ def test_what_is_interrupted_while_it_draws_ends_with_the_signals_code_and_its_w
     monkeypatch.setitem(catalogue.CATALOGUE, "stub", Entry(lambda _: True, lambda _: signal.raise_signal(number)))
     assert command("train", data, *SMALL, *QUICK, "--out", tmp_path / "run") == 128 + number
     assert capsys.readouterr().err == "vaekit: interrupted\n"
-    assert {file.name for file in (tmp_path / "run").iterdir()} == {"run.json", "environment.json", "best", "last", "history.csv"}
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {
+        "run.json",
+        "environment.json",
+        "best",
+        "last",
+        "history.csv",
+        "checkpoints",
+    }
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -113,7 +164,15 @@ def test_a_signal_in_the_last_save_loses_nothing(number, data, tmp_path, monkeyp
     monkeypatch.setattr(vaekit.VAE, "save", interrupted)
     assert command("train", data, *SMALL, *QUICK, "--out", out) == 128 + number
     assert sent
-    assert {file.name for file in out.iterdir()} == {"run.json", "environment.json", "best", "last", "history.csv", "stub.png"}
+    assert {file.name for file in out.iterdir()} == {
+        "run.json",
+        "environment.json",
+        "best",
+        "last",
+        "history.csv",
+        "checkpoints",
+        "stub.png",
+    }
     assert vaekit.load(out / "last").latent_shape == (2,)
 
 
@@ -136,6 +195,7 @@ def test_afterwards_the_signals_do_what_they_did():
 
 
 MODULE = """
+import json
 import signal
 import vaekit
 from vaekit.encoders import MLPEncoder

@@ -16,7 +16,15 @@ def test_train_leaves_a_run_with_weights_history_and_pictures(data, tmp_path, re
     out = tmp_path / "run"
     assert command("train", data, *SMALL, *QUICK, "--out", out) == 0
     pictures = {f"{name}.png" for name in ("loss", "reconstructions", "samples", "latent_space", "latent_grid")}
-    assert {p.name for p in out.iterdir()} == {"run.json", "environment.json", "history.csv", "best", "last", *pictures}
+    assert {p.name for p in out.iterdir()} == {
+        "run.json",
+        "environment.json",
+        "history.csv",
+        "best",
+        "last",
+        "checkpoints",
+        *pictures,
+    }
     for picture in pictures:
         with Image.open(out / picture) as opened:
             opened.verify()
@@ -29,7 +37,15 @@ def test_train_takes_data_of_any_shape_from_either_kind_of_file(suffix, shape, t
     out = tmp_path / "run"
     file = write_data(tmp_path / f"x{suffix}", n=20, shape=shape)
     assert command("train", file, *SMALL, *QUICK, "--out", out) == 0
-    assert {p.name for p in out.iterdir()} == {"run.json", "environment.json", "history.csv", "best", "last", "stub.png"}
+    assert {p.name for p in out.iterdir()} == {
+        "run.json",
+        "environment.json",
+        "history.csv",
+        "best",
+        "last",
+        "checkpoints",
+        "stub.png",
+    }
     assert vaekit.load(out / "best").input_shape == shape
 
 
@@ -60,7 +76,7 @@ def test_a_spatial_latent_and_an_output_bias_from_the_data_can_be_set(data, tmp_
     ("arguments", "setting", "says"),
     [
         (["--precision", "auto"], "auto", "in float32 (auto: no GPU that computes in bfloat16)"),
-        (["--set", "fit.precision=16"], 16, "networks in float16, all else in float32"),
+        (["--set", "fit.precision=16"], "16", "networks in float16, all else in float32"),
     ],
 )
 @pytest.mark.parametrize("progress", ["--progress", "--no-progress"])

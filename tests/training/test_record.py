@@ -111,7 +111,7 @@ def test_an_earlier_runs_files_stay_where_another_claims_its_folder_at_the_same_
 
 
 @pytest.mark.parametrize("damage", [None, b"[", b"{}", b"\xff", b"[" * 100_000])
-def test_a_run_that_goes_on_keeps_its_run_json_and_adds_where_it_goes_on(damage, tmp_path):
+def test_a_run_that_goes_on_notes_what_changes_and_adds_where_it_goes_on(damage, tmp_path):
     begun = record.Record(tmp_path, tmp_path)
     begun.write(model(), FitOptions(), torch.device("cpu"), "32")
     before, file = (tmp_path / "run.json").read_bytes(), tmp_path / "environment.json"
@@ -123,4 +123,4 @@ def test_a_run_that_goes_on_keeps_its_run_json_and_adds_where_it_goes_on(damage,
     earlier, second = written(tmp_path, "environment.json")
     assert earlier == (first if damage is None else "this file was damaged before the run went on")
     assert {**second, "started": None} == {**first, "started": None}
-    assert (tmp_path / "run.json").read_bytes() == before
+    assert json.loads((tmp_path / "run.json").read_bytes()) == {**json.loads(before), "epochs": 3}

@@ -62,11 +62,11 @@ class Interrupt(vaekit.Callback):
 
 
 def files(folder):
-    """What a run leaves, but for the checkpoints, which say when they were written."""
+    """What a run leaves, but for what says how and when it was begun, and the checkpoints."""
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for file in folder.rglob("*")
-        if file.is_file() and "checkpoints" not in file.parts
+        if file.is_file() and file.suffix != ".json" and "checkpoints" not in file.parts
     }
 
 

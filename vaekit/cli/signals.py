@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -22,6 +22,21 @@ class Interruption:
 
     exit_code = 128 + signal.SIGINT
 
+    def __init__(self, handled: Sequence[int]) -> None:
+        self._handled = handled
+
+    @contextmanager
+    def left_to_fit(self) -> Iterator[None]:
+        """The signals as the system handles them: `vaekit.fit` ends a run at the first of them, with everything saved."""
+        handlers = {number: signal.getsignal(number) for number in self._handled}
+        for number in self._handled:
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
 
 @contextmanager
 def as_interrupts() -> Iterator[Interruption]:
@@ -29,11 +44,11 @@ def as_interrupts() -> Iterator[Interruption]:
 
     A signal that is ignored already, as SIGHUP is under nohup, or that somebody else handles stays so.
     """
-    interruption = Interruption()
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():  # the only one that may change handlers
         numbers = []
     handled = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    interruption = Interruption(handled)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         for each in handled:

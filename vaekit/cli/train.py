@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +16,10 @@ from vaekit.cli.current_folder import import_matplotlib
 from vaekit.cli.look import draw_pictures
 from vaekit.cli.options import named_path, with_flags_of
 from vaekit.cli.torchrun import place_or_hand_over
-from vaekit.layout import LAST
+from vaekit.layout import LAST, RUN_FILE
 from vaekit.plots.pictures import describe_latents
-from vaekit.training import FitOptions, History, record
+from vaekit.training import FitOptions, History, Terminated, record
+from vaekit.training.signals import BY_HAND
 
 
 @with_flags_of(FitOptions)
@@ -51,6 +54,14 @@ def train(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", parser=named_path, help="The run's folder; a new one under runs/ by default.")
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            parser=named_path,
+            help="Go on with a run that was interrupted or killed, or train it for more --epochs; the rest is as it was.",
+        ),
+    ] = None,
     progress: Annotated[
         bool, typer.Option(help="Show how far it is, on stderr: a bar, or a line an epoch where that is no terminal.")
     ] = True,
@@ -62,44 +73,49 @@ def train(
     --set, --set over --config, --config over the preset.
     """
     values = {"data": source, "preset": preset, "latent_dim": latent_dim, **fit_options}
+    if resume is not None and (config is not None or out is not None):
+        raise ValueError("--resume goes on with a run in its own folder and with its own run.json: without --config and --out")
+    config = config if resume is None else resume / RUN_FILE
     settings = runs.merged_settings(config, assignments or [], values)
     place = place_or_hand_over(settings.get("devices", 1), context.obj)
     import_matplotlib()
     run = runs.Run.prepare(settings, progress and not place.rank)
-    if place.rank:
-        _take_part(run)
-        return
     with signals.as_interrupts() as interruption:
-        with runs.claimed_folder(out, run) as folder:
-            _say_what_is_trained(run)
-            if not progress:  # which says it too
-                say(f"training {run.where()}")
-            history = run.fit(folder, progress)
-        if history.interrupted:
-            if not record.is_trained(folder):
-                fail("interrupted before the first step: nothing is left of the run", interruption.exit_code)
-            _say_interrupted(history, folder)
-        if history.epochs:
-            _say_losses(history)
-            draw_pictures(folder, runs.saved_model(folder), run.test, history, indent="  ")
-        say(f"everything is in {folder}")
-        if history.interrupted:
-            raise typer.Exit(0 if history.reason else interruption.exit_code)
+        if place.rank:  # the first process alone says, writes and draws anything
+            _trained(run, resume, interruption, resume is not None, progress=False)
+            return
+        with runs.claimed_folder(out, run) if resume is None else nullcontext(resume) as folder:
+            _say_what_is_trained(run, progress)
+            history = _trained(run, folder, interruption, resume is not None, progress)
+        _say_what_is_there(run, folder, history, interruption)
 
 
-def _take_part(run: runs.Run) -> None:
-    """Train, in a process that is not the first: that one alone says, writes and draws anything."""
-    with signals.as_interrupts():
-        run.fit(None, progress=False)
+def _say_what_is_there(run: runs.Run, folder: Path, history: History, interruption: signals.Interruption) -> None:
+    """Of a run that has ended: losses, pictures, and how to go on where it was interrupted; then ends the command."""
+    if history.interrupted:
+        _say_what_is_left(folder, history, interruption)
+    if history.epochs:
+        _say_losses(history)
+        draw_pictures(folder, runs.saved_model(folder), run.test, history, indent="  ")
+    say(f"everything is in {folder}")
+    if history.interrupted:
+        raise typer.Exit(interruption.exit_code)
 
 
-def _say_interrupted(history: History, folder: Path) -> None:
-    epochs = f"{history.epochs} epoch{'' if history.epochs == 1 else 's'}"
-    by = f" by {history.reason}" if history.reason else ""
-    say(f"interrupted{by} after {epochs}; the weights of this moment are in {folder / LAST}", error=True)
+def _trained(run: runs.Run, folder: Path | None, interruption: signals.Interruption, resume: bool, progress: bool) -> History:
+    """Train; a signal is noted as what has interrupted the run."""
+    with interruption.left_to_fit():
+        try:
+            history = run.fit(folder, progress, resume)
+        except Terminated as ended:
+            interruption.exit_code = int(ended.code or 0)
+            return ended.history
+    if history.interrupted and history.reason not in ("", BY_HAND):  # a limit of the run's own
+        interruption.exit_code = 0
+    return history
 
 
-def _say_what_is_trained(run: runs.Run) -> None:
+def _say_what_is_trained(run: runs.Run, progress: bool) -> None:
     names = {kind: specs.spec_of(kind, getattr(run.vae, kind))["name"] for kind in ("encoder", "decoder", "likelihood")}
     parameters = sum(p.numel() for p in run.vae.parameters())
     say(
@@ -107,6 +123,18 @@ def _say_what_is_trained(run: runs.Run) -> None:
         f"{parameters:,} parameters, {describe_latents(run.vae)}"
     )
     say(f"on {run.settings['data']}: {len(run.train):,} examples, and {len(run.test):,} held out")
+    if not progress:  # which says it too
+        say(f"training {run.where()}")
+
+
+def _say_what_is_left(folder: Path, history: History, interruption: signals.Interruption) -> None:
+    """Of a run that was interrupted; where nothing is, the command ends."""
+    if not record.is_trained(folder):
+        fail("interrupted before the first step: nothing is left of the run", interruption.exit_code)
+    epochs = f"{history.epochs} epoch{'' if history.epochs == 1 else 's'}"
+    by = f" by {history.reason}" if history.reason else ""
+    say(f"interrupted{by} after {epochs}; the weights of this moment are in {folder / LAST}", error=True)
+    say(f"vaekit train --resume {shlex.quote(str(folder))} goes on with it", error=True)
 
 
 def _say_losses(history: History) -> None:

@@ -183,6 +183,8 @@ class Loop:
             self.checkpoints.run_ended(self.state, is_resumable)
         finally:
             self.watch.close()
+            if self.state.interrupt:
+                self.state.history.interrupted, self.state.history.reason = True, self.state.interrupt
             if self.state.average is not None:
                 self.state.average.replace_weights()
             self.callbacks.end(self.state)

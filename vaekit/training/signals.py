@@ -11,6 +11,7 @@ from types import FrameType
 from vaekit.training.history import History
 from vaekit.training.state import RunState
 
+BY_HAND = "^C"  # the reason in a history
 _NAMES = ("SIGTERM", "SIGHUP")  # a scheduler, a container or `kill`; a terminal that goes away
 
 
@@ -63,7 +64,7 @@ def heeded(state: RunState) -> Iterator[Heed]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         if heed.number is None:
             heed.number = number
-            state.interrupt = "^C" if number == signal.SIGINT else signal.Signals(number).name
+            state.interrupt = BY_HAND if number == signal.SIGINT else signal.Signals(number).name
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
 

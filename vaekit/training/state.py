@@ -14,7 +14,7 @@ from vaekit.training.ema import Average
 from vaekit.training.history import History
 from vaekit.vae import VAE
 
-_PLAIN = ("epoch", "step", "batch", "examples", "terms", "validation", "first_step", "seconds", "skipped", "first_skip", "stop")
+_PLAIN = ("epoch", "step", "batch", "examples", "validation", "first_step", "seconds", "skipped", "first_skip", "stop")
 
 
 @dataclass
