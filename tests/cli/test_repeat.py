@@ -61,6 +61,7 @@ def test_the_run_json_of_fit_trains_the_same_model_by_command(data, tmp_path):
     for file in ("best/model.safetensors", "last/model.safetensors", "history.csv"):
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "api" / file).read_bytes()
     again = json.loads((tmp_path / "run/run.json").read_text())
+    assert "preset" not in again  # which would be a model of its own
     assert again.items() >= json.loads((tmp_path / "api/run.json").read_text()).items()
 
 

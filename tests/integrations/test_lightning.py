@@ -95,6 +95,15 @@ def test_mixed_precision_of_a_trainer_is_the_precision_of_fit():
     assert torch.equal(weights(own), weights(fitted))
 
 
+def test_bfloat16_is_that_of_fit_and_half_precision_weights_are_refused():
+    fitted, own = model(), model()
+    fit(fitted, seed=SEED, precision="bf16")
+    train(LitVAE(own, seed=SEED), in_order(), precision="bf16-mixed")
+    assert torch.equal(weights(own), weights(fitted))
+    with pytest.raises(TypeError, match="bfloat16"):
+        train(LitVAE(model()), in_order(), precision="bf16-true")
+
+
 def test_conditional_models_take_what_follows_x():
     y = torch.arange(50) % 3
     fitted, own = (model(condition={"name": "labels", "classes": 3}) for _ in range(2))
