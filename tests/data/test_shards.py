@@ -7,6 +7,7 @@ import pickle
 import re
 import resource
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
+import vaekit
 from vaekit.data import MappedArray, Whole, as_examples, differences, load, load_test, open_shards
 from vaekit.data import shards as module
 from vaekit.data.fingerprint import fingerprint_of
 from vaekit.data.shards import Shards
+from vaekit.inputs import checked_batches
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,32 @@ def test_a_batch_reads_only_the_rows_that_it_has(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pread", lambda descriptor, count, start: read.append(count) or pread(descriptor, count, start))
     examples.x[torch.tensor([3, 700, 999, 10])]
     assert sum(read) == 4 * 2 * 4
+
+
+def test_data_larger_than_memory_are_shuffled_split_and_checked_without_being_read(tmp_path):
+    rows, size = 1 << 19, 1 << 14  # 32 GiB a file, of which nothing is written but the header and one value
+    for number in range(2):
+        with open(tmp_path / f"x-{number}.npy", "wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, size)})
+            start = file.tell()
+            file.truncate(start + 4 * rows * size)
+            file.seek(start + 4 * 7 * size)
+            file.write(np.float32(number + 1).tobytes())
+    vae = vaekit.create_vae(input_shape=(size,), latent_dim=1, encoder={"hidden": ()}, decoder={"hidden": ()})
+    tracemalloc.start()
+    try:
+        train, test = load(tmp_path)
+        batches = checked_batches(vae, train, 64)
+        order = vaekit.epoch_order(0, 0, batches.size)
+        shuffled = batches.in_order(order)
+        assert sum(len(next(shuffled).x) for _ in range(3)) == 192
+        shuffled.close()
+        assert len(train) + len(test) == 2 * rows
+        ends = [part.x[torch.searchsorted(part.rows, rows + 7)][0].item() for part in (train, test) if rows + 7 in part.rows]
+        assert ends == [2.0]
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_more_files_than_a_process_may_open(tmp_path, monkeypatch):
