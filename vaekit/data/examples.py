@@ -48,7 +48,7 @@ class Examples(Dataset[Any]):
 
     def numbers(self, index: Tensor) -> Tensor:
         """The numbers of the examples at `index` int64 [B] in the file or array they came from."""
-        return index if self.rows is None else self.rows[index]
+        return index if self.rows is None else self.rows[index.to(self.rows.device)]
 
     def __len__(self) -> int:
         return len(self.x)

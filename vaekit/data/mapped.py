@@ -43,7 +43,7 @@ class MappedArray:
         return len(self.array) if self.rows is None else len(self.rows)
 
     def __getitem__(self, index: Any) -> Tensor:
-        index = index.numpy() if isinstance(index, Tensor) else index
+        index = index.cpu().numpy() if isinstance(index, Tensor) else index
         _check_not_cut(self.array)
         values = float32(self.array[index if self.rows is None else self.rows[index]])
         if self.divisor != 1.0:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.data import Batch, Stream, Whole
+from vaekit.data import Batch, Stream, Whole, moved
 from vaekit.divided import Portion, portions_of_examples, portions_of_stream
 from vaekit.gathering import Ranks
 from vaekit.inputs import check_batch, checked_batches
@@ -117,16 +117,21 @@ def portions_on_device(vae: VAE, batches: Whole | Stream, ranks: Ranks) -> Itera
         ValueError: as `on_device`.
     """
     count = 0
+    for portion in moved(_checked_portions(vae, batches, ranks), vae.device):
+        count += sum(portion.counts)
+        yield portion
+    if not count:
+        raise ValueError("the dataset is empty: the loader gave no example; an iterator that is used up cannot be read again")
+
+
+def _checked_portions(vae: VAE, batches: Whole | Stream, ranks: Ranks) -> Iterator[Portion]:
     portions = portions_of_examples(batches, ranks) if isinstance(batches, Whole) else portions_of_stream(iter(batches), ranks)
     for number, portion in enumerate(portions):
         if not batches.is_checked:
             check_batch(vae, batches, portion.batch, f"batch {number}")
-        count += sum(portion.counts)
-        yield portion._replace(batch=portion.batch.to(vae.device))
+        yield portion
     if isinstance(batches, Whole):
         batches.is_checked = True
-    if not count:
-        raise ValueError("the dataset is empty: the loader gave no example; an iterator that is used up cannot be read again")
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.data import Batch, Stream, Whole
+from vaekit.data import Batch, Stream, Whole, moved
 from vaekit.divided import Portion, portions_of_examples, portions_of_stream
 from vaekit.evaluation.terms import size_of_all
 from vaekit.gathering import Ranks
@@ -121,7 +121,7 @@ class Plan:
     Args:
         batches: the training data.
         seed: of the run.
-        device: where keys are made.
+        device: where keys are made and batches go.
         accumulate: the number of batches in a step; the last step of an epoch takes what is left.
         reseed: seeds the global generators; called before an epoch's loader is asked for its batches, and before each step's
             batches are fetched. None leaves them alone.
@@ -185,7 +185,9 @@ class Plan:
             batch: the number of the batch in the epoch with which it begins; a loader is at that place already.
         """
         self._seed_generators(_seed(philox.fold_in(self._loader_key, epoch)))
-        source = self._portions(epoch, batch)
+        # A loader whose place is stored must not be ahead of the run.
+        ahead = isinstance(self.batches, Whole) or not self.batches.can_resume
+        source = moved(self._portions(epoch, batch), self._device, ahead=ahead)
         is_checked = self.batches.is_checked or (isinstance(self.batches, Whole) and epoch > 0)
         for number, (key, layers, fetching) in enumerate(self._keys(first), start=first):
             if isinstance(self.batches, Stream):
