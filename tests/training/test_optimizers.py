@@ -337,7 +337,7 @@ def test_a_function_that_makes_something_else_is_refused(make, error, said):
 
 
 def test_an_optimizer_that_has_its_parameters_already_is_refused_with_what_to_give():
-    with pytest.raises(TypeError, match=r"has its parameters already.*lambda groups: torch.optim.Adam\(groups"):
+    with pytest.raises(TypeError, match=r"has its parameters already.*lambda groups: Adam\(groups"):
         FitOptions(optimizer=torch.optim.Adam(model().parameters()))
     with pytest.raises(UnknownNameError, match="adam"):
         FitOptions(optimizer={"name": "adm"})

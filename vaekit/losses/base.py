@@ -101,7 +101,8 @@ class Loss(Part, nn.Module, ABC):
         """The objective's own parameters with options of the optimizer for them, as groups of `torch.optim`; none by default.
 
         `vaekit.fit` adds them to its optimizer: "params", "lr", and any other option that the chosen optimizer takes, "betas" of
-        Adam for example; one that it does not take is refused. What is left out is as for the rest of the model.
+        Adam for example; one that it does not take is refused. What is left out is as for the rest of the model, and what the
+        user's own groups set (`vaekit.optimizers`) comes before it.
 
         Example, a loop of one's own:
             >>> import torch, vaekit

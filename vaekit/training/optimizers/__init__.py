@@ -10,7 +10,6 @@ rate, its schedule included. What a pattern sets comes before what the objective
 parameters are in no group, and a pattern that matches no name is refused.
 """
 
-from vaekit.training.optimizers.build import Maker, Spec, build, check, check_that_all_are_updated
 from vaekit.training.optimizers.catalogue import (
     adafactor,
     adam,
@@ -23,6 +22,7 @@ from vaekit.training.optimizers.catalogue import (
     rmsprop,
     sgd,
 )
+from vaekit.training.optimizers.construction import Maker, Spec, build, check, check_that_all_are_updated
 from vaekit.training.optimizers.groups import clipped_together
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe

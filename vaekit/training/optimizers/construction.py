@@ -26,7 +26,7 @@ def check(spec: Spec) -> None:
     if isinstance(spec, torch.optim.Optimizer):
         raise TypeError(
             f"optimizer: {type(spec).__name__} has its parameters already, and fit gives each parameter its group; give the "
-            f"class, or a function of the groups: optimizer=lambda groups: torch.optim.{type(spec).__name__}(groups, ...)"
+            f"class, or a function of the groups: optimizer=lambda groups: {type(spec).__name__}(groups, ...)"
         )
     if isinstance(spec, (str, Mapping)) or not callable(spec):
         _checked(spec)
