@@ -39,8 +39,10 @@ class Ended:
     code: int | None
 
 
-def launch(function, world, *arguments, seconds=SECONDS):
+def launch(function, world, *arguments, seconds=SECONDS, apart=False):
     """Call a function of a test file with these arguments in each of `world` processes; returns an `Ended` for each rank.
+
+    `apart` is as if each were on a machine of its own, with one GPU: so that several may share the one that there is.
 
     The first line that a process has printed is from the function: nothing else prints. Processes that have not ended in time are
     killed, and their code is None.
@@ -51,7 +53,8 @@ def launch(function, world, *arguments, seconds=SECONDS):
     with tempfile.TemporaryDirectory() as folder:
         named = (function.__code__.co_filename, function.__name__)
         processes = [
-            context.Process(target=_one, args=(*named, arguments, folder, rank, world, store.port)) for rank in range(world)
+            context.Process(target=_one, args=(*named, arguments, folder, rank, world, store.port, apart))
+            for rank in range(world)
         ]
         deadline = time.monotonic() + seconds
         for process in processes:
@@ -66,9 +69,9 @@ def launch(function, world, *arguments, seconds=SECONDS):
         return [_ended(Path(folder), rank, code) for rank, code in enumerate(codes)]
 
 
-def results(function, world, *arguments, seconds=SECONDS):
+def results(function, world, *arguments, seconds=SECONDS, apart=False):
     """What each process returned, by rank; an AssertionError with the first traceback if one did not."""
-    ended = launch(function, world, *arguments, seconds=seconds)
+    ended = launch(function, world, *arguments, seconds=seconds, apart=apart)
     failed = {rank: one for rank, one in enumerate(ended) if one.code != 0}
     told = "\n".join(f"--- rank {rank}, code {one.code}\n{one.error}\n{one.output}" for rank, one in failed.items())
     assert not failed, f"{len(failed)} of {world} processes failed or did not end\n{told}"
@@ -85,24 +88,26 @@ def process_group():
         distributed.destroy_process_group()
 
 
-def _one(file, name, arguments, folder, rank, world, port):
+def _one(file, name, arguments, folder, rank, world, port, apart):
     folder = Path(folder)
     output = os.open(folder / f"{rank}.output", os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ |= {
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
+        "LOCAL_RANK": "0" if apart else str(rank),
+        "GROUP_RANK": str(rank) if apart else "0",
         "WORLD_SIZE": str(world),
-        "LOCAL_WORLD_SIZE": str(world),
-        "GROUP_WORLD_SIZE": "1",
+        "LOCAL_WORLD_SIZE": "1" if apart else str(world),
+        "GROUP_WORLD_SIZE": str(world) if apart else "1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the parent's
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_RUN_ID": "test",
     }
+    if apart:  # NCCL takes no GPU twice on one host
+        os.environ |= {"NCCL_HOSTID": f"machine-{rank}", "NCCL_SOCKET_IFNAME": "lo"}
     torch.set_num_threads(1)
     try:
         result = runpy.run_path(file)[name](*arguments)

@@ -23,6 +23,8 @@ RUNS = {  # of the model, of fit
     "an optimizer without found_inf": ({}, {"optimizer": "adamax"}),
     "a discriminator": ({"loss": {"name": "factor", "hidden": (8,)}}, {}),
     "a codebook and batch normalisation": ({**CODES, **NORMALIZED}, {"batch_size": 12}),
+    "batch normalisation of PyTorch's own": ({}, {"batch_size": 12}),
+    "a parameter that some steps leave out": ({}, {"optimizer": {"name": "adamw", "weight_decay": 0.1}}),
     "conditional": ({"condition": {"name": "labels", "classes": 3}}, {}),
     "draws of an importance-weighted bound": ({"loss": {"name": "iwae", "num_samples": 3}}, {}),
 }
@@ -33,26 +35,32 @@ def composed(parts):
     return vaekit.create_vae(input_shape=(6,), seed=0, **{**small, **parts}).double()
 
 
-def fitted(name):
+def fitted(name, device="cpu"):
     """What a process holds after a run."""
     parts, options = RUNS[name]
     vae = composed(parts)
+    if "PyTorch" in name:
+        vae.encoder.body.append(nn.BatchNorm1d(8).double())
+    if "leave out" in name:
+        vae.encoder.body.append(InTurn().double())
     data = (X, Y) if "condition" in parts else X
     held_out = (X[:13], Y[:13]) if "condition" in parts else X[:13]
     history = vaekit.fit(
-        vae, data, validation=held_out, **{"epochs": 2, "batch_size": 16, "device": "cpu", "progress": False, **options}
+        vae, data, validation=held_out, **{"epochs": 2, "batch_size": 16, "device": device, "progress": False, **options}
     )
-    return {"weights": vae.state_dict(), "history": dict(history)}
+    return {"weights": {key: value.cpu() for key, value in vae.state_dict().items()}, "history": dict(history)}
 
 
-class Strange(nn.Module):
-    """Leaves out a parameter in every other step."""
+class InTurn(nn.Module):
+    """Two layers, each of which takes part in every other step."""
 
     def __init__(self):
         super().__init__()
-        self.layers, self.calls = nn.ModuleList(nn.Linear(6, 6) for _ in range(2)), 0
+        self.layers, self.calls = nn.ModuleList(nn.Linear(8, 8) for _ in range(2)), 0
+        for number, parameter in enumerate(self.parameters()):
+            nn.init.constant_(parameter, 0.1 * number)
 
-    def forward(self, x, condition=None):
+    def forward(self, x):
         self.calls += self.training
         return self.layers[self.calls % 2](x)
 
@@ -80,3 +88,24 @@ def test_a_run_is_that_of_one_process(name, world, seen, alone):
     for of_rank in seen[world]:
         torch.testing.assert_close(of_rank[name], alone[name], rtol=1e-8, atol=1e-9)
     assert all(torch.equal(v, seen[world][-1][name]["weights"][k]) for k, v in seen[world][0][name]["weights"].items())
+
+
+def on_gpu():
+    return {name: fitted(name, "cuda") for name in RUNS}
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+def test_a_run_on_gpus_is_that_of_one():
+    alone = on_gpu()
+    for of_rank in results(on_gpu, 2, apart=True):
+        torch.testing.assert_close(of_rank, alone, rtol=1e-7, atol=1e-8)
+
+
+def on_machines():
+    return fitted("an uneven last batch")
+
+
+def test_processes_on_several_machines_are_those_of_one(alone):
+    for of_rank in results(on_machines, 2, apart=True):
+        torch.testing.assert_close(of_rank, alone["an uneven last batch"], rtol=1e-8, atol=1e-9)
