@@ -79,8 +79,12 @@ def ends_well(folder):
 
     dataset = TensorDataset(X)
     sharded = DataLoader(dataset, batch_size=8, sampler=DistributedSampler(dataset, shuffle=False))
-    seen["sharded"] = weights(trained(sharded))
-    seen["shared"] = weights(trained(DataLoader(dataset, batch_size=16)))
+    seen["sharded"] = weights(trained(sharded, progress=True))
+    seen["shared"] = weights(trained(DataLoader(dataset, batch_size=16), progress=True))
+    schedule = {"name": "linear", "start": 0.01, "end": 0.0}  # over the whole run, which is as long as the longest shard
+    uneven = DataLoader(TensorDataset(X[20 * rank() : 20 + 30 * rank()]), batch_size=5)
+    fit(scheduled := model(), uneven, learning_rate=schedule)
+    seen["uneven"] = weights(scheduled)
     seen["shuffled"] = weights(trained(DataLoader(dataset, batch_size=16, shuffle=True)))
 
     with warnings.catch_warnings(record=True) as caught:
@@ -92,9 +96,9 @@ def ends_well(folder):
     return seen
 
 
-def trained(loader):
+def trained(loader, **options):
     vae = model(loss="beta_tc")
-    fit(vae, loader, validation=loader)
+    fit(vae, loader, validation=loader, **options)
     return vae
 
 
@@ -131,6 +135,18 @@ def test_a_loader_for_all_or_of_shards_gives_the_run_of_one_process(ended):
         torch.testing.assert_close(one.result["shared"], alone, rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(one.result["shuffled"], shuffled, rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(one.result["sharded"], sharded, rtol=1e-3, atol=1e-5)
+
+
+def test_the_learning_rate_is_the_same_in_all_however_long_their_shards_are(ended):
+    first, second = (one.result["uneven"] for one in ended[0])
+    assert torch.equal(first, second)
+
+
+def test_the_first_process_says_once_how_a_loader_is_divided(ended):
+    first, second = (one.output for one in ended[0])
+    assert first.count("each of the 2 processes reads batches of its own") == 1
+    assert first.count("the 2 processes read the same batches, and each takes its share of every one") == 1
+    assert "reads batches" not in second
 
 
 def test_the_first_process_alone_writes_and_says_anything(ended):

@@ -240,6 +240,7 @@ def fit(
         total = None if plan.size is None else epochs * plan.size
         shown = shown_on(sys.stderr, epochs, total, state.examples) if progress and not ranks.rank else Progress()
         shown.say(f"training {engine}")
+        plan.say = shown.say
         watch = Watch(state, guard, shown, ranks)
         with heeded(state) as heed:
             history = Loop(state, plan, update, guard, watch, checkpoints, called, validate, weights, ranks).run(epochs)

@@ -126,6 +126,9 @@ class Plan:
         reseed: seeds the global generators; called before an epoch's loader is asked for its batches, and before each step's
             batches are fetched. None leaves them alone.
         ranks: the processes of the run; None for this one alone.
+
+    Attributes:
+        say: told, in words, how a loader's batches are divided among several processes.
     """
 
     def __init__(
@@ -140,6 +143,7 @@ class Plan:
         self.batches, self._seed = batches, seed
         self._loader_state: Any = None  # with which the next epoch begins
         self._device, self._accumulate, self._reseed, self._ranks = device, accumulate, reseed, ranks or Ranks()
+        self.say: Callable[[str], None] = lambda text: None
         self._size: tuple[int | None] | None = None  # of the shards of all processes, when it has been asked for
         self._loader_key = philox.fold_in(philox.make_key(seed), streams.Run.LOADER)
 
@@ -154,9 +158,16 @@ class Plan:
         return -(-self.batches.size // (self.batches.batch_size * self._accumulate)) if isinstance(self.batches, Whole) else None
 
     def expected_steps(self, epochs: int) -> int | None:
-        """The number of steps in so many epochs, by what a loader says of its length; None where it says nothing."""
-        batches = self.batches.length if isinstance(self.batches, Stream) else -(-self.batches.size // self.batches.batch_size)
-        return None if batches is None else epochs * -(-batches // self._accumulate)
+        """The number of steps in so many epochs, by what a loader says of its length; None where it says nothing.
+
+        Of several processes with loaders of their own, which all take part until the last has ended, the longest counts.
+        """
+        if isinstance(self.batches, Whole):
+            lengths: list[int | None] = [-(-self.batches.size // self.batches.batch_size)]
+        else:
+            lengths = self._ranks.gather(self.batches.length)
+        known = [length for length in lengths if length is not None]
+        return epochs * -(-max(known) // self._accumulate) if len(known) == len(lengths) else None
 
     @property
     def can_resume(self) -> bool:
@@ -207,7 +218,19 @@ class Plan:
         if isinstance(self.batches, Whole):
             return portions_of_examples(self.batches, self._ranks, self.order(epoch), batch)
         state, self._loader_state = self._loader_state, None
-        return portions_of_stream(self.batches.epoch(epoch, state), self._ranks)
+        return self._told(portions_of_stream(self.batches.epoch(epoch, state), self._ranks))
+
+    def _told(self, portions: Iterator[Portion]) -> Iterator[Portion]:
+        """The portions; the first of all is told of."""
+        for portion in portions:
+            if self._ranks.world > 1:
+                self.say(
+                    f"the {self._ranks.world} processes read the same batches, and each takes its share of every one"
+                    if portion.is_shared_out
+                    else f"each of the {self._ranks.world} processes reads batches of its own"
+                )
+                self.say = lambda text: None
+            yield portion
 
     def _size_of_all(self) -> int | None:
         if self._size is None:
