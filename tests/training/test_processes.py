@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.ranks import launch, results
 from helpers.small_runs import X, fit, model, weights
-from torch import nn
+from torch import distributed, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import vaekit
@@ -160,6 +160,18 @@ def test_the_first_process_alone_writes_and_says_anything(ended):
     assert first.result["history"] == second.result["history"]
 
 
+def alone_under_torchrun():
+    fit(vae := model(), devices=1)
+    return weights(vae), distributed.is_initialized()
+
+
+def test_one_process_under_torchrun_is_a_run_without_it():
+    [(learned, is_initialized)] = results(alone_under_torchrun, 1)
+    fit(vae := model())
+    assert torch.equal(learned, weights(vae))
+    assert not is_initialized
+
+
 # What is not finite on one of them
 
 
@@ -272,4 +284,6 @@ def test_torchrun_decides_how_many_processes_there_are(devices, fits, monkeypatc
 def test_another_strategy_is_refused():
     with pytest.raises(ValueError, match="strategy has to be one of 'auto', 'ddp', got 'dp'; did you mean 'ddp'"):
         fit(model(), strategy="dp")
+    with pytest.raises(ValueError, match='strategy="fsdp".*is not there yet; with "ddp" each process holds all of them'):
+        fit(model(), strategy="fsdp")
     assert math.isfinite(fit(model(), strategy="ddp")["loss"][0])

@@ -6,16 +6,16 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed, nn
 
-from vaekit.checks import checked_word
 from vaekit.gathering import Ranks
 from vaekit.ops.applied import applied
 from vaekit.training.precision import Precision
-from vaekit.training.processes import STRATEGIES, Place, Reasons, checked_devices, place_of_this_process
+from vaekit.training.processes import Place, Reasons, checked_devices, checked_strategy, place_of_this_process
 from vaekit.training.scaling import Scaler
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Engine:
         devices: int | Sequence[int] = 1,
         strategy: str = "auto",
     ) -> None:
-        checked_word("strategy", strategy, STRATEGIES)
+        checked_strategy(strategy)
         devices = checked_devices(devices)
         place = place_of_this_process(devices)
         chosen = _of_this_process(resolved(device), devices, place)
@@ -221,6 +221,7 @@ class _FromInside(torch.autograd.Function):
         return x
 
 
+@cache
 def _hear_advice_once(device: torch.device) -> None:
     """PyTorch advises each process once to turn off what finds unused parameters, if there are none: now, and silently."""
     model = nn.parallel.DistributedDataParallel(nn.Linear(1, 1).to(device), find_unused_parameters=True)

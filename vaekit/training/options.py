@@ -13,7 +13,7 @@ from vaekit.ops import philox
 from vaekit.schedules import Schedule
 from vaekit.training import clipping, optimizers, rates
 from vaekit.training.precision import PRECISIONS
-from vaekit.training.processes import STRATEGIES, checked_devices
+from vaekit.training.processes import checked_devices, checked_strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class FitOptions:
         clipping.check(self.gradient_clip)
         checked_word("on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         checked_devices(self.devices)
-        checked_word("strategy", self.strategy, STRATEGIES)
+        checked_strategy(self.strategy)
         if self.time_limit is not None:
             checked_number("time_limit", self.time_limit, above=0.0)
         checked_size("keep", self.keep, least=0)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from torch import distributed
 
+from vaekit.checks import checked_word
+
 STRATEGIES = ("auto", "ddp")
 _SECONDS_FOR_THE_REASON = 2.0  # that a process whose partner is gone waits for what that one has to say
 _WITHOUT_A_WORD = "killed for want of memory, for example; torchrun says which one and with what code"
@@ -57,6 +59,20 @@ def checked_devices(devices: Any) -> int | tuple[int, ...]:
         if all(type(number) is int and number >= 0 for number in numbers) and len(set(numbers)) == len(numbers):
             return numbers
     raise ValueError(f"devices has to be how many, 2 for example, or the numbers of GPUs, [0, 3] for example; got {devices!r}")
+
+
+def checked_strategy(strategy: str) -> str:
+    """How several processes train one model.
+
+    Raises:
+        ValueError: in another way than there is.
+    """
+    if strategy == "fsdp":
+        raise ValueError(
+            'strategy="fsdp", which divides the weights of one model among processes, is not there yet; with "ddp" each process '
+            "holds all of them, and the batches are divided"
+        )
+    return checked_word("strategy", strategy, STRATEGIES)
 
 
 def is_under_torchrun() -> bool:
