@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from vaekit.training.history import History
+from vaekit.training.processes import is_under_torchrun
 from vaekit.training.state import RunState
 
 BY_HAND = "^C"  # the reason in a history
+_SECONDS_OF_ONE = 2.0  # within which a ^C comes from the terminal and from torchrun
 _NAMES = ("SIGTERM", "SIGHUP")  # a scheduler, a container or `kill`; a terminal that goes away
 
 
@@ -33,9 +36,11 @@ class Heed:
 
     Attributes:
         number: of the signal; None before there was one.
+        when: it came.
     """
 
     number: int | None = None
+    when: float = 0.0
 
     def end(self, history: History) -> None:
         """End the process where that was asked for, now that the run is saved.
@@ -43,13 +48,18 @@ class Heed:
         Raises:
             Terminated: it was.
         """
-        if self.number not in (None, signal.SIGINT):
-            raise Terminated(int(self.number or 0), history)
+        number = self.number
+        if number is None and history.reason in _NAMES:  # another process of the run was asked
+            number = getattr(signal, history.reason)
+        if number not in (None, signal.SIGINT):
+            raise Terminated(int(number or 0), history)
 
 
 @contextmanager
-def heeded(state: RunState) -> Iterator[Heed]:
+def heeded(state: RunState, clock: Callable[[], float] = time.monotonic) -> Iterator[Heed]:
     """Interrupt the run at the first of the signals; a second ^C ends it at once, as KeyboardInterrupt.
+
+    torchrun hands a ^C on to its processes, which have got it from the terminal already: there a second one counts after a while.
 
     A signal that is ignored already, as SIGHUP is under nohup, or that somebody else handles stays so; and so does every one
     in a thread, as only the main one may handle signals.
@@ -63,9 +73,9 @@ def heeded(state: RunState) -> Iterator[Heed]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if heed.number is None:
-            heed.number = number
+            heed.number, heed.when = number, clock()
             state.interrupt = BY_HAND if number == signal.SIGINT else signal.Signals(number).name
-        elif number == signal.SIGINT:
+        elif number == signal.SIGINT and not (is_under_torchrun() and clock() - heed.when < _SECONDS_OF_ONE):
             raise KeyboardInterrupt
 
     for number in handled:
