@@ -1,78 +1,82 @@
 """`vaekit train` over several processes: the run of one, and only the first of them is heard."""
 
 import os
-import subprocess
-import sys
+from types import SimpleNamespace
 
 import pytest
+import torch.distributed.run
 from helpers.commands import QUICK, SMALL, command
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 import vaekit
-from vaekit.cli import torchrun
 
 
-class Replaced(Exception):
-    """Stands for a process that has become another one."""
-
-
-@pytest.fixture
-def handed_over(monkeypatch):
-    """The commands that have taken the place of this process."""
-    commands = []
-
-    def exec_instead(program, arguments):
-        commands.append([program, *arguments[1:]])
-        raise Replaced
-
-    monkeypatch.setattr(torchrun.os, "execv", exec_instead)
-    for name in ("OMP_NUM_THREADS", "TORCHELASTIC_RUN_ID"):
-        monkeypatch.setenv(name, "to be put back")
-        monkeypatch.delenv(name)
-    return commands
-
-
-def test_train_with_devices_is_torchrun_with_the_same_command(data, tmp_path, handed_over):
+def test_train_with_devices_is_the_run_of_one_process(data, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     arguments = ["train", data, *SMALL, *QUICK]
-    with pytest.raises(Replaced):
-        vaekit.cli.main([str(a) for a in [*arguments, "--devices", 2, "--out", tmp_path / "two"]])
-    assert int(os.environ["OMP_NUM_THREADS"]) == max((os.cpu_count() or 1) // 2, 1)
-
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(handed_over[0], capture_output=True, text=True, env=env, timeout=120)
-    assert done.returncode == 0, done.stderr
     assert command(*arguments, "--out", tmp_path / "one") == 0
+    capfd.readouterr()
+    assert command(*arguments, "--devices", 2, "--out", tmp_path / "two") == 0
+    said = capfd.readouterr()
     one, two = (vaekit.History.from_csv(tmp_path / name / "history.csv") for name in ("one", "two"))
     assert dict(two) == {name: pytest.approx(values, rel=1e-5) for name, values in one.items()}
     assert {file.name for file in (tmp_path / "two").iterdir()} >= {"run.json", "history.csv", "best", "last", "loss.png"}
-    assert done.stdout.count("everything is in") == 1
-    assert done.stdout.count("training on cpu, in float32") == 1
-    assert done.stderr == ""
+    assert said.out.count("everything is in") == 1
+    assert said.out.count("training on cpu, in float32") == 1
+    assert said.err == ""
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What torchrun was asked to start; `raises` is what it ends with."""
+
+    started = SimpleNamespace(raises=None, commands=[], variables=[])
+
+    def run(args):
+        started.commands.append((args.nproc_per_node, args.module, args.training_script, *args.training_script_args))
+        started.variables.append({name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "LOGLEVEL")})
+        if started.raises is not None:
+            raise started.raises
+
+    monkeypatch.setattr(torch.distributed.run, "run", run)
+    for name in ("OMP_NUM_THREADS", "LOGLEVEL"):
+        monkeypatch.delenv(name, raising=False)
+    return started
 
 
 @pytest.mark.parametrize(("options", "count"), [(["--devices", 3], 3), (["--set", "fit.devices=[0,2]"], 2)])
-def test_devices_say_how_many_processes_there_are(options, count, data, handed_over):
-    with pytest.raises(Replaced):
-        vaekit.cli.main([str(a) for a in ["train", data, *options]])
-    start = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(count),
-        "-m",
-        "vaekit",
-        "train",
-    ]
-    assert handed_over == [[*start, str(data), *map(str, options)]]
+def test_devices_say_how_many_processes_there_are(options, count, data, started):
+    assert command("train", data, *options) == 0
+    assert started.commands == [(str(count), True, "vaekit", "train", str(data), *map(str, options))]
+    assert started.variables == [{"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // count, 1)), "LOGLEVEL": "CRITICAL"}]
+    assert not {"OMP_NUM_THREADS", "LOGLEVEL"} & set(os.environ)
 
 
-def test_one_device_needs_nobody_else(data, tmp_path, handed_over):
+def failed(exitcode):
+    return ChildFailedError("vaekit", {1: ProcessFailure(local_rank=1, pid=1, exitcode=exitcode, error_file="none")})
+
+
+@pytest.mark.parametrize(
+    ("raises", "code", "told"),
+    [
+        (failed(2), 2, ""),  # it has said why
+        (failed(-9), 128 + 9, "vaekit: process 1 of 2 has been ended by SIGKILL, and the others with it\n"),
+        (SignalException("asked", 15), 128 + 15, ""),
+    ],
+)
+def test_the_command_ends_as_its_processes(raises, code, told, data, started, capsys):
+    started.raises = raises
+    assert command("train", data, "--devices", 2) == code
+    assert capsys.readouterr().err == told
+
+
+def test_one_device_needs_nobody_else(data, tmp_path, started):
     assert command("train", data, *SMALL, *QUICK, "--devices", 1, "--out", tmp_path / "run") == 0
-    assert handed_over == []
+    assert started.commands == []
 
 
-def test_no_devices_are_a_mistake(data, capsys, handed_over):
+def test_no_devices_are_a_mistake(data, capsys, started):
     assert command("train", data, "--devices", 0) == 2
     assert "devices has to be how many" in capsys.readouterr().err
-    assert handed_over == []
+    assert started.commands == []

@@ -1,17 +1,19 @@
-"""`vaekit train --devices 2` hands itself over to torchrun, which starts the command once for each device."""
+"""`vaekit train --devices 2` has torchrun start the same command once for each device, and ends as they end."""
 
 from __future__ import annotations
 
 import os
-import subprocess
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from vaekit.cli.console import fail
 from vaekit.training.processes import Place, checked_devices, is_under_torchrun, place_of_this_process
 
 
 def place_or_hand_over(devices: int | Sequence[int], arguments: Sequence[str]) -> Place:
-    """Where this process is among those of the run; where several are needed and there is one, torchrun takes its place.
+    """Where this process is among those of the run; one that has started several ends when they have ended.
 
     Args:
         devices: how many, or which.
@@ -19,15 +21,43 @@ def place_or_hand_over(devices: int | Sequence[int], arguments: Sequence[str]) -
 
     Raises:
         ValueError: as `place_of_this_process`.
+        SystemExit: the processes have ended: with their code.
     """
     devices = checked_devices(devices)
     count = devices if isinstance(devices, int) else len(devices)
     if count == 1 or is_under_torchrun():
         return place_of_this_process(devices)
-    cores = os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(cores // count, 1)))  # torchrun would take 1, and say so
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", "vaekit"]
-    if os.name == "nt":  # where exec returns to the shell at once
-        sys.exit(subprocess.call([*command, *arguments]))
-    sys.stdout.flush()
-    return os.execv(sys.executable, [*command, *arguments])
+    sys.exit(_code_of_processes(count, arguments))
+
+
+def _code_of_processes(count: int, arguments: Sequence[str]) -> int:
+    """Run the command in so many processes; returns 0, the code of the first that failed, or 128 and a signal's number."""
+    threads = str(max((os.cpu_count() or 1) // count, 1))
+    with _variables(OMP_NUM_THREADS=threads, LOGLEVEL="CRITICAL"):  # otherwise torchrun takes 1 thread, and talks of itself
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.run import parse_args, run
+
+        try:
+            run(parse_args(["--standalone", "--nproc-per-node", str(count), "-m", "vaekit", *arguments]))
+        except SignalException as asked:
+            return 128 + int(asked.sigval)
+        except ChildFailedError as failed:
+            rank, failure = failed.get_first_failure()
+            if failure.exitcode < 0:  # it could say nothing itself
+                name = signal.Signals(-failure.exitcode).name
+                fail(f"process {rank} of {count} has been ended by {name}, and the others with it", 128 - failure.exitcode)
+            return int(failure.exitcode)
+    return 0
+
+
+@contextmanager
+def _variables(**defaults: str) -> Iterator[None]:
+    """Variables of the environment that are not set are for a while."""
+    added = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
