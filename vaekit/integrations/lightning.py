@@ -35,8 +35,9 @@ class LitVAE(LightningModule):
 
     Noise, dropout's too, is a pure function of (seed, trainer.global_step). With batches in the same order the weights are those
     of `fit`, bit for bit on the CPU. What else `fit` does is the Trainer's affair: the order of the data
-    (`lightning.pytorch.seed_everything`), clipping, checkpoints, precision ("bf16-mixed" is what "bf16" is in `fit`; weights in half
-    precision are refused). No guard keeps an objective that is not finite from the weights; Trainer(detect_anomaly=True) finds it.
+    (`lightning.pytorch.seed_everything`), clipping, checkpoints, precision ("bf16-mixed" is what "bf16" is in `fit`; weights in
+    half precision are refused). No guard keeps an objective that is not finite from the weights; Trainer(detect_anomaly=True)
+    finds it.
 
     A batch is what a loader gives to `fit`: x, (x, ...) or {"x": x}, and of a conditional model (x, y, ...) or {"x": x, "y": y}.
     Its values are checked in the first epoch, in validation and in tests.
