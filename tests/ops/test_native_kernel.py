@@ -44,7 +44,7 @@ def test_backward_is_the_reference(arguments, which, broadcast):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "shape", [(3, 255), (3, 256), (3, 257), (5, 513), (2, 1025), (70, 700), (1, 600_000), (1_000_000, 2), (300, 3)]
+    "shape", [(3, 255), (3, 256), (3, 257), (5, 513), (2, 1025), (70, 700), (1, 150_000), (100_000, 2), (300, 3)]
 )
 def test_large_and_awkward_shapes_are_the_reference(shape, dtype):
     mu, logvar = torch.randn(*shape[:-1], 2 * shape[-1]).to(dtype).chunk(2, dim=-1)
