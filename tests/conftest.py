@@ -1,5 +1,6 @@
 """Hypothesis profiles (HYPOTHESIS_PROFILE=ci, the default, or deep), one torch thread, and a clean state for each test."""
 
+import gc
 import os
 
 import pytest
@@ -21,6 +22,16 @@ def pytest_report_header() -> list[str]:
         f"hypothesis profile {profile} ({seed}); torch {torch.__version__}",
         f"vaekit from {vaekit.__path__[0]}; cpu kernel: {vaekit.build_info()['cpu kernel']}",
     ]
+
+
+def pytest_collection() -> None:
+    """What collecting makes, half a million objects, stays to the end: looking for garbage among them takes seconds."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,8 @@ import pytest
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 KERNELS = "cuda/reparameterize_kl.cuh"
-FLAGS = ["-std=c++17", "-Og", "-ffp-contract=off", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+FLAGS = ["-std=c++17", "-Og", "-ffp-contract=off"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 # What is planted: the text that it replaces, the new one, and what is said of it.
 FAULTS = {
@@ -112,13 +113,16 @@ FAULTS = {
 }
 
 
-def run(folder, csrc):
+def run(folder, csrc, flags=SANITIZERS):
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++")), None)
     if compiler is None or not sys.platform.startswith("linux"):
         pytest.skip("no C++ compiler whose sanitizers are known to work here")
     program = folder / "cuda_faults"
     built = subprocess.run(
-        [compiler, *FLAGS, "-I", csrc, HERE / "cuda_faults.cpp", "-o", program], capture_output=True, text=True, check=False
+        [compiler, *FLAGS, *flags, "-I", csrc, HERE / "cuda_faults.cpp", "-o", program],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if "cannot find" in built.stderr and "san" in built.stderr:
         pytest.skip("the compiler has no sanitizers")
@@ -140,6 +144,7 @@ def test_a_planted_fault_shows(fault, tmp_path):
     text = kernels.read_text()
     assert text.count(old) >= 1, f"the kernels no longer have {old!r}"
     kernels.write_text(text.replace(old, new))
-    code, output = run(tmp_path, tmp_path / "csrc")
+    needs_sanitizers = re.search("overflow|misaligned|SEGV", said)  # with which compiling takes twice as long
+    code, output = run(tmp_path, tmp_path / "csrc", SANITIZERS if needs_sanitizers else [])
     assert code != 0
     assert re.search(said, output), output[:2000]

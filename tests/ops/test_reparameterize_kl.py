@@ -189,7 +189,7 @@ def test_third_derivatives_exist_and_are_right():
 
 def cases():
     torch.manual_seed(0)
-    for dtype in DTYPES:
+    for dtype in (torch.float32, torch.bfloat16):  # one in whose dtype kl comes, and one in which it does not
         for num_samples in (None, 2):
             for with_prior in (False, True):
                 tensors = [torch.randn(3, 5).to(dtype).requires_grad_() for _ in range(4)]

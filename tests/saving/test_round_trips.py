@@ -38,12 +38,14 @@ VARIANTS = {
     "discretized_logistic": [{"components": 2, "levels": 16}],
     "negative_binomial": [{}, {"dispersion": "shared", "theta": 0.5}],
 }
+# Every pair of networks, and every variant of a likelihood; tests/test_grid.py has all pairs of parts.
 COMBINATIONS = [
-    (encoder, decoder, {"name": likelihood, **options})
-    for encoder, decoder, likelihood in itertools.product(encoders.names(), decoders.names(), likelihoods.names())
-    if len({part for part in (encoder, decoder) if part in SHAPES}) < 2
-    if likelihood != "columns" or encoder == decoder == "mlp"
-    for options in VARIANTS.get(likelihood, [{}])
+    *(
+        (encoder, decoder, {"name": "gaussian"})
+        for encoder, decoder in itertools.product(encoders.names(), decoders.names())
+        if len({part for part in (encoder, decoder) if part in SHAPES}) < 2
+    ),
+    *(("mlp", "mlp", {"name": name, **options}) for name in likelihoods.names() for options in VARIANTS.get(name, [{}])),
 ]
 
 
