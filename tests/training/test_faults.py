@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from helpers.small_runs import X, fit, model, weights
+from torch.utils.data import DataLoader, TensorDataset
 
 import vaekit
 from vaekit import EarlyStopping, History, NonFiniteLossError
@@ -118,6 +119,25 @@ def test_a_last_batch_of_one_is_refused_before_the_first_step(count, batch_size)
         assert torch.equal(tensor, before[name]), name
 
 
+@pytest.mark.parametrize(("count", "options"), [(33, {}), (34, {"sampler": range(33)}), (33, {"shuffle": True})], ids=str)
+def test_a_last_batch_of_one_in_a_loader_is_refused_as_well(count, options):
+    loader = DataLoader(TensorDataset(X[:count], torch.zeros(count)), batch_size=16, **options)
+    with pytest.raises(ValueError, match=r"batch_size=16 .*of 33.*drop_last=True"):
+        fit(with_normalization(), loader)
+
+
+def test_what_a_loader_leaves_out_or_batches_otherwise_is_not_refused():
+    data = TensorDataset(X[:33])
+    by_sampler = DataLoader(data, batch_sampler=[range(16), range(16, 33)])
+    for loader in (
+        DataLoader(data, batch_size=16, drop_last=True),
+        DataLoader(data, batch_size=11),
+        by_sampler,
+        [X[:16], X[16:33]],
+    ):
+        assert fit(with_normalization(), loader, epochs=1).epochs == 1
+
+
 def test_a_last_batch_of_one_is_fine_where_positions_are_normalised_too():
     images = torch.rand(17, 1, 8, 8)
     conv = {"name": "conv", "channels": (4,), "hidden": (), "normalization": "batch"}
@@ -139,7 +159,7 @@ def test_a_run_shorter_than_its_schedule_is_warned_of():
 
 
 def test_a_loader_that_was_shorter_than_the_schedule_is_warned_of_afterwards():
-    loader = torch.utils.data.DataLoader(X, batch_size=16)
+    loader = DataLoader(X, batch_size=16)
     with pytest.warns(UserWarning, match="4 steps.* beta"):
         fit(model(loss={"name": "elbo", "beta": WARM_UP}), loader, epochs=1)
 

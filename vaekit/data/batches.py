@@ -76,6 +76,15 @@ class Whole:
         batches = self._in_order(order, start, rank, world)
         return batches if isinstance(self.examples.x, Tensor) else read_ahead(batches)
 
+    @property
+    def smallest(self) -> int:
+        """The number of examples in the smallest batch."""
+        return _smallest(self.size, self.batch_size)
+
+    def one(self) -> Batch:
+        """A batch of the first example."""
+        return next(Whole(self.examples, 1, self._conditional)._in_order(None, 0, 0, 1))
+
     def _in_order(self, order: Tensor | None, start: int, rank: int, world: int) -> Iterator[Batch]:
         x, y = self.examples.x, self.examples.y if self._conditional else None
         for first in range(start * self.batch_size, self.size, self.batch_size):
@@ -145,6 +154,19 @@ class Stream:
         self._shuffling = {id(one): one for one in (loader, batch_sampler, *drawing)}.values()
         self.can_resume: bool = all(callable(getattr(loader, name, None)) for name in ("state_dict", "load_state_dict"))
 
+    @property
+    def smallest(self) -> int | None:
+        """The number of examples in the smallest batch, which a `DataLoader` that makes its batches itself tells; or None."""
+        loader = self._loader
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or self.size is None:
+            return None
+        size = self.batch_size
+        return size if size is None or loader.drop_last else _smallest(self.size, size)
+
+    def one(self) -> Batch:
+        """A batch of one example, of a loader whose `smallest` is known."""
+        return as_batch(self._loader.collate_fn([self._loader.dataset[0]]), self._conditional)
+
     def epoch(self, number: int, state: Any = None) -> Iterator[Batch]:
         """The batches of one epoch, all of them or those that come after a state.
 
@@ -189,13 +211,18 @@ class Stream:
     def fingerprint(self) -> dict[str, Any]:
         """Plain data that tell one loader from another, as far as that shows before it is read; see `vaekit.data.differences`."""
         loader = self._loader
-        batch_size = getattr(loader, "batch_size", None)
         return {
             "kind": "loader",
             "loader": type(loader).__name__,
             "examples": _length(getattr(loader, "dataset", None)),
-            "batch_size": batch_size if isinstance(batch_size, int) else None,
+            "batch_size": self.batch_size,
         }
+
+    @property
+    def batch_size(self) -> int | None:
+        """The number of examples in a batch; None where the loader does not say."""
+        size = getattr(self._loader, "batch_size", None)
+        return size if isinstance(size, int) else None
 
     @property
     def length(self) -> int | None:
@@ -256,6 +283,10 @@ def as_batches(data: Any, batch_size: int, conditional: bool = False) -> Whole |
 
 
 _EMPTY = "the dataset is empty: there is nothing to train on or to evaluate"
+
+
+def _smallest(size: int, batch_size: int) -> int:
+    return min(size, size % batch_size or batch_size)
 
 
 def _is_whole(data: Any) -> bool:

@@ -72,13 +72,11 @@ def check_smallest_batch(vae: VAE, batches: Whole | Stream) -> None:
     """Refuse a last batch of one example where batch normalisation cannot be trained on it, before the steps up to it.
 
     Raises:
-        ValueError: it cannot; of a loader nobody knows before.
+        ValueError: it cannot; of a loader that does not tell the sizes of its batches nobody knows before.
     """
-    if not isinstance(batches, Whole) or min(batches.size, batches.size % batches.batch_size or batches.batch_size) != 1:
+    if batches.smallest != 1 or not any(isinstance(m, BATCH_NORMALIZATIONS) and m.training for m in vae.modules()):
         return
-    if not any(isinstance(m, BATCH_NORMALIZATIONS) and m.training for m in vae.modules()):
-        return
-    one = next(iter(Whole(batches.examples, 1, vae.condition is not None))).to(vae.device)
+    one = batches.one().to(vae.device)
     averages = {name: buffer.clone() for name, buffer in vae.named_buffers()}  # which the trial may move
     try:
         torch.func.functional_call(vae, averages, (one.x, one.condition), {"step": 0})
@@ -87,7 +85,8 @@ def check_smallest_batch(vae: VAE, batches: Whole | Stream) -> None:
             raise
         raise ValueError(
             f"batch_size={batches.batch_size} leaves one example for the last batch of {batches.size}, and batch normalisation "
-            f"cannot be trained on one ({error}); choose another batch_size, or leave an example out"
+            f"cannot be trained on one ({error}); choose another batch_size, or leave an example out, as a DataLoader with "
+            "drop_last=True does"
         ) from error
 
 
