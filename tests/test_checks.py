@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import vaekit
 from vaekit.checks import checked_flag, checked_number, checked_size, checked_sizes, checked_word
+from vaekit.ops.operands import checked_count
 
 
 @given(st.integers(-5, 5), st.integers(-3, 3))
@@ -31,6 +32,15 @@ def test_what_is_no_whole_number_is_no_size(value):
         checked_size("size", value)
     with pytest.raises(ValueError, match="every entry of sizes|sizes"):
         checked_sizes("sizes", [value])
+
+
+@pytest.mark.parametrize("value", [0, 2.5, True, "2"])
+def test_a_count_of_the_operator_is_refused_in_the_same_words(value):
+    with pytest.raises(ValueError) as of_a_size:
+        checked_size("num_samples", value)
+    with pytest.raises((TypeError, ValueError)) as of_a_count:
+        checked_count("num_samples", value, 1)
+    assert str(of_a_count.value) == str(of_a_size.value)
 
 
 @given(st.floats(-3, 3), st.floats(-3, 3), st.floats(-3, 3))

@@ -64,13 +64,23 @@ def checked_size(name: str, value: int, least: int = 1) -> int:
         Traceback (most recent call last):
         ValueError: latent_dim has to be a whole number of at least 1, got 2.0
     """
-    try:
-        whole = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        whole = None
+    whole = whole_number(value)
     if whole is None or whole < least:
-        raise ValueError(f"{name} has to be a whole number of at least {least}, got {value!r}")
+        raise ValueError(whole_number_wanted(name, value, least))
     return whole
+
+
+def whole_number(value: Any) -> int | None:
+    """`value` as an int; None where it is not one, nor one of numpy's or torch's. True and False are not."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def whole_number_wanted(name: str, value: Any, least: int | None) -> str:
+    """What is said of a value that is no whole number, or one below `least`."""
+    return f"{name} has to be a whole number{'' if least is None else f' of at least {least}'}, got {value!r}"
 
 
 def checked_sizes(name: str, values: Sequence[int]) -> tuple[int, ...]:

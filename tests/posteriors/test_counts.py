@@ -22,7 +22,7 @@ def test_a_count_that_is_not_whole_or_too_small_is_refused_by_name(posterior, op
     for value in (2.5, 2.0, True, "2"):
         with pytest.raises(TypeError, match=f"{option} has to be a whole number"):
             posterior.rsample(key=make_key(0), **{option: value})
-    with pytest.raises(ValueError, match=f"{option} has to be at least"):
+    with pytest.raises(ValueError, match=f"{option} has to be a whole number of at least"):
         posterior.rsample(key=make_key(0), **{option: -1})
 
 

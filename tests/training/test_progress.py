@@ -5,11 +5,13 @@ import re
 import sys
 import types
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import tqdm.auto  # noqa: F401 (so that it can be replaced)
 from helpers.small_runs import X, fit, model
 
+import vaekit
 from vaekit.training import watch
 from vaekit.training.progress import Bar, Lines, Progress, shown_on
 
@@ -58,6 +60,25 @@ def test_a_bar_shows_a_learning_rate_that_changes(stderr, monkeypatch):
     stream = stderr(Terminal())
     fit(model(), progress=True, learning_rate={"name": "linear", "start": 0.1, "end": 0.02, "steps": 4})
     assert "lr 0.02" in last_of(stream.getvalue())
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt], ids=str)
+def test_a_bar_is_closed_when_the_run_ends_whatever_ends_it(stderr, error):
+    """What is printed next then begins a line of its own."""
+    stream, closed = stderr(Terminal()), []
+
+    class Look(vaekit.Callback):
+        def on_step_end(self, state):
+            assert not stream.getvalue().endswith("\n")
+            if error is not None and state.step == 2:
+                raise error
+
+        def on_fit_end(self, state):  # while the run still holds the bar, which closes itself once nobody does
+            closed.append(stream.getvalue().endswith("\n"))
+
+    with pytest.raises(RuntimeError) if error is RuntimeError else nullcontext():
+        fit(model(), epochs=1, progress=True, callbacks=[Look()])
+    assert closed == [True]
 
 
 def test_a_bar_goes_on_where_an_earlier_process_was():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from vaekit.checks import whole_number, whole_number_wanted
 
 SCHEMA = (
     "Tensor mu, Tensor logvar, Tensor? key, Tensor? eps, Tensor? prior_mu, Tensor? prior_logvar, "
@@ -46,15 +47,13 @@ def checked_count(name: str, value: int, least: int | None = None) -> int:
     Example:
         >>> checked_count("num_samples", 2.5, 1)
         Traceback (most recent call last):
-        TypeError: num_samples has to be a whole number, got 2.5
+        TypeError: num_samples has to be a whole number of at least 1, got 2.5
     """
     if type(value) is not int and not isinstance(value, torch.SymInt):
-        try:
-            if isinstance(value, bool):
-                raise TypeError
-            value = operator.index(value)
-        except TypeError:
-            raise TypeError(f"{name} has to be a whole number, got {value!r}") from None
+        whole = whole_number(value)
+        if whole is None:
+            raise TypeError(whole_number_wanted(name, value, least))
+        value = whole
     if least is not None and value < least:
-        raise ValueError(f"{name} has to be at least {least}, got {value}")
+        raise ValueError(whole_number_wanted(name, value, least))
     return value

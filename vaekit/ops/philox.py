@@ -208,14 +208,16 @@ def _uniform_pairs(key: Tensor, shape: Sequence[int], dtype: torch.dtype, start:
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"noise is drawn in float32 or float64, not {dtype}")
     per_block, count = _VALUES_PER_BLOCK[dtype], math.prod(shape)
-    first, last = start // per_block, (start + count + per_block - 1) // per_block
-    blocks = torch.arange(first, last, dtype=torch.int64, device=key.device)
+    begin, end = start // per_block, (start + count + per_block - 1) // per_block
+    blocks = torch.arange(begin, end, dtype=torch.int64, device=key.device)
     x0, x1, x2, x3 = words(key[..., :1], key[..., 1:] + blocks)
     if dtype == torch.float64:
         wide = (x0 << 21 | x1 >> 11, x2 << 21 | x3 >> 11)
-        return tuple(bits.unsqueeze(-2).to(dtype).mul_(2**-53).add_(2**-54) for bits in wide)  # type: ignore[return-value]
-    planes = (torch.stack((x0, x2), dim=-2), torch.stack((x1, x3), dim=-2))
-    return tuple(bits.to(dtype).mul_(2**-32).add_(2**-33) for bits in planes)  # type: ignore[return-value]
+        first, second = (bits.unsqueeze(-2).to(dtype).mul_(2**-53).add_(2**-54) for bits in wide)
+    else:
+        planes = (torch.stack((x0, x2), dim=-2), torch.stack((x1, x3), dim=-2))
+        first, second = (bits.to(dtype).mul_(2**-32).add_(2**-33) for bits in planes)
+    return first, second
 
 
 def _in_stream_order(first: Tensor, second: Tensor, key: Tensor, shape: Sequence[int], start: int) -> Tensor:
