@@ -74,9 +74,10 @@ def fit(
         vae: the model, with weights in float32 or float64. Afterwards it holds the last weights, on `device`, in evaluation mode.
             Parameters with requires_grad=False stay as they are; a module whose parameters are all frozen, and which is in
             evaluation mode, stays in it.
-        train: `vaekit.data.Examples`, a tensor or array [N, *input_shape], a pair (x, y) of them, or a loader, whose batches
-            are x, (x, ...) or {"x": x}. For a conditional model y is the condition, and a loader's batches are (x, y, ...) or
-            {"x": x, "y": y}. Whole examples are reshuffled every epoch; an incomplete last batch counts.
+        train: `vaekit.data.Examples` (files larger than memory are some too, see `vaekit.data.open_shards`), a tensor or array
+            [N, *input_shape], a pair (x, y) of them, a `datasets.Dataset` with a column x, or a loader, any iterable whose
+            batches are x, (x, ...) or {"x": x}. For a conditional model y is the condition, and a loader's batches are
+            (x, y, ...) or {"x": x, "y": y}. Whole examples are reshuffled every epoch; an incomplete last batch counts.
         validation: the same, evaluated after every epoch with the same noise each time.
         epochs: passes over `train`.
         batch_size: the examples that go through the model at once; a loader has its own.
