@@ -207,7 +207,7 @@ def test_a_loss_that_is_not_finite_at_once_is_explained_by_the_data():
     assert "tandardise" in said
     assert "e+29" in said
     assert "lower learning_rate" not in said
-    assert said.count("\n") == 7
+    assert all(len(line) < 200 for line in said.split("\n"))
     assert torch.equal(weights(vae), before)
 
 

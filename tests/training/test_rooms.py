@@ -43,7 +43,7 @@ def test_only_the_engine_knows_fabric(name):
 @pytest.mark.parametrize("name", FILES)
 def test_only_some_write_files(name):
     writes = any(module.startswith("vaekit.files") for module in imports(name))
-    assert not writes or name in {"checkpoints", "history", "record", "snapshots"}
+    assert not writes or name in {"checkpoints", "history", "record", "replay", "snapshots"}
 
 
 @pytest.mark.parametrize("name", FILES)

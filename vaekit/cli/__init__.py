@@ -1,4 +1,4 @@
-"""The `vaekit` command: train, evaluate, reconstruct, sample, plot, list, doctor.
+"""The `vaekit` command: train, replay, evaluate, reconstruct, sample, plot, list, doctor.
 
 A command says what was done and hands its work on; the work itself is done in the rooms below.
 """
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vaekit.cli import console, doctor, look, parts, train
+from vaekit.cli import console, doctor, look, parts, replay, train
 from vaekit.cli.current_folder import import_named
 from vaekit.training import NonFiniteLossError
 
@@ -45,6 +45,7 @@ def imports(
 
 
 app.command()(train.train)
+app.command()(replay.replay)
 app.command()(look.evaluate)
 app.command()(look.reconstruct)
 app.command()(look.sample)
@@ -75,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         hint = f" (see `{context.command_path} --help`)" if context else ""
         console.fail(f"{error.format_message()}{hint}", 2)
     except NonFiniteLossError as error:
-        console.fail(str(error), 1)
+        console.say(f"vaekit: {error}", error=True)
+        sys.exit(1)
     except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError, MemoryError, OverflowError) as error:
         if os.environ.get("VAEKIT_TRACEBACK"):
             raise

@@ -8,6 +8,7 @@ from vaekit.training.guard import NonFiniteLossError
 from vaekit.training.history import History
 from vaekit.training.options import FitOptions
 from vaekit.training.plan import epoch_order, step_key
+from vaekit.training.replay import Replayed, replay
 from vaekit.training.resume import resume
 from vaekit.training.signals import Terminated
 from vaekit.training.state import RunState
@@ -19,12 +20,14 @@ __all__ = [
     "FitOptions",
     "History",
     "NonFiniteLossError",
+    "Replayed",
     "RunState",
     "Terminated",
     "TimeLimit",
     "epoch_order",
     "fit",
     "optimizers",
+    "replay",
     "resume",
     "step_key",
 ]

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from vaekit import divergences
+from vaekit import divergences, seeding
+from vaekit.data.fingerprint import hash_of
 from vaekit.losses.base import LossTerms
 from vaekit.posteriors.base import Posterior
-from vaekit.training.explain import listed, span
+from vaekit.training.explain import listed, names_of, span, term_of
 from vaekit.training.gate import Buffers
+from vaekit.training.plan import Step, layers_seed
 from vaekit.vae import VAE
 
 _MOST_DIMENSIONS = 3  # of those whose divergence is finite
@@ -68,6 +70,7 @@ class Findings(NamedTuple):
         largest_logvar: from which on its exponential overflows.
         dimensions: latent dimensions whose divergence is not finite, or else the largest ones, in words with "z[3]".
         x: the range of the data in the step.
+        digests: of each gradient as it was in the end, and of the terms of each part: a hash of the values.
     """
 
     terms: Sequence[LossTerms]
@@ -77,6 +80,7 @@ class Findings(NamedTuple):
     largest_logvar: float
     dimensions: str
     x: tuple[float, float]
+    digests: Mapping[str, str]
 
     def lines(self) -> list[str]:
         """The facts, one a line."""
@@ -93,29 +97,33 @@ class Findings(NamedTuple):
         return [*said, f"the values of x are {span(*self.x)}"]
 
 
-def examine(vae: VAE, batches: Sequence[Tensor], take: Callable[[], Sequence[LossTerms]]) -> Findings:
-    """Call `take`, which does forward and backward passes of a step, and look at what happens in it.
+def examine(vae: VAE, step: Step, take: Callable[[Step], Sequence[LossTerms]], rank: int = 0) -> Findings:
+    """Take a step again, as far as its gradients, with the noise that it had, and look at what happens in it.
 
-    The buffers are afterwards as before; the gradients are what `take` left.
+    The buffers are afterwards as before; the gradients of the step are in the parameters.
 
     Args:
-        vae: the model.
-        batches: x of each part.
-        take: gives the terms of each part.
+        vae: the model, with the weights and in the mode that it had.
+        step: the step.
+        take: does the forward and backward passes, and gives the terms of each part.
+        rank: of this process.
     """
     layers: list[Layer] = []
     posteriors: list[Posterior] = []
     gradients: dict[str, Gradient] = {}
     buffers = Buffers(vae)
     buffers.keep()
+    vae.zero_grad(set_to_none=True)
+    seeding.reseed(vae.device, layers_seed(step.key, rank))
     with ExitStack() as hooks:
         for handle in _hooks(vae, layers, posteriors, gradients):
             hooks.callback(handle.remove)
         try:
-            terms = take()
+            terms = take(step)
         finally:
             buffers.put_back(torch.ones((), dtype=torch.bool, device=vae.device))
     logvars = [logvar.detach() for p in posteriors if isinstance(logvar := getattr(p, "logvar", None), Tensor)]
+    final = {f"the gradient of {name}": p.grad for name, p in vae.named_parameters() if p.grad is not None}
     return Findings(
         terms,
         layers,
@@ -123,8 +131,23 @@ def examine(vae: VAE, batches: Sequence[Tensor], take: Callable[[], Sequence[Los
         _range(logvars) if logvars else None,
         math.log(torch.finfo(vae.dtype).max),
         _dimensions(vae, posteriors),
-        _range(batches),
+        _range([part.batch.x for part in step.parts]),
+        {**digests_of(terms), **digests(final)},
     )
+
+
+def digests_of(terms: Sequence[LossTerms]) -> dict[str, str]:
+    """A hash of the values of each term of each part of a step."""
+    named: dict[str, Tensor] = {}
+    for number, part in enumerate(terms):
+        where = f" of part {number}" if len(terms) > 1 else ""
+        named |= {f"{name}{where}": term_of(part, name) for name in names_of(part)}
+    return digests(named)
+
+
+def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """A hash of the values of each tensor; all NaN count as the same."""
+    return {name: str(hash_of([tensor.detach().cpu()], 8).hexdigest()) for name, tensor in tensors.items()}
 
 
 def _hooks(

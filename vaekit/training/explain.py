@@ -28,7 +28,7 @@ def what(taken: Sequence[Taken], batches: Whole | Stream, data: str = "train") -
         batches: the data they are from, for the numbers of the examples.
         data: what the data is called.
     """
-    terms = {name: [term_of(one.terms, name) for one in taken] for name in _names(taken[0].terms)}
+    terms = {name: [term_of(one.terms, name) for one in taken] for name in names_of(taken[0].terms)}
     bad = [name for name, values in terms.items() if not all(value.isfinite().all() for value in values)]
     if not bad:
         return "a gradient is not finite, though every term of the loss is"
@@ -68,7 +68,7 @@ def message(failure: Failure, batches: Whole | Stream, findings: Findings | None
         measured = ", ".join(f"{norm:.4g} in step {number}" for number, norm in failure.norms)
         facts.append(f"the gradient's norm before: {measured}")
     facts.append(_held(failure))
-    return "\n  ".join([*facts, *lines, advice(failure, findings)])
+    return "\n  ".join([*facts, *lines, *advice(failure, findings)])
 
 
 def _after(failure: Failure) -> str:
@@ -82,8 +82,8 @@ def _held(failure: Failure) -> str:
     return f"{good}; the model holds the weights from before that step"
 
 
-def advice(failure: Failure, findings: Findings | None) -> str:
-    """What to do, most likely first."""
+def advice(failure: Failure, findings: Findings | None) -> list[str]:
+    """What to do, what is most likely to help first."""
     ideas = []
     if failure.is_float16:
         ideas.append('precision="bf16" has the range of float32: float16 ends at 65504')
@@ -91,14 +91,14 @@ def advice(failure: Failure, findings: Findings | None) -> str:
         ideas.append('bound the log variance, posterior={"name": "diagonal_gaussian", "logvar_bound": 10.0} for example')
     if failure.last_good is None:
         ideas.append(
-            "standardise the data, so that each column has mean 0 and variance 1, or scale it to the size of 1; the learning "
-            "rate is not the reason, as no step was made before"
+            "standardise the data, so that each column has mean 0 and variance 1, or scale it to the size of 1 (the learning "
+            "rate is not the reason: no step was made before)"
         )
     else:
         ideas.append("a lower learning_rate, or gradient_clip=1.0, often helps")
     if failure.taken and not failure.skipped:
         ideas.append('on_nonfinite="skip" leaves such steps out')
-    return f"what to do: {'; '.join(ideas)}"
+    return ["what to do:", *(f"- {idea}" for idea in ideas)]
 
 
 def _overflows(findings: Findings) -> bool:
@@ -115,7 +115,8 @@ def term_of(terms: LossTerms, name: str) -> Tensor:
     return named_terms(terms)[name]
 
 
-def _names(terms: LossTerms) -> list[str]:
+def names_of(terms: LossTerms) -> list[str]:
+    """The names by which `term_of` gives them."""
     return [*named_terms(terms), *(["auxiliary"] if terms.auxiliary is not None else [])]
 
 

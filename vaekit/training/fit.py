@@ -223,7 +223,7 @@ def fit(
         plan = Plan(batches, seed, engine.device, accumulate, partial(seeding.reseed, engine.device), ranks)
         guard = Guard(vae, batches, on_nonfinite, engine.scaler, ranks)
         update = Update(vae, engine, options, guard, plan.expected_steps(about.get("planned_epochs", epochs)))
-        guard.explain = Report(vae, batches, update, ranks.rank)
+        guard.explain = Report(vae, batches, update, checkpoints.folder)
         state = RunState(vae, update.optimizer, update.average, rank=ranks.rank)
         weights = scheduled(vae.loss)
         if plan.steps_per_epoch is not None:

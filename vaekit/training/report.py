@@ -1,47 +1,61 @@
-"""What is left of a failure: the step is taken again and looked at, and a message says what was found."""
+"""What is left of a failure: the step is taken again and looked at, a message says what was found, and a folder keeps it."""
 
 from __future__ import annotations
 
-from vaekit import seeding
+from pathlib import Path
+
 from vaekit.data import Stream, Whole
 from vaekit.training import explain
-from vaekit.training.examine import Findings, examine
+from vaekit.training.examine import Findings, digests_of, examine
 from vaekit.training.guard import Failure
-from vaekit.training.plan import Step, layers_seed
+from vaekit.training.replay import Evidence, write
 from vaekit.training.update import Update
 from vaekit.vae import VAE
 
 
 class Report:
-    """Called with a failure, gives the message about it.
+    """Called with a failure, gives the message about it, and leaves a folder for `vaekit replay`.
 
     Args:
         vae: the model, which has the weights from before the step.
         batches: the training data.
         update: of the run, which takes the step again as far as its gradients; all processes of the run do.
-        rank: of this process.
+        folder: of the run; None for one that leaves nothing, and in other processes than the first.
     """
 
-    def __init__(self, vae: VAE, batches: Whole | Stream, update: Update, rank: int = 0) -> None:
-        self._vae, self._batches, self._update, self._rank = vae, batches, update, rank
+    def __init__(self, vae: VAE, batches: Whole | Stream, update: Update, folder: Path | None) -> None:
+        self._vae, self._batches, self._update, self._folder = vae, batches, update, folder
 
     def __call__(self, failure: Failure) -> str:
         if not failure.taken or failure.weights_are_lost:
-            return explain.message(failure, self._batches)
+            gone = "there is no folder for `vaekit replay`: the weights from before that step are lost"
+            return explain.message(failure, self._batches, lines=[] if self._folder is None else [gone])
         step = failure.step(self._batches)
+        self._update.release()
         try:
-            findings = taken_again(self._vae, self._update, step, self._rank)
+            findings = examine(self._vae, step, self._update.add_gradients, self._update.engine.ranks.rank)
         except Exception as error:  # whatever it is, the failure itself is what has to be told
             again = f"the step could not be taken again for a closer look: {type(error).__name__}: {error}"
-            return explain.message(failure, self._batches, None, [again])
-        return explain.message(failure, self._batches, findings)
+            return explain.message(failure, self._batches, lines=[again])
+        finally:
+            self._update.release()
+        lines = self._comparison(failure, findings)
+        if self._update.engine.ranks.world > 1:
+            kept = "a run of several processes leaves no folder for `vaekit replay`; one process takes the same steps, and does"
+            return explain.message(failure, self._batches, findings, [*lines, kept])
+        if self._folder is None:
+            kept = "out= would have left a folder with that step, for `vaekit replay`"
+            return explain.message(failure, self._batches, findings, [*lines, kept])
+        told = explain.message(failure, self._batches, findings, lines)
+        evidence = Evidence(failure.epoch, step, findings, told, self._update)
+        try:
+            kept = f"to take that step again: vaekit replay {write(self._folder, self._vae, evidence)}"
+        except (OSError, ValueError, TypeError) as error:
+            kept = f"no folder could be written for `vaekit replay`: {error}"
+        return explain.message(failure, self._batches, findings, [*lines, kept])
 
-
-def taken_again(vae: VAE, update: Update, step: Step, rank: int = 0) -> Findings:
-    """What is found in the forward and backward passes of a step, with the noise that they had; the optimizer is left alone."""
-    update.release()
-    seeding.reseed(vae.device, layers_seed(step.key, rank))
-    try:
-        return examine(vae, [part.batch.x for part in step.parts], lambda: update.add_gradients(step))
-    finally:
-        update.release()
+    def _comparison(self, failure: Failure, findings: Findings) -> list[str]:
+        """Whether the step gave the same terms again."""
+        seen = digests_of([one.terms for one in failure.taken])
+        others = [name for name, digest in seen.items() if findings.digests.get(name) != digest]
+        return [f"taken again, the step gave other values: {explain.listed(others)}; something in it is random"] if others else []

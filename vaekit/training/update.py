@@ -31,12 +31,13 @@ class Update:
         steps: of the run, where they are known; for a learning rate that depends on them.
 
     Attributes:
+        engine, options: as given.
         optimizer: what updates the weights.
         average: of the weights; None where none was asked for.
     """
 
     def __init__(self, vae: VAE, engine: Engine, options: FitOptions, guard: Guard, steps: int | None) -> None:
-        self._vae, self._engine, self._guard = vae, engine, guard
+        self._vae, self.engine, self.options, self._guard = vae, engine, options, guard
         self._rate = LearningRate(options.learning_rate, steps)
         self.optimizer = optimizers.build(options.optimizer, vae, self._rate(0), not self._rate.is_constant)
         self._clip = Clip(options.gradient_clip, optimizers.clipped_together(vae))
@@ -57,7 +58,7 @@ class Update:
         """Take the step; returns the terms that each of its parts saw, without gradients, on the device."""
         self._guard.begin()
         seen = self.add_gradients(step)
-        scaler = self._engine.scaler
+        scaler = self.engine.scaler
         if scaler is not None:
             scaler.unscale_(self.optimizer)
         self._guard.observe_gradients(step.number)
@@ -85,8 +86,8 @@ class Update:
 
     def _add_gradients(self, step: Step, part: Part, *, is_last: bool) -> LossTerms:
         """Add a part's share in the gradient of the mean over the step's examples."""
-        batch, ranks = part.batch.to(self._engine.device), self._engine.ranks
-        with ranks.holding(part.counts), self._engine.part_of_step(self._model, is_last=is_last):
+        batch, ranks = part.batch.to(self.engine.device), self.engine.ranks
+        with ranks.holding(part.counts), self.engine.part_of_step(self._model, is_last=is_last):
             objective, terms = self._model(
                 batch.x,
                 batch.condition,
@@ -103,7 +104,7 @@ class Update:
                 )
             if ranks.world > 1 or len(step.parts) > 1:  # the processes' gradients are averaged, which this undoes
                 objective = objective * (ranks.world * len(batch.x) / max(step.count, 1))
-            self._engine.backward(objective)
+            self.engine.backward(objective)
         seen: LossTerms = terms
         self._guard.observe(objective, *named_terms(seen).values())
         return seen
