@@ -329,7 +329,7 @@ def test_a_validation_loss_that_is_not_finite_is_told():
             return terms if context.step is not None else terms._replace(total=terms.total * math.nan)
 
     vae = vaekit.VAE(model().encoder, model().decoder, likelihood=model().likelihood, loss=Broken())
-    with pytest.raises(NonFiniteLossError, match="epoch 1: loss is not finite on the validation data"):
+    with pytest.raises(NonFiniteLossError, match="epoch 1, on the validation data: loss is not finite"):
         fit(vae, validation=X)
 
 

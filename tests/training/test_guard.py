@@ -291,3 +291,36 @@ def test_in_float16_a_step_is_left_out_without_a_change_of_the_scale_and_the_run
         history = fit(spoiled({2, 3}, "extra"), epochs=1, batch_size=5, optimizer=optimizer, precision="16", on_nonfinite="skip")
     assert history.skipped == [2]
     assert math.isfinite(history["loss"][0])
+
+
+# Validation.
+
+
+@pytest.mark.parametrize("as_loader", [False, True])
+def test_what_is_not_finite_on_the_validation_data_is_named_by_its_numbers(as_loader):
+    held_out = X[:40].clone()
+    held_out[[7, 33]] = 1e30
+    vae = model(likelihood="gaussian", decoder={"hidden": (8, 8)})
+    data = torch.utils.data.DataLoader(held_out, batch_size=16) if as_loader else held_out
+    with pytest.raises(NonFiniteLossError) as caught:
+        fit(vae, validation=data)
+    said = str(caught.value).split("\n")
+    assert said[0].startswith("epoch 1, on the validation data: ")
+    assert said[0].endswith(f"in 2 of 40 examples, in {'the batch' if as_loader else 'validation'} these: 7, 33")
+    assert any("latent dimensions in which the divergence is not finite: z[0] and z[1]" in line for line in said)
+    assert any("logvar is from" in line for line in said)
+    assert any("every step of the epoch was good; the model holds the weights of this epoch" in line for line in said)
+
+
+def test_validation_data_that_can_be_read_only_once_are_told_of():
+    class Once:
+        def __init__(self):
+            self.is_read = False
+
+        def __iter__(self):
+            if not self.is_read:
+                yield torch.full((4, 6), 1e30)
+            self.is_read = True
+
+    with pytest.raises(NonFiniteLossError, match="on the validation data: a closer look was not possible: .*loader gave no exam"):
+        fit(model(likelihood="gaussian"), validation=Once())

@@ -23,6 +23,9 @@ class Gaussian(DispersedLikelihood):
         sigma: the standard deviation, in the data's units, that "fixed" keeps and "shared" starts from; 1 by default.
         missing: "refuse" or "ignore" NaN in the data.
 
+    Attributes:
+        sigma: that is kept, or started from.
+
     Raises:
         TypeError: a sigma that is not a number.
         ValueError: another word for `variance`, or a sigma that is not positive and finite; a sigma together with
@@ -36,7 +39,7 @@ class Gaussian(DispersedLikelihood):
 
     def __init__(self, variance: str = "fixed", sigma: float | None = None, missing: str = "refuse") -> None:
         super().__init__(missing, logvar=Positive("variance", variance, "sigma", sigma, 1.0, power=2.0))
-        self.variance = variance
+        self.variance, self.sigma = variance, 1.0 if sigma is None else sigma
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         (mean,), (logvar,) = self._split(parameters)

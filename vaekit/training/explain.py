@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vaekit.training.examine import Findings
     from vaekit.training.guard import Failure, Taken
 
+_BOUND = 'bound the log variance, posterior={"name": "diagonal_gaussian", "logvar_bound": 10.0} for example'
 _MOST = 10  # of a kind that a line names
 
 
@@ -71,6 +72,22 @@ def message(failure: Failure, batches: Whole | Stream, findings: Findings | None
     return "\n  ".join([*facts, *lines, *advice(failure, findings)])
 
 
+def message_of_validation(epoch: int, said: str, findings: Findings | None) -> str:
+    """All that is known of a loss that was not finite on the validation data.
+
+    Args:
+        epoch: 0, 1, ...
+        said: what was not finite.
+        findings: of the first batch in which something was not.
+    """
+    facts = [f"epoch {epoch + 1}, on the validation data: {said}", *([] if findings is None else findings.lines())]
+    facts.append("every step of the epoch was good; the model holds the weights of this epoch")
+    ideas = ["compare those examples with the training data: their scale, and values that it does not have"]
+    if findings is not None and findings.logvar is not None and _overflows(findings):
+        ideas.insert(0, _BOUND)
+    return "\n  ".join([*facts, "what to do:", *(f"- {idea}" for idea in ideas)])
+
+
 def _after(failure: Failure) -> str:
     return "" if failure.last_good is None else f"after step {failure.last_good}, or a few steps earlier, "
 
@@ -88,7 +105,7 @@ def advice(failure: Failure, findings: Findings | None) -> list[str]:
     if failure.is_float16:
         ideas.append('precision="bf16" has the range of float32: float16 ends at 65504')
     if findings is not None and findings.logvar is not None and _overflows(findings):
-        ideas.append('bound the log variance, posterior={"name": "diagonal_gaussian", "logvar_bound": 10.0} for example')
+        ideas.append(_BOUND)
     if failure.last_good is None:
         ideas.append(
             "standardise the data, so that each column has mean 0 and variance 1, or scale it to the size of 1 (the learning "

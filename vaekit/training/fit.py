@@ -30,8 +30,9 @@ from vaekit.training.options import FitOptions
 from vaekit.training.plan import Plan
 from vaekit.training.progress import Progress, shown_on
 from vaekit.training.record import Record
-from vaekit.training.report import Report
+from vaekit.training.report import Report, about_validation
 from vaekit.training.signals import heeded
+from vaekit.training.signs import Signs
 from vaekit.training.state import RunState
 from vaekit.training.update import Update
 from vaekit.training.watch import Watch
@@ -153,7 +154,9 @@ def fit(
         OSError: `out` cannot be written, or holds an earlier run; before the first step.
 
     Warns:
-        UserWarning: the run is shorter than the schedule of one of the objective's weights; steps were skipped; half of them or
+        UserWarning: data far from the scale of a Gaussian likelihood; an objective that averages the reconstruction and sums the
+            divergence; a log variance near overflow; after 500 steps, latent dimensions that have collapsed and codes that are
+            not used; the run is shorter than the schedule of one of the objective's weights; steps were skipped; half of them or
             more were left out with precision="16".
 
     Example:
@@ -228,6 +231,8 @@ def fit(
         weights = scheduled(vae.loss)
         if plan.steps_per_epoch is not None:
             preflight.warn_of_unfinished(weights, epochs * plan.steps_per_epoch, "the run has")
+        signs = Signs(vae, batches, validation_batches, ranks)
+        signs.before()
         record.write(vae, options, engine.device, engine.precision)
         checkpoints.claim(about, state, plan, engine, called)  # from here on nothing is refused
         if snapshot is not None:
@@ -238,13 +243,15 @@ def fit(
         validate = None
         if validation_batches is not None:
             validate = partial(mean_terms, vae, validation_batches, evaluation_key(seed), ranks)
+            guard.explain_validation = partial(about_validation, vae, validation_batches, evaluation_key(seed))
         total = None if plan.size is None else epochs * plan.size
         shown = shown_on(sys.stderr, epochs, total, state.examples) if progress and not ranks.rank else Progress()
         shown.say(f"training {engine}")
         plan.say = shown.say
-        watch = Watch(state, guard, shown, ranks)
-        with heeded(state) as heed:
+        watch = Watch(state, guard, shown, ranks, signs)
+        with heeded(state) as heed, signs.watching():
             history = Loop(state, plan, update, guard, watch, checkpoints, called, validate, weights, ranks).run(epochs)
+            signs.after(state)
         if plan.steps_per_epoch is None:
             preflight.warn_of_unfinished(weights, state.step, "the run had")
     if engine.scaler is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -136,6 +136,7 @@ class Guard:
     Attributes:
         bad: bool scalar on the device, whether the present step is a bad one.
         explain: gives the message about a failure.
+        explain_validation: gives the message about validation data on which the loss of an epoch, 0, 1, ..., is not finite.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class Guard:
         self._row = _Row()
         self.bad = torch.zeros((), dtype=torch.bool, device=vae.device)
         self.explain: Callable[[Failure], str] = lambda failure: explain.message(failure, batches)
+        self.explain_validation: Callable[[int], str] = lambda epoch: explain.message_of_validation(epoch, "not finite", None)
 
     def attach(self, optimizer: torch.optim.Optimizer, average: Average | None = None) -> None:
         """Take care of what evolves in a run besides the model."""
@@ -263,6 +265,15 @@ class Guard:
                 stacklevel=5,
             )
 
+    def check_validation(self, terms: Mapping[str, float], epoch: int) -> None:
+        """Raise if a mean term on the validation data is not finite.
+
+        Raises:
+            NonFiniteLossError: it is not.
+        """
+        if not all(map(math.isfinite, terms.values())):
+            raise NonFiniteLossError(self.explain_validation(epoch))
+
     def restore(self) -> bool:
         """Put back what was kept, where weights, averages or buffers are not finite any more; whether weights were not."""
         if not self._kept:
@@ -301,8 +312,10 @@ class Guard:
         are_lost = self.restore()
         norms = [(number, float(norm)) for number, norm in self._norms if not taken or number < taken[0].number]
         norms = [(number, norm) for number, norm in norms if math.isfinite(norm)]
-        is_float16 = self._scaler is not None
-        failure = Failure(taken, state.epoch, self._last_good, norms, are_lost, self._row.steps, is_float16)
+        is_float16, last_good = self._scaler is not None, self._last_good
+        if last_good is None and taken and taken[0].number:  # of a run that was gone on with
+            last_good = taken[0].number - 1
+        failure = Failure(taken, state.epoch, last_good, norms, are_lost, self._row.steps, is_float16)
         raise NonFiniteLossError(self._said(taken, self.explain(failure)))
 
     def _said(self, taken: Sequence[Taken], words: str) -> str:

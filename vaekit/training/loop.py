@@ -6,7 +6,6 @@ which progress is shown; until they are read, the guard sees to it that what is 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from vaekit.gathering import Ranks
 from vaekit.schedules import Schedule, is_final
 from vaekit.training.callbacks import Callbacks
 from vaekit.training.checkpoints import Checkpoints
-from vaekit.training.guard import Guard, NonFiniteLossError, Taken
+from vaekit.training.guard import Guard, Taken
 from vaekit.training.history import History
 from vaekit.training.plan import Plan
 from vaekit.training.state import RunState
@@ -155,12 +154,7 @@ class Loop:
             return {}
         with self.state.averaged():
             validated = self.validate()
-        for name, value in validated.items():
-            if not math.isfinite(value):
-                raise NonFiniteLossError(
-                    f"epoch {self.state.epoch + 1}: {name} is not finite on the validation data, {value}. "
-                    "The model holds the weights of this epoch"
-                )
+            self.guard.check_validation(validated, self.state.epoch)
         self.state.validation = validated
         self.callbacks.call("on_validation_end", self.state)
         return {f"val_{name}": value for name, value in validated.items()}

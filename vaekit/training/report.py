@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from vaekit.data import Stream, Whole
+from vaekit.evaluation.terms import named_terms, on_device
+from vaekit.losses.base import LossTerms
 from vaekit.training import explain
 from vaekit.training.examine import Findings, digests_of, examine
-from vaekit.training.guard import Failure
+from vaekit.training.guard import Failure, Taken
+from vaekit.training.plan import Part, Step
 from vaekit.training.replay import Evidence, write
 from vaekit.training.update import Update
-from vaekit.vae import VAE
+from vaekit.vae import VAE, evaluation_mode
 
 
 class Report:
@@ -59,3 +65,40 @@ class Report:
         seen = digests_of([one.terms for one in failure.taken])
         others = [name for name, digest in seen.items() if findings.digests.get(name) != digest]
         return [f"taken again, the step gave other values: {explain.listed(others)}; something in it is random"] if others else []
+
+
+@torch.no_grad()
+def about_validation(vae: VAE, batches: Whole | Stream, key: Tensor, epoch: int) -> str:
+    """What was not finite on the validation data, which are looked at once more with the same noise.
+
+    Args:
+        vae: the model, with the weights that were validated.
+        batches: the data.
+        key: of the noise.
+        epoch: 0, 1, ...
+    """
+    key, seen, row_start = key.to(vae.device), list[Taken](), 0
+    first: Part | None = None
+    with evaluation_mode(vae):
+        try:
+            for batch in on_device(vae, batches):
+                where = {"index": batch.index, "dataset_size": batches.size, "row_start": row_start}
+                terms = vae(batch.x, batch.condition, key=key, **where)
+                bad = torch.stack([value.isfinite().all() for value in named_terms(terms).values()]).all().logical_not()
+                counts = (len(batch.x),)
+                seen.append(Taken(0, key, row_start, counts, batches.size, terms.detach(), batch.index, None, True, bad))
+                if first is None and bad:
+                    first = Part(batch, row_start, True, counts)
+                row_start += len(batch.x)
+        except ValueError as error:  # a loader that gives its batches once
+            return explain.message_of_validation(epoch, f"a closer look was not possible: {error}", None)
+        if first is None:
+            return explain.message_of_validation(epoch, "looked at once more, every term was finite", None)
+
+        def take(step: Step) -> list[LossTerms]:
+            (part,) = step.parts
+            where = {"index": part.batch.index, "dataset_size": step.dataset_size, "row_start": part.row_start}
+            return [vae(part.batch.x, part.batch.condition, key=step.key, **where)]
+
+        findings = examine(vae, Step(0, key, (first,), batches.size), take)
+    return explain.message_of_validation(epoch, explain.what(seen, batches, "validation"), findings)

@@ -9,6 +9,7 @@ from vaekit.evaluation.terms import TermSums, over_all_processes
 from vaekit.gathering import Ranks
 from vaekit.training.guard import Guard, Taken
 from vaekit.training.progress import Progress
+from vaekit.training.signs import Signs
 from vaekit.training.state import RunState
 
 SECONDS_BETWEEN_LOOKS = 0.25
@@ -22,6 +23,7 @@ class Watch:
         guard: that is asked which steps were good.
         progress: shows them to a person.
         ranks: the processes of the run, which look together; None for this one alone.
+        signs: looks for what will spoil the run; None for nobody.
         seconds: between two looks.
         clock: in seconds.
     """
@@ -32,6 +34,7 @@ class Watch:
         guard: Guard,
         progress: Progress,
         ranks: Ranks | None = None,
+        signs: Signs | None = None,
         seconds: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -39,7 +42,7 @@ class Watch:
         self._seconds = SECONDS_BETWEEN_LOOKS if seconds is None else seconds
         self._pending: list[Taken] = []
         self._looked = clock()
-        self._progress = progress
+        self._progress, self._signs = progress, signs
 
     def close(self) -> None:
         """Nothing is looked at any more."""
@@ -70,6 +73,8 @@ class Watch:
         good = self._guard.check(pending, self._state)
         if not good:
             return
+        if self._signs is not None:
+            self._signs.look(good)
         recent = TermSums()
         for sums in over_all_processes([TermSums.of(taken.terms) for taken in good], self._ranks):
             recent.include(sums)
