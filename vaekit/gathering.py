@@ -111,9 +111,9 @@ class Ranks:
 
     @contextmanager
     def holding(self, counts: Sequence[int]) -> Iterator[None]:
-        """The batch at hand is divided among the processes: each has so many rows of it."""
+        """The batch at hand is divided among the processes: each has so many rows of it; one number, and this one has it all."""
         before = shares()
-        _held.shares = None if self.world == 1 else Shares(self.rank, tuple(counts))
+        _held.shares = Shares(self.rank, tuple(counts)) if len(counts) > 1 else None
         try:
             yield
         finally:

@@ -21,7 +21,8 @@ class Step:
     """Of a step's key, which draws z itself, and of the key of an evaluation."""
 
     OBJECTIVE = 1  # what an objective draws besides z: draws from the prior, permutations, places of codes
-    LAYERS = 2  # what layers such as dropout draw from torch's global generators, and before them a loader for the step
+    LAYERS = 2  # what layers such as dropout draw from torch's global generators, and before them a loader for the step;
+    # of a run's processes the first draws from it, and process 1, 2, ... from fold_in(LAYERS, rank)
 
 
 class Codebook:

@@ -94,9 +94,9 @@ class Engine:
         return self._fabric.setup(model, optimizer)  # type: ignore[no-any-return]
 
     @contextmanager
-    def part_of_step(self, model: Any, *, is_last: bool) -> Iterator[None]:
-        """Forward and backward of a part of a step; after the last one the processes average their gradients."""
-        with self._fabric.no_backward_sync(model) if self.ranks.world > 1 and not is_last else nullcontext():
+    def part_of_step(self, model: Any, *, averages: bool) -> Iterator[None]:
+        """Forward and backward of a part of a step, after which the processes average their gradients, or do not yet."""
+        with self._fabric.no_backward_sync(model) if self.ranks.world > 1 and not averages else nullcontext():
             yield
 
     def backward(self, objective: Tensor) -> None:

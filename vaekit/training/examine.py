@@ -97,7 +97,7 @@ class Findings(NamedTuple):
         return [*said, f"the values of x are {span(*self.x)}"]
 
 
-def examine(vae: VAE, step: Step, take: Callable[[Step], Sequence[LossTerms]], rank: int = 0) -> Findings:
+def examine(vae: VAE, step: Step, take: Callable[[Step], Sequence[LossTerms]]) -> Findings:
     """Take a step again, as far as its gradients, with the noise that it had, and look at what happens in it.
 
     The buffers are afterwards as before; the gradients of the step are in the parameters.
@@ -106,7 +106,6 @@ def examine(vae: VAE, step: Step, take: Callable[[Step], Sequence[LossTerms]], r
         vae: the model, with the weights and in the mode that it had.
         step: the step.
         take: does the forward and backward passes, and gives the terms of each part.
-        rank: of this process.
     """
     layers: list[Layer] = []
     posteriors: list[Posterior] = []
@@ -114,7 +113,7 @@ def examine(vae: VAE, step: Step, take: Callable[[Step], Sequence[LossTerms]], r
     buffers = Buffers(vae)
     buffers.keep()
     vae.zero_grad(set_to_none=True)
-    seeding.reseed(vae.device, layers_seed(step.key, rank))
+    seeding.reseed(vae.device, layers_seed(step.key))
     with ExitStack() as hooks:
         for handle in _hooks(vae, layers, posteriors, gradients):
             hooks.callback(handle.remove)

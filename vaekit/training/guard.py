@@ -6,14 +6,13 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from vaekit.data import Batch, Stream, Whole
-from vaekit.evaluation.terms import named_terms
-from vaekit.gathering import Ranks
+from vaekit.gathering import Ranks, gathered, summed
 from vaekit.inputs import check_batch
 from vaekit.losses.base import LossTerms
 from vaekit.training import explain
@@ -72,6 +71,14 @@ class Taken:
         """The number of examples that this process has of the part."""
         return len(self.terms.reconstruction)
 
+    def examples(self, batches: Whole | Stream) -> Batch:
+        """The batch, fetched again if need be."""
+        if self.batch is not None:
+            return self.batch
+        assert isinstance(batches, Whole)
+        assert self.index is not None
+        return batches.at(self.index)
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -98,14 +105,7 @@ class Failure:
 
     def step(self, batches: Whole | Stream) -> Step:
         """The step again, with its examples."""
-        parts = []
-        for one in self.taken:
-            batch = one.batch
-            if batch is None:
-                assert isinstance(batches, Whole)
-                assert one.index is not None
-                batch = batches.at(one.index)
-            parts.append(Part(batch, one.row_start, one.is_checked, one.counts))
+        parts = [Part(one.examples(batches), one.row_start, one.is_checked, one.counts) for one in self.taken]
         return Step(self.taken[0].number, self.taken[0].key, tuple(parts), self.taken[0].dataset_size)
 
 
@@ -306,7 +306,7 @@ class Guard:
         if not self._row.first or taken.number == self._row.first[0].number:
             self._row.first.append(taken)
         if not state.first_skip:
-            state.first_skip = f"step {taken.number}: {self._said([taken], explain.what([taken], self._batches))}"
+            state.first_skip = f"step {taken.number}: {explain.what([self._whole(taken)], self._batches)}"
 
     def _refuse(self, taken: Sequence[Taken], state: RunState) -> None:
         are_lost = self.restore()
@@ -315,22 +315,28 @@ class Guard:
         is_float16, last_good = self._scaler is not None, self._last_good
         if last_good is None and taken and taken[0].number:  # of a run that was gone on with
             last_good = taken[0].number - 1
-        failure = Failure(taken, state.epoch, last_good, norms, are_lost, self._row.steps, is_float16)
-        raise NonFiniteLossError(self._said(taken, self.explain(failure)))
+        whole = [self._whole(one) for one in taken]
+        failure = Failure(whole, state.epoch, last_good, norms, are_lost, self._row.steps, is_float16)
+        raise NonFiniteLossError(self._ranks.gather(self.explain(failure))[0])
 
-    def _said(self, taken: Sequence[Taken], words: str) -> str:
-        """What the process says that has seen the most of it: terms of its examples, or else of the batch, or nothing itself."""
-        of_all = self._ranks.gather([_bad_dimensions(taken), words])
-        rank, (_, said) = max(enumerate(of_all), key=lambda one: (one[1][0], -one[0]))
-        return f"process {rank}: {said}" if self._ranks.world > 1 else str(said)
+    def _whole(self, taken: Taken) -> Taken:
+        """The part as one process would have had it, with the examples and the terms of all."""
+        if self._ranks.world == 1:
+            return taken
+        before, counts = sum(taken.counts[: self._ranks.rank]), taken.counts
+        share, terms = taken.count / max(sum(counts), 1), taken.terms
+        batch = taken.examples(self._batches).to(self._vae.device)
+        with torch.no_grad(), self._ranks.holding(counts):
+            batch = batch.each(lambda value: gathered(value).cpu())
+            extras = {name: gathered(v) if v.ndim else summed(v * share) for name, v in terms.extras.items()}
+            auxiliary = None if terms.auxiliary is None else summed(terms.auxiliary * share)
+            rows = (gathered(terms.reconstruction), gathered(terms.kl))
+            terms = LossTerms(summed(terms.total * share), *rows, extras, auxiliary)
+        return replace(
+            taken, row_start=taken.row_start - before, counts=(sum(counts),), terms=terms, index=batch.index, batch=batch
+        )
 
 
 @torch.no_grad()
 def _is_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(tensor.isfinite().all())
-
-
-def _bad_dimensions(taken: Sequence[Taken]) -> int:
-    """1 where a term of single examples is not finite, 0 where only one of a whole batch is, -1 where all are."""
-    terms = [value for one in taken for value in named_terms(one.terms).values()]
-    return max((value.ndim for value in terms if not value.isfinite().all()), default=-1)

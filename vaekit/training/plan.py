@@ -72,7 +72,7 @@ class Part:
         batch: the examples, those that this process has.
         row_start: the number of its first example among those of the step.
         is_checked: whether its values have been checked: before the run, or in an earlier epoch.
-        counts: how many examples each process has.
+        counts: how many examples each process has; one number where this process has them all.
     """
 
     batch: Batch
@@ -258,12 +258,12 @@ def _seed(key: Tensor) -> int:
     return int(key[0])
 
 
-def layers_seed(key: Tensor, rank: int = 0) -> int:
+def layers_seed(key: Tensor) -> int:
     """The seed of torch's global generators during the step with this key: of what layers such as dropout draw.
 
-    Processes draw for examples of their own: those after the first have seeds derived from its seed's key by their rank.
+    Of a run of several processes it is that of the first; see `vaekit.ops.streams.Step` for the others.
     """
-    return _seed(_layers_keys(key, rank))
+    return _seed(_layers_keys(key, 0))
 
 
 def _layers_keys(keys: Tensor, rank: int) -> Tensor:

@@ -25,7 +25,8 @@ class Report:
     Args:
         vae: the model, which has the weights from before the step.
         batches: the training data.
-        update: of the run, which takes the step again as far as its gradients; all processes of the run do.
+        update: of the run, which takes the step again as far as its gradients; each process of several takes all
+            of it.
         folder: of the run; None for one that leaves nothing, and in other processes than the first.
     """
 
@@ -39,16 +40,13 @@ class Report:
         step = failure.step(self._batches)
         self._update.release()
         try:
-            findings = examine(self._vae, step, self._update.add_gradients, self._update.engine.ranks.rank)
+            findings = examine(self._vae, step, self._update.add_gradients)
         except Exception as error:  # whatever it is, the failure itself is what has to be told
             again = f"the step could not be taken again for a closer look: {type(error).__name__}: {error}"
             return explain.message(failure, self._batches, lines=[again])
         finally:
             self._update.release()
         lines = self._comparison(failure, findings)
-        if self._update.engine.ranks.world > 1:
-            kept = "a run of several processes leaves no folder for `vaekit replay`; one process takes the same steps, and does"
-            return explain.message(failure, self._batches, findings, [*lines, kept])
         if self._folder is None:
             kept = "out= would have left a folder with that step, for `vaekit replay`"
             return explain.message(failure, self._batches, findings, [*lines, kept])
@@ -61,7 +59,9 @@ class Report:
         return explain.message(failure, self._batches, findings, [*lines, kept])
 
     def _comparison(self, failure: Failure, findings: Findings) -> list[str]:
-        """Whether the step gave the same terms again."""
+        """Whether the step gave the same terms again; what several processes have computed it gives to rounding alone."""
+        if self._update.engine.ranks.world > 1:
+            return []
         seen = digests_of([one.terms for one in failure.taken])
         others = [name for name, digest in seen.items() if findings.digests.get(name) != digest]
         return [f"taken again, the step gave other values: {explain.listed(others)}; something in it is random"] if others else []

@@ -87,7 +87,8 @@ class Update:
     def _add_gradients(self, step: Step, part: Part, *, is_last: bool) -> LossTerms:
         """Add a part's share in the gradient of the mean over the step's examples."""
         batch, ranks = part.batch.to(self.engine.device), self.engine.ranks
-        with ranks.holding(part.counts), self.engine.part_of_step(self._model, is_last=is_last):
+        is_divided = len(part.counts) > 1
+        with ranks.holding(part.counts), self.engine.part_of_step(self._model, averages=is_last and is_divided):
             objective, terms = self._model(
                 batch.x,
                 batch.condition,
@@ -102,8 +103,9 @@ class Update:
                     f"step {step.number}: the objective depends on no parameter that can be trained: all have been frozen, "
                     "or the objective is detached from them"
                 )
-            if ranks.world > 1 or len(step.parts) > 1:  # the processes' gradients are averaged, which this undoes
-                objective = objective * (ranks.world * len(batch.x) / max(step.count, 1))
+            if is_divided or len(step.parts) > 1:
+                averaged = ranks.world if is_divided else 1  # gradients, which this undoes
+                objective = objective * (averaged * len(batch.x) / max(step.count, 1))
             self.engine.backward(objective)
         seen: LossTerms = terms
         self._guard.observe(objective, *named_terms(seen).values())
