@@ -30,6 +30,9 @@ RUNS = {  # of the model, of fit
 }
 
 
+LOWER = ("bf16", "16")
+
+
 def composed(parts):
     small = {"encoder": {"hidden": (8,)}, "decoder": {"hidden": (8,)}, "latent_dim": 2}
     return vaekit.create_vae(input_shape=(6,), seed=0, **{**small, **parts}).double()
@@ -51,6 +54,14 @@ def fitted(name, device="cpu"):
     return {"weights": {key: value.cpu() for key, value in vae.state_dict().items()}, "history": dict(history)}
 
 
+def lower(precision):
+    """The weights before and after a run in a lower precision."""
+    vae = composed({}).float()
+    before = nn.utils.parameters_to_vector(vae.parameters()).detach()
+    vaekit.fit(vae, X.float(), epochs=2, batch_size=16, device="cpu", progress=False, precision=precision)
+    return before, nn.utils.parameters_to_vector(vae.parameters()).detach()
+
+
 class InTurn(nn.Module):
     """Two layers, each of which takes part in every other step."""
 
@@ -66,7 +77,7 @@ class InTurn(nn.Module):
 
 
 def work():
-    seen = {name: fitted(name) for name in RUNS}
+    seen = {name: fitted(name) for name in RUNS} | {precision: lower(precision) for precision in LOWER}
     with pytest.raises(ValueError, match="devices=3, but torchrun has started . process"):
         vaekit.fit(composed({}), X, devices=3, device="cpu", progress=False)
     return seen
@@ -80,6 +91,18 @@ def seen():
 @pytest.fixture(scope="module")
 def alone():
     return {name: fitted(name) for name in RUNS}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("precision", LOWER)
+def test_in_a_lower_precision_all_processes_have_the_same_weights(precision, world, seen):
+    """Those of one process in bfloat16, to its 8 bits. In float16 each process may overflow where one would not."""
+    before, after = lower(precision)
+    first = seen[world][0][precision][1]
+    assert not torch.equal(first, before)
+    assert all(torch.equal(of_rank[precision][1], first) for of_rank in seen[world])
+    if precision == "bf16":
+        assert torch.linalg.vector_norm(first - after) < 0.01 * torch.linalg.vector_norm(after - before)
 
 
 @pytest.mark.parametrize("world", WORLDS)

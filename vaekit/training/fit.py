@@ -94,8 +94,9 @@ def fit(
             float32, and so is all else: likelihood, divergence, objective and sums, and validation. Weights and data keep their
             dtype. With "16" gradients are scaled, and steps in which they overflow left out, until a scale is found that they
             fit (P. Micikevicius et al., 2018, arXiv:1710.03740); then an optimizer that is not fused waits for the device in
-            each step. TensorFloat-32 is as it is set: `torch.set_float32_matmul_precision("high")` makes a GPU take float32
-            products of matrices in it, with 11 bits.
+            each step, and the number of processes can change which steps are left out, as each may overflow by itself.
+            TensorFloat-32 is as it is set: `torch.set_float32_matmul_precision("high")` makes a GPU take float32 products of
+            matrices in it, with 11 bits.
         accumulate: so many batches make one optimizer step, for batches that do not fit into memory at once: with the same
             examples, noise and gradient as one of accumulate * batch_size examples, to rounding. The last step of an epoch takes
             the batches that are left. Batch normalisation sees a batch at a time; objectives that compare examples
