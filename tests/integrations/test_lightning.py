@@ -88,13 +88,6 @@ def test_a_trainer_gives_the_weights_and_losses_of_fit_bit_for_bit(parts, option
     assert not any(module.training for module in own.modules())
 
 
-def test_mixed_precision_of_a_trainer_is_the_precision_of_fit():
-    fitted, own = model(), model()
-    fit(fitted, seed=SEED, precision="bf16")
-    train(LitVAE(own, seed=SEED), in_order(), precision="bf16-mixed")
-    assert torch.equal(weights(own), weights(fitted))
-
-
 def test_bfloat16_is_that_of_fit_and_half_precision_weights_are_refused():
     fitted, own = model(), model()
     fit(fitted, seed=SEED, precision="bf16")
