@@ -1,0 +1,37 @@
+"""A run on a loader that keeps its place, torchdata's, goes on within the epoch, in the order that the loader had drawn."""
+
+import pytest
+import torch
+from helpers.small_runs import X, fit, model, weights
+from torch.utils.data import TensorDataset
+
+import vaekit
+from vaekit import Callback
+
+torchdata = pytest.importorskip("torchdata.stateful_dataloader", reason="torchdata is not installed: pip install torchdata")
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata calls it
+
+
+class Interrupt(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, state):
+        if state.step == self.step:
+            raise KeyboardInterrupt
+
+
+def loader(seed):
+    """Its order comes from a generator of its own, which is seeded when it is made."""
+    torch.manual_seed(seed)
+    return torchdata.StatefulDataLoader(TensorDataset(X), batch_size=16, shuffle=True)
+
+
+@pytest.mark.parametrize("step", [1, 4, 6], ids=["in the first epoch", "between epochs", "in the second"])
+def test_a_run_goes_on_in_the_order_of_the_loader_it_began_with(step, tmp_path):
+    whole = model()
+    history = fit(whole, loader(1), epochs=3)
+    fit(model(), loader(1), epochs=3, out=tmp_path / "run", callbacks=[Interrupt(step)])
+    resumed = vaekit.resume(tmp_path / "run", loader(2))
+    assert resumed["loss"] == history["loss"]
+    assert torch.equal(weights(vaekit.load(tmp_path / "run/last")), weights(whole))
