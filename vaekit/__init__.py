@@ -37,11 +37,13 @@ from vaekit.training import (
     NonFiniteLossError,
     RunState,
     TimeLimit,
+    Tracker,
     epoch_order,
     fit,
     optimizers,
     resume,
     step_key,
+    trackers,
 )
 from vaekit.vae import VAE
 
@@ -69,6 +71,7 @@ __all__ = [
     "StandardNormal",
     "StepContext",
     "TimeLimit",
+    "Tracker",
     "UnknownNameError",
     "build_info",
     "conditions",
@@ -95,6 +98,7 @@ __all__ = [
     "resume",
     "schedules",
     "step_key",
+    "trackers",
 ]
 
 warn_when_missing()

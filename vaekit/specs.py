@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -90,7 +91,7 @@ def spec_of(kind: str, part: object) -> dict[str, Any]:
 
 
 def plain_value(kind: str, option: str, value: Any) -> Any:
-    """`value` as JSON has it: options may be tuples, or registered objects such as schedules.
+    """`value` as JSON has it: options may be tuples, paths, or registered objects such as schedules.
 
     Raises:
         ValueError: it is none of these; the message names the option.
@@ -99,6 +100,8 @@ def plain_value(kind: str, option: str, value: Any) -> Any:
         return str(value)  # "inf", which JSON has no number for
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, os.PathLike):
+        return str(os.fspath(value))
     if isinstance(value, Real):  # numpy's
         return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, (list, tuple)):

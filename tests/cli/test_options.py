@@ -1,7 +1,7 @@
 """Laws of `fit`'s options in the command: one record gives the flags, what --set and run.json may say, and what `fit` gets."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -28,6 +28,7 @@ VALUES = {
     "device": "cpu",
     "devices": 1,  # two are a process each
     "strategy": "ddp",
+    "trackers": ["csv", "jsonl"],
     "time_limit": 30.0,
     "on_nonfinite": "skip",
     "initialize_output_bias": True,
@@ -41,6 +42,7 @@ class Options:
     limit: float | None = field(default=None, metadata={"help": "How far; no limit by default."})
     name: str = field(default="auto", metadata={"help": "Which."})
     deep: bool = field(default=False, metadata={"help": "Whether."})
+    many: Sequence[str | Mapping[str, Any]] = field(default=("a", "b"), metadata={"help": "All of them."})
     parts: Mapping[str, Any] | None = field(default=None, metadata={"help": "Not to be typed."})
 
 
@@ -63,23 +65,41 @@ def given_flags():
 
 
 def test_a_record_gives_a_command_its_flags(given_flags):
-    arguments = ["--word", "x", "--count", "3", "--rate", "0.25", "--limit", "2", "--name", "cpu", "--deep"]
-    assert given_flags(*arguments) == {"word": "x", "count": 3, "rate": 0.25, "limit": 2.0, "name": "cpu", "deep": True}
+    arguments = [
+        "--word",
+        "x",
+        "--count",
+        "3",
+        "--rate",
+        "0.25",
+        "--limit",
+        "2",
+        "--name",
+        "cpu",
+        "--deep",
+        "--many",
+        "x",
+        "--many",
+        "y",
+    ]
+    expected = {"word": "x", "count": 3, "rate": 0.25, "limit": 2.0, "name": "cpu", "deep": True, "many": ["x", "y"]}
+    assert given_flags(*arguments) == expected
     assert given_flags("--no-deep")["deep"] is False
 
 
 def test_a_flag_that_is_not_given_says_nothing(given_flags):
-    assert given_flags() == {"word": "none", **dict.fromkeys(("count", "rate", "limit", "name", "deep"))}
+    assert given_flags() == {"word": "none", **dict.fromkeys(("count", "rate", "limit", "name", "deep", "many"))}
 
 
 def test_help_says_what_an_option_is_and_what_it_usually_is(given_flags, capsys):
     given_flags("--help")
-    text = " ".join(capsys.readouterr().out.split())
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())  # in a frame, where the package rich is installed
     for words in (
         "How many. 30 by default.",
         "How fast. 0.5 by default.",
         "How far; no limit by default.",
         "Which. auto by default.",
+        "All of them. a, b by default.",
     ):
         assert words in text
     assert "--parts" not in text
@@ -98,7 +118,11 @@ def test_every_option_of_fit_reaches_it_every_way(name, way, data, tmp_path, mon
     settings = {name: value} if way == "config" else {"fit": {name: value}}
     (tmp_path / "run.json").write_text(json.dumps(settings))
     arguments = {
-        "flag": [flag] if value is True else [flag, value],
+        "flag": [flag]
+        if value is True
+        else [part for each in value for part in (flag, each)]
+        if isinstance(value, list)
+        else [flag, value],
         "set": ["--set", f"{name}={json.dumps(value)}"],
         "set fit": ["--set", f"fit.{name}={json.dumps(value)}"],
     }.get(way, ["--config", tmp_path / "run.json"])

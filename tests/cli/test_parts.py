@@ -16,6 +16,7 @@ REGISTRIES = [
     "posteriors",
     "optimizers",
     "schedules",
+    "trackers",
     "presets",
 ]
 

@@ -18,7 +18,9 @@ from vaekit.training.engine import Engine
 from vaekit.training.guard import Guard, Taken
 from vaekit.training.plan import Plan
 from vaekit.training.progress import Progress
+from vaekit.training.recorder import Recorder
 from vaekit.training.state import RunState
+from vaekit.training.trackers import TrackedRun
 from vaekit.training.watch import Watch
 
 CPU = torch.device("cpu")
@@ -139,8 +141,9 @@ def test_a_watch_looks_as_often_as_its_clock_says():
     batches = as_batches(X, 10)
     guard = Guard(vae, batches)
     guard.keep()
-    looking = Watch(RunState(vae, torch.optim.SGD(vae.parameters())), guard, Progress(), seconds=1.0, clock=lambda: now[0])
-    state = looking._state
+    state = RunState(vae, torch.optim.SGD(vae.parameters()))
+    recorder = Recorder(state, (), TrackedRun(None, state.history, vae, FitOptions()))
+    looking = Watch(state, guard, Progress(), recorder, seconds=1.0, clock=lambda: now[0])
     for step in Plan(batches, 0, CPU).steps(0, 0):
         terms = vae(step.parts[0].batch.x, key=step.key).detach()
         looking.add(Taken.of(step, step.parts[0], terms, guard.bad))

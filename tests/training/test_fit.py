@@ -442,7 +442,8 @@ def test_early_stopping_waits_as_long_as_it_says():
     assert history.epochs == 5  # the first, and four that are no better
 
 
-def test_nothing_in_a_step_waits_for_the_device(monkeypatch):
+@pytest.mark.parametrize("trackers", [("csv",), (vaekit.Tracker(),)])
+def test_nothing_in_a_step_waits_for_the_device(trackers, monkeypatch):
     """The number of values read from tensors does not grow with the number of steps."""
 
     class Reads(TorchDispatchMode):
@@ -457,7 +458,7 @@ def test_nothing_in_a_step_waits_for_the_device(monkeypatch):
     for batch_size in (25, 2):
         Reads.count = 0
         with Reads():
-            fit(model(), epochs=1, batch_size=batch_size)
+            fit(model(), epochs=1, batch_size=batch_size, trackers=trackers)
         counts.append(Reads.count)
     assert counts[0] == counts[1] > 0
 

@@ -10,7 +10,7 @@ import pytest
 import vaekit.training
 
 FILES = [module.name for module in pkgutil.iter_modules(vaekit.training.__path__)]
-LOOP = {"callbacks", "checkpoints", "guard", "history", "plan", "state", "update", "watch"}  # no optimizer, no engine
+LOOP = {"callbacks", "checkpoints", "guard", "history", "plan", "recorder", "state", "update", "watch"}  # no optimizer, no engine
 UPDATE = {"clipping", "ema", "engine", "guard", "optimizers", "options", "plan", "rates"}
 
 
@@ -43,7 +43,7 @@ def test_only_the_engine_knows_fabric(name):
 @pytest.mark.parametrize("name", FILES)
 def test_only_some_write_files(name):
     writes = any(module.startswith("vaekit.files") for module in imports(name))
-    assert not writes or name in {"checkpoints", "history", "record", "replay", "snapshots"}
+    assert not writes or name in {"checkpoints", "history", "record", "replay", "snapshots", "trackers"}
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from types import GenericAlias
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -42,7 +43,7 @@ def with_flags_of(record: type) -> Callable[[C], C]:
     """A decorator that gives a command a flag for each option of a dataclass; the command gets those that were given.
 
     An option `gradient_clip: float | None` with the metadata {"help": ...} is the flag --gradient-clip. Of an option of several
-    types the flag has the first that can be typed, and what has none is left to --set.
+    types the flag has the first that can be typed, of a sequence its entries, one at a time; what has none is left to --set.
 
     Args:
         record: a dataclass. The command takes its options as **keywords, each None where its flag was not given.
@@ -62,11 +63,19 @@ def with_flags_of(record: type) -> Callable[[C], C]:
 def _flags(record: type) -> Iterator[inspect.Parameter]:
     hints = get_type_hints(record)
     for option in fields(record):
-        kind = next(
-            (kind for kind in get_args(hints[option.name]) or (hints[option.name],) if kind in (bool, int, float, str)), None
-        )
+        hint, usual = hints[option.name], option.default
+        is_sequence = get_origin(hint) is Sequence
+        kind: Any = _typed(get_args(hint)[0] if is_sequence else hint)
         if kind is None:
             continue
-        usual = "" if option.default is None or kind is bool else f" {option.default} by default."
+        if is_sequence:
+            entries: Any = option.default
+            kind, usual = GenericAlias(list, (kind,)), ", ".join(map(str, entries))
+        usual = "" if usual is None or kind is bool else f" {usual} by default."
         annotation: Any = Annotated[kind | None, typer.Option(help=f"{option.metadata['help']}{usual}")]
         yield inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _typed(hint: Any) -> Any:
+    """The first type of an option that can be typed; None where there is none."""
+    return next((kind for kind in get_args(hint) or (hint,) if kind in (bool, int, float, str)), None)

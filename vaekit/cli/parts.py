@@ -13,7 +13,7 @@ from vaekit import data, posteriors, presets, schedules, specs
 from vaekit.cli.console import say, table
 from vaekit.compose import create_vae
 from vaekit.registry import Registry, UnknownNameError
-from vaekit.training import optimizers
+from vaekit.training import optimizers, trackers
 
 REGISTRIES: Mapping[str, Registry[Any]] = {
     registry.group.removeprefix("vaekit."): registry
@@ -22,6 +22,7 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
         posteriors.registry,
         optimizers.registry,
         schedules.registry,
+        trackers.registry,
         presets.registry,
     )
 }

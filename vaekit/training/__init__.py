@@ -1,6 +1,6 @@
 """Training: `fit`, its options, its `History`, and callbacks."""
 
-from vaekit.training import optimizers
+from vaekit.training import optimizers, trackers
 from vaekit.training.callbacks import Callback, EarlyStopping, TimeLimit
 from vaekit.training.ema import Average
 from vaekit.training.fit import fit
@@ -12,6 +12,7 @@ from vaekit.training.replay import Replayed, replay
 from vaekit.training.resume import resume
 from vaekit.training.signals import Terminated
 from vaekit.training.state import RunState
+from vaekit.training.trackers import Tracker
 
 __all__ = [
     "Average",
@@ -24,10 +25,12 @@ __all__ = [
     "RunState",
     "Terminated",
     "TimeLimit",
+    "Tracker",
     "epoch_order",
     "fit",
     "optimizers",
     "replay",
     "resume",
     "step_key",
+    "trackers",
 ]

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: the best and the last weights, the history, and checkpoints from which it can go on."""
+"""What a run leaves in its folder: the best and the last weights, and checkpoints from which it can go on."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Stateful(Protocol):
 
 
 class Checkpoints:
-    """Writes `best`, `last`, `history.csv` and checkpoints into a folder; does nothing without one.
+    """Writes `best`, `last` and checkpoints into a folder; does nothing without one.
 
-    Each file is written whole or not at all, and weights before the history that speaks of them.
+    Each file is written whole or not at all.
 
     Args:
         folder: made if need be; None for a run that leaves nothing.
@@ -123,7 +123,6 @@ class Checkpoints:
         else:
             with open(snapshot.beside, "rb") as source:
                 write_atomically(self.folder / BEST / WEIGHTS_FILE, lambda stream: shutil.copyfileobj(source, stream))
-        state.history.to_csv(self.folder / HISTORY_FILE)
         self._epochs_saved = state.history.epochs
 
     @property
@@ -141,16 +140,15 @@ class Checkpoints:
         self._written = self._clock()
 
     def epoch_ended(self, state: RunState) -> None:
-        """Write the weights if the epoch that has ended is the best, and the history; once for each epoch."""
+        """Write the weights if the epoch that has ended is the best; once for each epoch."""
         if self.folder is None or self._epochs_saved == state.history.epochs:
             return
         if state.history.best_epoch == state.history.epochs - 1:
             self._save(state, BEST)
-        state.history.to_csv(self.folder / HISTORY_FILE)
         self._epochs_saved = state.history.epochs
 
     def run_ended(self, state: RunState, is_resumable: bool) -> None:
-        """Write what has not been written, and the last weights if a step was made.
+        """Write what has not been written, and the last weights if a step was made; leave no empty history.
 
         Args:
             state: of the run.
@@ -165,6 +163,8 @@ class Checkpoints:
                 (self.folder / HISTORY_FILE).unlink(missing_ok=True)
             if state.step:
                 self._save(state, LAST)
+        if (history := self.folder / HISTORY_FILE).is_file() and not history.stat().st_size:
+            history.unlink()
         if not state.step:
             self._snapshots.remove_all()
         elif is_resumable:

@@ -30,10 +30,12 @@ from vaekit.training.options import FitOptions
 from vaekit.training.plan import Plan
 from vaekit.training.progress import Progress, shown_on
 from vaekit.training.record import Record
+from vaekit.training.recorder import Recorder
 from vaekit.training.report import Report, about_validation
 from vaekit.training.signals import heeded
 from vaekit.training.signs import Signs
 from vaekit.training.state import RunState
+from vaekit.training.trackers import TrackedRun, Tracker, build
 from vaekit.training.update import Update
 from vaekit.training.watch import Watch
 from vaekit.vae import VAE
@@ -61,6 +63,7 @@ def fit(
     strategy: str = "auto",
     callbacks: Sequence[Callback] = (),
     out: str | os.PathLike[str] | None = None,
+    trackers: Sequence[str | Mapping[str, Any] | Tracker] = ("csv",),
     time_limit: float | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -123,8 +126,8 @@ def fit(
             50 of them in a row, or an epoch of nothing else, the run ends all the same.
         callbacks: see `Callback`.
         out: a folder for the results: `best` (the lowest validation loss, or training loss without validation) and `last`, each
-            to be read by `vaekit.load`, `history.csv`, and `checkpoints`. Where the objective has a scheduled weight, only
-            epochs with its final value can be the best, or the last epoch where there are none (`History.best_epoch`).
+            to be read by `vaekit.load`, `checkpoints`, and what the trackers write. Where the objective has a scheduled weight,
+            only epochs with its final value can be the best, or the last epoch where there are none (`History.best_epoch`).
             `run.json` has the parts and the options, with which `vaekit train DATA --config` trains such a model again;
             `environment.json` says where the run took place: versions, git commit, command line, host, device
             (`vaekit.training.record.environment`).
@@ -134,6 +137,8 @@ def fit(
         checkpoint_minutes: between two checkpoints; another is written at the beginning, at the end, and when the run is
             interrupted. A loader without state_dict can only be gone on with at the start of an epoch, and checkpoints wait for
             it.
+        trackers: what writes down the terms of every epoch, and of every 50 steps: names from `vaekit.trackers.names()`,
+            {"name": ..., option: ...}, or a `Tracker`. "csv" is `history.csv` in `out`.
         time_limit: minutes after which the run ends at the next step, as ^C would end it. See `vaekit.TimeLimit`.
         progress: show device and precision on stderr, then loss, reconstruction and KL in nats, the learning rate where it
             changes, samples a second and the time left: as a bar in a terminal or a notebook, otherwise as a line an epoch.
@@ -183,6 +188,7 @@ def fit(
         device=device,
         devices=devices,
         strategy=strategy,
+        trackers=trackers,
         time_limit=time_limit,
         initialize_output_bias=initialize_output_bias,
     )
@@ -228,7 +234,7 @@ def fit(
         guard = Guard(vae, batches, on_nonfinite, engine.scaler, ranks)
         update = Update(vae, engine, options, guard, plan.expected_steps(about.get("planned_epochs", epochs)))
         guard.explain = Report(vae, batches, update, checkpoints.folder)
-        state = RunState(vae, update.optimizer, update.average, rank=ranks.rank)
+        state = RunState(vae, update.optimizer, update.average, rank=ranks.rank, trackers=() if ranks.rank else build(trackers))
         weights = scheduled(vae.loss)
         if plan.steps_per_epoch is not None:
             preflight.warn_of_unfinished(weights, epochs * plan.steps_per_epoch, "the run has")
@@ -249,9 +255,11 @@ def fit(
         shown = shown_on(sys.stderr, epochs, total, state.examples) if progress and not ranks.rank else Progress()
         shown.say(f"training {engine}")
         plan.say = shown.say
-        watch = Watch(state, guard, shown, ranks, signs)
+        run = TrackedRun(checkpoints.folder, state.history, vae, options, snapshot is not None, state.step)
+        recorder = Recorder(state, state.trackers, run)
+        watch = Watch(state, guard, shown, recorder, ranks, signs)
         with heeded(state) as heed, signs.watching():
-            history = Loop(state, plan, update, guard, watch, checkpoints, called, validate, weights, ranks).run(epochs)
+            history = Loop(state, plan, update, guard, watch, recorder, checkpoints, called, validate, weights, ranks).run(epochs)
             signs.after(state)
         if plan.steps_per_epoch is None:
             preflight.warn_of_unfinished(weights, state.step, "the run had")

@@ -17,6 +17,7 @@ from vaekit.training.checkpoints import Checkpoints
 from vaekit.training.guard import Guard, Taken
 from vaekit.training.history import History
 from vaekit.training.plan import Plan
+from vaekit.training.recorder import Recorder
 from vaekit.training.state import RunState
 from vaekit.training.update import Update
 from vaekit.training.watch import Watch
@@ -51,6 +52,7 @@ class Loop:
         update: takes a step.
         guard: keeps the last finite weights.
         watch: looks at what the steps saw.
+        recorder: tells the trackers what there is to record.
         checkpoints: what is left in a folder.
         callbacks: code of the user's.
         validate: gives the mean terms on the validation data; None without such data.
@@ -65,6 +67,7 @@ class Loop:
         update: Update,
         guard: Guard,
         watch: Watch,
+        recorder: Recorder,
         checkpoints: Checkpoints,
         callbacks: Callbacks,
         validate: Callable[[], dict[str, float]] | None,
@@ -72,13 +75,15 @@ class Loop:
         ranks: Ranks | None = None,
     ) -> None:
         self.state, self.plan, self.update, self.guard, self.watch = state, plan, update, guard, watch
-        self.checkpoints, self.callbacks, self.validate, self.weights = checkpoints, callbacks, validate, weights
-        self.ranks = ranks or Ranks()
+        self.recorder, self.checkpoints, self.callbacks, self.validate = recorder, checkpoints, callbacks, validate
+        self.weights, self.ranks = weights, ranks or Ranks()
 
     def run(self, epochs: int) -> History:
         """Train until `epochs` are done, a callback stops the run, or ^C ends it."""
         history, is_whole = self.state.history, False  # whole: between two steps
+        self._status = "failed"
         try:
+            self.recorder.begin()
             if not self.state.step:
                 self.checkpoints.write(0)
             self.callbacks.call("on_fit_start", self.state)
@@ -87,9 +92,9 @@ class Loop:
                 self.watch.begin_epoch(history.epochs)
                 self._epoch(history.epochs)
                 agreed = self._agree()
-            is_whole = True
+            is_whole, self._status = True, "interrupted" if self.state.interrupt else "finished"
         except KeyboardInterrupt:
-            history.interrupted = True
+            history.interrupted, self._status = True, "interrupted"
             if self.ranks.world == 1 or self.state.interrupt:  # otherwise the others are somewhere else
                 self.watch.look()
         finally:
@@ -133,6 +138,7 @@ class Loop:
         seconds = time.perf_counter() - started
         self.state.history.append(means, seconds, is_settled=self._is_settled(), skipped=self.state.skipped)
         self.checkpoints.epoch_ended(self.state)
+        self.recorder.epoch_ended()  # after the weights that it speaks of
         self.watch.end_epoch(means)
         self.callbacks.call("on_epoch_end", self.state)
         if self.checkpoints.is_due:
@@ -171,14 +177,24 @@ class Loop:
         try:
             self.update.release()
             self.guard.restore()
-            self.checkpoints.run_ended(self.state, is_resumable)
+            self._save(is_resumable)
         except KeyboardInterrupt:
-            self.state.history.interrupted = True
-            self.checkpoints.run_ended(self.state, is_resumable)
+            self.state.history.interrupted, self._status = True, "interrupted"
+            self._save(is_resumable)
+        except BaseException:
+            self._status = "failed"
+            raise
         finally:
             self.watch.close()
             if self.state.interrupt:
                 self.state.history.interrupted, self.state.history.reason = True, self.state.interrupt
             if self.state.average is not None:
                 self.state.average.replace_weights()
-            self.callbacks.end(self.state)
+            try:
+                self.callbacks.end(self.state)
+            finally:
+                self.recorder.end(self._status)
+
+    def _save(self, is_resumable: bool) -> None:
+        self.checkpoints.run_ended(self.state, is_resumable)
+        self.recorder.epoch_ended()

@@ -11,9 +11,10 @@ import torch
 from vaekit.checks import checked_flag, checked_number, checked_size, checked_word
 from vaekit.ops import philox
 from vaekit.schedules import Schedule
-from vaekit.training import clipping, optimizers, rates
+from vaekit.training import clipping, optimizers, rates, trackers
 from vaekit.training.precision import PRECISIONS
 from vaekit.training.processes import checked_devices, checked_strategy
+from vaekit.training.trackers import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,9 @@ class FitOptions:
         default=1, metadata={"help": "How many devices, each with a process of its own.", "may_change": True}
     )
     strategy: str = field(default="auto", metadata={"help": "How several processes train one model: ddp.", "may_change": True})
+    trackers: Sequence[str | Mapping[str, Any] | Tracker] = field(
+        default=("csv",), metadata={"help": "What a run records is written by; see `vaekit list trackers`.", "may_change": True}
+    )
     time_limit: float | None = field(
         default=None,
         metadata={"help": "Minutes after which the run ends, with everything saved; no limit by default.", "may_change": True},
@@ -85,6 +89,7 @@ class FitOptions:
         checked_word("on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         checked_devices(self.devices)
         checked_strategy(self.strategy)
+        trackers.build(self.trackers)
         if self.time_limit is not None:
             checked_number("time_limit", self.time_limit, above=0.0)
         checked_size("keep", self.keep, least=0)

@@ -24,8 +24,10 @@ from vaekit import specs
 from vaekit.files import write_atomically
 from vaekit.layout import BEST, ENVIRONMENT_FILE, HISTORY_FILE, LAST, RUN_FILE
 from vaekit.ops import build_info
+from vaekit.registry import recorded_spec
 from vaekit.revision import revision
 from vaekit.training.options import FitOptions
+from vaekit.training.trackers import Tracker
 from vaekit.vae import VAE
 
 _PACKAGES = ("numpy", "safetensors", "lightning-fabric")
@@ -113,8 +115,8 @@ class Record:
 def settings_of(vae: VAE, options: FitOptions) -> dict[str, Any]:
     """What run.json says of a run: the shapes and parts of its model, and every option, as plain data.
 
-    The values of the weights, with which it began, and their dtype are not in it. An optimizer that is a function is there by a
-    name that `vaekit train` refuses.
+    The values of the weights, with which it began, and their dtype are not in it. An optimizer that is a function, or
+    a tracker whose class is not registered, is there by a name that `vaekit train` refuses.
 
     Raises:
         ValueError: a model whose config could not compose it again.
@@ -134,7 +136,14 @@ def plain_options(options: FitOptions) -> dict[str, Any]:
     values = {option.name: getattr(options, option.name) for option in fields(options)} | {"device": str(options.device)}
     if not isinstance(optimizer := options.optimizer, (str, Mapping)):
         values["optimizer"] = f"{optimizer.__module__}.{getattr(optimizer, '__qualname__', type(optimizer).__qualname__)}"
+    values["trackers"] = [
+        each if _is_plain(each) else f"{type(each).__module__}.{type(each).__qualname__}" for each in options.trackers
+    ]
     return {name: specs.plain_value("run", name, value) for name, value in values.items()}
+
+
+def _is_plain(tracker: str | Mapping[str, Any] | Tracker) -> bool:
+    return not isinstance(tracker, Tracker) or recorded_spec(tracker) is not None
 
 
 def is_trained(folder: Path) -> bool:

@@ -12,6 +12,7 @@ import torch
 from vaekit.evaluation.terms import TermSums
 from vaekit.training.ema import Average
 from vaekit.training.history import History
+from vaekit.training.trackers import Tracker
 from vaekit.vae import VAE
 
 _PLAIN = ("epoch", "step", "batch", "examples", "validation", "first_step", "seconds", "skipped", "first_skip", "stop")
@@ -33,6 +34,7 @@ class RunState:
         sums: the terms of the running epoch, as far as they have been looked at.
         skipped: the number of steps of the running epoch that were left out because something in them was not finite.
         first_skip: which one was the first, and why, in words.
+        window: the terms of the steps since the last record of the trackers, as far as they have been looked at.
         terms: the mean terms of the steps that were looked at last, in nats.
         validation: the terms of the last validation, in nats, without "val_".
         stop: set it to end the run after the present step or epoch; the epoch that is running counts, and the run is
@@ -42,6 +44,7 @@ class RunState:
         rank: of this process, 0, 1, ...; only rank 0 writes and draws.
         first_step: the number of steps that had been done when the running epoch began.
         seconds: that the running epoch has taken before a run went on with it.
+        trackers: of the run, for pictures; none in another process than rank 0.
     """
 
     vae: VAE
@@ -55,6 +58,7 @@ class RunState:
     sums: TermSums = field(default_factory=TermSums)
     skipped: int = 0
     first_skip: str = ""
+    window: TermSums = field(default_factory=TermSums)
     terms: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
     first_step: int = 0
@@ -62,6 +66,7 @@ class RunState:
     stop: bool = False
     interrupt: str = ""
     rank: int = 0
+    trackers: tuple[Tracker, ...] = ()
 
     @property
     def learning_rate(self) -> float:
@@ -87,6 +92,7 @@ class RunState:
             "average": None if self.average is None else self.average.state_dict(),
             "history": self.history.state_dict(),
             "sums": self.sums.state_dict(),
+            "window": self.window.state_dict(),
             **{name: getattr(self, name) for name in _PLAIN},
         }
 
@@ -98,6 +104,7 @@ class RunState:
             self.average.load_state_dict(state["average"])
         self.history.load_state_dict(state["history"])
         self.sums.load_state_dict(state["sums"], self.vae.device)
+        self.window.load_state_dict(state["window"], self.vae.device)
         for name in _PLAIN:
             setattr(self, name, state[name])
         self.history.interrupted, self.history.reason = False, ""

@@ -9,6 +9,7 @@ from vaekit.evaluation.terms import TermSums, over_all_processes
 from vaekit.gathering import Ranks
 from vaekit.training.guard import Guard, Taken
 from vaekit.training.progress import Progress
+from vaekit.training.recorder import Recorder
 from vaekit.training.signs import Signs
 from vaekit.training.state import RunState
 
@@ -22,6 +23,7 @@ class Watch:
         state: of the run, whose sums the terms are added to.
         guard: that is asked which steps were good.
         progress: shows them to a person.
+        recorder: writes them down.
         ranks: the processes of the run, which look together; None for this one alone.
         signs: looks for what will spoil the run; None for nobody.
         seconds: between two looks.
@@ -33,6 +35,7 @@ class Watch:
         state: RunState,
         guard: Guard,
         progress: Progress,
+        recorder: Recorder,
         ranks: Ranks | None = None,
         signs: Signs | None = None,
         seconds: float | None = None,
@@ -42,7 +45,7 @@ class Watch:
         self._seconds = SECONDS_BETWEEN_LOOKS if seconds is None else seconds
         self._pending: list[Taken] = []
         self._looked = clock()
-        self._progress, self._signs = progress, signs
+        self._progress, self._recorder, self._signs = progress, recorder, signs
 
     def close(self) -> None:
         """Nothing is looked at any more."""
@@ -51,6 +54,7 @@ class Watch:
     def begin_epoch(self, number: int) -> None:
         """Epoch `number`, 0, 1, ..., begins."""
         self._progress.begin_epoch(number)
+        self._recorder.begin_epoch()
 
     def end_epoch(self, terms: Mapping[str, float]) -> None:
         """It has ended, with these terms, those of the validation included."""
@@ -60,6 +64,7 @@ class Watch:
         """Note a part of a step."""
         self._pending.append(taken)
         self._progress.add(sum(taken.counts))
+        self._recorder.took(taken)
 
     @property
     def is_due(self) -> bool:
@@ -76,8 +81,10 @@ class Watch:
         if self._signs is not None:
             self._signs.look(good)
         recent = TermSums()
-        for sums in over_all_processes([TermSums.of(taken.terms) for taken in good], self._ranks):
+        seen = over_all_processes([TermSums.of(taken.terms) for taken in good], self._ranks)
+        for sums in seen:
             recent.include(sums)
             self._state.sums.include(sums)
         self._state.terms = means = recent.means()
+        self._recorder.saw([(taken.number, sums) for taken, sums in zip(good, seen, strict=True)])
         self._progress.show(means, self._state.learning_rate)
