@@ -1,7 +1,7 @@
 """Training: `fit`, its options, its `History`, and callbacks."""
 
 from vaekit.training import optimizers, trackers
-from vaekit.training.callbacks import Callback, EarlyStopping, TimeLimit
+from vaekit.training.callbacks import Callback, EarlyStopping, ModelCheckpoint, Pictures, TimeLimit
 from vaekit.training.ema import Average
 from vaekit.training.fit import fit
 from vaekit.training.guard import NonFiniteLossError
@@ -20,7 +20,9 @@ __all__ = [
     "EarlyStopping",
     "FitOptions",
     "History",
+    "ModelCheckpoint",
     "NonFiniteLossError",
+    "Pictures",
     "Replayed",
     "RunState",
     "Terminated",

@@ -2,7 +2,9 @@
 
 from vaekit.training.callbacks.base import Callback
 from vaekit.training.callbacks.early_stopping import EarlyStopping
+from vaekit.training.callbacks.model_checkpoint import ModelCheckpoint
+from vaekit.training.callbacks.pictures import Pictures
 from vaekit.training.callbacks.time_limit import TimeLimit
 from vaekit.training.callbacks.together import Callbacks
 
-__all__ = ["Callback", "Callbacks", "EarlyStopping", "TimeLimit"]
+__all__ = ["Callback", "Callbacks", "EarlyStopping", "ModelCheckpoint", "Pictures", "TimeLimit"]
