@@ -2,7 +2,7 @@
 
 import os
 
-SYSTEM_CALLS = ("open", "fsync", "fstat", "replace", "unlink", "listdir", "close")
+SYSTEM_CALLS = ("open", "fsync", "fstat", "replace", "unlink", "listdir", "close", "link")
 
 
 class InterruptedOS:

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 from vaekit.files import locked, writable_folder, write_atomically
 from vaekit.gathering import Ranks
-from vaekit.layout import BEST, CHECKPOINTS, HISTORY_FILE, LAST
+from vaekit.layout import BEST, CHECKPOINTS, HISTORY_FILE, LAST, RUN_FILE
 from vaekit.saving import WEIGHTS_FILE
+from vaekit.training.record import ClaimedFolder
 from vaekit.training.snapshots import Snapshot, Snapshots
 from vaekit.training.state import RunState
 
@@ -43,7 +44,6 @@ class Checkpoints:
         is_resumed: whether the folder holds a run that is gone on with.
 
     Raises:
-        FileExistsError: the folder holds an earlier run, and nothing was said of going on with it, or it left no checkpoint.
         OSError: it cannot be written.
     """
 
@@ -65,18 +65,20 @@ class Checkpoints:
         self._about: Mapping[str, Any] = {}
         self._parts: Mapping[str, Stateful] = {}
         self._snapshots = None if self.folder is None else Snapshots(self.folder / CHECKPOINTS, max(keep, 1))
-        self.is_resumed = bool(self._ranks.gather(resume and bool(self._snapshots))[0])
-        if not self.is_resumed:
-            self._check_that_it_is_new(resume)
+        self._resume, self._is_claimed, self.is_resumed = resume, isinstance(folder, ClaimedFolder), False
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """The folder as this run's alone, for as long as it takes.
 
         Raises:
-            FileExistsError: another run is writing into it.
+            FileExistsError: another run is writing into it; or it holds an earlier one, and nothing was said of going on with
+                that, or it left no checkpoint.
         """
         with nullcontext() if self.folder is None else locked(self.folder):
+            self.is_resumed = bool(self._ranks.gather(self._resume and bool(self._snapshots))[0])
+            if not self.is_resumed:
+                self._check_that_it_is_new()
             yield
 
     def newest(self) -> Snapshot | None:
@@ -175,15 +177,24 @@ class Checkpoints:
         with state.averaged() as vae:
             vae.save(self.folder / name)
 
-    def _check_that_it_is_new(self, resume: bool) -> None:
+    def _check_that_it_is_new(self) -> None:
         if self.folder is None:
             return
-        for name in (BEST, LAST, HISTORY_FILE, CHECKPOINTS):
+        if self._resume and self._was_killed_at_once(self.folder):
+            for name in (HISTORY_FILE, *([] if self._is_claimed else [RUN_FILE])):
+                (self.folder / name).unlink(missing_ok=True)
+        for name in (BEST, LAST, HISTORY_FILE):
             if (self.folder / name).exists():
-                if resume:
+                if self._resume:
                     raise FileExistsError(
                         f"{self.folder} holds the {name} of an earlier run, but no checkpoint to go on from; choose another "
                         "folder, or remove it"
                     )
                 advice = "resume=True goes on with it; or choose" if self._snapshots else "choose"
                 raise FileExistsError(f"{self.folder} holds the {name} of an earlier run; {advice} another folder, or remove it")
+
+    def _was_killed_at_once(self, folder: Path) -> bool:
+        """Whether the run in the folder did not live to its first checkpoint, which it makes before its first step."""
+        history = folder / HISTORY_FILE
+        has_saved = any((folder / name).exists() for name in (BEST, LAST)) or (history.exists() and history.stat().st_size)
+        return not has_saved and not self._snapshots

@@ -212,13 +212,10 @@ def fit(
     elif checked_flag("resume", resume):
         raise ValueError("resume=True goes on with the run in a folder; give out= as well")
     about = {} if out is None else identity_of(vae, options, batches, validation_batches)
-    with engine.together():
-        checkpoints = Checkpoints(out, keep, checkpoint_minutes, resume, ranks)
-        record = Record(out, checkpoints.folder, checkpoints.is_resumed)
     with (
         engine.together(),
-        checkpoints.held(),
-        record.kept(),
+        (checkpoints := Checkpoints(out, keep, checkpoint_minutes, resume, ranks)).held(),
+        (record := Record(out, checkpoints.folder, checkpoints.is_resumed)).kept(),
         seeding.own_generators(engine.device),
         torch.inference_mode(False),
         torch.enable_grad(),
