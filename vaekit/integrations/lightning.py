@@ -90,7 +90,12 @@ class LitVAE(LightningModule):
         self.vae = vae if isinstance(vae, VAE) else saving.composed(vae)
         plain = {name: specs.plain_value("run", name, value) for name, value in options.items()}
         self.save_hyperparameters({"vae": self.vae.config(), **plain})
-        self._step, self._rows, self._evaluated_rows = -1, 0, 0  # how much has been seen of a step, and of an evaluation
+        self._step, self._rows, self._parts, self._evaluated_rows = (
+            -1,
+            0,
+            0,
+            0,
+        )  # how much has been seen of a step, and of an evaluation
         self._training = ExitStack()
 
     def forward(self, *arguments: Any, **options: Any) -> LossTerms:
@@ -135,11 +140,13 @@ class LitVAE(LightningModule):
         if self.trainer.current_epoch == 0:
             check_values(self.vae, one, f"train, batch {batch_idx}")
         if step != self._step:
-            self._step, self._rows = step, 0
+            self._step, self._rows, self._parts = step, 0, 0
         row_start, key = self._number(self._rows, one), step_key(self._options.seed, step)
+        part = self._parts * self.trainer.world_size + self.global_rank  # of the step: each has draws of its own
         self._rows += len(one.x)
+        self._parts += 1
         layers = philox.fold_in(key, streams.Step.LAYERS)
-        layers = philox.fold_in(layers, row_start) if row_start else layers
+        layers = philox.fold_in(layers, part) if part else layers
         with seeding.own_generators(self.device):
             seeding.reseed(self.device, int(layers[0]))
             terms = self(
