@@ -38,7 +38,7 @@ class Clip:
         >>> weight = torch.zeros(2, requires_grad=True)
         >>> weight.grad = torch.tensor([3.0, -4.0])
         >>> list(Clip({"value": 3.5}, [[weight]])()), weight.grad
-        ([tensor(4.)], tensor([ 3.0000, -3.5000]))
+        ([], tensor([ 3.0000, -3.5000]))
         >>> norms = list(Clip(1.0, [[weight]])())
         >>> round(float(weight.grad.norm()), 5)
         1.0
@@ -49,13 +49,12 @@ class Clip:
         self._together = together
 
     def __call__(self) -> Iterator[Tensor]:
-        """Clip; gives the size of each gradient before, which is not finite where one of its elements is not."""
+        """Clip; gives the norm of each gradient before, where that is what it is clipped by."""
         for parameters in () if self._kind is None else self._together:
             moving = [p for p in parameters if p.grad is not None]  # torch's functions fail where there is none
             if moving and self._kind == "norm":
                 yield torch.nn.utils.clip_grad_norm_(moving, self._limit)
             elif moving:
-                yield torch.nn.utils.get_total_norm([p.grad for p in moving if p.grad is not None], norm_type=math.inf)
                 torch.nn.utils.clip_grad_value_(moving, self._limit)
 
 

@@ -72,7 +72,7 @@ class Signs:
 
     def before(self) -> None:
         """Warn of data that are far from the scale of a Gaussian, where they are held whole."""
-        if self._is_first and isinstance(self._train, Whole):
+        if self._is_first and isinstance(self._train, Whole) and _has_fixed_scale(self._vae.likelihood):
             _warn_of_scale(self._vae.likelihood, self._train.at(_spread(self._train.size)).x)
 
     @torch.no_grad()
@@ -83,7 +83,9 @@ class Signs:
         if not self._looked:
             self._looked = True
             first = taken[0]
-            batch = self._train.at(first.index) if isinstance(self._train, Whole) and first.index is not None else first.batch
+            batch = first.batch
+            if batch is None and isinstance(self._train, Whole) and first.index is not None:
+                batch = self._train.at(first.index)
             if batch is not None:
                 if isinstance(self._train, Stream):
                     _warn_of_scale(self._vae.likelihood, batch.x)
@@ -168,8 +170,14 @@ def _warn_of_scale(likelihood: Likelihood, x: Tensor) -> None:
         _warn_of_columns(likelihood, x, list(range(x.shape[1])), kind)
 
 
+def _has_fixed_scale(likelihood: Likelihood) -> bool:
+    """Whether some of the data are under a Gaussian whose scale is not learned."""
+    kinds = [group.likelihood for group in likelihood.groups] if isinstance(likelihood, Columns) else [likelihood]
+    return any(isinstance(kind, Gaussian) and kind.variance == "fixed" for kind in kinds)
+
+
 def _warn_of_columns(likelihood: Likelihood, x: Tensor, names: Sequence[object], kind: str) -> None:
-    if not (isinstance(likelihood, Gaussian) and likelihood.variance == "fixed"):
+    if not isinstance(likelihood, Gaussian) or not _has_fixed_scale(likelihood):
         return
     values = x.movedim(1, 0).flatten(1).double() / likelihood.sigma
     mean = values.nanmean(1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 from vaekit.training.callbacks.base import Callback
@@ -27,10 +28,18 @@ class Callbacks:
             getattr(callback, event)(state)
 
     def end(self, state: RunState) -> None:
-        """Tell every one of the end, whichever raises."""
-        with ExitStack() as stack:
-            for callback in reversed(self._callbacks):
-                stack.callback(callback.on_fit_end, state)
+        """Tell every one of the end, whichever raises; an error that has ended the run is not hidden by theirs."""
+        errors = []
+        for callback in self._callbacks:
+            try:
+                callback.on_fit_end(state)
+            except Exception as error:
+                errors.append(error)
+        failed = sys.exc_info()[1] is not None
+        for also in errors if failed else errors[1:]:
+            warnings.warn(f"the end of the run failed as well: {type(also).__name__}: {also}", RuntimeWarning, stacklevel=4)
+        if errors and not failed:
+            raise errors[0]
 
     def state_dict(self) -> dict[str, Any]:
         """The states of those that have one, with the names of their classes."""
