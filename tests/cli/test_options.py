@@ -22,6 +22,7 @@ VALUES = {
     "accumulate": 2,
     "ema": 0.5,
     "gradient_clip": 1.5,
+    "compile": True,
     "keep": 3,
     "checkpoint_minutes": 2.5,
     "seed": 4,

@@ -61,6 +61,7 @@ def test_fit_takes_the_options_with_the_defaults_that_the_record_has():
         ("learning_rate", {"name": "warmup_cosine", "peak": 1e-3}, TypeError),
         ("gradient_clip", math.inf, ValueError),
         ("seed", 2**64, ValueError),
+        ("compile", 1, TypeError),
         ("initialize_output_bias", 1, TypeError),
     ],
 )

@@ -55,6 +55,7 @@ def fit(
     ema: float | None = None,
     gradient_clip: float | Mapping[str, float] | None = None,
     on_nonfinite: str = "stop",
+    compile: bool = False,
     keep: int = 2,
     checkpoint_minutes: float = 10.0,
     seed: int = 0,
@@ -133,6 +134,8 @@ def fit(
             (`vaekit.training.record.environment`).
         resume: go on with the run in `out`, from its last checkpoint, if there is one; else begin it. The model is to be
             composed as it was, whatever its weights; what else has to be the same is checked. See `vaekit.resume`.
+        compile: have `torch.compile` make one program of forward and backward, which takes half a minute or more before the first
+            steps, and a C++ compiler on the CPU; the same results, to rounding.
         keep: how many checkpoints are kept in `out`; 0 for none.
         checkpoint_minutes: between two checkpoints; another is written at the beginning, at the end, and when the run is
             interrupted. A loader without state_dict can only be gone on with at the start of an epoch, and checkpoints wait for
@@ -182,6 +185,7 @@ def fit(
         ema=ema,
         gradient_clip=gradient_clip,
         on_nonfinite=on_nonfinite,
+        compile=compile,
         keep=keep,
         checkpoint_minutes=checkpoint_minutes,
         seed=seed,

@@ -57,6 +57,7 @@ class FitOptions:
     on_nonfinite: str = field(
         default="stop", metadata={"help": "At a loss or gradient that is NaN or infinite: stop, or skip the step."}
     )
+    compile: bool = field(default=False, metadata={"help": "Compile the forward and backward pass (torch.compile)."})
     keep: int = field(default=2, metadata={"help": "Checkpoints in the run's folder; 0 for none.", "may_change": True})
     checkpoint_minutes: float = field(default=10.0, metadata={"help": "Minutes between two checkpoints.", "may_change": True})
     seed: int = field(default=0, metadata={"help": "Fixes order and noise; in the command the first weights as well."})
@@ -92,6 +93,7 @@ class FitOptions:
         trackers.build(self.trackers)
         if self.time_limit is not None:
             checked_number("time_limit", self.time_limit, above=0.0)
+        checked_flag("compile", self.compile)
         checked_size("keep", self.keep, least=0)
         checked_number("checkpoint_minutes", self.checkpoint_minutes, least=0.0)
         philox.make_key(self.seed)  # refuses what is not a whole number of 64 bits

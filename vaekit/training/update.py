@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vaekit.evaluation.terms import named_terms
@@ -41,7 +42,8 @@ class Update:
         self._rate = LearningRate(options.learning_rate, steps)
         self.optimizer = optimizers.build(options.optimizer, vae, self._rate(0), not self._rate.is_constant)
         self._clip = Clip(options.gradient_clip, optimizers.clipped_together(vae))
-        self._model, self._optimizer = engine.setup(_Objective(vae), self.optimizer)
+        objective: Any = torch.compile(_Objective(vae)) if options.compile else _Objective(vae)
+        self._model, self._optimizer = engine.setup(objective, self.optimizer)
         self.average = None if options.ema is None else Average(vae, options.ema)  # of the weights that all processes have now
         guard.attach(self.optimizer, self.average)
 
