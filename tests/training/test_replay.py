@@ -16,7 +16,6 @@ from vaekit.training import replay, watch
 SPOILED = "test-spoiled"
 
 
-@vaekit.losses.register(SPOILED)
 class Spoiled(vaekit.Elbo):
     """An ELBO in which one step goes wrong: "term", "gradient" or "extra"."""
 
@@ -36,6 +35,11 @@ class Spoiled(vaekit.Elbo):
         reconstruction = terms.reconstruction.clone()
         reconstruction[1] = math.nan
         return terms._replace(total=reconstruction.mean() + terms.kl.mean(), reconstruction=reconstruction)
+
+
+@pytest.fixture(autouse=True)
+def _registered(own_registries):
+    vaekit.losses.register(SPOILED)(Spoiled)
 
 
 NETWORKS = {"encoder": {"hidden": (8,), "normalization": "batch", "dropout": 0.3}, "decoder": {"hidden": (8,), "dropout": 0.2}}
