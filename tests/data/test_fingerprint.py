@@ -103,10 +103,16 @@ def test_other_rows_of_the_same_values_are_seen():
 def test_a_loader_is_told_by_its_kind_its_dataset_and_its_batch_size():
     dataset = TensorDataset(torch.zeros(9, 2))
     made = Stream(DataLoader(dataset, batch_size=2)).fingerprint()
-    assert made == {"kind": "loader", "loader": "DataLoader", "examples": 9, "batch_size": 2}
+    rows = made.pop("rows")
+    told = {"kind": "loader", "loader": "DataLoader", "examples": 9, "batch_size": 2}
+    assert made == {**told, "sampler": "SequentialSampler", "drop_last": False}
+    made["rows"] = rows
     assert json.loads(json.dumps(made)) == made
     assert differences(made, Stream(DataLoader(dataset, batch_size=3)).fingerprint()) == "the loader's batch_size was 2 and is 3"
-    assert Stream([torch.zeros(3, 2)]).fingerprint() == {"kind": "loader", "loader": "list", "examples": None, "batch_size": None}
+    other = Stream(DataLoader(TensorDataset(torch.ones(9, 2)), batch_size=2)).fingerprint()
+    assert differences(made, other) == "the values in 64 rows differ"
+    told = Stream([torch.zeros(3, 2)]).fingerprint()
+    assert {name: value for name, value in told.items() if value is not None} == {"kind": "loader", "loader": "list"}
 
 
 def test_an_empty_dataset_has_one_too():

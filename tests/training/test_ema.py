@@ -77,6 +77,34 @@ def test_frozen_weights_and_buffers_are_not_averaged():
     assert all(map(torch.equal, vae.buffers(), buffers[-1]))
 
 
+def test_the_average_begins_with_the_bias_of_the_data():
+    vae, seen = model(likelihood="gaussian"), Weights()
+    fit(vae, X + 50, ema=0.999, epochs=1, initialize_output_bias=True, callbacks=[seen], learning_rate=1e-9)
+    assert (weights(vae) - seen.seen[0]).abs().max() < 1e-3
+    assert seen.seen[0].max() > 40
+
+
+@pytest.mark.parametrize("after", [1, 3, 6])
+def test_weights_are_put_back_though_putting_back_is_interrupted(after, monkeypatch):
+    vae = model()
+    average, before, calls = Average(vae, 0.9), weights(vae).clone(), []
+    for value in average.state_dict().values():
+        value.add_(1.0)
+    copy = torch.Tensor.copy_
+
+    def interrupted(self, other, *rest):
+        calls.append(self)
+        if len(calls) == count + after:
+            raise KeyboardInterrupt
+        return copy(self, other, *rest)
+
+    count = len(list(vae.parameters()))  # copies that put the averages into the model
+    monkeypatch.setattr(torch.Tensor, "copy_", interrupted)
+    with pytest.raises(KeyboardInterrupt), average.in_place():
+        pass
+    assert torch.equal(weights(vae), before)
+
+
 def test_an_average_goes_on_from_its_state():
     layer, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     average, resumed = Average(layer, 0.9), Average(other, 0.9)

@@ -255,7 +255,7 @@ def test_a_loader_goes_on_where_it_can_say_where_it_is_and_else_at_its_beginning
     vae = model(**MODELS["dropout"])
     whole = (vae, fit(vae, loader(), out=tmp_path / "whole", epochs=3), tmp_path / "whole")
     out, steps = tmp_path / "run", []
-    fit(model(**MODELS["dropout"]), loader(), out=out, epochs=3, checkpoint_minutes=0.0, callbacks=[Interrupt(6)])
+    fit(model(**MODELS["dropout"]), loader(), out=out, epochs=3, callbacks=[Interrupt(6)])
 
     class Count(vaekit.Callback):
         def on_step_end(self, state):
@@ -264,6 +264,74 @@ def test_a_loader_goes_on_where_it_can_say_where_it_is_and_else_at_its_beginning
     history = vaekit.resume(out, loader(), callbacks=[Count()], progress=False, device="cpu")
     assert steps == list(range(first, 13))
     assert_same(whole, (vaekit.load(out / "last"), history, out))
+
+
+@pytest.mark.parametrize("after", [4, 6, 8])
+def test_a_loader_with_a_generator_of_its_own_goes_on_with_it(after, tmp_path):
+    def loader():
+        return DataLoader(TensorDataset(X), batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(7))
+
+    vae = model()
+    whole = (vae, fit(vae, loader(), out=tmp_path / "whole", epochs=3), tmp_path / "whole")
+    fit(model(), loader(), out=tmp_path / "run", epochs=3, callbacks=[Interrupt(after)])
+    history = vaekit.resume(tmp_path / "run", loader(), progress=False, device="cpu")
+    assert_same(whole, (vaekit.load(tmp_path / "run" / "last"), history, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("after", [4, 5, 8])
+def test_validation_data_that_are_shuffled_are_so_in_the_same_way(after, tmp_path):
+    def validation():
+        return DataLoader(TensorDataset(X[:20]), batch_size=8, shuffle=True)
+
+    vae = model()
+    whole = (vae, fit(vae, out=tmp_path / "whole", epochs=3, validation=validation()), tmp_path / "whole")
+    fit(model(), out=tmp_path / "run", epochs=3, validation=validation(), callbacks=[Interrupt(after)])
+    history = vaekit.resume(tmp_path / "run", X, validation=validation(), progress=False, device="cpu")
+    assert_same(whole, (vaekit.load(tmp_path / "run" / "last"), history, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("change", [{"x": X.flip(0)}, {"shuffle": False}, {"drop_last": True}], ids=["values", "order", "last"])
+def test_another_loader_is_refused(change, tmp_path):
+    def loader(x=X, shuffle=True, drop_last=False):
+        return DataLoader(TensorDataset(x), batch_size=16, shuffle=shuffle, drop_last=drop_last)
+
+    fit(model(), loader(), out=tmp_path, callbacks=[Interrupt(6)])
+    with pytest.raises(ValueError, match="train: .*(values|sampler|drop_last)"):
+        vaekit.resume(tmp_path, loader(**change))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", {"name": "sgd", "momentum": 0.9}], ids=str)
+def test_weights_in_another_memory_format_go_on_with_their_own_moments(optimizer, tmp_path):
+    def convolutional():
+        vae = vaekit.create_vae(input_shape=(3, 8, 8), latent_dim=2, encoder={"name": "conv", "channels": (4, 6)}, seed=0)
+        return vae.to(memory_format=torch.channels_last)
+
+    x = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    options = {"optimizer": optimizer, "learning_rate": 0.01, "epochs": 3}
+    vae = convolutional()
+    whole = (vae, fit(vae, x, out=tmp_path / "whole", **options), tmp_path / "whole")
+    fit(convolutional(), x, out=tmp_path / "run", callbacks=[Interrupt(3)], **options)
+    again = convolutional()
+    assert_same(whole, (again, fit(again, x, out=tmp_path / "run", resume=True, **options), tmp_path / "run"))
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_frozen_module_in_evaluation_mode_is_so_again_whatever_the_model_was_in(mode, tmp_path):
+    def frozen():
+        vae = model(**MODELS["batch-normalisation"])
+        vae.train(mode)
+        vae.encoder.requires_grad_(False).eval()
+        return vae
+
+    vae = frozen()
+    whole = (vae, fit(vae, out=tmp_path / "whole", epochs=3), tmp_path / "whole")
+    fit(frozen(), out=tmp_path / "run", epochs=3, callbacks=[Interrupt(3)])
+    history = vaekit.resume(tmp_path / "run", X, progress=False, device="cpu")
+    assert_same(whole, (vaekit.load(tmp_path / "run" / "last"), history, tmp_path / "run"))
+    other = model(**MODELS["batch-normalisation"])
+    other.encoder.requires_grad_(False)
+    with pytest.raises(ValueError, match="evaluation mode were .*encoder"):
+        fit(other, out=tmp_path / "run", epochs=4, resume=True)
 
 
 # What is refused.
@@ -300,6 +368,10 @@ def test_resume_takes_what_may_change_and_no_more(tmp_path):
     fit(model(), out=tmp_path)
     with pytest.raises(TypeError, match="resume takes no batch_size"):
         vaekit.resume(tmp_path, X, batch_size=8)
+    with pytest.raises(TypeError, match="resume takes no out"):
+        vaekit.resume(tmp_path, X, out=tmp_path)
+    with pytest.raises(TypeError, match="resume"):
+        fit(model(), out=tmp_path, resume="no")
     with pytest.raises(FileNotFoundError, match="no checkpoint to go on from"):
         vaekit.resume(tmp_path / "other", X)
     with pytest.raises(ValueError, match="give out="):

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from vaekit.checks import checked_size
 from vaekit.data.ahead import read_ahead
 from vaekit.data.batch import Batch
 from vaekit.data.conversion import check_none_missing, check_real, float32, floats, plain
 from vaekit.data.examples import Examples, as_examples
-from vaekit.data.fingerprint import fingerprint_of
+from vaekit.data.fingerprint import fingerprint_of, hash_of, spread_rows
 from vaekit.data.sharding import share
 from vaekit.data.tables import is_table
 
@@ -216,7 +216,31 @@ class Stream:
             "loader": type(loader).__name__,
             "examples": _length(getattr(loader, "dataset", None)),
             "batch_size": self.batch_size,
+            "sampler": type(loader.sampler).__name__ if isinstance(loader, DataLoader) else None,
+            "drop_last": loader.drop_last if isinstance(loader, DataLoader) else None,
+            "rows": self._hash_of_tensors(),
         }
+
+    def _hash_of_tensors(self) -> str | None:
+        """Of the rows of a `TensorDataset`; any other may give other values each time that it is asked."""
+        dataset = getattr(self._loader, "dataset", None)
+        if not isinstance(dataset, TensorDataset):
+            return None
+        rows = spread_rows(len(dataset))
+        return str(hash_of([tensor[rows.to(tensor.device)] for tensor in dataset.tensors], 16).hexdigest())
+
+    def generators(self) -> list[Tensor]:
+        """The states of the random generators that the loader was given, which go on from epoch to epoch."""
+        return [generator.get_state() for generator in self._generators()]
+
+    def set_generators(self, states: list[Tensor]) -> None:
+        """Go on from what `generators` gave."""
+        for generator, state in zip(self._generators(), states, strict=True):
+            generator.set_state(state)
+
+    def _generators(self) -> list[torch.Generator]:
+        found = [getattr(one, "generator", None) for one in self._shuffling]
+        return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
 
     @property
     def batch_size(self) -> int | None:
@@ -239,9 +263,8 @@ class Stream:
 
         Before it shuffles, it draws a seed for the workers that it starts, and nothing where they are there already.
         """
-        has_workers = (
-            getattr(self._loader, "_iterator", None) is not None
-        )  # torch's; if that goes, such a loader shuffles otherwise
+        # torch's own name; if that goes, such a loader shuffles otherwise.
+        has_workers = getattr(self._loader, "_iterator", None) is not None
         if has_workers and getattr(self._loader, "persistent_workers", False):
             torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
 

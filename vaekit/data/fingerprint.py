@@ -22,6 +22,8 @@ _WORDS = {
     "rows": f"the values in {_ROWS} rows",
     "loader": "the loader",
     "batch_size": "the loader's batch_size",
+    "sampler": "the loader's sampler",
+    "drop_last": "the loader's drop_last",
 }
 
 
@@ -37,10 +39,7 @@ def fingerprint_of(examples: Examples) -> dict[str, Any]:
         (5, 'float32 [3]', None)
     """
     count, y = len(examples), examples.y
-    # Not torch.linspace, which rounds to float32.
-    index = torch.tensor(
-        sorted({place * (count - 1) // (_ROWS - 1) for place in range(_ROWS)} if count else ()), dtype=torch.int64
-    )
+    index = spread_rows(count)
     parts = [examples.x[index], examples.numbers(index)] + ([] if y is None else [y[index.to(y.device)]])
     return {
         "kind": "examples",
@@ -49,6 +48,13 @@ def fingerprint_of(examples: Examples) -> dict[str, Any]:
         "y": None if y is None else _outline(y.dtype, y.shape[1:]),
         "rows": hash_of(parts, 16).hexdigest(),
     }
+
+
+def spread_rows(count: int) -> Tensor:
+    """The numbers of up to 64 of so many rows, from the first to the last."""
+    # Not torch.linspace, which rounds to float32.
+    numbers = {place * (count - 1) // (_ROWS - 1) for place in range(_ROWS)} if count else ()
+    return torch.tensor(sorted(numbers), dtype=torch.int64)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ class Run:
     ORDER = 1  # parent of each epoch's key, fold_in(ORDER, epoch): the order of the examples
     EVALUATION = 2  # the noise of validation and evaluation, the same for every epoch
     LOADER = 3  # parent of each epoch's key, fold_in(LOADER, epoch): what a loader draws from torch's global generator
+    VALIDATION = 4  # what a loader of validation data draws from torch's global generator, the same for every epoch
 
 
 class Step:

@@ -50,12 +50,23 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The averages in the model for a while; afterwards the weights again."""
-        self._exchange()
+        """The averages in the model for a while; afterwards the weights again, whenever it is interrupted."""
+        held = [weight.detach().clone() for weight in self._weights]
         try:
+            self.replace_weights()
             yield
         finally:
-            self._exchange()
+            try:
+                self._put_back(held)
+            except BaseException:  # ^C
+                self._put_back(held)
+                raise
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begin with the weights as they are now."""
+        for weight, average in zip(self._weights, self._averages.values(), strict=True):
+            average.copy_(weight)
 
     @torch.no_grad()
     def replace_weights(self) -> None:
@@ -80,8 +91,6 @@ class Average:
             average.copy_(state[name])
 
     @torch.no_grad()
-    def _exchange(self) -> None:
-        for weight, average in zip(self._weights, self._averages.values(), strict=True):  # one copy at a time
-            held = weight.clone()
-            weight.copy_(average)
-            average.copy_(held)
+    def _put_back(self, held: list[Tensor]) -> None:
+        for weight, before in zip(self._weights, held, strict=True):
+            weight.copy_(before)

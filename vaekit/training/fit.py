@@ -16,7 +16,9 @@ from vaekit.batch_norm import normalising_over_all_processes
 from vaekit.checks import checked_flag
 from vaekit.data import Stream, Whole
 from vaekit.evaluation.terms import evaluation_key, mean_terms
+from vaekit.gathering import Ranks
 from vaekit.inputs import checked, checked_batches
+from vaekit.ops import philox, streams
 from vaekit.schedules import Schedule, scheduled
 from vaekit.training import optimizers, preflight
 from vaekit.training.callbacks import Callback, Callbacks, TimeLimit
@@ -83,7 +85,8 @@ def fit(
             [N, *input_shape], a pair (x, y) of them, a `datasets.Dataset` with a column x, or a loader, any iterable whose
             batches are x, (x, ...) or {"x": x}. For a conditional model y is the condition, and a loader's batches are
             (x, y, ...) or {"x": x, "y": y}. Whole examples are reshuffled every epoch; an incomplete last batch counts.
-        validation: the same, evaluated after every epoch with the same noise each time.
+        validation: the same, evaluated after every epoch with the same noise each time; noise goes by an example's place, so that
+            a loader should keep its order, or shuffle by torch's global generator, which is seeded for it.
         epochs: passes over `train`.
         batch_size: the examples that go through the model at once; a loader has its own.
         learning_rate: the optimizer's, as a number, a schedule of the step, or its spec, {"name": "warmup_cosine", "peak": 1e-3,
@@ -138,8 +141,8 @@ def fit(
             steps, and a C++ compiler on the CPU; the same results, to rounding.
         keep: how many checkpoints are kept in `out`; 0 for none.
         checkpoint_minutes: between two checkpoints; another is written at the beginning, at the end, and when the run is
-            interrupted. A loader without state_dict can only be gone on with at the start of an epoch, and checkpoints wait for
-            it.
+            interrupted. A loader without state_dict can only be resumed at the start of an epoch: a checkpoint is written at
+            each, and at no other time.
         trackers: what writes down the terms of every epoch, and of every 50 steps: names from `vaekit.trackers.names()`,
             {"name": ..., option: ...}, or a `Tracker`. "csv" is `history.csv` in `out`.
         time_limit: minutes after which the run ends at the next step, as ^C would end it. See `vaekit.TimeLimit`.
@@ -213,9 +216,8 @@ def fit(
         _check_that_the_bias_can_start(vae, batches)
     if out is not None:
         vae.config()  # a model that cannot be saved is refused before it is trained, not after
-    elif checked_flag("resume", resume):
+    if checked_flag("resume", resume) and out is None:
         raise ValueError("resume=True goes on with the run in a folder; give out= as well")
-    about = {} if out is None else identity_of(vae, options, batches, validation_batches)
     with (
         engine.together(),
         (checkpoints := Checkpoints(out, keep, checkpoint_minutes, resume, ranks)).held(),
@@ -226,6 +228,7 @@ def fit(
         preflight.training_mode(vae),
         normalising_over_all_processes(vae) if ranks.world > 1 else nullcontext(),
     ):
+        about = {} if out is None else identity_of(vae, options, engine.precision, batches, validation_batches)
         if (snapshot := checkpoints.newest()) is not None:
             check_same(snapshot.about, about, out)
             about["planned_epochs"] = snapshot.about["planned_epochs"]
@@ -248,13 +251,15 @@ def fit(
             state.stop = state.stop and epochs <= snapshot.about["options"]["epochs"]
         elif initialize_output_bias:
             vae.initialize_output_bias(batch.x for batch in checked(vae, batches))
+            if update.average is not None:
+                update.average.restart()
         validate = None
         if validation_batches is not None:
-            validate = partial(mean_terms, vae, validation_batches, evaluation_key(seed), ranks)
+            validate = partial(_validated, vae, validation_batches, seed, ranks)
             guard.explain_validation = partial(about_validation, vae, validation_batches, evaluation_key(seed))
         total = None if plan.size is None else epochs * plan.size
         shown = shown_on(sys.stderr, epochs, total, state.examples) if progress and not ranks.rank else Progress()
-        shown.say(f"training {engine}")
+        shown.say(f"training {engine}" if snapshot is None else f"training {engine}, {_where(state)}")
         plan.say = shown.say
         run = TrackedRun(checkpoints.folder, state.history, vae, options, snapshot is not None, state.step)
         recorder = Recorder(state, state.trackers, run)
@@ -268,6 +273,18 @@ def fit(
         engine.scaler.warn_of_left_out(state.step)
     heed.end(history)
     return history
+
+
+def _validated(vae: VAE, batches: Whole | Stream, seed: int, ranks: Ranks) -> dict[str, float]:
+    """The mean terms; what a loader draws from torch's global generators is the same each time."""
+    seeding.reseed(vae.device, int(philox.fold_in(philox.make_key(seed), streams.Run.VALIDATION)[0]))
+    return mean_terms(vae, batches, evaluation_key(seed), ranks)
+
+
+def _where(state: RunState) -> str:
+    """Where a run is resumed."""
+    within = f"within epoch {state.epoch + 1}" if state.is_within_epoch else f"at the start of epoch {state.history.epochs + 1}"
+    return f"resumed after step {state.step:,}, {within}"
 
 
 def _checked_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:

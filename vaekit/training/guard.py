@@ -313,7 +313,7 @@ class Guard:
         norms = [(number, float(norm)) for number, norm in self._norms if not taken or number < taken[0].number]
         norms = [(number, norm) for number, norm in norms if math.isfinite(norm)]
         is_float16, last_good = self._scaler is not None, self._last_good
-        if last_good is None and taken and taken[0].number:  # of a run that was gone on with
+        if last_good is None and taken and taken[0].number:  # of a run that was resumed
             last_good = taken[0].number - 1
         whole = [self._whole(one) for one in taken]
         failure = Failure(whole, state.epoch, last_good, norms, are_lost, self._row.steps, is_float16)

@@ -7,12 +7,21 @@ from typing import Any
 
 from vaekit.data import Stream, Whole, differences
 from vaekit.training.options import FitOptions
+from vaekit.training.precision import Precision
 from vaekit.training.record import plain_options
 from vaekit.vae import VAE
 
+_ALSO = {
+    "frozen": "the frozen parameters were",
+    "evaluating": "the modules that stay in evaluation mode were",
+    "lower_precision": "the networks' lower precision was",
+}
 
-def identity_of(vae: VAE, options: FitOptions, train: Whole | Stream, validation: Whole | Stream | None) -> dict[str, Any]:
-    """Plain data that say what a run is made from, before it begins.
+
+def identity_of(
+    vae: VAE, options: FitOptions, precision: Precision, train: Whole | Stream, validation: Whole | Stream | None
+) -> dict[str, Any]:
+    """Plain data that say what a run is made from; the model is in the mode in which it is trained.
 
     Raises:
         ValueError: a model or an option that cannot be written down.
@@ -22,7 +31,8 @@ def identity_of(vae: VAE, options: FitOptions, train: Whole | Stream, validation
         "planned_epochs": options.epochs,  # for how many a schedule was made that has the run's own length
         "model": vae.config(),
         "frozen": [name for name, p in vae.named_parameters() if not p.requires_grad],
-        "evaluating": [name for name, module in vae.named_modules() if not module.training] if vae.training else [],
+        "evaluating": [name for name, module in vae.named_modules() if not module.training],
+        "lower_precision": None if precision.lower is None else str(precision.lower).removeprefix("torch."),
         "train": train.fingerprint(),
         "validation": None if validation is None else validation.fingerprint(),
     }
@@ -55,8 +65,9 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
         one, other = before["model"].get(kind), now["model"].get(kind)
         if kind != "vaekit" and one != other:
             yield f"the model's {kind} was {one!r} and is {other!r}"
-    if before["frozen"] != now["frozen"]:
-        yield f"frozen parameters were {before['frozen']} and are {now['frozen']}"
+    for name, what in _ALSO.items():
+        if before[name] != now[name]:
+            yield f"{what} {before[name]} and {now[name]} now"
     for data in ("train", "validation"):
         one, other = before[data], now[data]
         if (one is None) != (other is None):

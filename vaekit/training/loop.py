@@ -141,7 +141,7 @@ class Loop:
         self.recorder.epoch_ended()  # after the weights that it speaks of
         self.watch.end_epoch(means)
         self.callbacks.call("on_epoch_end", self.state)
-        if self.checkpoints.is_due:
+        if self.checkpoints.is_due or not self.plan.can_resume:  # a loader is resumed where an epoch begins
             self.checkpoints.write(self.state.step)
 
     def _agree(self) -> Agreed:
@@ -180,7 +180,7 @@ class Loop:
             self._save(is_resumable)
         except KeyboardInterrupt:
             self.state.history.interrupted, self._status = True, "interrupted"
-            self._save(is_resumable)
+            self._save(is_resumable=False)
         except BaseException:
             self._status = "failed"
             raise

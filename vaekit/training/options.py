@@ -101,7 +101,7 @@ class FitOptions:
 
     @classmethod
     def lasting(cls) -> tuple[str, ...]:
-        """The options that stay as they are when a run is gone on with."""
+        """The options that stay as they are when a run is resumed."""
         return tuple(option.name for option in fields(cls) if not option.metadata.get("may_change"))
 
     @classmethod

@@ -175,12 +175,18 @@ class Plan:
         return isinstance(self.batches, Whole) or (self.batches.can_resume and self._ranks.world == 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where a loader is that can say so; whole examples need no state."""
-        return {"loader": self.batches.state_dict() if isinstance(self.batches, Stream) and self.can_resume else None}
+        """Where a loader is that can say so, and the generators of another; whole examples need no state."""
+        if isinstance(self.batches, Whole):
+            return {"loader": None, "generators": []}
+        if self.can_resume:
+            return {"loader": self.batches.state_dict(), "generators": []}
+        return {"loader": None, "generators": self.batches.generators()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Begin the next epoch, or go on with it, where `state_dict` was."""
         self._loader_state = state["loader"]
+        if isinstance(self.batches, Stream) and state["generators"]:
+            self.batches.set_generators(state["generators"])
 
     def order(self, epoch: int) -> Tensor:
         """The rows of the examples, int64 [N], in the order in which they come in an epoch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ def resume(folder: str | os.PathLike[str], train: Any, *, validation: Any = None
     Args:
         folder: `out` of `vaekit.fit`, or the folder of `vaekit train`.
         train, validation: the data of the run; other data is refused.
-        changes: arguments of `fit` that may change: epochs, device, keep, checkpoint_minutes, callbacks, progress. Callbacks have
-            to be given again. The others come from the checkpoint.
+        changes: arguments of `fit` that may change: callbacks, which have to be given again, progress, and the options epochs,
+            time_limit, trackers, keep, checkpoint_minutes, device, devices and strategy. The others come from the checkpoint.
 
     Returns:
         the history from the first epoch on. `vaekit.load(folder / "last")` is the model.
@@ -44,11 +45,13 @@ def resume(folder: str | os.PathLike[str], train: Any, *, validation: Any = None
         ...     vaekit.resume(run, x, epochs=3, progress=False).epochs
         3
     """
-    snapshot = Snapshots(Path(folder) / CHECKPOINTS, keep=1).newest()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fit reads it again, and warns
+        snapshot = Snapshots(Path(folder) / CHECKPOINTS, keep=1).newest()
     if snapshot is None:
         raise FileNotFoundError(f"{folder} has no checkpoint to go on from: it is not the folder of a run, or kept none")
     options = dict(snapshot.about["options"])
-    lasting = set(FitOptions.lasting())
+    lasting = {*FitOptions.lasting(), "vae", "out", "resume"}
     if isinstance(optimizer := options["optimizer"], str) and optimizer not in optimizers.names():
         if "optimizer" not in changes:
             raise TypeError(f"the optimizer of the run was {optimizer}, which is not registered; give optimizer= again")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vaekit.evaluation.terms import TermSums
 from vaekit.training.ema import Average
@@ -100,6 +101,7 @@ class RunState:
         """Go on from what `state_dict` gave; a run that was interrupted then is not any more."""
         self.vae.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        _lay_out_as_weights(self.optimizer)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.history.load_state_dict(state["history"])
@@ -114,3 +116,14 @@ class RunState:
         """The model with the averaged weights, where the run keeps an average, as it is validated and saved."""
         with nullcontext() if self.average is None else self.average.in_place():
             yield self.vae
+
+
+def _lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimizer's tensors the strides of their weights, channels last for example.
+
+    A file holds them row by row, and torch's fused kernels walk both through memory side by side.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)

@@ -12,7 +12,8 @@ class Callback:
     """Called by `vaekit.fit`; override what you need.
 
     In a run of several processes every one of them calls its callbacks; `state.rank` is 0 in the one that may write and draw.
-    An exception ends the run: everything so far is saved first, `on_fit_end` is called, and `fit` raises it.
+    An exception ends the run: the weights are saved as `last`, `on_fit_end` is called, and `fit` raises it. The run can be
+    resumed from its last checkpoint.
 
     Example:
         >>> class Print(Callback):
