@@ -2,6 +2,7 @@
 
 import importlib
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -83,10 +84,11 @@ def test_other_threads_are_not_bounded():
 
 
 @pytest.mark.compile
-def test_bounds_in_two_threads_that_overlap_leave_torch_compile_as_it_was(monkeypatch):
+def test_bounds_in_two_threads_that_overlap_leave_torch_compile_as_it_was():
     config = importlib.import_module("torch._dynamo.config")
-    if hasattr(config, "inline_torch_dispatch_torch_compile"):  # torch before 2.13 does as it does without
-        monkeypatch.setattr(config, "inline_torch_dispatch_torch_compile", False)
+    # torch before 2.13 does as it does without. Not by monkeypatch, which would take the option away for good.
+    has_option = hasattr(config, "inline_torch_dispatch_torch_compile")
+    without = config.patch(inline_torch_dispatch_torch_compile=False) if has_option else nullcontext()
     one_inside, other_inside, one_outside = threading.Event(), threading.Event(), threading.Event()
 
     def first():
@@ -103,5 +105,6 @@ def test_bounds_in_two_threads_that_overlap_leave_torch_compile_as_it_was(monkey
         one_outside.wait(60)
     thread.join()
     compiled = []
-    torch.compile(lambda x: x + 1, backend=lambda graph, inputs: compiled.append(graph) or graph.forward)(torch.ones(2))
+    with without:
+        torch.compile(lambda x: x + 1, backend=lambda graph, inputs: compiled.append(graph) or graph.forward)(torch.ones(2))
     assert len(compiled) == 1

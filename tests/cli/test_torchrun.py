@@ -1,6 +1,7 @@
 """`vaekit train` over several processes: the run of one, and only the first of them is heard."""
 
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,8 @@ import vaekit
 
 def test_train_with_devices_is_the_run_of_one_process(data, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "safetensors.py").write_text("raise SystemExit('what lies in the current folder has run')")
     arguments = ["train", data, *SMALL, *QUICK]
     assert command(*arguments, "--out", tmp_path / "one") == 0
     capfd.readouterr()
@@ -34,7 +37,7 @@ def started(monkeypatch):
     started = SimpleNamespace(raises=None, commands=[], variables=[])
 
     def run(args):
-        started.commands.append((args.nproc_per_node, args.module, args.training_script, *args.training_script_args))
+        started.commands.append((args.nproc_per_node, args.training_script, *args.training_script_args))
         started.variables.append({name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "LOGLEVEL")})
         if started.raises is not None:
             raise started.raises
@@ -48,7 +51,9 @@ def started(monkeypatch):
 @pytest.mark.parametrize(("options", "count"), [(["--devices", 3], 3), (["--set", "fit.devices=[0,2]"], 2)])
 def test_devices_say_how_many_processes_there_are(options, count, data, started):
     assert command("train", data, *options) == 0
-    assert started.commands == [(str(count), True, "vaekit", "train", str(data), *map(str, options))]
+    [(processes, python, _, _, *arguments)] = started.commands
+    assert (processes, python) == (str(count), sys.executable)
+    assert arguments == ["train", str(data), *map(str, options)]
     assert started.variables == [{"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // count, 1)), "LOGLEVEL": "CRITICAL"}]
     assert not {"OMP_NUM_THREADS", "LOGLEVEL"} & set(os.environ)
 

@@ -13,6 +13,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def launch(function, world, *arguments, seconds=SECONDS, apart=False):
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "vaekit", "vaekit.training.fit", "lightning_fabric"])
+    with _current_folder(tempfile.gettempdir()):  # else it imports the vaekit that lies here, and not the one that is installed
+        forkserver.ensure_running()
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory() as folder:
         named = (function.__code__.co_filename, function.__name__)
@@ -67,6 +70,16 @@ def launch(function, world, *arguments, seconds=SECONDS, apart=False):
                 process.kill()
                 process.join()
         return [_ended(Path(folder), rank, code) for rank, code in enumerate(codes)]
+
+
+@contextlib.contextmanager
+def _current_folder(folder):
+    here = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(here)
 
 
 def results(function, world, *arguments, seconds=SECONDS, apart=False):

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from vaekit.cli.console import fail
 from vaekit.training.processes import Place, checked_devices, is_under_torchrun, place_of_this_process
 
+# `python -m vaekit` would import whatever lies in the current folder.
+_PROGRAM = "import sys; sys.path = [path for path in sys.path if path]; from vaekit.cli import main; main()"
+
 
 def place_or_hand_over(devices: int | Sequence[int], arguments: Sequence[str]) -> Place:
     """Where this process is among those of the run; one that has started several ends when they have ended.
@@ -39,7 +42,8 @@ def _code_of_processes(count: int, arguments: Sequence[str]) -> int:
         from torch.distributed.run import parse_args, run
 
         try:
-            run(parse_args(["--standalone", "--nproc-per-node", str(count), "-m", "vaekit", *arguments]))
+            program = ["--no-python", sys.executable, "-c", _PROGRAM]
+            run(parse_args(["--standalone", "--nproc-per-node", str(count), *program, *arguments]))
         except SignalException as asked:
             return 128 + int(asked.sigval)
         except ChildFailedError as failed:
