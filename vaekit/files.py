@@ -104,6 +104,11 @@ def write_atomically(file: str | os.PathLike[str], content: bytes | Callable[[Bi
         raise OSError(error.errno, message, str(file)) from error
 
 
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporaries, of whatever files in the folder, that a killed process left behind."""
+    _remove_abandoned(folder, r"\..{1,50}\.")
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """The folder as this process's own, for as long as it lives: another one that asks is refused.
@@ -152,7 +157,7 @@ def printable(value: object, longest: int = 600) -> str:
 @contextmanager
 def _temporary(file: Path) -> Iterator[BinaryIO]:
     """A new file beside `file`, open and locked, which is removed at the end unless it has been renamed."""
-    _remove_abandoned(file)
+    _remove_abandoned(file.parent, re.escape(_prefix(file)))
     stream = _open_locked(file)
     try:
         yield stream
@@ -183,21 +188,21 @@ def _discard(stream: BinaryIO) -> None:
             os.unlink(stream.name)
 
 
-def _remove_abandoned(file: Path) -> None:
-    """Remove the temporaries of `file` on which no process holds a lock."""
+def _remove_abandoned(folder: Path, prefix: str) -> None:
+    """Remove the temporaries with such a prefix, a regular expression, on which no process holds a lock."""
     if fcntl is None:
         return
     try:
-        names = os.listdir(file.parent)
+        names = os.listdir(folder)
     except OSError:  # a folder without permission to read
         return
     for name in names:
-        if re.fullmatch(re.escape(_prefix(file)) + r"[0-9a-f]{32}\.tmp", name):
+        if re.fullmatch(prefix + r"[0-9a-f]{32}\.tmp", name):
             with suppress(OSError):
-                descriptor = os.open(file.with_name(name), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+                descriptor = os.open(folder / name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(file.with_name(name))
+                    os.unlink(folder / name)
                 finally:
                     os.close(descriptor)
 

@@ -504,3 +504,181 @@ def test_a_checkpoint_says_what_the_run_is_made_from_and_safetensors_reads_it(tm
     assert about["model"] == vae.config()
     assert about["options"]["batch_size"] == 16
     assert total > 3 * len(weights(vae))  # Adam's moments too
+
+
+# What was gained stays.
+
+
+class Fails(vaekit.Callback):
+    def on_fit_start(self, state):
+        raise RuntimeError("of a callback")
+
+
+def everything(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def flip(file):
+    file.write_bytes(flipped(file.read_bytes()))
+
+
+def go_on(folder, data=X, **changes):
+    return vaekit.resume(folder, data, progress=False, device="cpu", **changes)
+
+
+def test_a_run_that_goes_back_to_its_beginning_and_fails_there_leaves_what_it_had(tmp_path):
+    vae = model()
+    whole = (vae, fit(vae, out=tmp_path / "whole", epochs=4), tmp_path / "whole")
+    out = tmp_path / "run"
+    fit(model(), out=out, epochs=4)
+    flip(checkpoints(out)[-1])
+    before = files(out)
+    assert before.keys() >= {"best/model.safetensors", "history.csv"}
+    with (
+        pytest.warns(UserWarning, match=r"step-000000016.*from step-000000000.*again for what 4 epochs had"),
+        pytest.raises(RuntimeError),
+    ):
+        go_on(out, callbacks=[Fails()])
+    assert files(out) == before
+    assert len(checkpoints(out)) == 2
+    with pytest.warns(UserWarning, match="goes on from"):
+        assert go_on(out, callbacks=[Interrupt(2)]).interrupted
+    assert before.items() - files(out).items() == {("last/model.safetensors", before["last/model.safetensors"])}
+    history = go_on(out)
+    assert_same(whole, (vaekit.load(out / "last"), history, out))
+
+
+@pytest.fixture
+def with_best(tmp_path):
+    """A run within its second epoch, with checkpoints after steps 4 and 6 and copies of `best` that are files of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vaekit.training.snapshots.os.link", _refused)
+        options = {"epochs": 3, "validation": X[:9], "checkpoint_minutes": 0.0}
+        fit(model(), out=tmp_path / "run", callbacks=[Interrupt(7)], **options)
+        whole = model()
+        history = fit(whole, out=tmp_path / "whole", **options)
+    return tmp_path / "run", (whole, history, tmp_path / "whole")
+
+
+def _refused(*_):
+    raise OSError("no links here")
+
+
+def removed(folder, copy):
+    for file in (folder / "best").iterdir():
+        file.unlink()
+    (folder / "best").rmdir()
+
+
+def copy_flipped(folder, copy):
+    flip(copy)
+
+
+def copy_missing(folder, copy):
+    copy.unlink()
+
+
+@pytest.mark.parametrize("damage", [removed, copy_flipped, copy_missing])
+def test_best_comes_back_from_its_copy_or_stays(damage, with_best):
+    out, whole = with_best
+    before = everything(out / "best")
+    damage(out, out / "checkpoints" / "step-000000007-best.safetensors")
+    with pytest.raises(RuntimeError):
+        go_on(out, validation=X[:9], callbacks=[Fails()])
+    assert everything(out / "best") == before
+    assert (out / "checkpoints" / "step-000000007-best.safetensors").read_bytes() == before["model.safetensors"]
+    history = go_on(out, validation=X[:9])
+    assert_same(whole, (vaekit.load(out / "last"), history, out))
+
+
+def test_a_checkpoint_whose_best_weights_are_damaged_everywhere_is_passed_over(with_best):
+    out, whole = with_best
+    removed(out, None)
+    flip(out / "checkpoints" / "step-000000007-best.safetensors")
+    with pytest.warns(UserWarning, match=r"step-000000007-best.safetensors, which is missing or damaged.*from step-000000006"):
+        history = go_on(out, validation=X[:9])
+    assert_same(whole, (vaekit.load(out / "last"), history, out))
+
+
+def test_nothing_half_done_stays_in_the_folder(tmp_path):
+    fit(model(), out=tmp_path, keep=3, epochs=3, checkpoint_minutes=0.0, callbacks=[Interrupt(7)])
+    folder = tmp_path / "checkpoints"
+    (folder / f".step-000000099.safetensors.{'0' * 32}.tmp").write_bytes(b"half")
+    (folder / "step-000000099-best.safetensors").write_bytes(b"whose checkpoint is gone")
+    (damaged := folder / "step-000000007.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match="goes on from step-000000006"):
+        go_on(tmp_path, callbacks=[Interrupt(6)], checkpoint_minutes=1e9, keep=3)
+    assert not damaged.exists()
+    assert not [*folder.glob(".*"), *folder.glob("step-000000099*")]
+    go_on(tmp_path)
+    steps = {file.stem for file in checkpoints(tmp_path)}
+    assert {file.stem.removesuffix("-best") for file in folder.glob("step-*")} == steps
+
+
+def test_a_run_that_keeps_no_checkpoint_any_more_leaves_none_that_is_behind(tmp_path):
+    fit(model(), out=tmp_path, callbacks=[Interrupt(3)])
+    assert go_on(tmp_path, keep=0, callbacks=[Interrupt(5)]).interrupted
+    assert checkpoints(tmp_path)  # from which it can still go on
+    assert go_on(tmp_path, keep=0, epochs=3).epochs == 3
+    assert not (tmp_path / "checkpoints").exists()
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        go_on(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["step-000000999", "step-000000008"], ids=["renamed", "as it was"])
+def test_a_checkpoint_of_another_run_is_refused_by_name(name, tmp_path):
+    vae = model()
+    whole = (vae, fit(vae, out=tmp_path / "whole"), tmp_path / "whole")
+    fit(model(encoder={"hidden": (9,)}), out=tmp_path / "other")
+    fit(model(), out=tmp_path / "run", callbacks=[Interrupt(3)])
+    foreign = tmp_path / "other" / "checkpoints" / "step-000000008"
+    for end in (".safetensors", "-best.safetensors"):
+        (tmp_path / "run" / "checkpoints" / f"{name}{end}").write_bytes(foreign.with_name(foreign.name + end).read_bytes())
+    with pytest.warns(UserWarning, match=rf"{name}.*(another run|another name).* goes on from step-000000003"):
+        history = go_on(tmp_path / "run")
+    assert_same(whole, (vaekit.load(tmp_path / "run" / "last"), history, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("loader", [lambda: X, Stateful], ids=["whole", "loader"])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_more_epochs_are_not_forgotten_by_a_run_that_is_killed_at_once(stopped, loader, tmp_path):
+    class Stop(vaekit.Callback):
+        def on_epoch_end(self, state):
+            state.stop = stopped and state.epoch == 1
+
+    vae = model()
+    whole = (vae, fit(vae, loader(), out=tmp_path / "whole", epochs=4), tmp_path / "whole")
+    out = tmp_path / "run"
+    fit(model(), loader(), out=out, epochs=2, callbacks=[Stop()])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vaekit.training.checkpoints.Checkpoints.run_ended", lambda *_: None)
+        with pytest.raises(Killed):
+            go_on(out, loader(), epochs=4, callbacks=[Kill(1)])
+    history = go_on(out, loader())
+    assert history.epochs == 4
+    assert_same(whole, (vaekit.load(out / "last"), history, out))
+
+
+def test_fewer_epochs_than_a_run_has_are_not_noted(tmp_path):
+    fit(model(), out=tmp_path, epochs=3)
+    assert go_on(tmp_path, epochs=2).epochs == 3
+    assert json.loads((tmp_path / "run.json").read_bytes())["epochs"] == 3
+    assert go_on(tmp_path).epochs == 3
+    assert Snapshots(tmp_path / "checkpoints", 1).newest().about["options"]["epochs"] == 3
+
+
+def test_a_run_that_is_refused_for_a_callback_is_not_touched(tmp_path):
+    fit(model(), out=tmp_path, callbacks=[Total(), Interrupt(3)])
+    before = everything(tmp_path)
+    with pytest.raises(ValueError, match="callback Total"):
+        go_on(tmp_path, epochs=5)
+    assert everything(tmp_path) == before
+
+
+def test_a_run_json_that_no_run_has_begun_with_is_its_owners(tmp_path):
+    (tmp_path / "run.json").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"run\.json"):
+        fit(model(), out=tmp_path, resume=True)
+    assert everything(tmp_path) == {"run.json": b"mine"}
+    (tmp_path / "environment.json").write_text("[]")  # a run was killed before its first checkpoint
+    assert fit(model(), out=tmp_path, resume=True).epochs == 2

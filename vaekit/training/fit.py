@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ from vaekit.ops import philox, streams
 from vaekit.schedules import Schedule, scheduled
 from vaekit.training import optimizers, preflight
 from vaekit.training.callbacks import Callback, Callbacks, TimeLimit
-from vaekit.training.checkpoints import Checkpoints
+from vaekit.training.checkpoints import Checkpoints, Stateful, restore
 from vaekit.training.engine import Engine
 from vaekit.training.guard import Guard
 from vaekit.training.history import History
@@ -231,7 +232,9 @@ def fit(
         about = {} if out is None else identity_of(vae, options, engine.precision, batches, validation_batches)
         if (snapshot := checkpoints.newest()) is not None:
             check_same(snapshot.about, about, out)
-            about["planned_epochs"] = snapshot.about["planned_epochs"]
+            about |= {name: snapshot.about[name] for name in ("planned_epochs", "run")}
+            options = replace(options, epochs=max(epochs, snapshot.epochs))  # not fewer than the run has
+            about["options"]["epochs"] = options.epochs
         preflight.check_smallest_batch(vae, batches)
         vae.to(engine.device)
         plan = Plan(batches, seed, engine.device, accumulate, partial(seeding.reseed, engine.device), ranks)
@@ -244,11 +247,14 @@ def fit(
             preflight.warn_of_unfinished(weights, epochs * plan.steps_per_epoch, "the run has")
         signs = Signs(vae, batches, validation_batches, ranks)
         signs.before()
+        parts: dict[str, Stateful] = {"run": state, "loader": plan, "engine": engine, "callbacks": called}
+        if snapshot is not None:
+            restore(snapshot, parts)
+            state.stop = state.stop and epochs <= snapshot.about["options"]["epochs"]
         record.write(vae, options, engine.device, engine.precision)
-        checkpoints.claim(about, state, plan, engine, called)  # from here on nothing is refused
+        checkpoints.claim(about, parts)  # from here on nothing is refused
         if snapshot is not None:
             checkpoints.go_on(snapshot, state)
-            state.stop = state.stop and epochs <= snapshot.about["options"]["epochs"]
         elif initialize_output_bias:
             vae.initialize_output_bias(batch.x for batch in checked(vae, batches))
             if update.average is not None:

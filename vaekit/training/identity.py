@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,8 +28,9 @@ def identity_of(
     Raises:
         ValueError: a model or an option that cannot be written down.
     """
-    return {
-        "options": plain_options(options),
+    every = plain_options(options)
+    made = {
+        "options": every,
         "planned_epochs": options.epochs,  # for how many a schedule was made that has the run's own length
         "model": vae.config(),
         "frozen": [name for name, p in vae.named_parameters() if not p.requires_grad],
@@ -36,6 +39,9 @@ def identity_of(
         "train": train.fingerprint(),
         "validation": None if validation is None else validation.fingerprint(),
     }
+    lasting = {name: every[name] for name in FitOptions.lasting()}
+    # The same for the same run elsewhere, whose checkpoints are the same.
+    return {**made, "run": hashlib.sha256(json.dumps({**made, "options": lasting}).encode()).hexdigest()}
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: object) -> None:

@@ -87,17 +87,24 @@ class Record:
         """
         if self._folder is None:
             return
-        if not self._is_claimed:
-            try:
-                claim(self._folder, settings_of(vae, options))
-            except FileExistsError as error:
-                raise FileExistsError(f"{self._folder} has just become another run's; choose another folder") from error
-        file = self._folder / ENVIRONMENT_FILE
+        taken = f"{self._folder} has just become another run's; choose another folder"
+        if not self._is_claimed and os.path.lexists(self._folder / RUN_FILE):
+            raise FileExistsError(taken)
+        settings, file = settings_of(vae, options), self._folder / ENVIRONMENT_FILE
         earlier = _sessions(file) if self._is_resumed else []
+        # First: a run.json without it is one that somebody else put there.
+        write_atomically(file, _as_json([*earlier, environment(device, precision)]))
         if self._is_resumed:
             self._note_changes(options)
+        elif not self._is_claimed:
+            try:
+                claim(self._folder, settings)
+            except FileExistsError as error:
+                raise FileExistsError(taken) from error
+            except BaseException:
+                file.unlink(missing_ok=True)
+                raise
         self._written = not self._is_resumed
-        write_atomically(file, _as_json([*earlier, environment(device, precision)]))
 
     def _note_changes(self, options: FitOptions) -> None:
         """Put the options of a run that goes on, more epochs for example, into its run.json."""

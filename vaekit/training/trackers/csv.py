@@ -32,7 +32,7 @@ class Csv(Tracker):
 
     def begin(self, run: TrackedRun) -> None:
         self._history, self._file = run.history, None if run.folder is None else run.folder / HISTORY_FILE
-        if run.is_resumed and self._file is not None:
+        if run.is_resumed and self._history.epochs and self._file is not None:
             self._history.to_csv(self._file)
 
     def log_epoch(self, record: Summary) -> None:
