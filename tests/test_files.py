@@ -267,3 +267,63 @@ def test_a_writable_folder_is_made_and_left_empty(tmp_path):
     assert inside(folder) == {}
     with pytest.raises(ValueError, match="empty"):
         files.writable_folder("")
+
+
+# Locks.
+
+
+def forked(child):
+    """The number of a forked process that calls `child` and ends."""
+    number = os.fork()
+    if not number:
+        try:
+            child()
+        finally:
+            os._exit(0)
+    return number
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # is multi-threaded, says Python of every fork in one
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_lock_ends_with_its_holder_though_a_process_that_it_forked_lives(is_killed, tmp_path):
+    (reads, writes), (hears, tells) = os.pipe(), os.pipe()
+
+    def outlive():
+        os.close(tells)
+        os.write(writes, b"here")
+        os.read(hears, 1)  # until the test closes its end
+
+    def hold():
+        with files.locked(tmp_path):
+            forked(outlive)
+            os.read(reads, 4)
+            if is_killed:
+                os.kill(os.getpid(), signal.SIGKILL)
+        with files.locked(tmp_path):
+            os.write(writes, b"free")
+
+    holder = forked(hold)
+    os.waitpid(holder, 0)
+    with files.locked(tmp_path):
+        pass
+    if not is_killed:
+        assert os.read(reads, 4) == b"free"
+    for descriptor in (reads, writes, hears, tells):
+        os.close(descriptor)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_that_ends_leaves_the_lock_with_its_holder(tmp_path):
+    with files.locked(tmp_path):
+        os.waitpid(forked(lambda: None), 0)
+        with pytest.raises(FileExistsError, match="in use by another run"), files.locked(tmp_path):
+            pass
+
+
+def test_a_copy_of_its_descriptor_does_not_prolong_a_lock(tmp_path):
+    with files.locked(tmp_path):
+        (held,) = [fd for fd in os.listdir("/proc/self/fd") if Path("/proc/self/fd", fd).resolve() == tmp_path.resolve()]
+        copy = os.dup(int(held))  # as a fork outside Python makes one
+    with files.locked(tmp_path):
+        pass
+    os.close(copy)

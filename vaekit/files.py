@@ -23,6 +23,8 @@ try:
 except ImportError:  # on Windows, where the temporaries of killed processes stay
     fcntl = None  # type: ignore[assignment]
 
+_held: set[int] = set()  # descriptors of the folders that this process holds
+
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)  # from file systems that cannot flush a folder
 
 
@@ -113,7 +115,8 @@ def remove_abandoned(folder: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """The folder as this process's own, for as long as it lives: another one that asks is refused.
 
-    The lock ends however the process ends. Windows, and file systems without locks, let everyone in.
+    The lock ends however the process ends, and does not pass to a process that is forked meanwhile. Windows, and file systems
+    without locks, let everyone in.
 
     Raises:
         FileExistsError: another process, or another part of this one, holds it.
@@ -130,6 +133,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
+    _held.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,7 +143,21 @@ def locked(folder: Path) -> Iterator[None]:
             pass
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _held:  # not in a forked process, where the number may be another file's by now
+            _held.remove(descriptor)
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # for copies that a fork outside Python has made
+            os.close(descriptor)
+
+
+def _let_go() -> None:
+    """Close a forked process's copies: a lock lasts as long as any copy of its descriptor is open."""
+    while _held:
+        os.close(_held.pop())
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def printable(value: object, longest: int = 600) -> str:

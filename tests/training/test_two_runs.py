@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 import vaekit
 
@@ -71,3 +72,10 @@ def test_a_run_without_an_epoch_leaves_no_history(tmp_path):
 
     assert fit(tmp_path / "out", Beside(interrupt)).interrupted
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"last", "checkpoints", "run.json", "environment.json"}
+
+
+def test_workers_that_outlive_their_run_do_not_keep_its_folder(tmp_path):
+    loader = DataLoader(TensorDataset(X), batch_size=8, num_workers=1, persistent_workers=True)
+    options = {"device": "cpu", "progress": False}
+    vaekit.fit(model(), loader, epochs=1, out=tmp_path, **options)
+    assert vaekit.resume(tmp_path, loader, epochs=2, **options).epochs == 2
