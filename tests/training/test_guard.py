@@ -280,6 +280,43 @@ def test_a_run_gives_up_after_too_many_in_a_row_and_not_after_as_many_apart(monk
         fit(spoiled(set(range(6, 10))), epochs=1, batch_size=4, on_nonfinite="skip")
 
 
+class Interrupt(vaekit.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, state):
+        if state.step == self.step:
+            state.interrupt = "a test"
+
+
+@pytest.fixture
+def spoiled_from_4_on(own_registries):
+    """Makes models that a folder can hold, whose loss is not finite from step 4 on, the first of the second epoch."""
+
+    @vaekit.losses.register("spoiled-from-4-on")
+    class SpoiledFrom4On(Spoiled):
+        def __init__(self):
+            super().__init__(range(4, 100))
+
+    return lambda: model(loss="spoiled-from-4-on")
+
+
+def test_an_epoch_of_bad_steps_that_was_interrupted_at_its_end_is_explained_by_the_first(spoiled_from_4_on, tmp_path):
+    fit(spoiled_from_4_on(), out=tmp_path, epochs=3, on_nonfinite="skip", callbacks=[Interrupt(8)])
+    message = "epoch 2: all 4 steps were left out.*The first was step 4: reconstruction is not finite"
+    with pytest.raises(NonFiniteLossError, match=message):
+        vaekit.resume(tmp_path, X, progress=False, device="cpu")
+
+
+def test_bad_steps_in_a_row_are_counted_across_a_resume(spoiled_from_4_on, tmp_path, monkeypatch):
+    monkeypatch.setattr(guards, "MOST_SKIPPED_IN_A_ROW", 3)
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 0.0)
+    fit(spoiled_from_4_on(), out=tmp_path, epochs=3, on_nonfinite="skip", callbacks=[Interrupt(6)])
+    message = "(?s)epoch 2, step 6: .*one of 3 steps in a row.*the last good step was 3"
+    with pytest.raises(NonFiniteLossError, match=message):
+        vaekit.resume(tmp_path, X, progress=False, device="cpu")
+
+
 def test_another_word_is_refused():
     with pytest.raises(ValueError, match="on_nonfinite has to be one of 'stop', 'skip', got 'ignore'"):
         fit(model(), on_nonfinite="ignore")

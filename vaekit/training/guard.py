@@ -111,9 +111,8 @@ class Failure:
 
 @dataclass
 class _Row:
-    """The bad steps since the last good one: how many, and the parts of the first."""
+    """The bad steps since the last good one that this process has taken: the number of the last, the parts of the first."""
 
-    steps: int = 0
     last: int = -1
     first: list[Taken] = field(default_factory=list)
 
@@ -230,7 +229,7 @@ class Guard:
             self._check_values(one)
             (bad if is_bad else good).append(one)
             if not is_bad:
-                self._last_good, self._row = one.number, _Row()
+                self._last_good, self._row, state.bad_in_a_row = one.number, _Row(), 0
             elif self._skips:
                 self._skip(one, state)
         if bad and not self._skips:
@@ -242,7 +241,7 @@ class Guard:
             )
         if not self._weights_are_finite():
             self._refuse([], state)
-        if self._row.steps >= MOST_SKIPPED_IN_A_ROW:
+        if state.bad_in_a_row >= MOST_SKIPPED_IN_A_ROW:
             self.give_up(state)
         self._measures = True
         return good
@@ -253,6 +252,11 @@ class Guard:
         Raises:
             NonFiniteLossError: with finite weights in the model, those from before the first of them.
         """
+        if not self._row.first:  # they were taken before the run was resumed
+            raise NonFiniteLossError(
+                f"epoch {state.epoch + 1}: all {state.skipped:,} steps were left out, because something in them was not finite. "
+                f"The first was {state.first_skip}. The model holds the weights from before that step"
+            )
         self._refuse(self._row.first, state)
 
     def warn_of_skips(self, state: RunState, steps: int) -> None:
@@ -301,8 +305,8 @@ class Guard:
     def _skip(self, taken: Taken, state: RunState) -> None:
         """Count a part of a step that was left out."""
         if taken.number != self._row.last:
-            self._row.steps, self._row.last = self._row.steps + 1, taken.number
-            state.skipped += 1
+            self._row.last = taken.number
+            state.skipped, state.bad_in_a_row = state.skipped + 1, state.bad_in_a_row + 1
         if not self._row.first or taken.number == self._row.first[0].number:
             self._row.first.append(taken)
         if not state.first_skip:
@@ -313,10 +317,12 @@ class Guard:
         norms = [(number, float(norm)) for number, norm in self._norms if not taken or number < taken[0].number]
         norms = [(number, norm) for number, norm in norms if math.isfinite(norm)]
         is_float16, last_good = self._scaler is not None, self._last_good
-        if last_good is None and taken and taken[0].number:  # of a run that was resumed
-            last_good = taken[0].number - 1
+        if last_good is None and taken:  # of a run that was resumed
+            earlier = state.bad_in_a_row - (self._row.last - taken[0].number + 1) if self._skips else 0
+            good = taken[0].number - earlier - 1
+            last_good = None if good < 0 else good
         whole = [self._whole(one) for one in taken]
-        failure = Failure(whole, state.epoch, last_good, norms, are_lost, self._row.steps, is_float16)
+        failure = Failure(whole, state.epoch, last_good, norms, are_lost, state.bad_in_a_row, is_float16)
         raise NonFiniteLossError(self._ranks.gather(self.explain(failure))[0])
 
     def _whole(self, taken: Taken) -> Taken:

@@ -38,7 +38,7 @@ class Recorder:
         self._owed: list[tuple[Tracker, Summary]] = []
         self._window = state.step // STEPS_IN_A_RECORD  # that `state.window` is of
         self._taken: dict[int, tuple[float, int, float]] = {}  # of a window: learning rate, examples and seconds
-        self._epoch_examples, self._last = 0, clock()
+        self._last = clock()
 
     def begin(self) -> None:
         """Open the trackers."""
@@ -50,11 +50,10 @@ class Recorder:
 
     def begin_epoch(self) -> None:
         """What has passed since the last step is not the time of a step."""
-        self._epoch_examples, self._last = 0, self._clock()
+        self._last = self._clock()
 
     def took(self, taken: Taken) -> None:
         """A part of a step was taken; nothing is read yet."""
-        self._epoch_examples += sum(taken.counts)
         if not self._wants_steps:
             return
         window, now = taken.number // STEPS_IN_A_RECORD, self._clock()
@@ -76,8 +75,8 @@ class Recorder:
         history = self._state.history
         if self._epochs != history.epochs:
             terms = {name: values[-1] for name, values in history.items() if not math.isnan(values[-1])}
-            rate, seconds = self._state.learning_rate, history.seconds[-1]
-            record = Summary(self._state.step, history.epochs, terms, rate, self._epoch_examples, seconds)
+            rate, examples = self._state.learning_rate, self._state.examples - self._state.first_example
+            record = Summary(self._state.step, history.epochs, terms, rate, examples, history.seconds[-1])
             self._owed, self._epochs = [(tracker, record) for tracker in self._trackers], history.epochs
         errors = []
         while self._owed:

@@ -16,7 +16,10 @@ from vaekit.training.history import History
 from vaekit.training.trackers import Tracker
 from vaekit.vae import VAE
 
-_PLAIN = ("epoch", "step", "batch", "examples", "validation", "first_step", "seconds", "skipped", "first_skip", "stop")
+_PLAIN = (
+    *("epoch", "step", "batch", "examples", "validation", "first_step", "first_example", "seconds"),
+    *("skipped", "first_skip", "bad_in_a_row", "stop"),
+)
 
 
 @dataclass
@@ -35,6 +38,7 @@ class RunState:
         sums: the terms of the running epoch, as far as they have been looked at.
         skipped: the number of steps of the running epoch that were left out because something in them was not finite.
         first_skip: which one was the first, and why, in words.
+        bad_in_a_row: the number of steps that were left out since the last good one.
         window: the terms of the steps since the last record of the trackers, as far as they have been looked at.
         terms: the mean terms of the steps that were looked at last, in nats.
         validation: the terms of the last validation, in nats, without "val_".
@@ -44,6 +48,7 @@ class RunState:
             with everything saved, and without the epoch that is running, so that it can be resumed there.
         rank: of this process, 0, 1, ...; only rank 0 writes and draws.
         first_step: the number of steps that had been done when the running epoch began.
+        first_example: the number of examples that had been seen by then.
         seconds: that the running epoch has taken before a run went on with it.
         trackers: of the run, for pictures; none in another process than rank 0.
     """
@@ -59,10 +64,12 @@ class RunState:
     sums: TermSums = field(default_factory=TermSums)
     skipped: int = 0
     first_skip: str = ""
+    bad_in_a_row: int = 0
     window: TermSums = field(default_factory=TermSums)
     terms: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
     first_step: int = 0
+    first_example: int = 0
     seconds: float = 0.0
     stop: bool = False
     interrupt: str = ""
@@ -78,7 +85,8 @@ class RunState:
     def begin_epoch(self, number: int) -> None:
         """Nothing has been seen of epoch `number` yet."""
         self.skipped, self.first_skip = 0, ""
-        self.epoch, self.batch, self.sums, self.first_step, self.seconds = number, 0, TermSums(), self.step, 0.0
+        self.epoch, self.batch, self.sums, self.seconds = number, 0, TermSums(), 0.0
+        self.first_step, self.first_example = self.step, self.examples
 
     @property
     def is_within_epoch(self) -> bool:
