@@ -165,6 +165,26 @@ def test_a_finished_run_stays_as_it_is(stopped, tmp_path):
     assert vaekit.resume(tmp_path, X, epochs=3, progress=False, device="cpu").epochs == 3
 
 
+@pytest.mark.parametrize("epochs", [None, 3], ids=["as it was", "for more epochs"])
+def test_an_epoch_that_was_stopped_and_interrupted_at_once_is_ended_first(epochs, tmp_path):
+    class Both(vaekit.Callback):
+        def __init__(self, interrupt):
+            self.interrupt = interrupt
+
+        def on_step_end(self, state):
+            state.stop, state.interrupt = state.step == 6, self.interrupt if state.step == 6 else ""
+
+    vae = model()
+    whole = (vae, fit(vae, out=tmp_path / "whole", callbacks=[Both("")] if epochs is None else [], epochs=3), tmp_path / "whole")
+    out = tmp_path / "run"
+    assert fit(model(), out=out, callbacks=[Both("a test")], epochs=3 if epochs is None else 2).epochs == 1
+    changes = {} if epochs is None else {"epochs": epochs}
+    history = vaekit.resume(out, X, progress=False, device="cpu", **changes)
+    assert history.epochs == (2 if epochs is None else 3)
+    assert not history.interrupted
+    assert_same(whole, (vaekit.load(out / "last"), history, out))
+
+
 def test_resume_begins_a_run_where_there_is_none(tmp_path):
     one, other = model(), model()
     fit(one, out=tmp_path / "new", resume=True)

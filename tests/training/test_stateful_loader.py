@@ -35,3 +35,33 @@ def test_a_run_goes_on_in_the_order_of_the_loader_it_began_with(step, tmp_path):
     resumed = vaekit.resume(tmp_path / "run", loader(2))
     assert resumed["loss"] == history["loss"]
     assert torch.equal(weights(vaekit.load(tmp_path / "run/last")), weights(whole))
+
+
+class Stop(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, state):
+        state.stop = state.step == self.step
+
+
+@pytest.mark.parametrize("step", [2, 4], ids=["within", "at its end"])
+def test_the_epoch_after_one_that_was_stopped_has_all_examples(step, tmp_path):
+    fit(model(), loader(1), epochs=1, out=tmp_path / "run", callbacks=[Stop(step)])
+    steps = []
+
+    class Count(Callback):
+        def on_step_end(self, state):
+            steps.append(state.step)
+
+    vaekit.resume(tmp_path / "run", loader(2), epochs=2, callbacks=[Count()])
+    assert steps == list(range(step + 1, step + 5))
+
+
+def test_a_finished_run_keeps_the_place_of_its_loader_however_often_it_is_gone_on_with(tmp_path):
+    whole = model()
+    fit(whole, loader(1), epochs=3)
+    fit(model(), loader(1), epochs=2, out=tmp_path / "run")
+    vaekit.resume(tmp_path / "run", loader(2))
+    vaekit.resume(tmp_path / "run", loader(3), epochs=3)
+    assert torch.equal(weights(vaekit.load(tmp_path / "run/last")), weights(whole))

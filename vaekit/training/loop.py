@@ -88,7 +88,7 @@ class Loop:
                 self.checkpoints.write(0)
             self.callbacks.call("on_fit_start", self.state)
             agreed = self._agree()
-            while history.epochs < epochs and not agreed.is_over:
+            while history.epochs < epochs and (not agreed.is_over or self._is_cut_short(agreed)):
                 self.watch.begin_epoch(history.epochs)
                 self._epoch(history.epochs)
                 agreed = self._agree()
@@ -108,7 +108,7 @@ class Loop:
         self.update.begin_epoch(self.state.history)
         self.guard.keep()
         agreed = Agreed()
-        for step in self.plan.steps(number, self.state.step, self.state.batch):
+        for step in () if self.state.stop else self.plan.steps(number, self.state.step, self.state.batch):
             for part, terms in zip(step.parts, self.update(step), strict=True):
                 self.watch.add(Taken.of(step, part, terms, self.guard.bad))
             self.state.step += 1
@@ -128,6 +128,8 @@ class Loop:
         self.state.seconds = time.perf_counter() - started
         if agreed.interrupt:
             return
+        if self.state.stop:
+            self.plan.cut_short()
         means = self.state.sums.means()
         if not means and self.state.skipped:
             self.guard.give_up(self.state)
@@ -143,6 +145,10 @@ class Loop:
         self.callbacks.call("on_epoch_end", self.state)
         if self.checkpoints.is_due or not self.plan.can_resume:  # a loader is resumed where an epoch begins
             self.checkpoints.write(self.state.step)
+
+    def _is_cut_short(self, agreed: Agreed) -> bool:
+        """Whether an epoch, which a callback had stopped, was then interrupted before it had been recorded."""
+        return agreed.stop and not agreed.interrupt and self.state.is_within_epoch
 
     def _agree(self) -> Agreed:
         """Have all processes stop where one wants to, and look and save by the first one's clock.

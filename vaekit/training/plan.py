@@ -142,6 +142,7 @@ class Plan:
     ) -> None:
         self.batches, self._seed = batches, seed
         self._loader_state: Any = None  # with which the next epoch begins
+        self._is_cut_short = False
         self._device, self._accumulate, self._reseed, self._ranks = device, accumulate, reseed, ranks or Ranks()
         self.say: Callable[[str], None] = lambda text: None
         self._size: tuple[int | None] | None = None  # of the shards of all processes, when it has been asked for
@@ -178,8 +179,9 @@ class Plan:
         """Where a loader is that can say so, and the generators of another; whole examples need no state."""
         if isinstance(self.batches, Whole):
             return {"loader": None, "generators": []}
-        if self.can_resume:
-            return {"loader": self.batches.state_dict(), "generators": []}
+        if self.can_resume and not self._is_cut_short:
+            pending = self._loader_state
+            return {"loader": self.batches.state_dict() if pending is None else pending, "generators": []}
         return {"loader": None, "generators": self.batches.generators()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -187,6 +189,10 @@ class Plan:
         self._loader_state = state["loader"]
         if isinstance(self.batches, Stream) and state["generators"]:
             self.batches.set_generators(state["generators"])
+
+    def cut_short(self) -> None:
+        """The epoch has ended where it is: the next one begins at the loader's beginning, not at that place."""
+        self._loader_state, self._is_cut_short = None, True
 
     def order(self, epoch: int) -> Tensor:
         """The rows of the examples, int64 [N], in the order in which they come in an epoch."""
@@ -201,6 +207,7 @@ class Plan:
             first: the number of the first of these steps in the run.
             batch: the number of the batch in the epoch with which it begins; a loader is at that place already.
         """
+        self._is_cut_short = False
         self._seed_generators(_seed(philox.fold_in(self._loader_key, epoch)))
         # A loader whose place is stored must not be ahead of the run.
         ahead = isinstance(self.batches, Whole) or not self.batches.can_resume
