@@ -304,6 +304,61 @@ def test_a_resumed_run_keeps_what_one_that_went_on_would(tmp_path):
         again.on_fit_start(state)
 
 
+def test_what_a_killed_run_kept_after_its_checkpoint_is_forgotten(tmp_path):
+    values = [5.0, 4.0, 3.0, 6.0]
+    state = ended(keeper := ModelCheckpoint(tmp_path, monitor="loss"), values[:2])
+    saved = unpack(*pack(keeper.state_dict()))
+    state.history.append({"loss": values[2]}, 1.0)
+    keeper.on_epoch_end(state)
+    assert names_in(tmp_path) == [3]
+    again, state = ModelCheckpoint(tmp_path, monitor="loss"), RunState(model(), None)
+    again.load_state_dict(saved)
+    for value in values[:2]:
+        state.history.append({"loss": value}, 1.0)
+    again.on_fit_start(state)
+    assert names_in(tmp_path) == []
+    with pytest.raises(ValueError, match="has kept no model"):
+        again.best  # noqa: B018
+    state.history.append({"loss": values[3]}, 1.0)  # another third epoch, of a run with another callback
+    again.on_epoch_end(state)
+    assert again.best == tmp_path / "epoch-0003"
+    assert names_in(tmp_path) == [3]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"folder": "b"}, "folder was .*a' and is .*b'"),
+        ({"monitor": "kl"}, "monitor was 'loss' and is 'kl'"),
+        ({"mode": "max"}, "mode was 'min' and is 'max'"),
+    ],
+)
+def test_two_that_keep_models_do_not_take_each_others_state(other, message, tmp_path):
+    def keepers():
+        one = {"folder": "a", "monitor": "loss", "mode": "min"}
+        return [ModelCheckpoint(tmp_path / given.pop("folder"), **given) for given in (dict(one), {**one, **other})]
+
+    first, second = keepers()
+    second.folder = first.folder.parent / ("b" if "folder" in other else "c")
+    fit(model(), epochs=1, out=tmp_path / "run", callbacks=[first, second])
+    first, second = keepers()
+    second.folder = first.folder.parent / ("b" if "folder" in other else "c")
+    with pytest.raises(ValueError, match=f"another ModelCheckpoint's: .*{message}.*in the same order"):
+        vaekit.resume(tmp_path / "run", X, epochs=2, callbacks=[second, first], progress=False, device="cpu")
+    vaekit.resume(tmp_path / "run", X, epochs=2, callbacks=[first, second], progress=False, device="cpu")
+
+
+def test_a_folder_of_models_may_have_been_moved(tmp_path):
+    ended(keeper := ModelCheckpoint(tmp_path / "a", monitor="loss"), [1.0])
+    saved = keeper.state_dict()
+    (tmp_path / "a").rename(tmp_path / "b")
+    again, state = ModelCheckpoint(tmp_path / "b", monitor="loss"), RunState(model(), None)
+    again.load_state_dict(saved)
+    state.history.append({"loss": 1.0}, 1.0)
+    again.on_fit_start(state)
+    assert again.best == tmp_path / "b" / "epoch-0001"
+
+
 def test_a_model_that_cannot_be_kept_is_found_before_the_first_step(tmp_path):
     parts, record = model(), Record()
     vae = vaekit.VAE(parts.encoder, torch.nn.Sequential(parts.decoder)[0], likelihood=parts.likelihood, loss=Unregistered())

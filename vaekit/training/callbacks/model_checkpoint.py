@@ -29,7 +29,7 @@ class ModelCheckpoint(Callback):
 
     Raises:
         ValueError: another mode, or keep below 1; when the run begins a model that cannot be saved, and after the first epoch a
-            term that the history does not have.
+            term that the history does not have; when a run is resumed, another folder, monitor or mode than before.
         FileExistsError: the folder holds the models of an earlier run; when the run begins.
 
     Example:
@@ -65,6 +65,7 @@ class ModelCheckpoint(Callback):
         resumes, self._resumes = self._resumes, False
         state.vae.config()  # a model that cannot be saved is refused before it is trained, not after
         if resumes:
+            self._go_back_to(state)
             return
         self._kept = []
         if state.rank == 0 and (earlier := sorted(self.folder.glob("epoch-*"))):
@@ -87,10 +88,27 @@ class ModelCheckpoint(Callback):
                 shutil.rmtree(folder)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"kept": list(self._kept)}
+        return {"kept": list(self._kept), "folder": str(self.folder), "monitor": self.monitor, "mode": self.mode}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        now = self.state_dict()
+        # A folder that is gone was moved, as a run may be.
+        watched = [name for name in ("folder", "monitor", "mode") if name != "folder" or Path(state["folder"]).exists()]
+        if others := [f"{name} was {state[name]!r} and is {now[name]!r}" for name in watched if state[name] != now[name]]:
+            raise ValueError(
+                f"the state in the checkpoint is another ModelCheckpoint's: {', '.join(others)}; give the same ones in the same "
+                "order"
+            )
         self._kept, self._resumes = list(state["kept"]), True
+
+    def _go_back_to(self, state: RunState) -> None:
+        """Forget what the run did after its checkpoint: later models, which come again, and those they took the place of."""
+        if state.rank == 0:
+            for folder in self.folder.glob("epoch-*"):
+                number = folder.name.removeprefix("epoch-")
+                if number.isdecimal() and int(number) > state.history.epochs:
+                    shutil.rmtree(folder)
+        self._kept = [epoch for epoch in self._kept if self._folder_of(epoch).is_dir()]
 
     def _badness(self, value: float, is_settled: bool, epoch: int) -> tuple[float, ...]:
         """The smaller the better."""
