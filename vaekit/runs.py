@@ -35,16 +35,20 @@ _FIT_PARTS = tuple(  # which may be a name and options, {"name": ..., option: ..
 KEYS = ("data", "preset", *specs.MODEL_OPTIONS, *FIT_KEYS)
 
 
-def merged_settings(config: Path | None, assignments: Sequence[str], values: Mapping[str, Any]) -> Settings:
+def merged_settings(
+    config: Path | None, assignments: Sequence[str], values: Mapping[str, Any], resumes: bool = False
+) -> Settings:
     """The settings of a run: `values` win over `assignments`, those over the file, that over the defaults.
 
     Args:
         config: a run.json.
         assignments: PART.OPTION=VALUE, each.
         values: setting -> value; None is as if it were not there.
+        resumes: whether they are to go on with the run whose file it is.
 
     Raises:
-        ValueError: a file that is not a run.json; a setting that a run does not have.
+        ValueError: a file that is not a run.json; a setting that a run does not have; a run to go on with, on data that nothing
+            names.
         OSError: the file cannot be read.
     """
     settings = {} if config is None else read_settings(config)
@@ -54,6 +58,11 @@ def merged_settings(config: Path | None, assignments: Sequence[str], values: Map
     settings |= {key: _amended(key, settings.get(key), value) for key, value in assigned.items()}
     settings |= {key: value for key, value in values.items() if value is not None}
     settings = {key: value for key, value in settings.items() if value is not None}
+    if resumes and config is not None and "data" not in settings:
+        raise ValueError(
+            f"{config} does not say on what data: the run was begun by vaekit.fit. Give DATA, a file with the same data, or call "
+            f"vaekit.resume({str(config.parent)!r}, ...)"
+        )
     defaults = {"data": DEFAULT_DATA, "seed": 0, **({} if _describes_a_model(settings) else {"preset": DEFAULT_PRESET})}
     return {**defaults, **settings}
 

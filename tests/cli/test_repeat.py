@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from helpers.commands import QUICK, SMALL, command
+from helpers.commands import QUICK, SMALL, command, write_data
 
 import vaekit
 
@@ -71,3 +71,16 @@ def test_an_optimizer_that_only_code_has_is_named_and_refused(data, tmp_path, mi
         vae, torch.rand(20, 1, 8, 8), epochs=1, optimizer=torch.optim.SGD, out=tmp_path / "api", device="cpu", progress=False
     )
     assert "torch.optim.sgd.SGD" in mistake("train", data, "--config", tmp_path / "api/run.json", "--out", tmp_path / "run")
+
+
+def test_a_run_begun_by_fit_is_gone_on_with_on_data_that_are_named(tmp_path, mistake):
+    file = write_data(tmp_path / "x.npz")
+    train, test = vaekit.data.load(str(file))
+    vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=2, encoder={"hidden": (4,)}, decoder={"hidden": (4,)}, seed=0)
+    out = tmp_path / "run"
+    vaekit.fit(vae, train, validation=test, epochs=1, out=out, progress=False, device="cpu")
+    line = mistake("train", "--resume", out)
+    assert "run.json does not say on what data: the run was begun by vaekit.fit. Give DATA" in line
+    assert f"vaekit.resume('{out}', ...)" in line
+    assert command("train", file, "--resume", out, "--epochs", 2, "--no-progress") == 0
+    assert vaekit.History.from_csv(out / "history.csv").epochs == 2

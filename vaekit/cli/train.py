@@ -62,9 +62,7 @@ def train(
             help="Go on with a run that was interrupted or killed, or train it for more --epochs; the rest is as it was.",
         ),
     ] = None,
-    progress: Annotated[
-        bool, typer.Option(help="Show how far it is, on stderr: a bar, or a line an epoch where that is no terminal.")
-    ] = True,
+    progress: Annotated[bool, typer.Option(help="Show progress: a bar, or a line an epoch where stderr is no terminal.")] = True,
     **fit_options: Any,
 ) -> None:
     """Train a model; leave weights, losses and pictures.
@@ -76,7 +74,7 @@ def train(
     if resume is not None and (config is not None or out is not None):
         raise ValueError("--resume goes on with a run in its own folder and with its own run.json: without --config and --out")
     config = config if resume is None else resume / RUN_FILE
-    settings = runs.merged_settings(config, assignments or [], values)
+    settings = runs.merged_settings(config, assignments or [], values, resume is not None)
     place = place_or_hand_over(settings.get("devices", 1), context.obj)
     import_matplotlib()
     run = runs.Run.prepare(settings, progress and not place.rank)
