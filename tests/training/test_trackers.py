@@ -329,6 +329,46 @@ def test_a_run_that_was_interrupted_and_resumed_records_what_one_that_was_not_wo
     assert (tmp_path / "cut" / "history.csv").read_bytes() == (tmp_path / "whole" / "history.csv").read_bytes()
 
 
+def test_samples_a_second_of_an_epoch_that_was_resumed_within_are_those_of_all_its_examples(tmp_path):
+    class Interrupts(vaekit.Callback):
+        def on_step_end(self, state):
+            if state.step == 6:
+                state.interrupt = "a test"
+
+    kept = Kept()
+    fit(model(), out=tmp_path, epochs=3, callbacks=[Interrupts()])
+    history = vaekit.resume(tmp_path, X, trackers=[kept], progress=False, device="cpu")
+    records = [record for record in kept.told if isinstance(record, Summary)]
+    assert [(record.epoch, record.examples) for record in records] == [(2, 50), (3, 50)]
+    assert [record.samples_per_second for record in records] == [50 / seconds for seconds in history.seconds[1:]]
+
+
+def test_a_tracker_that_is_not_registered_is_given_again(tmp_path):
+    class Mine(Kept):
+        pass
+
+    fit(model(), out=tmp_path, epochs=1, trackers=["csv", Mine()])
+    with pytest.raises(TypeError, match=r"the run had the tracker .*Mine, which is not registered; give trackers= again"):
+        vaekit.resume(tmp_path, X, epochs=2)
+    again = Mine()
+    vaekit.resume(tmp_path, X, epochs=2, trackers=["csv", again], progress=False, device="cpu")
+    assert [getattr(told, "epoch", told) for told in again.told] == [2, "finished"]
+
+
+@pytest.mark.parametrize("trackers", [["jsonl"], []])
+def test_a_run_that_goes_on_keeps_the_table_that_it_has_current(trackers, tmp_path):
+    fit(model(), out=tmp_path, epochs=2)
+    history = vaekit.resume(tmp_path, X, epochs=4, trackers=trackers, progress=False, device="cpu")
+    assert dict(vaekit.History.from_csv(tmp_path / "history.csv")) == dict(history)
+    assert history.epochs == 4
+
+
+def test_a_run_that_goes_on_without_a_table_gets_none(tmp_path):
+    fit(model(), out=tmp_path, epochs=1, trackers=["jsonl"])
+    vaekit.resume(tmp_path, X, epochs=2, progress=False, device="cpu")
+    assert not (tmp_path / "history.csv").exists()
+
+
 def test_a_new_run_does_not_write_into_another_ones_file(tmp_path):
     fit(model(), epochs=1, trackers=[JsonLines(tmp_path / "a.jsonl")])
     before = (tmp_path / "a.jsonl").read_bytes()

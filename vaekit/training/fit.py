@@ -39,6 +39,7 @@ from vaekit.training.signals import heeded
 from vaekit.training.signs import Signs
 from vaekit.training.state import RunState
 from vaekit.training.trackers import TrackedRun, Tracker, build
+from vaekit.training.trackers.csv import kept_current
 from vaekit.training.update import Update
 from vaekit.training.watch import Watch
 from vaekit.vae import VAE
@@ -145,7 +146,8 @@ def fit(
             interrupted. A loader without state_dict can only be resumed at the start of an epoch: a checkpoint is written at
             each, and at no other time.
         trackers: what writes down the terms of every epoch, and of every 50 steps: names from `vaekit.trackers.names()`,
-            {"name": ..., option: ...}, or a `Tracker`. "csv" is `history.csv` in `out`.
+            {"name": ..., option: ...}, or a `Tracker`. "csv" is `history.csv` in `out`, which a run that goes on keeps
+            current in any case.
         time_limit: minutes after which the run ends at the next step, as ^C would end it. See `vaekit.TimeLimit`.
         progress: show device and precision on stderr, then loss, reconstruction and KL in nats, the learning rate where it
             changes, samples a second and the time left: as a bar in a terminal or a notebook, otherwise as a line an epoch.
@@ -241,7 +243,9 @@ def fit(
         guard = Guard(vae, batches, on_nonfinite, engine.scaler, ranks)
         update = Update(vae, engine, options, guard, plan.expected_steps(about.get("planned_epochs", epochs)))
         guard.explain = Report(vae, batches, update, checkpoints.folder)
-        state = RunState(vae, update.optimizer, update.average, rank=ranks.rank, trackers=() if ranks.rank else build(trackers))
+        told = () if ranks.rank else build(trackers)
+        told = told if snapshot is None else kept_current(told, checkpoints.folder)
+        state = RunState(vae, update.optimizer, update.average, rank=ranks.rank, trackers=told)
         weights = scheduled(vae.loss)
         if plan.steps_per_epoch is not None:
             preflight.warn_of_unfinished(weights, epochs * plan.steps_per_epoch, "the run has")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vaekit import saving
 from vaekit.layout import CHECKPOINTS
-from vaekit.training import optimizers
+from vaekit.training import optimizers, trackers
 from vaekit.training.fit import fit
 from vaekit.training.history import History
 from vaekit.training.options import FitOptions
@@ -25,8 +26,9 @@ def resume(folder: str | os.PathLike[str], train: Any, *, validation: Any = None
     Args:
         folder: `out` of `vaekit.fit`, or the folder of `vaekit train`.
         train, validation: the data of the run; other data is refused.
-        changes: arguments of `fit` that may change: callbacks, which have to be given again, progress, and the options epochs,
-            time_limit, trackers, keep, checkpoint_minutes, device, devices and strategy. The others come from the checkpoint.
+        changes: arguments of `fit` that may change: callbacks, progress, and the options epochs, time_limit, trackers, keep,
+            checkpoint_minutes, device, devices and strategy. Callbacks have to be given again, and trackers or an optimizer that
+            are not registered. The others come from the checkpoint.
 
     Returns:
         the history from the first epoch on. `vaekit.load(folder / "last")` is the model.
@@ -35,7 +37,7 @@ def resume(folder: str | os.PathLike[str], train: Any, *, validation: Any = None
         FileNotFoundError: there is no checkpoint in the folder.
         FileExistsError: another process goes on with the run already.
         ValueError: no checkpoint is whole; data that differs from the run's.
-        TypeError: an argument of `fit` that may not change.
+        TypeError: an argument of `fit` that may not change, or one that has to be given again.
 
     Example:
         >>> import tempfile, torch, vaekit
@@ -56,6 +58,8 @@ def resume(folder: str | os.PathLike[str], train: Any, *, validation: Any = None
         if "optimizer" not in changes:
             raise TypeError(f"the optimizer of the run was {optimizer}, which is not registered; give optimizer= again")
         lasting.remove("optimizer")
+    if "trackers" not in changes and (unknown := _unregistered(options["trackers"])):
+        raise TypeError(f"the run had the tracker {unknown[0]}, which is not registered; give trackers= again")
     if refused := [name for name in changes if name in lasting]:
         raise TypeError(
             f"resume takes no {' and '.join(refused)}: a run keeps what it has begun with; `vaekit.fit` begins another"
@@ -66,3 +70,8 @@ def resume(folder: str | os.PathLike[str], train: Any, *, validation: Any = None
     for name in snapshot.about["evaluating"]:
         vae.get_submodule(name).training = False
     return fit(vae, train, validation=validation, out=folder, resume=True, **{**options, **changes})
+
+
+def _unregistered(specs: Sequence[str | Mapping[str, Any]]) -> list[str]:
+    names = [spec if isinstance(spec, str) else str(spec["name"]) for spec in specs]
+    return [name for name in names if name not in trackers.names()]

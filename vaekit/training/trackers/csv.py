@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from vaekit.layout import HISTORY_FILE
@@ -38,3 +39,12 @@ class Csv(Tracker):
     def log_epoch(self, record: Summary) -> None:
         if self._file is not None:
             self._history.to_csv(self._file)
+
+
+def kept_current(trackers: Sequence[Tracker], folder: Path | None) -> tuple[Tracker, ...]:
+    """The trackers of a run that is gone on with, and a `Csv` where its folder has a table that would be stale otherwise."""
+    file = None if folder is None else folder / HISTORY_FILE
+    has_one = any(isinstance(tracker, Csv) for tracker in trackers)
+    if has_one or file is None or not file.is_file() or not file.stat().st_size:
+        return tuple(trackers)
+    return (*trackers, Csv())
