@@ -36,9 +36,8 @@ class Shares(NamedTuple):
     group: Any = None
 
 
-_held = (
-    threading.local()
-)  # .shares of the batch that this thread is looking at; not a ContextVar, which torch.compile cannot read
+# .shares of the batch that this thread is looking at; not a ContextVar, which torch.compile cannot read.
+_held = threading.local()
 
 
 def shares() -> Shares | None:

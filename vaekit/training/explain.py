@@ -64,7 +64,7 @@ def message(failure: Failure, batches: Whole | Stream, findings: Findings | None
         facts = [f"{where}, step {failure.taken[0].number}: {what(failure.taken, batches)}"]
     if failure.taken and failure.skipped > 1:
         is_first = failure.taken[0].number == (0 if failure.last_good is None else failure.last_good + 1)
-        which = "the first" if is_first else "one"  # of a run that was gone on with
+        which = "the first" if is_first else "one"  # of a run that was resumed
         facts.append(f"{which} of {failure.skipped} steps in a row that were left out, after which the run gave up")
     facts += [] if findings is None else findings.lines()
     if failure.norms:

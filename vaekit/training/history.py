@@ -26,7 +26,7 @@ class History(Mapping[str, list[float]]):
         is_settled: of each epoch, whether every scheduled weight of the objective had its final value all through it.
         skipped: of each epoch, how many steps were left out because something in them was not finite.
         interrupted: whether the run was ended within an epoch, by ^C or a time limit.
-        reason: what interrupted it, "the time limit of 90 minutes" for example; empty for ^C.
+        reason: what interrupted it, "the time limit of 90 minutes" for example, or "^C".
 
     Example:
         >>> history = History()

@@ -42,7 +42,7 @@ class Csv(Tracker):
 
 
 def kept_current(trackers: Sequence[Tracker], folder: Path | None) -> tuple[Tracker, ...]:
-    """The trackers of a run that is gone on with, and a `Csv` where its folder has a table that would be stale otherwise."""
+    """The trackers of a run that is resumed, and a `Csv` where its folder has a table that would be stale otherwise."""
     file = None if folder is None else folder / HISTORY_FILE
     has_one = any(isinstance(tracker, Csv) for tracker in trackers)
     if has_one or file is None or not file.is_file() or not file.stat().st_size:
