@@ -170,7 +170,7 @@ def check_seal(file: Path) -> None:
             digest.update(data)
             left -= len(data)
         if left or stream.read() != digest.digest():
-            raise ValueError(f"{file} is damaged, or something else: its last 32 bytes are not the checksum of the others")
+            raise ValueError(f"{file} is damaged, or is no sealed file: its last 32 bytes are not the checksum of the others")
 
 
 def little_endian(tensor: Tensor) -> memoryview:

@@ -49,3 +49,9 @@ def test_orders_and_keys_differ_between_epochs_steps_and_seeds():
     keys = {tuple(vaekit.step_key(seed, step).tolist()) for seed in range(3) for step in range(3)}
     assert (len(orders), len(keys)) == (9, 9)
     assert all(sorted(order) == list(range(50)) for order in orders)
+
+
+def test_an_order_of_fewer_than_no_examples_is_refused():
+    assert vaekit.epoch_order(0, 0, 0).shape == (0,)
+    with pytest.raises(ValueError, match="size .*got -1"):
+        vaekit.epoch_order(0, 0, -1)

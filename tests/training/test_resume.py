@@ -388,6 +388,10 @@ def test_resume_takes_what_may_change_and_no_more(tmp_path):
     fit(model(), out=tmp_path)
     with pytest.raises(TypeError, match="resume takes no batch_size"):
         vaekit.resume(tmp_path, X, batch_size=8)
+    with pytest.raises(TypeError, match="resume takes no epoch; it takes .*epochs"):
+        vaekit.resume(tmp_path, X, epoch=3)
+    with pytest.raises(FileNotFoundError, match="run.json has no checkpoint"):
+        vaekit.resume(tmp_path / "run.json", X)
     with pytest.raises(TypeError, match="resume takes no out"):
         vaekit.resume(tmp_path, X, out=tmp_path)
     with pytest.raises(TypeError, match="resume"):

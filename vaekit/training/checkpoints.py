@@ -50,7 +50,7 @@ class Checkpoints:
         clock: in seconds.
 
     Attributes:
-        is_resumed: whether the folder holds a run that is gone on with.
+        is_resumed: whether the folder holds a run that is resumed.
 
     Raises:
         OSError: it cannot be written.

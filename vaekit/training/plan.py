@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaekit.checks import checked_size
 from vaekit.data import Batch, Stream, Whole, moved
 from vaekit.divided import Portion, portions_of_examples, portions_of_stream
 from vaekit.evaluation.terms import size_of_all
@@ -56,11 +57,15 @@ def epoch_order(seed: int, epoch: int, size: int) -> Tensor:
 
     It is torch.randperm under a generator whose seed is the first word of fold_in(fold_in(make_key(seed), 1), epoch).
 
+    Raises:
+        TypeError, ValueError: a seed that is not a whole number of 64 bits, or a size below 0.
+
     Example:
         >>> sorted(epoch_order(0, 0, 5).tolist())
         [0, 1, 2, 3, 4]
     """
     key = philox.fold_in(philox.fold_in(philox.make_key(seed), streams.Run.ORDER), epoch)
+    checked_size("size", size, least=0)
     return torch.randperm(size, generator=torch.Generator().manual_seed(_seed(key)))
 
 

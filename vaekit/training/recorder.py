@@ -42,7 +42,7 @@ class Recorder:
 
     def begin(self) -> None:
         """Open the trackers."""
-        if not self._wants_steps:  # what an earlier process kept for others is not gone on with
+        if not self._wants_steps:  # what an earlier process kept was for others
             self._state.window = TermSums()
         for tracker in self._trackers:
             self._begun.append(tracker)

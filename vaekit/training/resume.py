@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def resume(folder: str | os.PathLike[str], train: Any, *, validation: Any = None
 
     Raises:
         FileNotFoundError: there is no checkpoint in the folder.
-        FileExistsError: another process goes on with the run already.
+        FileExistsError: another process has resumed the run already.
         ValueError: no checkpoint is whole; data that differs from the run's.
         TypeError: an argument of `fit` that may not change, or one that has to be given again.
 
@@ -47,9 +46,7 @@ def resume(folder: str | os.PathLike[str], train: Any, *, validation: Any = None
         ...     vaekit.resume(run, x, epochs=3, progress=False).epochs
         3
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fit reads it again, and warns
-        snapshot = Snapshots(Path(folder) / CHECKPOINTS, keep=1).newest()
+    snapshot = Snapshots(Path(folder) / CHECKPOINTS, keep=1).newest()
     if snapshot is None:
         raise FileNotFoundError(f"{folder} has no checkpoint to go on from: it is not the folder of a run, or kept none")
     options = dict(snapshot.about["options"])
@@ -58,12 +55,15 @@ def resume(folder: str | os.PathLike[str], train: Any, *, validation: Any = None
         if "optimizer" not in changes:
             raise TypeError(f"the optimizer of the run was {optimizer}, which is not registered; give optimizer= again")
         lasting.remove("optimizer")
-    if "trackers" not in changes and (unknown := _unregistered(options["trackers"])):
-        raise TypeError(f"the run had the tracker {unknown[0]}, which is not registered; give trackers= again")
+    if "trackers" not in changes and (gone := _unregistered(options["trackers"])):
+        raise TypeError(f"the run had the tracker {gone[0]}, which is not registered; give trackers= again")
     if refused := [name for name in changes if name in lasting]:
         raise TypeError(
             f"resume takes no {' and '.join(refused)}: a run keeps what it has begun with; `vaekit.fit` begins another"
         )
+    may_change = {"callbacks", "progress", *options} - lasting
+    if unknown := changes.keys() - may_change:
+        raise TypeError(f"resume takes no {' and '.join(sorted(unknown))}; it takes {', '.join(sorted(may_change))}")
     vae = saving.composed(snapshot.about["model"])
     for name in snapshot.about["frozen"]:
         vae.get_parameter(name).requires_grad_(False)

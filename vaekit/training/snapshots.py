@@ -117,7 +117,7 @@ class Snapshots:
         return None
 
     def remove_all(self) -> None:
-        """Leave no checkpoint, where nothing is to be gone on with."""
+        """Leave no checkpoint, where there is nothing to resume."""
         self._tidy()
         for step in list(self._found()):
             self._remove(step)
@@ -176,7 +176,7 @@ class Snapshots:
         return {file.name.removeprefix("run-") for file in self.folder.glob("run-*")}
 
     def _found(self, pattern: re.Pattern[str] = _NAME) -> Iterator[int]:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             for name in os.listdir(self.folder):
                 if match := pattern.fullmatch(name):
                     yield int(match[1])
