@@ -7,9 +7,9 @@ import vaekit
 X = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
 
 
-def model(**parts):
+def model(seed=0, **parts):
     small = {"encoder": {"hidden": (8,)}, "decoder": {"hidden": (8,)}}
-    return vaekit.create_vae(input_shape=(6,), latent_dim=2, seed=0, **{**small, **parts})
+    return vaekit.create_vae(input_shape=(6,), latent_dim=2, seed=seed, **{**small, **parts})
 
 
 def fit(vae, data=X, **options):

@@ -9,6 +9,7 @@ import weakref
 import pytest
 import torch
 from helpers.small_runs import X, fit, model
+from helpers.spoiled import spoil
 
 import vaekit
 from vaekit import NonFiniteLossError, UnknownNameError, fold_in, make_key
@@ -181,11 +182,6 @@ def test_batches_of_whole_data_are_not_held_until_the_next_look(monkeypatch):
 def test_an_interrupt_leaves_no_gradients_and_refuses_what_is_not_finite(after, monkeypatch):
     monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 1e9)
 
-    class Spoiled(vaekit.Elbo):
-        def forward(self, model, batch, context):
-            terms = super().forward(model, batch, context)
-            return terms if context.step != 3 else terms._replace(total=terms.total * math.nan)
-
     class Interrupt(vaekit.Callback):
         def on_step_end(self, state):
             for parameter in state.vae.parameters():
@@ -193,8 +189,7 @@ def test_an_interrupt_leaves_no_gradients_and_refuses_what_is_not_finite(after, 
             if state.step == after:
                 raise KeyboardInterrupt
 
-    parts = model()
-    vae = vaekit.VAE(parts.encoder, parts.decoder, likelihood=parts.likelihood, loss=Spoiled())
+    vae = spoil(model(), [3], "total")
     if after == 3:
         assert fit(vae, callbacks=[Interrupt()]).interrupted
     else:

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from helpers.small_runs import X, fit, model, weights
+from helpers.spoiled import Spoiled
 from torch.utils.data import DataLoader, TensorDataset
 
 import vaekit
@@ -256,6 +257,39 @@ def test_the_history_is_never_ahead_of_the_weights_it_speaks_of(tmp_path, monkey
     with pytest.raises(OSError, match="No space"):
         fit(model(), out=tmp_path)
     assert (tmp_path / "history.csv").read_text() == ""  # with which the run claimed the folder
+
+
+class NoEnd(vaekit.Callback):
+    def on_fit_end(self, state):
+        raise ValueError("no end")
+
+
+@pytest.mark.parametrize("where", ["last", "the end of a callback"])
+def test_what_fails_after_a_failure_is_warned_of_and_does_not_hide_it(where, tmp_path, monkeypatch, own_registries):
+    @vaekit.losses.register("spoiled-after-2")
+    class SpoiledAfter2(Spoiled):
+        def __init__(self):
+            super().__init__([2])
+
+    def failing(self, folder):
+        raise OSError(28, "No space left on device")
+
+    if where == "last":
+        monkeypatch.setattr(vaekit.VAE, "save", failing)
+    also = "OSError: .*No space left" if where == "last" else "ValueError: no end"
+    callbacks = [] if where == "last" else [NoEnd()]
+    with pytest.warns(RuntimeWarning, match=f"the end of the run failed as well: {also}") as warned:
+        with pytest.raises(NonFiniteLossError, match="reconstruction is not finite"):
+            fit(model(loss="spoiled-after-2"), out=tmp_path, callbacks=callbacks)
+    assert warned[0].filename == fit.__code__.co_filename  # where `vaekit.fit` was called
+
+
+def test_what_fails_at_the_end_of_a_good_run_is_raised_even_while_another_error_is_handled():
+    try:
+        raise KeyError("of the caller's")
+    except KeyError:
+        with pytest.raises(ValueError, match="no end"):
+            fit(model(), callbacks=[NoEnd()])
 
 
 # Found by attack.

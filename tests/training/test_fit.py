@@ -4,29 +4,15 @@ import math
 
 import pytest
 import torch
+from helpers.small_runs import X, fit, model, weights
+from helpers.spoiled import spoil
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 import vaekit
 from vaekit import Callback, EarlyStopping, Elbo, NonFiniteLossError, fold_in, make_key
-from vaekit.losses import LossTerms
 from vaekit.training import watch
 from vaekit.training.checkpoints import Checkpoints
-
-X = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
-
-
-def model(seed=0, **parts):
-    small = {"encoder": {"hidden": (8,)}, "decoder": {"hidden": (8,)}}
-    return vaekit.create_vae(input_shape=(6,), latent_dim=2, seed=seed, **{**small, **parts})
-
-
-def fit(vae, data=X, **options):
-    return vaekit.fit(vae, data, **{"epochs": 2, "batch_size": 16, "progress": False, **options})
-
-
-def weights(vae):
-    return torch.cat([p.detach().flatten() for p in vae.parameters()])
 
 
 def test_two_runs_are_identical_and_another_seed_is_another_run():
@@ -264,29 +250,6 @@ def test_out_keeps_the_best_and_the_last_weights_and_the_history(tmp_path):
     assert dict(vaekit.History.from_csv(tmp_path / "run/history.csv")) == dict(history)
 
 
-class _Spoiled(Elbo):
-    """An ELBO that goes wrong at one step: "rows" 2 and 5 of a term, or only the gradient."""
-
-    def __init__(self, step, how):
-        super().__init__()
-        self.step, self.how = step, how
-
-    def forward(self, model, batch, context):
-        terms = super().forward(model, batch, context)
-        if context.step != self.step:
-            return terms
-        if self.how == "gradient":  # the derivative of a square root at 0
-            weight = next(model.decoder.parameters())
-            return terms._replace(total=terms.total + (0 * weight).abs().sqrt().sum())
-        reconstruction = terms.reconstruction.clone()
-        reconstruction[[2, 5]] = math.nan
-        return LossTerms(reconstruction.mean(), reconstruction, terms.kl, {})
-
-
-def spoiled(step, how):
-    return with_loss(_Spoiled(step, how))
-
-
 class _StopAfter(Callback):
     def __init__(self, step):
         self.step = step
@@ -300,7 +263,7 @@ def test_a_non_finite_term_stops_the_run_names_its_rows_and_keeps_the_weights_fr
     monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", looks)
     good = model()
     fit(good, epochs=2, callbacks=[_StopAfter(5)])
-    bad = spoiled(5, "rows")
+    bad = spoil(model(), [5], rows=[2, 5])
     noise, order, _ = fold_in(make_key(0), torch.arange(3))
     rows = torch.randperm(50, generator=torch.Generator().manual_seed(int(fold_in(order, 1)[0])))[16:32][[2, 5]].tolist()
     message = rf"epoch 2, step 5: reconstruction is not finite in 2 of 16 examples, in train these: {rows[0]}, {rows[1]}\n"
@@ -314,7 +277,7 @@ def test_a_non_finite_term_stops_the_run_names_its_rows_and_keeps_the_weights_fr
 def test_a_gradient_that_alone_is_not_finite_is_found_in_its_step(step, looks, monkeypatch):
     """Steps 4 to 7 are the second epoch: its first, one in the middle, its last, after which no loss would tell."""
     monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", looks)
-    good, bad = model(), spoiled(step, "gradient")
+    good, bad = model(), spoil(model(), [step], "gradient")
     fit(good, epochs=2, callbacks=[_StopAfter(step)])
     message = rf"(?s)epoch 2, step {step}: a gradient is not finite, though every term .*the weights from before that step"
     with pytest.raises(NonFiniteLossError, match=message):
@@ -391,7 +354,7 @@ def test_bad_rows_are_named_by_their_numbers_in_the_file(tmp_path):
 
 
 def test_with_clipping_a_gradient_that_is_not_finite_is_not_applied_at_all():
-    good, bad = model(), spoiled(5, "gradient")
+    good, bad = model(), spoil(model(), [5], "gradient")
     fit(good, epochs=2, callbacks=[_StopAfter(5)], gradient_clip=10.0)
     with pytest.raises(NonFiniteLossError, match="step 5: a gradient is not finite, though every term of the loss is"):
         fit(bad, epochs=3, gradient_clip=10.0)
@@ -506,4 +469,4 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(tmp_path
 
 def test_a_model_that_cannot_be_saved_is_found_before_the_first_step(tmp_path):
     with pytest.raises(ValueError, match="register"):
-        fit(spoiled(5, "rows"), out=tmp_path)
+        fit(spoil(model(), [5], rows=[2, 5]), out=tmp_path)

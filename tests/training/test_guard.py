@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from helpers.small_runs import X, fit, model, weights
+from helpers.spoiled import Spoiled, spoil
 
 import vaekit
 from vaekit import History, NonFiniteLossError
@@ -21,30 +22,8 @@ MOMENTUM = {"name": "sgd", "momentum": 0.9}
 GOOD, BAD = torch.tensor(False), torch.tensor(True)
 
 
-class Spoiled(vaekit.Elbo):
-    """An ELBO in which some steps go wrong: in a "term", in the "gradient" alone, or in an "extra" that is in no objective."""
-
-    def __init__(self, steps, how="term"):
-        super().__init__()
-        self.steps, self.how = steps, how
-
-    def forward(self, model, batch, context):
-        terms = super().forward(model, batch, context)
-        if context.step is None or context.step not in self.steps:
-            return terms
-        if self.how == "gradient":  # the derivative of a square root at 0
-            weight = next(model.decoder.parameters())
-            return terms._replace(total=terms.total + (0 * weight).abs().sqrt().sum())
-        if self.how == "extra":
-            return terms._replace(extras={"odd": torch.tensor(math.inf)})
-        reconstruction = terms.reconstruction.clone()
-        reconstruction[1] = math.nan
-        return terms._replace(total=reconstruction.mean() + terms.kl.mean(), reconstruction=reconstruction)
-
-
 def spoiled(steps, how="term", **parts):
-    made = model(**parts)
-    return vaekit.VAE(made.encoder, made.decoder, likelihood=made.likelihood, prior=made.prior, loss=Spoiled(steps, how))
+    return spoil(model(**parts), steps, how)
 
 
 # The gate.

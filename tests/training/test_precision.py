@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from helpers.small_runs import X, fit, model, weights
+from helpers.spoiled import spoil
 
 import vaekit
 from vaekit import NonFiniteLossError, losses
@@ -253,12 +254,7 @@ def test_steps_whose_gradients_overflow_are_left_out_and_are_no_failure(optimize
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamax"])
 def test_an_objective_that_is_not_finite_is_a_failure(optimizer):
-    class Late(losses.Elbo):
-        def forward(self, model, batch, context):
-            terms = super().forward(model, batch, context)
-            return terms._replace(total=terms.total * (torch.nan if context.step == 5 else 1.0))
-
-    vae, watching = model(loss=Late()), Watching()
+    vae, watching = spoil(model(), [5], "total"), Watching()
     with pytest.raises(NonFiniteLossError, match="step 5: loss is not finite"):
         fit(vae, precision="16", optimizer=optimizer, callbacks=[watching])
     assert torch.equal(weights(vae), watching.weights[4])

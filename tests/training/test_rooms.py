@@ -10,7 +10,18 @@ import pytest
 import vaekit.training
 
 FILES = [module.name for module in pkgutil.iter_modules(vaekit.training.__path__)]
-LOOP = {"callbacks", "checkpoints", "guard", "history", "plan", "recorder", "state", "update", "watch"}  # no optimizer, no engine
+LOOP = {
+    "callbacks",
+    "checkpoints",
+    "guard",
+    "history",
+    "plan",
+    "recorder",
+    "state",
+    "update",
+    "warned",
+    "watch",
+}  # no optimizer, no engine
 UPDATE = {"clipping", "ema", "engine", "guard", "optimizers", "options", "plan", "rates"}
 
 

@@ -20,6 +20,7 @@ from vaekit.training.plan import Plan
 from vaekit.training.recorder import Recorder
 from vaekit.training.state import RunState
 from vaekit.training.update import Update
+from vaekit.training.warned import warn_of_another
 from vaekit.training.watch import Watch
 
 
@@ -80,8 +81,18 @@ class Loop:
 
     def run(self, epochs: int) -> History:
         """Train until `epochs` are done, a callback stops the run, or ^C ends it."""
-        history, is_whole = self.state.history, False  # whole: between two steps
+        is_whole, failed = False, True  # whole: between two steps
         self._status = "failed"
+        try:
+            is_whole = self._train(epochs)
+            failed = False
+        finally:
+            self._finish(is_whole, failed)
+        return self.state.history
+
+    def _train(self, epochs: int) -> bool:
+        """Train, and say whether the run ended between two steps."""
+        history, is_whole = self.state.history, False
         try:
             self.recorder.begin()
             if not self.state.step:
@@ -97,9 +108,7 @@ class Loop:
             history.interrupted, self._status = True, "interrupted"
             if self.ranks.world == 1 or self.state.interrupt:  # otherwise the others are somewhere else
                 self.watch.look()
-        finally:
-            self._finish(is_whole)
-        return history
+        return is_whole
 
     def _epoch(self, number: int) -> None:
         if not self.state.is_within_epoch:
@@ -177,19 +186,21 @@ class Loop:
             is_final(weight, step) for weight in self.weights.values() for step in range(self.state.first_step, self.state.step)
         )
 
-    def _finish(self, is_whole: bool) -> None:
-        """Save what there is, if it is finite; one ^C meanwhile is noted, and the files are written all the same."""
+    def _finish(self, is_whole: bool, failed: bool) -> None:
+        """Save what there is, if it is finite; one ^C meanwhile is noted, and the files are written all the same.
+
+        The error of a run that has `failed` is not hidden by one that comes here.
+        """
         is_resumable = is_whole and (self.plan.can_resume or not self.state.is_within_epoch)
+        has_error = True
         try:
-            self.update.release()
-            self.guard.restore()
-            self._save(is_resumable)
-        except KeyboardInterrupt:
-            self.state.history.interrupted, self._status = True, "interrupted"
-            self._save(is_resumable=False)
-        except BaseException:
+            self._save_finite(is_resumable)
+            has_error = failed
+        except Exception as error:
             self._status = "failed"
-            raise
+            if not failed:
+                raise
+            warn_of_another(error)
         finally:
             self.watch.close()
             if self.state.interrupt:
@@ -197,9 +208,18 @@ class Loop:
             if self.state.average is not None:
                 self.state.average.replace_weights()
             try:
-                self.callbacks.end(self.state)
+                self.callbacks.end(self.state, has_error)
             finally:
                 self.recorder.end(self._status)
+
+    def _save_finite(self, is_resumable: bool) -> None:
+        try:
+            self.update.release()
+            self.guard.restore()
+            self._save(is_resumable)
+        except KeyboardInterrupt:
+            self.state.history.interrupted, self._status = True, "interrupted"
+            self._save(is_resumable=False)
 
     def _save(self, is_resumable: bool) -> None:
         self.checkpoints.run_ended(self.state, is_resumable)

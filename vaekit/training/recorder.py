@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 
 from vaekit.evaluation.terms import TermSums
 from vaekit.training.guard import Taken
 from vaekit.training.state import RunState
 from vaekit.training.trackers.base import Summary, TrackedRun, Tracker
+from vaekit.training.warned import warn_of_another
 
 STEPS_IN_A_RECORD = 50
 
@@ -100,7 +100,7 @@ class Recorder:
         if errors and status != "failed":
             raise errors[0]
         for also in errors:  # what has ended the run is not hidden by it
-            warnings.warn(f"the end of the run failed as well: {type(also).__name__}: {also}", RuntimeWarning, stacklevel=6)
+            warn_of_another(also)
 
     def _close_windows(self, step: int) -> None:
         """Tell of every window that has ended by this step."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +22,7 @@ from vaekit.posteriors.vector_quantized import VectorQuantized
 from vaekit.training.explain import listed, span
 from vaekit.training.guard import Taken
 from vaekit.training.state import RunState
+from vaekit.training.warned import warn
 from vaekit.vae import VAE, evaluation_mode
 
 ROWS = 1000  # that are looked at, spread over the data
@@ -96,7 +95,7 @@ class Signs:
             limit = math.log(torch.finfo(self._vae.dtype).max)
             if max(-low, high) > limit / 2:
                 self._warned_of_logvar = True
-                _warn(
+                warn(
                     f"step {taken[-1].number}: the encoder's log variance is {span(low, high)}; its exponential overflows "
                     f"{str(self._vae.dtype).removeprefix('torch.')} beyond {limit:.1f}. Bound it, "
                     'posterior={"name": "diagonal_gaussian", "logvar_bound": 10.0} for example, or lower the learning rate'
@@ -130,7 +129,7 @@ class Signs:
         averaged = reconstruction / elements + kl
         in_total = abs(total - averaged) <= 1e-3 * abs(total) and abs(total - (reconstruction + kl)) > 0.5 * abs(total)
         if in_total or (self._is_alone and self._reports_an_average(batch, reconstruction, kl, elements)):
-            _warn(
+            warn(
                 f"the objective {type(self._vae.loss).__name__} takes the reconstruction as a mean over the {elements} elements "
                 "of an example, and the divergence as a sum over the latent dimensions: that is a beta of "
                 f"{elements}, under which posteriors collapse. Sum both, or average both"
@@ -187,7 +186,7 @@ def _warn_of_columns(likelihood: Likelihood, x: Tensor, names: Sequence[object],
     found = far.nonzero().flatten().tolist()
     if found:
         first = found[0]
-        _warn(
+        warn(
             f"train: the Gaussian likelihood has a fixed sigma of {likelihood.sigma:g}, and the data of {len(found)} of "
             f"{len(names)} {kind}(s) are far from that scale: {listed([names[one] for one in found])}. {kind.capitalize()} "
             f"{names[first]} has the mean {float(mean[first]) * likelihood.sigma:.4g} and the standard deviation "
@@ -201,7 +200,7 @@ def _warn_of_collapse(posterior: Posterior, vae: VAE) -> None:
     mean = kl.mean(0)
     collapsed = [f"z[{', '.join(map(str, place))}]" for place in (mean < COLLAPSED).nonzero().tolist()]
     if collapsed:
-        _warn(
+        warn(
             f"{len(collapsed)} of {mean.numel()} latent dimensions have collapsed, with a divergence below {COLLAPSED} nats: "
             f"{listed(collapsed)}. They say nothing of x: take fewer dimensions, a smaller weight of the divergence or one that "
             'rises, {"name": "elbo", "beta": {"name": "linear", "steps": 5000}} for example, or free bits'
@@ -216,15 +215,7 @@ def _warn_of_codes(posterior: VectorQuantized) -> None:
         unused = family.uses < UNUSED * family.uses.mean()
     numbers = unused.nonzero().flatten().tolist()
     if numbers:
-        _warn(
+        warn(
             f"{len(numbers)} of {family.codes} codes are not used: {listed(numbers, '')}. Take fewer codes, or a larger "
             "revive_below, which puts such codes onto vectors that are there"
         )
-
-
-def _warn(message: str) -> None:
-    """Warn in the name of the line that called `fit`."""
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and str(frame.f_globals.get("__name__")).startswith("vaekit."):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, UserWarning, stacklevel=level)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from vaekit.training.callbacks.base import Callback
 from vaekit.training.state import RunState
+from vaekit.training.warned import warn_of_another
 
 
 class Callbacks:
@@ -27,17 +26,16 @@ class Callbacks:
         for callback in self._callbacks:
             getattr(callback, event)(state)
 
-    def end(self, state: RunState) -> None:
-        """Tell every one of the end, whichever raises; an error that has ended the run is not hidden by theirs."""
+    def end(self, state: RunState, failed: bool) -> None:
+        """Tell every one of the end, whichever raises; the error of a run that has `failed` is not hidden by theirs."""
         errors = []
         for callback in self._callbacks:
             try:
                 callback.on_fit_end(state)
             except Exception as error:
                 errors.append(error)
-        failed = sys.exc_info()[1] is not None
         for also in errors if failed else errors[1:]:
-            warnings.warn(f"the end of the run failed as well: {type(also).__name__}: {also}", RuntimeWarning, stacklevel=4)
+            warn_of_another(also)
         if errors and not failed:
             raise errors[0]
 
