@@ -380,8 +380,9 @@ class VAE(nn.Module):
         self._check_dtype("x", x)
 
     def _check_dtype(self, name: str, value: Tensor) -> None:
-        is_lower = self.encoder.autocast_dtype is not None or autocast.dtype_on(value.device) is not None
-        if value.dtype != (dtype := self.dtype) and not is_lower:
+        if value.dtype == (dtype := self.dtype):
+            return
+        if self.encoder.autocast_dtype is None and autocast.dtype_on(value.device) is None:
             raise TypeError(
                 f"{name} is {value.dtype}, the model's weights are {dtype}; convert one, {name}.to({dtype}) for example"
             )

@@ -340,3 +340,33 @@ def test_validation_data_that_can_be_read_only_once_are_told_of():
 
     with pytest.raises(NonFiniteLossError, match="on the validation data: a closer look was not possible: .*loader gave no exam"):
         fit(model(likelihood="gaussian"), validation=Once())
+
+
+class Wide(vaekit.Elbo):
+    """An ELBO in one step of which the gradient of the decoder's last weights alone is NaN."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def forward(self, model, batch, context):
+        terms = super().forward(model, batch, context)
+        if context.step == self.step:
+            terms = terms._replace(total=terms.total + (0 * model.decoder.head.weight).abs().sqrt().sum())
+        return terms
+
+
+def test_a_gradient_of_a_wide_layer_alone_is_found_by_the_next_step(monkeypatch):
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 1e9)
+    made = vaekit.create_vae(input_shape=(6,), latent_dim=2, decoder={"name": "mlp", "hidden": (1000,)}, likelihood="gaussian")
+    vae = vaekit.VAE(made.encoder, made.decoder, likelihood=made.likelihood, loss=Wide(15))
+    kept = []
+
+    class Keep(vaekit.Callback):
+        def on_epoch_end(self, state):
+            kept.append(weights(state.vae))
+
+    with pytest.raises(NonFiniteLossError, match="(?s)step 16: .*the weights from the beginning of the epoch"):
+        fit(vae, X, epochs=5, batch_size=4, callbacks=[Keep()])
+    assert vae.decoder.head.weight.numel() > guards._SMALL
+    assert torch.equal(weights(vae), kept[-1])

@@ -32,6 +32,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`."""
+        if self.x.device == device:  # where all of it is
+            return self
         return self.each(lambda value: value.to(device, non_blocking=True))
 
     def rows(self, part: slice) -> Batch:

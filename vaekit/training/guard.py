@@ -25,6 +25,7 @@ from vaekit.vae import VAE
 
 MOST_SKIPPED_IN_A_ROW = 50  # bad steps from the same weights, with other examples and noise each: more will not help
 _NORMS = 4  # of the gradient, that are remembered
+_SMALL = 4096  # elements of a gradient that is read in every step
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -120,10 +121,10 @@ class _Row:
 class Guard:
     """Keeps what is not finite out of a run, and has it explained.
 
-    All that a step sees is observed on the device: the objective, each of its terms, and every gradient. One that is not finite
-    makes the step a bad one, which leaves weights, optimizer, averages and buffers as they were before it, bit for bit. The flags
-    of the steps are read at the next look. With "stop" all steps after a bad one are bad as well, so that the model is then still
-    the one of the bad step; with "skip" each is for itself.
+    All that a step sees is observed on the device: the objective, each of its terms, and gradients (`observe_gradients`). One
+    that is not finite makes the step a bad one, which leaves weights, optimizer, averages and buffers as they were before it, bit
+    for bit. The flags of the steps are read at the next look. With "stop" all steps after a bad one are bad as well, so that the
+    model is then still the one of the bad step; with "skip" each is for itself.
 
     Args:
         vae: the model, on its device.
@@ -148,6 +149,7 @@ class Guard:
     ) -> None:
         self._vae, self._batches, self._skips = vae, batches, on_nonfinite == "skip"
         self._buffers, self._scaler, self._ranks = Buffers(vae), scaler, ranks or Ranks()
+        self._parameters = list(vae.parameters())  # finding them in every step would take as long as a small layer
         self._gate: Gate | None = None
         self._average: Average | None = None
         self._kept: dict[str, Tensor] = {}
@@ -171,17 +173,19 @@ class Guard:
 
     def observe(self, *values: Tensor) -> None:
         """Note values that have to be finite for the step to be a good one."""
-        self._seen += [value.detach().reshape(-1) for value in values]
+        self._seen += values
 
     def observe_gradients(self, number: int) -> None:
-        """Note every gradient of step `number`: on the CPU a sum of each, a hundredth of a step, elsewhere one norm of all.
+        """Note the gradients of step `number`; in float16 the scaler sees to them.
 
-        In float16 the scaler sees to it: a gradient that overflows is none that is not finite. In the first step after a look
-        their norm is measured as well, for those who ask for it later.
+        In the first step after a look the norm of all is measured, which those can have who ask for it later; on a GPU it is in
+        every step. On the CPU reading every gradient takes a twentieth of a step, so that the others read the small ones alone:
+        what makes the gradient of a layer's weights NaN makes that of its bias NaN too. Should a gradient escape that, the next
+        step's terms are NaN, and the weights come back that the epoch began with.
         """
         if self._scaler is not None:
             return
-        gradients = [p.grad.detach() for p in self._vae.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
         if self._measures or self.bad.device.type != "cpu":
             norm = torch.nn.utils.get_total_norm(gradients)
             self.observe(norm)
@@ -189,14 +193,16 @@ class Guard:
                 self._norms.append((number, norm))
             self._measures = False
         else:
-            self.observe(*(gradient.sum() for gradient in gradients))
+            self.observe(*(gradient for gradient in gradients if gradient.numel() <= _SMALL))
 
+    @torch.no_grad()
     def judge(self) -> bool:
         """Whether the optimizer is to be called; from now on `bad` is the flag of this step."""
-        nothing = (torch.cat(self._seen) * 0).sum()  # 0 times infinity is NaN
+        nothing = (torch.cat([value.reshape(-1) for value in self._seen]) * 0).sum()  # 0 times infinity is NaN
+        self._seen = []
         self._ranks.add_up(nothing)
         bad = nothing.isnan()
-        self.bad = bad if self._skips else bad | self.bad
+        self.bad = bad if self._skips else bad.logical_or_(self.bad)
         assert self._gate is not None
         return self._gate.lets_through(self.bad)
 
@@ -206,6 +212,7 @@ class Guard:
 
     def keep(self) -> None:
         """Remember weights, buffers and averages as they are at the beginning of an epoch."""
+        self._parameters = list(self._vae.parameters())
         state = self._everything()
         if not self._kept:
             self._kept = {name: tensor.clone() for name, tensor in state.items()}
