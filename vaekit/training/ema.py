@@ -44,9 +44,12 @@ class Average:
         """Take the weights after step 0, 1, ... in; not those of a step whose flag, a bool scalar on the device, is set."""
         decay = min(self.decay, (1 + step) / (10 + step))
         new = torch.tensor(1.0 - decay, dtype=torch.float64)
+        shares: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         for average, weight in zip(self._averages.values(), self._weights, strict=True):
-            share = new.to(average) if bad is None else torch.where(bad, 0.0, new.to(average))
-            average.lerp_(weight, share)
+            kind = (average.device, average.dtype)
+            if kind not in shares:
+                shares[kind] = new.to(average) if bad is None else torch.where(bad, 0.0, new.to(average))
+            average.lerp_(weight, shares[kind])
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

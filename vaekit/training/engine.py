@@ -106,7 +106,7 @@ class Engine:
     def backward(self, objective: Tensor) -> None:
         """Add the gradients of the objective to those of the parameters."""
         if self._is_plain:
-            objective.backward()  # type: ignore[no-untyped-call]
+            objective.backward()
         else:
             self._fabric.backward(objective)
 
