@@ -2,8 +2,8 @@
 // Bit arithmetic without branches, so that a loop becomes vector code on machines without instructions for it.
 #pragma once
 
-#include "gaussian.h"
 #include "macros.h"
+#include "real.h"
 
 namespace vaekit {
 

@@ -30,7 +30,7 @@ def cpu_library() -> Extension:
     users = [flag for flag in shlex.split(os.environ.get("CXXFLAGS", "")) if flag not in ("-O2", "-Os")]
     return Extension(
         "vaekit._C_cpu",
-        sources=["csrc/cpu/reparameterize_kl.cpp"],
+        sources=sorted(path.as_posix() for path in Path("csrc/cpu").glob("*.cpp")),
         depends=headers(),
         include_dirs=["csrc"],
         define_macros=[TORCH_TARGET],
@@ -54,7 +54,7 @@ def cpu_library() -> Extension:
         # On Linux torch's library is found because it is loaded already; macOS looks symbols up among all that is loaded.
         extra_link_args=["-undefined", "dynamic_lookup"] if MACOS else [],
         libraries=[] if MACOS else ["torch_cpu"],
-        export_symbols=["vaekit_cpu_capability"],
+        export_symbols=["vaekit_cpu_capability", "vaekit_cpu_operators"],
         language="c++",
         optional=True,
     )

@@ -1,13 +1,30 @@
-// The operator's arrays on the CPU: read and written tile by tile, in row-major order of their logical elements.
+// An operator's arrays on the CPU: read and written tile by tile, in row-major order of their logical elements.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
+#include "../half.h"
+#include "../macros.h"
 #include "../shape.h"
 #include "instruction_sets.h"
 
 namespace vaekit {
+
+// The loops of array_loops.h for one instruction set.
+struct ArrayLoops {
+  void (*widen_bfloat16)(const BFloat16* in, int n, float* out);
+  void (*widen_half)(const Half* in, int n, float* out);
+  void (*narrow_bfloat16)(const float* in, int n, BFloat16* out);
+  void (*narrow_half)(const float* in, int n, Half* out);
+  double (*sum_floats)(const float* values, int n);
+  double (*sum_doubles)(const double* values, int n);
+  void (*blank_floats)(const float* x, int n, float* values);
+  void (*blank_doubles)(const double* x, int n, double* values);
+};
+
+const ArrayLoops& array_loops(int set = instruction_set());  // by its place in kInstructionSets
 
 enum class Storage { kFloat, kDouble, kBFloat16, kHalf };
 
@@ -24,12 +41,18 @@ VAEKIT_INLINE double widen(double x) { return x; }
 VAEKIT_INLINE float widen(BFloat16 x) { return to_float(x); }
 VAEKIT_INLINE float widen(Half x) { return to_float(x); }
 
-inline void widen(const BFloat16* in, int n, float* out) { instruction_set().conversions.widen_bfloat16(in, n, out); }
-inline void widen(const Half* in, int n, float* out) { instruction_set().conversions.widen_half(in, n, out); }
-inline void narrow(const float* in, int n, BFloat16* out) { instruction_set().conversions.narrow_bfloat16(in, n, out); }
-inline void narrow(const float* in, int n, Half* out) { instruction_set().conversions.narrow_half(in, n, out); }
+inline void widen(const BFloat16* in, int n, float* out) { array_loops().widen_bfloat16(in, n, out); }
+inline void widen(const Half* in, int n, float* out) { array_loops().widen_half(in, n, out); }
+inline void narrow(const float* in, int n, BFloat16* out) { array_loops().narrow_bfloat16(in, n, out); }
+inline void narrow(const float* in, int n, Half* out) { array_loops().narrow_half(in, n, out); }
 template <class T>
 inline void widen(const T* in, int n, T* out) { std::memcpy(out, in, sizeof(T) * n); }
+
+inline double sum_in_double(const float* values, int n) { return array_loops().sum_floats(values, n); }
+inline double sum_in_double(const double* values, int n) { return array_loops().sum_doubles(values, n); }
+// values[i] = 0 where x[i] is NaN.
+inline void blank(const float* x, int n, float* values) { array_loops().blank_floats(x, n, values); }
+inline void blank(const double* x, int n, double* values) { array_loops().blank_doubles(x, n, values); }
 
 // Prefetches memory that will soon be read or written: between two tiles there is so much arithmetic that the hardware prefetcher,
 // which follows streams, loses track.
@@ -77,21 +100,23 @@ class Input {
     }
   }
 
-  // Elements start .. start + n as T: in place if possible, otherwise copied to `buffer`.
+  // Elements start .. start + n as T: in place if possible, otherwise copied to `buffer`. Of an array that lies `displacement` elements
+  // further on in memory, where that is given.
   template <class T>
-  const T* read(int64_t start, int n, T* buffer) const {
+  const T* read(int64_t start, int n, T* buffer, int64_t displacement = 0) const {
     constexpr Storage own = sizeof(T) == 8 ? Storage::kDouble : Storage::kFloat;
-    if (storage_ == own) return read_as<T, T>(start, n, buffer);
+    if (storage_ == own) return read_as<T, T>(start, n, buffer, displacement);
     if constexpr (sizeof(T) == 4) {
-      return storage_ == Storage::kHalf ? read_as<Half, T>(start, n, buffer) : read_as<BFloat16, T>(start, n, buffer);
+      return storage_ == Storage::kHalf ? read_as<Half, T>(start, n, buffer, displacement)
+                                        : read_as<BFloat16, T>(start, n, buffer, displacement);
     }
-    return nullptr;  // unreachable: checked_shape has seen the dtypes
+    return nullptr;  // unreachable: the operators have checked the dtypes
   }
 
  private:
   template <class S, class T>
-  const T* read_as(int64_t start, int n, T* buffer) const {
-    int64_t index[kMaxDims], offset = 0;
+  const T* read_as(int64_t start, int n, T* buffer, int64_t displacement) const {
+    int64_t index[kMaxDims], offset = displacement;
     for (int d = dims_ - 1; d > 0; --d) {
       index[d] = start % sizes_[d];
       start /= sizes_[d];
@@ -154,6 +179,16 @@ class Output {
   void flush(int64_t start, int n, const float* values) const {
     if (storage_ == Storage::kHalf) narrow(values, n, static_cast<Half*>(data_) + start);
     if (storage_ == Storage::kBFloat16) narrow(values, n, static_cast<BFloat16*>(data_) + start);
+  }
+
+  // Writes elements start, ... wherever `values` are.
+  template <class T>
+  void write(int64_t start, int n, const T* values) const {
+    if (T* place = at<T>(start, nullptr)) {
+      std::copy(values, values + n, place);
+    } else {
+      flush(start, n, values);
+    }
   }
 
  private:

@@ -4,35 +4,15 @@
 // write z and the divergence. A tile is a few whole rows or a piece of one row. Nothing is allocated but the results.
 
 #include "../operator.h"
-#include "arrays.h"
+#include "library.h"
+#include "reparameterize_kl.h"
+#include "rows.h"
+#include "views.h"
 
 namespace vaekit {
 namespace {
 
-constexpr int64_t kGrain = 4096;      // elements that are worth another thread
-constexpr int64_t kMaxChunks = 1024;  // a long row is summed in at most this many chunks
-
-// --- tensors ---------------------------------------------------------------------------------------------------------------
-
-Storage storage_of(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Float: return Storage::kFloat;
-    case ScalarType::Double: return Storage::kDouble;
-    case ScalarType::BFloat16: return Storage::kBFloat16;
-    case ScalarType::Half: return Storage::kHalf;
-    default: return Storage::kHalf;  // checked_shape lets only the four through
-  }
-}
-
-Input input_of(const Tensor& tensor) {
-  const auto sizes = tensor.sizes(), strides = tensor.strides();
-  return Input(tensor.const_data_ptr(), storage_of(tensor.scalar_type()), static_cast<int>(sizes.size()), sizes.data(),
-              strides.data());
-}
-
-Input input_of(const OptionalTensor& tensor) { return tensor ? input_of(*tensor) : Input(); }
-
-Output output_of(const Tensor& tensor) { return Output(tensor.mutable_data_ptr(), storage_of(tensor.scalar_type())); }
+constexpr int64_t kGrain = 4096;  // elements that are worth another thread
 
 // --- what a call works on --------------------------------------------------------------------------------------------------
 
@@ -41,25 +21,8 @@ struct Problem : Shape {
   Input mu, logvar, eps, prior_mu, prior_logvar;
   uint64_t seed, offset;
 
-  // Tiles: whole rows where a row fits, otherwise pieces of rows.
-  int64_t rows_per_tile() const { return event <= kTile ? kTile / event : 1; }
-  int64_t pieces() const { return (event + kTile - 1) / kTile; }
-  int64_t tiles() const { return event <= kTile ? (rows + rows_per_tile() - 1) / rows_per_tile() : rows * pieces(); }
+  Rows tiled() const { return {rows, event, kTile}; }
 };
-
-struct Tile {
-  int64_t start, row;
-  int n, rows;
-};
-
-Tile tile_of(const Problem& problem, int64_t index) {
-  if (problem.event <= kTile) {
-    const int64_t row = index * problem.rows_per_tile(), rows = std::min(problem.rows_per_tile(), problem.rows - row);
-    return {row * problem.event, row, static_cast<int>(rows * problem.event), static_cast<int>(rows)};
-  }
-  const int64_t row = index / problem.pieces(), begin = (index % problem.pieces()) * kTile;
-  return {row * problem.event + begin, row, static_cast<int>(std::min<int64_t>(kTile, problem.event - begin)), 1};
-}
 
 Problem problem_of(const Arguments& a) {
   Problem p = {checked_shape(a), a.reduce_event, input_of(a.mu), input_of(a.logvar), input_of(a.eps), input_of(a.prior_mu),
@@ -89,13 +52,7 @@ const T* noise(const Problem& p, const Tile& tile, int64_t k, T* buffer) {
   return buffer + skipped;
 }
 
-template <class F>
-void for_each_tile(const Problem& p, const F& f) {
-  const int64_t per_tile = std::min<int64_t>(kTile, p.rows_per_tile() * p.event) * p.samples;
-  torch::stable::parallel_for(0, p.tiles(), std::max<int64_t>(1, kGrain / per_tile), [&](int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; ++i) f(tile_of(p, i));
-  });
-}
+int64_t worth(const Problem& p) { return std::max<int64_t>(1, kGrain / p.samples); }
 
 // --- forward ---------------------------------------------------------------------------------------------------------------
 
@@ -133,64 +90,17 @@ void forward_tile(const Problem& p, const Tile& tile, const Output& z, T* kl) {
 }
 
 template <class T>
-void forward_elements(const Problem& p, const Output& z, T* kl) {
-  for_each_tile(p, [&](const Tile& tile) { forward_tile<T>(p, tile, z, kl + tile.start); });
-}
-
-template <class T>
-void forward_short_rows(const Problem& p, const Output& z, T* kl) {
-  for_each_tile(p, [&](const Tile& tile) {
-    alignas(64) T elements[kTile + 32];  // `sum` may read beyond the last one
-    forward_tile<T>(p, tile, z, elements);
-    const int event = static_cast<int>(p.event);
-    for (int i = 0; i < tile.rows; ++i) kl[tile.row + i] = loops<T>().sum(elements + i * event, event);
-  });
-}
-
-// A row of more than one tile: the sums of its pieces are added in double, chunk by chunk, in an order that depends on nothing but
-// the row's length.
-template <class T>
-void forward_long_rows(const Problem& p, const Output& z, T* kl) {
-  const int64_t pieces = p.pieces(), per_chunk = (pieces + kMaxChunks - 1) / kMaxChunks;
-  const int64_t chunks = (pieces + per_chunk - 1) / per_chunk;
-  const auto sum_chunk = [&](int64_t row, int64_t chunk) {
-    alignas(64) T elements[kTile + 32];
-    double total = 0;
-    for (int64_t i = chunk * per_chunk; i < std::min(pieces, (chunk + 1) * per_chunk); ++i) {
-      const Tile tile = tile_of(p, row * pieces + i);
-      forward_tile<T>(p, tile, z, elements);
-      total += loops<T>().sum(elements, tile.n);
-    }
-    return total;
-  };
-  // As many rows at a time as have room for their chunks' sums.
-  const int64_t group = std::max<int64_t>(1, kMaxChunks / chunks);
-  const int64_t grain = std::max<int64_t>(1, kGrain / (per_chunk * kTile * p.samples));
-  for (int64_t first = 0; first < p.rows; first += group) {
-    double sums[kMaxChunks];
-    const int64_t rows = std::min(group, p.rows - first);
-    torch::stable::parallel_for(0, rows * chunks, grain, [&](int64_t from, int64_t to) {
-      for (int64_t i = from; i < to; ++i) sums[i] = sum_chunk(first + i / chunks, i % chunks);
-    });
-    for (int64_t row = 0; row < rows; ++row) {
-      double total = 0;
-      for (int64_t chunk = 0; chunk < chunks; ++chunk) total += sums[row * chunks + chunk];
-      kl[first + row] = static_cast<T>(total);
-    }
-  }
-}
-
-template <class T>
 void forward_as(const Problem& p, const Tensor& z, const Tensor& kl) {
   T* values = static_cast<T*>(kl.mutable_data_ptr());
   if (p.elements() == 0) {  // no element: no rows, or rows whose sum is empty
     if (p.reduce) std::fill(values, values + p.rows, T(0));
   } else if (!p.reduce) {
-    forward_elements<T>(p, output_of(z), values);
-  } else if (p.event <= kTile) {
-    forward_short_rows<T>(p, output_of(z), values);
+    const Output out = output_of(z);
+    for_each_tile(p.tiled(), worth(p), [&](const Tile& tile) { forward_tile<T>(p, tile, out, values + tile.start); });
   } else {
-    forward_long_rows<T>(p, output_of(z), values);
+    const Output out = output_of(z);
+    const auto elements = [&](const Tile& tile, int, T* kl) { forward_tile<T>(p, tile, out, kl); };
+    sum_rows<T>(p.tiled(), worth(p), [] { return 0; }, elements, loops<T>().sum, values);
   }
 }
 
@@ -297,7 +207,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const OptionalTensor& grad_z
   Gradients g = {input_of(grad_z), input_of(grad_kl), output_of(grad_mu), output_of(grad_logvar), Output(), Output()};
   if (prior) g.prior_mu = output_of(grad_prior_mu), g.prior_logvar = output_of(grad_prior_logvar);
   if (p.elements() > 0) {
-    for_each_tile(p, [&](const Tile& tile) {
+    for_each_tile(p.tiled(), worth(p), [&](const Tile& tile) {
       if (mu.scalar_type() == ScalarType::Double) {
         backward_tile<double>(p, tile, g);
       } else {
@@ -311,10 +221,4 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const OptionalTensor& grad_z
 }  // namespace
 }  // namespace vaekit
 
-STABLE_TORCH_LIBRARY_IMPL(vaekit, CPU, m) {
-  m.impl("reparameterize_kl", TORCH_BOX(&vaekit::forward));
-  m.impl("reparameterize_kl_backward", TORCH_BOX(&vaekit::backward));
-}
-
-// The instruction set in use.
-VAEKIT_EXPORT const char* vaekit_cpu_capability() { return vaekit::instruction_set().name; }
+VAEKIT_CPU_OPERATOR(reparameterize_kl, vaekit::forward, vaekit::backward)

@@ -144,7 +144,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& mu, const Tensor& logvar, const
   OptionalTensor sums;
   p.segments = nullptr;
   if (const int64_t segments = cuda::segments_of(p)) {
-    sums = empty(&segments, 1, ScalarType::Double, mu);
+    sums = empty(&segments, 1, ScalarType::Double, mu, kReparameterizeKl);
     p.segments = static_cast<double*>(sums->mutable_data_ptr());
   }
   with_storage(mu.scalar_type(), [&](auto storage) { cuda::forward<decltype(storage)>(p, call.processors, call); });

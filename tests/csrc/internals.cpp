@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/instruction_sets.h"
-#include "cpu/arrays.h"
+#include "cpu/arrays.cpp"
+#include "cpu/reparameterize_kl.h"
 
 namespace py = pybind11;
 using namespace vaekit;
@@ -21,9 +21,11 @@ Array<T> like(const Array<T>& array) {
   return Array<T>(array.size());
 }
 
-const InstructionSet& named(const std::string& name) {
+int named(const std::string& name) {
+  int i = 0;
   for (const InstructionSet& set : kInstructionSets) {
-    if (name == set.name && set.supported()) return set;
+    if (name == set.name && set.supported()) return i;
+    ++i;
   }
   throw std::invalid_argument("no instruction set " + name + " here");
 }
@@ -37,11 +39,9 @@ std::vector<std::string> instruction_sets() {
 }
 
 template <class T>
-const Loops<T>& loops_of(const std::string& name);
-template <>
-const Loops<float>& loops_of<float>(const std::string& name) { return named(name).float_loops; }
-template <>
-const Loops<double>& loops_of<double>(const std::string& name) { return named(name).double_loops; }
+const Loops<T>& loops_of(const std::string& name) {
+  return VAEKIT_TABLE_OF(named(name), kLoops<T>);
+}
 
 template <class T>
 py::tuple exponentials(const Array<T>& x, bool fused) {
@@ -106,14 +106,8 @@ Array<uint32_t> words(const std::string& name, uint64_t seed, uint64_t first, in
       const Words x = philox(seed, static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32));
       buffer[0][i] = x.x0, buffer[1][i] = x.x1, buffer[2][i] = x.x2, buffer[3][i] = x.x3;
     }
-#if VAEKIT_DISPATCH
-  } else if (&named(name).float_loops == &x86_64_v4::kLoops<float>) {
-    x86_64_v4::philox_words(buffer, seed, first, blocks);
-  } else if (&named(name).float_loops == &x86_64_v3::kLoops<float>) {
-    x86_64_v3::philox_words(buffer, seed, first, blocks);
-#endif
   } else {
-    baseline::philox_words(buffer, seed, first, blocks);
+    VAEKIT_TABLE_OF(named(name), philox_words)(buffer, seed, first, blocks);
   }
   Array<uint32_t> out({4, blocks});
   for (int j = 0; j < 4; ++j) std::copy(buffer[j], buffer[j] + blocks, out.mutable_data() + j * blocks);
@@ -193,15 +187,15 @@ PYBIND11_MODULE(vaekit_internals, m) {
   m.def("every_loop_float", &every_loop<float>);
   m.def("every_loop_double", &every_loop<double>);
   m.def("widen_half", [](const std::string& name, const Array<uint16_t>& bits) {
-    return widened<Half>(bits, named(name).conversions.widen_half);
+    return widened<Half>(bits, array_loops(named(name)).widen_half);
   });
   m.def("widen_bfloat16", [](const std::string& name, const Array<uint16_t>& bits) {
-    return widened<BFloat16>(bits, named(name).conversions.widen_bfloat16);
+    return widened<BFloat16>(bits, array_loops(named(name)).widen_bfloat16);
   });
   m.def("narrow_half", [](const std::string& name, const Array<float>& values) {
-    return narrowed<Half>(values, named(name).conversions.narrow_half);
+    return narrowed<Half>(values, array_loops(named(name)).narrow_half);
   });
   m.def("narrow_bfloat16", [](const std::string& name, const Array<float>& values) {
-    return narrowed<BFloat16>(values, named(name).conversions.narrow_bfloat16);
+    return narrowed<BFloat16>(values, array_loops(named(name)).narrow_bfloat16);
   });
 }

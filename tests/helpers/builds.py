@@ -13,7 +13,7 @@ import vaekit
 
 from .installs import CUDA_LIBRARY, LIBRARY, RECORD, ROOT, STAND_IN, environment
 
-SOURCE = "csrc/cpu/reparameterize_kl.cpp"
+SOURCE = "csrc/cpu/library.cpp"
 NOWHERE = "/nowhere/c++"  # a compiler that is not there
 
 NVCC = """
@@ -37,6 +37,8 @@ def copy_repository(folder: Path, *, stand_in: bool = True) -> Path:
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, folder)
     if stand_in:
+        for source in (folder / SOURCE).parent.glob("*.cpp"):
+            source.unlink()
         (folder / SOURCE).write_text(STAND_IN)
     return folder
 

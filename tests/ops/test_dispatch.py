@@ -35,7 +35,7 @@ def per_example_gradients():
 
 SUBSTITUTES = {
     "the look at transforms": ("transforms_are_active", lambda: True),
-    "below autograd": ("_below_autograd", contextlib.nullcontext),
+    "below autograd": ("below_autograd", contextlib.nullcontext),
     "the forward mode's level": ("forward_ad", object()),
     "apply": ("_apply_eagerly", dispatch._EagerForward.apply),
 }

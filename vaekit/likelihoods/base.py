@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from vaekit.checks import checked_sizes, checked_word
 from vaekit.likelihoods.support import REAL, Support
 from vaekit.ops import reference
+from vaekit.ops.nll import NllOperator, summed
 from vaekit.registry import Part, Registry
 
 # Where a decoder may start, see `parameters_of_mean`: at the edge of a support a mean has no finite parameters.
@@ -62,6 +64,7 @@ class Likelihood(Part, nn.Module, ABC):
     support: Support = REAL
     is_nominal: bool = False
     missing: str = "refuse"
+    operator: ClassVar[NllOperator | None] = None  # the sum of `element_nll` in one pass, where there is one
 
     def __init__(self, missing: str = "refuse") -> None:
         super().__init__()
@@ -77,15 +80,19 @@ class Likelihood(Part, nn.Module, ABC):
             ValueError: another P, or an x of another shape than the parameters describe.
         """
         self._check_shapes(parameters, x)
-        dtype = reference.compute_dtype(parameters.dtype)
-        parameters, x = parameters.to(dtype), x.to(dtype)
-        if self.missing == "refuse":
-            return self.element_nll(parameters, x).flatten(1).sum(-1)
-        # Before the formula as well as after it: in a derivative, 0 times what the formula makes of a NaN or overflows to is NaN.
-        missing = x.isnan()
-        parameters = parameters.masked_fill(missing.unsqueeze(1), 0.0)
-        elements = self.element_nll(parameters, x.masked_fill(missing, self.support.filler))
-        return elements.masked_fill(missing, 0.0).flatten(1).sum(-1)
+        ignore_missing = self.missing == "ignore"
+        if self.operator is None:
+            return summed(self.element_nll, parameters, x, ignore_missing, self.support.filler)
+        return self.operator(parameters, x, *self._operator_options(parameters), ignore_missing=ignore_missing)
+
+    def _operator_options(self, parameters: Tensor) -> tuple[Any, ...]:
+        """What the operator takes besides the parameters and x."""
+        return ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "element_nll" in cls.__dict__ and "operator" not in cls.__dict__:
+            cls.operator = None  # which has the formula of the class above
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         """-log p of each element, in nats: parameters [B, P, *S], x [B, *S] without NaN -> [B, *S], all of one dtype.

@@ -11,6 +11,11 @@ from torch.nn import functional as F
 from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
 from vaekit.likelihoods.support import UNIT_INTERVAL
 from vaekit.ops import philox
+from vaekit.ops.nll import NllOperator
+
+
+def _elements(parameters: Tensor, x: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(parameters[:, 0], x, reduction="none")
 
 
 @registry.register("bernoulli")
@@ -31,9 +36,10 @@ class Bernoulli(Likelihood):
     """
 
     support = UNIT_INTERVAL
+    operator = NllOperator("bernoulli_nll", _elements, UNIT_INTERVAL.filler)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(parameters[:, 0], x, reduction="none")
+        return _elements(parameters, x)
 
     def mean(self, parameters: Tensor) -> Tensor:
         self._check_shapes(parameters)

@@ -23,10 +23,16 @@ from vaekit.ops import autograd, schema, vmap
 transforms_are_active: Any = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
 # Keeps the dispatcher from asking once more what needs a gradient. If it goes: it asks, to no effect, as recording is off there.
-_below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext)
+below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext)
 
 
-def _forward_mode_is_on() -> bool:
+def forward_mode_is_on() -> bool:
+    """Whether a level of forward-mode differentiation is entered.
+
+    Example:
+        >>> forward_mode_is_on()
+        False
+    """
     # If it goes: always yes, and backward prepares for a second derivative that nobody takes.
     return bool(getattr(forward_ad, "_current_level", 0) >= 0)
 
@@ -68,7 +74,7 @@ class _EagerForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Any:
         autograd.setup_context(ctx, arguments, None)
-        with _below_autograd():
+        with below_autograd():
             return schema.forward(*arguments)
 
     backward = staticmethod(_Forward.backward)
@@ -78,15 +84,21 @@ class _EagerBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Any:
         autograd.setup_backward_context(ctx, arguments, None)
-        with _below_autograd():
+        with below_autograd():
             return schema.backward(*arguments)
 
     backward = staticmethod(autograd.double_backward)
 
 
-# Function.apply as it is outside of transforms, without its look at every argument. If Function.apply comes to do more than look,
-# this leaves it out: tests/ops/test_dispatch.py compares the two.
-_apply_eagerly: Any = super(torch.autograd.Function, _EagerForward).apply
+def eager_apply(function: type[torch.autograd.Function]) -> Any:
+    """Function.apply as it is outside of transforms, without its look at every argument.
+
+    If Function.apply comes to do more than look, this leaves it out: tests/ops/test_dispatch.py compares the two.
+    """
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
+
+_apply_eagerly = eager_apply(_EagerForward)
 
 
 def call_forward(*arguments: Any) -> Any:
@@ -104,9 +116,9 @@ def call_backward(*arguments: Any) -> Any:
         return schema.backward(*arguments)
     if transforms_are_active():
         return _Backward.apply(*arguments)  # type: ignore[no-untyped-call]
-    if torch.is_grad_enabled() or _forward_mode_is_on():
+    if torch.is_grad_enabled() or forward_mode_is_on():
         return _EagerBackward.apply(*arguments)  # type: ignore[no-untyped-call]
-    with _below_autograd():
+    with below_autograd():
         return schema.backward(*arguments)
 
 

@@ -20,6 +20,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -53,10 +54,11 @@ class Torch(NamedTuple):
 
 
 class Kernels(NamedTuple):
-    """What serves each device type, in words; and for each that no compiled kernel serves, why."""
+    """What serves each device type, in words; for each that no compiled kernel serves, why; and which operators have kernels."""
 
     states: Mapping[str, str]
     missing: Mapping[str, _NotLoaded]
+    operators: Mapping[str, frozenset[str]] = MappingProxyType({})  # that have kernels on a device type
 
     @property
     def loaded(self) -> frozenset[str]:
@@ -84,18 +86,19 @@ def load(environment: Mapping[str, str], running: Torch, package: Path) -> Kerne
     """
     states: dict[str, str] = {}
     missing: dict[str, _NotLoaded] = {}
+    operators: dict[str, frozenset[str]] = {}
     for device_type in ("cpu", "cuda"):
         try:
             check_wanted(device_type, environment, running)
             entry = built(device_type, package)
-            states[device_type] = open_library(device_type, package / f"_C_{device_type}{_SUFFIX}", entry)
+            states[device_type], operators[device_type] = open_library(device_type, package / f"_C_{device_type}{_SUFFIX}", entry)
         except _NotLoaded as reason:
             if _is_set(environment, "VAEKIT_REQUIRE_NATIVE") and (device_type == "cpu" or isinstance(reason, _Broken)):
                 raise ImportError(
                     f"VAEKIT_REQUIRE_NATIVE is set, and vaekit has no compiled {device_type.upper()} kernel: {reason}"
                 ) from reason
             states[device_type], missing[device_type] = f"reference ({reason})", reason
-    return Kernels(states, missing)
+    return Kernels(states, missing, operators)
 
 
 def _is_set(environment: Mapping[str, str], variable: str) -> bool:
@@ -145,8 +148,8 @@ def built(device_type: str, package: Path) -> dict[str, Any]:
     return dict(entry)
 
 
-def open_library(device_type: str, library: Path, entry: Mapping[str, Any]) -> str:
-    """Loads a library that was built, and describes it; raises _Broken if it cannot be used."""
+def open_library(device_type: str, library: Path, entry: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
+    """Loads a library that was built: its description and its operators; raises _Broken if it cannot be used."""
     if not library.is_file():
         raise _Broken(f"{library} is missing although it was built; {_AGAIN}")
     # Checked first because the system's loader does not: a file that was cut short ends the process with a bus error.
@@ -165,7 +168,12 @@ def open_library(device_type: str, library: Path, entry: Mapping[str, Any]) -> s
         if reason := obstacle().decode():  # then the library itself has registered nothing
             raise _Broken(f"{reason}; update the driver, or {_AGAIN} with a CUDA toolkit as old as the driver (CUDA_HOME)")
     capability.restype = ctypes.c_char_p
-    return f"native ({capability().decode()}; {entry['compiler']}, torch {entry['torch']} headers)"
+    description = f"native ({capability().decode()}; {entry['compiler']}, torch {entry['torch']} headers)"
+    listed = getattr(loaded, f"vaekit_{device_type}_operators", None)
+    if listed is None:
+        return description, frozenset({"reparameterize_kl"})
+    listed.restype = ctypes.c_char_p
+    return description, frozenset(listed().decode().split())
 
 
 _KERNELS = load(os.environ, Torch(torch.__version__, torch.version.cuda, torch.version.hip), _PACKAGE)
@@ -207,8 +215,18 @@ def has_native(device_type: str) -> bool:
     return device_type in LOADED
 
 
+def has_kernel(device_type: str, operator: str) -> bool:
+    """Whether a compiled kernel of an operator serves tensors on `device_type`.
+
+    Example:
+        >>> has_kernel("cpu", "reparameterize_kl") == has_native("cpu")
+        True
+    """
+    return operator in _KERNELS.operators.get(device_type, ())
+
+
 def serves(tensor: torch.Tensor) -> bool:
-    """Whether a compiled kernel serves the tensor's device; called in every step."""
+    """Whether a compiled kernel of `reparameterize_kl` serves the tensor's device; called in every step."""
     return (_CPU and tensor.is_cpu) or (_CUDA and tensor.is_cuda)
 
 

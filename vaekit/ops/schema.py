@@ -26,17 +26,28 @@ forward = torch.ops.vaekit.reparameterize_kl.default
 backward = torch.ops.vaekit.reparameterize_kl_backward.default
 
 
-def _check_device(arguments: Iterable[Any], mu: Tensor) -> None:
-    # One operand on meta brings a call here; a result on mu's device would be memory that nobody wrote.
+def check_device(name: str, arguments: Iterable[Any], first: Tensor, word: str) -> None:
+    """Refuse tensors of several devices among an operator's arguments.
+
+    One operand on meta brings a call to the fake kernel; a result on the first one's device would be memory that nobody wrote.
+
+    Raises:
+        RuntimeError: tensors of several devices.
+
+    Example:
+        >>> check_device("reparameterize_kl", [torch.zeros(1)], torch.zeros(1), "mu")
+    """
     for argument in arguments:
-        if isinstance(argument, Tensor) and argument.device != mu.device:
-            raise RuntimeError(f"reparameterize_kl takes tensors of one device, got {mu.device} and {argument.device}")
+        if isinstance(argument, Tensor) and argument.device != first.device:
+            raise RuntimeError(
+                f"{name} takes tensors of one device, got {word} on {first.device} and another on {argument.device}"
+            )
 
 
 @torch.library.register_fake(FORWARD)  # type: ignore[untyped-decorator]
 def _fake_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     o = Operands(*arguments)
-    _check_device(arguments, o.mu)
+    check_device("reparameterize_kl", arguments, o.mu, "mu")
     samples = () if o.num_samples is None else (o.num_samples,)
     kl_shape = o.mu.shape[: o.mu.ndim - o.event_dims] if o.reduce_event else o.mu.shape
     return o.mu.new_empty((*samples, *o.mu.shape)), o.mu.new_empty(kl_shape, dtype=reference.compute_dtype(o.mu.dtype))
@@ -47,7 +58,7 @@ def _fake_backward(
     grad_z: Tensor | None, grad_kl: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     o = Operands(*arguments)
-    _check_device((grad_z, grad_kl, *arguments), o.mu)
+    check_device("reparameterize_kl", (grad_z, grad_kl, *arguments), o.mu, "mu")
     prior = (None, None) if o.prior_mu is None else (o.mu.new_empty(o.mu.shape), o.mu.new_empty(o.mu.shape))
     return o.mu.new_empty(o.mu.shape), o.mu.new_empty(o.mu.shape), *prior
 

@@ -1,8 +1,4 @@
-// Loops over elements for one instruction set. Included once for each, by instruction_sets.h, which defines
-//   VAEKIT_ISA     the namespace,
-//   VAEKIT_TARGET  the attribute that makes the compiler use the instruction set,
-//   VAEKIT_FUSED   whether it has fused multiply-adds,
-//   VAEKIT_LANES   how many 64-bit lanes an integer vector has: 2, 4 or 8; 0 where there are no x86 intrinsics.
+// Loops over elements of reparameterize_kl; for_each_instruction_set.h includes them for each instruction set.
 // The compiler vectorises the loops. Only Philox's words use intrinsics: from plain code no compiler derives the instruction that
 // multiplies the low halves of 64-bit lanes, which makes the words two to three times faster.
 
@@ -237,24 +233,10 @@ VAEKIT_TARGET void add_divergence_from(const T* VAEKIT_RESTRICT mu, const T* VAE
   }
 }
 
-VAEKIT_TARGET inline void widen(const BFloat16* VAEKIT_RESTRICT in, int n, float* VAEKIT_RESTRICT out) {
-  for (int i = 0; i < n; ++i) out[i] = to_float(in[i]);
-}
-VAEKIT_TARGET inline void widen(const Half* VAEKIT_RESTRICT in, int n, float* VAEKIT_RESTRICT out) {
-  for (int i = 0; i < n; ++i) out[i] = to_float(in[i]);
-}
-VAEKIT_TARGET inline void narrow(const float* VAEKIT_RESTRICT in, int n, BFloat16* VAEKIT_RESTRICT out) {
-  for (int i = 0; i < n; ++i) out[i] = to_bfloat16(in[i]);
-}
-VAEKIT_TARGET inline void narrow(const float* VAEKIT_RESTRICT in, int n, Half* VAEKIT_RESTRICT out) {
-  for (int i = 0; i < n; ++i) out[i] = to_half(in[i]);
-}
-
 template <class T>
 constexpr Loops<T> kLoops = {kStep,           &normals<T>, &draw_and_diverge<T>, &divergence<T>, &divergence_from<T>,
                              &sample<T>,      &sum<T>,     &add_sample<T>,       &gradients<T>,  &draw_gradient<T>,
                              &add_divergence<T>, &add_divergence_from<T>};
-constexpr Conversions kConversions = {&widen, &widen, &narrow, &narrow};
 
 }  // namespace VAEKIT_ISA
 }  // namespace vaekit

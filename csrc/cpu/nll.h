@@ -1,0 +1,45 @@
+// What every operator `vaekit::*_nll` has on the CPU: its loops over a tile of elements. nll.cpp cuts the data into tiles, reads strided
+// and narrow tensors, sums the rows, leaves out what is missing and writes the gradients.
+#pragma once
+
+#include <cstdint>
+#include <tuple>
+
+#include "../nll.h"
+
+namespace vaekit {
+
+// A tile of n elements.
+template <class T>
+struct NllTile {
+  int n;
+  T limit;                     // Real<T>::kExpLimit, passed in for the reason given in real.h
+  const T* x;                  // NaN where a value is missing: what a loop makes of it is not used
+  const T* const* parameters;  // P arrays
+  T shared;                    // a parameter that all elements share
+  int64_t option;              // the operator's own
+};
+
+template <class T>
+struct NllLoops {
+  void (*values)(const NllTile<T>& tile, T* nll);  // each element's, in nats
+  // The gradients of the parameters, P arrays, and of `shared` where it is not null, element by element.
+  void (*gradients)(const NllTile<T>& tile, const T* grad, T* const* parameters, T* shared);
+};
+
+// How an operator is computed in a call.
+struct NllKernel {
+  const NllLoops<float>& float_loops;
+  const NllLoops<double>& double_loops;
+  int64_t worth;       // how many elements are worth another thread
+  double shared = 0;   // the shared parameter where it is no tensor
+  int64_t option = 0;
+};
+
+// [B], of checked operands.
+Tensor nll(const NllOperands& operands, const NllKernel& kernel);
+
+// Gradients of the parameters, like them and contiguous, and of the shared parameter, an undefined tensor where there is none.
+std::tuple<Tensor, Tensor> nll_backward(const Tensor& grad, const NllOperands& operands, const NllKernel& kernel);
+
+}  // namespace vaekit
