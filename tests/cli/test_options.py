@@ -15,6 +15,7 @@ from vaekit.training import FitOptions
 
 VALUES = {
     "epochs": 3,
+    "planned_epochs": 3,
     "batch_size": 7,
     "learning_rate": 0.25,
     "optimizer": "sgd",

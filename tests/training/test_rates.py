@@ -1,6 +1,7 @@
 """The learning rate of a run: from the run's own length, through its history, and refused in the middle of it."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -62,6 +63,74 @@ def test_a_warm_up_longer_than_the_run_is_refused_before_the_first_step(tmp_path
     with pytest.raises(ValueError, match="learning_rate: warmup has to be less than the 8 steps of the whole, got 500"):
         fit(model(), learning_rate=spec, out=tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())
+
+
+SHORT = {  # a schedule that is longer than 8 steps, and how long it is
+    "warm-up": ({"name": "warmup_cosine", "peak": 0.1, "warmup": 500, "steps": 1000}, "1,000"),
+    "milestones": ({"name": "step", "start": 0.1, "gamma": 0.5, "milestones": [3, 8]}, "9"),
+    "every": ({"name": "step", "start": 0.1, "every": 8}, "9"),
+    "one cycle": ({"name": "one_cycle", "peak": 0.1, "steps": 80}, "80"),
+    "an object": (vaekit.schedules.Linear(9, 0.1, 0.0), "9"),
+    "cycles": ({"name": "cyclic", "period": 5, "cycles": 2, "start": 0.1, "end": 0.2}, "10"),
+}
+
+
+@pytest.mark.parametrize("as_loader", [None, "with a length", "without"])
+@pytest.mark.parametrize(("rate", "steps"), SHORT.values(), ids=SHORT)
+def test_a_schedule_that_is_longer_than_the_run_is_warned_of_once_with_numbers(rate, steps, as_loader):
+    loaders = {"with a length": DataLoader(X, batch_size=16), "without": Unsized(X.split(16))}
+    with pytest.warns(UserWarning, match="schedule of the learning rate") as warned:
+        seen, _ = rates_of(rate, loaders.get(as_loader, X))
+    assert len(warned) == 1
+    said, final = str(warned[0].message), vaekit.schedules.registry.build(rate)(None)
+    assert said.startswith(
+        f"the run {'had' if as_loader == 'without' else 'has'} 8 steps, and the schedule of the learning rate takes"
+    )
+    assert f" takes {steps}: it is {seen[-1]:.4g} at the last step; its final value is {final:.4g}." in said
+
+
+class Unsized(torch.utils.data.IterableDataset):
+    """Batches, nobody knows how many."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        yield from self.batches
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        0.1,
+        {"name": "one_cycle", "peak": 0.1},
+        {"name": "linear", "start": 0.1, "end": 0.0, "steps": 8},
+        {"name": "warmup_cosine", "peak": 0.1, "warmup": 3, "steps": 8},
+        {"name": "step", "start": 0.1, "milestones": [3, 7]},
+        {"name": "step", "start": 0.1, "every": 7},
+        {"name": "plateau", "start": 0.1},
+        lambda step: 0.1,
+    ],
+    ids=str,
+)
+def test_a_schedule_that_the_run_is_long_enough_for_is_not_warned_of(rate):
+    class Own(Schedule):
+        def __call__(self, step):
+            return 0.0 if step is None else 0.1 / (1 + step)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rates_of(Own() if callable(rate) else rate)
+
+
+def test_a_run_that_was_stopped_early_is_not_told_that_it_was_short():
+    class Stop(vaekit.Callback):
+        def on_step_end(self, state):
+            state.stop = True
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(model(), Unsized(X.split(16)), learning_rate={"name": "linear", "start": 0.1, "steps": 8}, callbacks=[Stop()])
 
 
 def test_a_plateau_follows_the_history_of_the_run():

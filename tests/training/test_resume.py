@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -422,17 +423,45 @@ def test_an_optimizer_that_is_a_function_is_given_again(tmp_path):
     assert_same(whole, (vaekit.load(out / "last"), history, out))
 
 
-def test_a_schedule_as_long_as_the_run_stays_as_long_as_it_was_planned(tmp_path):
-    rate = {"name": "linear", "start": 0.01, "end": 0.0}
-    rates = []
+class Rates(vaekit.Callback):
+    def __init__(self):
+        self.seen = []
 
-    class Rates(vaekit.Callback):
-        def on_step_end(self, state):
-            rates.append(state.learning_rate)
+    def on_step_end(self, state):
+        self.seen.append(state.learning_rate)
 
-    fit(model(), out=tmp_path, epochs=2, learning_rate=rate)
-    vaekit.resume(tmp_path, X, epochs=3, callbacks=[Rates()], progress=False, device="cpu")
-    assert rates == [0.0] * 4
+
+@pytest.mark.parametrize("end", [0.0, 0.001])
+def test_a_schedule_as_long_as_the_run_stays_as_long_as_it_was_planned_and_the_folder_says_so(end, tmp_path, capfd):
+    rate, rates = {"name": "linear", "start": 0.01, "end": end}, Rates()
+    fit(model(), out=tmp_path / "run", epochs=2, learning_rate=rate)
+    assert json.loads((tmp_path / "run/run.json").read_text())["planned_epochs"] is None
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        history = vaekit.resume(tmp_path / "run", X, epochs=3, callbacks=[rates], device="cpu")
+    assert rates.seen == [end] * 4
+    said = capfd.readouterr().err.splitlines()
+    assert f"the learning rate keeps the schedule for 2 epochs with which the run began, and stays at {end:g} after them" in said
+    assert ["what comes until epoch 3 changes no weights" in str(one.message) for one in warned] == ([] if end else [True])
+    settings = json.loads((tmp_path / "run/run.json").read_text())
+    assert (settings["epochs"], settings["planned_epochs"]) == (3, 2)
+
+    again = model()  # what `vaekit train --config` would train from that file
+    repeated = fit(again, out=tmp_path / "again", epochs=3, planned_epochs=2, learning_rate=rate)
+    assert dict(repeated) == dict(history)
+    assert torch.equal(weights(again), weights(vaekit.load(tmp_path / "run/last")))
+    for planned in (None, 2):  # as before, by whatever leads there
+        assert go_on(tmp_path / "run", epochs=3).epochs == 3
+        assert fit(model(), out=tmp_path / "run", epochs=3, planned_epochs=planned, learning_rate=rate, resume=True).epochs == 3
+    with pytest.raises(ValueError, match="planned_epochs was 2 and is 3"):
+        fit(model(), out=tmp_path / "run", epochs=3, planned_epochs=3, learning_rate=rate, resume=True)
+
+
+def test_nothing_is_said_of_a_rate_that_more_epochs_do_not_change(tmp_path, capfd):
+    fit(model(), out=tmp_path, epochs=1)
+    vaekit.resume(tmp_path, X, epochs=2, device="cpu")
+    assert "schedule" not in capfd.readouterr().err
+    assert json.loads((tmp_path / "run.json").read_text())["planned_epochs"] is None
 
 
 def test_two_processes_do_not_go_on_with_one_run(tmp_path):

@@ -25,6 +25,14 @@ class Schedule(Part, ABC):
     def __call__(self, step: int | None) -> float:
         """The value at `step` (0, 1, ...); None, used outside training, is the schedule's final value."""
 
+    @property
+    def least_steps(self) -> int | None:
+        """The fewest steps of a run for which it is meant: in which it ends, or changes once where it goes on without end.
+
+        None where it does not say; then nobody is warned that a run is too short for it.
+        """
+        return None
+
 
 class Epochs(Protocol):
     """What a schedule sees of the epochs so far; a `vaekit.History`.
@@ -160,6 +168,10 @@ class _Bounded(Schedule):
     def __init__(self, name: str, schedule: Schedule, lowest: float, highest: float) -> None:
         self.name, self.lowest, self.highest = name, lowest, highest
         self._stands_for = schedule  # which a config has in its place, see recorded_spec
+
+    @property
+    def least_steps(self) -> int | None:
+        return self._stands_for.least_steps
 
     def __call__(self, step: int | None) -> float:
         value = self._stands_for(step)

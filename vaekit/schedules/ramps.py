@@ -35,6 +35,10 @@ class Linear(Schedule):
             checked_number("end", end),
         )
 
+    @property
+    def least_steps(self) -> int:
+        return self.steps
+
     def __call__(self, step: int | None) -> float:
         return between(self.start, self.end, 1.0 if step is None else step / self.steps)
 
@@ -59,6 +63,10 @@ class Cosine(Schedule):
             checked_number("start", start),
             checked_number("end", end),
         )
+
+    @property
+    def least_steps(self) -> int:
+        return self.steps
 
     def __call__(self, step: int | None) -> float:
         fraction = 1.0 if step is None else min(step / self.steps, 1.0)
@@ -91,6 +99,10 @@ class Sigmoid(Schedule):
         )
         self.steepness = float(steepness)
 
+    @property
+    def least_steps(self) -> int:
+        return self.steps
+
     def __call__(self, step: int | None) -> float:
         fraction = 1.0 if step is None else min(step / self.steps, 1.0)
         rise = math.tanh(0.5 * self.steepness * (fraction - 0.5)) / math.tanh(0.25 * self.steepness)
@@ -117,6 +129,10 @@ class Cyclic(Schedule):
             raise ValueError(f"ramp, the rising part of a period, has to be in (0, 1], got {ramp}")
         self.period, self.cycles = checked_size("period", period), checked_size("cycles", cycles)
         self.ramp, self.start, self.end = ramp, checked_number("start", start), checked_number("end", end)
+
+    @property
+    def least_steps(self) -> int:
+        return self.period * self.cycles
 
     def __call__(self, step: int | None) -> float:
         if step is None or step >= self.period * self.cycles:

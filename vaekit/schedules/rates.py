@@ -47,6 +47,10 @@ class WarmupCosine(Schedule):
             checked_number("end", end, least=0.0),
         )
 
+    @property
+    def least_steps(self) -> int:
+        return self.steps
+
     def __call__(self, step: int | None) -> float:
         if step is None:
             return self.end
@@ -90,6 +94,10 @@ class StepDecay(Schedule):
         self.milestones = () if milestones is None else checked_sizes("milestones", milestones)
         if milestones is not None and (not self.milestones or list(self.milestones) != sorted(set(self.milestones))):
             raise ValueError(f"milestones have to be steps in ascending order, [1000, 2000] for example, got {milestones!r}")
+
+    @property
+    def least_steps(self) -> int:
+        return 1 + (self.milestones[-1] if self.every is None else self.every)
 
     def __call__(self, step: int | None) -> float:
         if self.every is not None:
@@ -141,6 +149,10 @@ class OneCycle(Schedule):
         self.start = self.peak / 25.0 if start is None else checked_number("start", start, least=0.0)
         self.end = self.start / 1e4 if end is None else checked_number("end", end, least=0.0)
         self.shape = checked_word("shape", shape, ("cosine", "linear"))
+
+    @property
+    def least_steps(self) -> int:
+        return self.steps
 
     def __call__(self, step: int | None) -> float:
         curve = cosine_between if self.shape == "cosine" else between

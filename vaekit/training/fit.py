@@ -32,11 +32,13 @@ from vaekit.training.loop import Loop
 from vaekit.training.options import FitOptions
 from vaekit.training.plan import Plan
 from vaekit.training.progress import Progress, shown_on
+from vaekit.training.rates import LearningRate, is_planned_by_epochs
 from vaekit.training.record import Record
 from vaekit.training.recorder import Recorder
 from vaekit.training.report import Report, about_validation
 from vaekit.training.signals import heeded
 from vaekit.training.signs import Signs
+from vaekit.training.snapshots import Snapshot
 from vaekit.training.state import RunState
 from vaekit.training.trackers import TrackedRun, Tracker, build
 from vaekit.training.trackers.csv import kept_current
@@ -51,6 +53,7 @@ def fit(
     *,
     validation: Any = None,
     epochs: int = 30,
+    planned_epochs: int | None = None,
     batch_size: int = 64,
     learning_rate: float | Schedule | Mapping[str, Any] = 1e-3,
     optimizer: optimizers.Spec = "adam",
@@ -90,6 +93,9 @@ def fit(
         validation: the same, evaluated after every epoch with the same noise each time; noise goes by an example's place, so that
             a loader should keep its order, or shuffle by torch's global generator, which is seeded for it.
         epochs: passes over `train`.
+        planned_epochs: for how many of them a schedule of the learning rate is made that leaves out its `steps`; `epochs` by
+            default. A run that is resumed with more epochs keeps the schedule that it began with, as its run.json then says, and
+            trains at the final rate after it.
         batch_size: the examples that go through the model at once; a loader has its own.
         learning_rate: the optimizer's, as a number, a schedule of the step, or its spec, {"name": "warmup_cosine", "peak": 1e-3,
             "warmup": 500} for example (see `vaekit.schedules`). A spec that leaves out `steps` gets the run's own number. It is
@@ -183,6 +189,7 @@ def fit(
     """
     options = FitOptions(
         epochs=epochs,
+        planned_epochs=planned_epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
         optimizer=optimizer,
@@ -235,13 +242,15 @@ def fit(
         if (snapshot := checkpoints.newest()) is not None:
             check_same(snapshot.about, about, out)
             about |= {name: snapshot.about[name] for name in ("planned_epochs", "run")}
-            options = replace(options, epochs=max(epochs, snapshot.epochs))  # not fewer than the run has
-            about["options"]["epochs"] = options.epochs
+            options = _gone_on_with(options, snapshot)
+            about["options"] |= {"epochs": options.epochs, "planned_epochs": options.planned_epochs}
         preflight.check_smallest_batch(vae, batches)
         vae.to(engine.device)
         plan = Plan(batches, seed, engine.device, accumulate, partial(seeding.reseed, engine.device), ranks)
         guard = Guard(vae, batches, on_nonfinite, engine.scaler, ranks)
-        update = Update(vae, engine, options, guard, plan.expected_steps(about.get("planned_epochs", epochs)))
+        planned_steps = plan.expected_steps(about.get("planned_epochs", planned_epochs or epochs))
+        update = Update(vae, engine, options, guard, planned_steps)
+        rate, steps = LearningRate(learning_rate, planned_steps), plan.expected_steps(options.epochs)
         guard.explain = Report(vae, batches, update, checkpoints.folder)
         told = () if ranks.rank else build(trackers)
         told = told if snapshot is None else kept_current(told, checkpoints.folder)
@@ -249,6 +258,8 @@ def fit(
         weights = scheduled(vae.loss)
         if plan.steps_per_epoch is not None:
             preflight.warn_of_unfinished(weights, epochs * plan.steps_per_epoch, "the run has")
+        if steps is not None and not ranks.rank:
+            preflight.warn_of_unfinished_rate(rate, steps, "the run has")
         signs = Signs(vae, batches, validation_batches, ranks)
         signs.before()
         parts: dict[str, Stateful] = {"run": state, "loader": plan, "engine": engine, "callbacks": called}
@@ -270,6 +281,10 @@ def fit(
         total = None if plan.size is None else epochs * plan.size
         shown = shown_on(sys.stderr, epochs, total, state.examples) if progress and not ranks.rank else Progress()
         shown.say(f"training {engine}" if snapshot is None else f"training {engine}, {_where(state)}")
+        is_over = state.history.epochs >= options.epochs
+        if snapshot is not None and options.planned_epochs not in (None, options.epochs) and not is_over:
+            shown.say(_after_the_plan(rate, options))
+            preflight.warn_of_no_rate(rate, options)
         plan.say = shown.say
         run = TrackedRun(checkpoints.folder, state.history, vae, options, snapshot is not None, state.step)
         recorder = Recorder(state, state.trackers, run)
@@ -279,6 +294,8 @@ def fit(
             signs.after(state)
         if plan.steps_per_epoch is None:
             preflight.warn_of_unfinished(weights, state.step, "the run had")
+        if steps is None and not (history.interrupted or state.stop or ranks.rank):
+            preflight.warn_of_unfinished_rate(rate, state.step, "the run had")
     if engine.scaler is not None:
         engine.scaler.warn_of_left_out(state.step)
     heed.end(history)
@@ -289,6 +306,19 @@ def _validated(vae: VAE, batches: Whole | Stream, seed: int, ranks: Ranks) -> di
     """The mean terms; what a loader draws from torch's global generators is the same each time."""
     seeding.reseed(vae.device, int(philox.fold_in(philox.make_key(seed), streams.Run.VALIDATION)[0]))
     return mean_terms(vae, batches, evaluation_key(seed), ranks)
+
+
+def _gone_on_with(options: FitOptions, snapshot: Snapshot) -> FitOptions:
+    """The options with no fewer epochs than the run has, and with those for which its learning rate was planned."""
+    epochs, planned = max(options.epochs, snapshot.epochs), snapshot.about["planned_epochs"]
+    is_planned = is_planned_by_epochs(options.learning_rate) and planned != epochs
+    return replace(options, epochs=epochs, planned_epochs=planned if is_planned else options.planned_epochs)
+
+
+def _after_the_plan(rate: LearningRate, options: FitOptions) -> str:
+    """What becomes of a learning rate that was made for another number of epochs, in words."""
+    kept = f"the learning rate keeps the schedule for {options.planned_epochs} epochs with which the run began"
+    return kept if options.epochs < (options.planned_epochs or 0) else f"{kept}, and stays at {rate.final:.4g} after them"
 
 
 def _where(state: RunState) -> str:

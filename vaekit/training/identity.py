@@ -31,7 +31,7 @@ def identity_of(
     every = plain_options(options)
     made = {
         "options": every,
-        "planned_epochs": options.epochs,  # for how many a schedule was made that has the run's own length
+        "planned_epochs": options.planned_epochs or options.epochs,
         "model": vae.config(),
         "frozen": [name for name, p in vae.named_parameters() if not p.requires_grad],
         "evaluating": [name for name, module in vae.named_modules() if not module.training],
@@ -67,6 +67,9 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
         one, other = before["options"].get(option), now["options"].get(option)
         if one != other:
             yield f"{option} was {one!r} and is {other!r}"
+    one, other = before["planned_epochs"], now["options"]["planned_epochs"]
+    if other not in (None, one):
+        yield f"planned_epochs was {one} and is {other}"
     for kind in dict.fromkeys((*before["model"], *now["model"])):
         one, other = before["model"].get(kind), now["model"].get(kind)
         if kind != "vaekit" and one != other:

@@ -36,6 +36,10 @@ class FitOptions:
     """
 
     epochs: int = field(default=30, metadata={"help": "Passes over the training data.", "may_change": True})
+    planned_epochs: int | None = field(
+        default=None,
+        metadata={"help": "Epochs for which a rate without steps of its own is scheduled; epochs by default."},
+    )
     batch_size: int = field(default=64, metadata={"help": "Examples that go through the model at once."})
     learning_rate: float | Schedule | Mapping[str, Any] = field(
         default=1e-3, metadata={"help": "The optimizer's, or a schedule of it."}
@@ -79,6 +83,8 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         checked_size("epochs", self.epochs)
+        if self.planned_epochs is not None:
+            checked_size("planned_epochs", self.planned_epochs)
         checked_size("batch_size", self.batch_size)
         rates.check(self.learning_rate)
         optimizers.check(self.optimizer)
@@ -101,8 +107,10 @@ class FitOptions:
 
     @classmethod
     def lasting(cls) -> tuple[str, ...]:
-        """The options that stay as they are when a run is resumed."""
-        return tuple(option.name for option in fields(cls) if not option.metadata.get("may_change"))
+        """The options that stay as they are when a run is resumed; `planned_epochs` is what it was, or left out."""
+        return tuple(
+            option.name for option in fields(cls) if not (option.metadata.get("may_change") or option.name == "planned_epochs")
+        )
 
     @classmethod
     def describe(cls) -> Iterator[tuple[str, Any, str]]:

@@ -12,6 +12,9 @@ from torch import nn
 from vaekit.batch_norm import BATCH_NORMALIZATIONS
 from vaekit.data import Stream, Whole
 from vaekit.schedules import Schedule, is_final
+from vaekit.training.options import FitOptions
+from vaekit.training.rates import LearningRate
+from vaekit.training.warned import warn
 from vaekit.vae import VAE
 
 
@@ -100,6 +103,26 @@ def warn_of_unfinished(weights: Mapping[str, Schedule], steps: int, run_has: str
                 UserWarning,
                 stacklevel=4,
             )
+
+
+def warn_of_unfinished_rate(rate: LearningRate, steps: int, run_has: str) -> None:
+    """Warn of a learning rate whose schedule is longer than the run."""
+    if rate.least_steps is not None and steps < rate.least_steps:
+        warn(
+            f"{run_has} {steps:,} steps, and the schedule of the learning rate takes {rate.least_steps:,}: it is "
+            f"{rate(max(steps - 1, 0)):.4g} at the last step; its final value is {rate.final:.4g}. Train for longer, or shorten "
+            "the schedule: a spec without steps gets the run's own number"
+        )
+
+
+def warn_of_no_rate(rate: LearningRate, options: FitOptions) -> None:
+    """Warn of epochs after those for which the learning rate was made, where it is 0 in them."""
+    planned = options.planned_epochs or options.epochs
+    if planned < options.epochs and rate.final == 0.0:
+        warn(
+            f"the learning rate was made for {planned} epochs and is 0 after them: what comes until epoch {options.epochs} "
+            "changes no weights. For another schedule begin another run, from the weights in `last`"
+        )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vaekit.checks import checked_number, is_number
-from vaekit.schedules import Constant, Epochs, HistorySchedule, Schedule, bounded, named_schedule
+from vaekit.schedules import Constant, Epochs, HistorySchedule, Schedule, bounded, named_schedule, registry
 
 _NAME = "learning_rate"
 _LONG = 10**9  # steps of a run that is not known yet
@@ -22,6 +22,18 @@ def check(learning_rate: Any) -> None:
     if is_number(learning_rate):
         checked_number(_NAME, learning_rate, above=0.0)
     bounded(_NAME, named_schedule(_NAME, learning_rate, {"steps": _LONG}))
+
+
+def is_planned_by_epochs(learning_rate: Any) -> bool:
+    """Whether it is a spec that gets the run's own number of steps.
+
+    Example:
+        >>> is_planned_by_epochs({"name": "cosine", "start": 1e-3})
+        True
+        >>> is_planned_by_epochs({"name": "cosine", "start": 1e-3, "steps": 100})
+        False
+    """
+    return isinstance(learning_rate, Mapping) and "steps" not in learning_rate and registry.takes(learning_rate["name"], "steps")
 
 
 class LearningRate:
@@ -49,6 +61,16 @@ class LearningRate:
     def is_constant(self) -> bool:
         """Whether it is the same at every step of the run."""
         return isinstance(self._schedule, Constant)
+
+    @property
+    def least_steps(self) -> int | None:
+        """The fewest steps of a run for which the schedule is meant; None where it does not say."""
+        return self._schedule.least_steps
+
+    @property
+    def final(self) -> float:
+        """Its final value."""
+        return self._now(None)
 
     @property
     def follows_history(self) -> bool:

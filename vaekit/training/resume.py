@@ -50,7 +50,7 @@ def resume(folder: str | os.PathLike[str], train: Any, *, validation: Any = None
     if snapshot is None:
         raise FileNotFoundError(f"{folder} has no checkpoint to go on from: it is not the folder of a run, or kept none")
     options = dict(snapshot.about["options"])
-    lasting = {*FitOptions.lasting(), "vae", "out", "resume"}
+    lasting = {*FitOptions.lasting(), "planned_epochs", "vae", "out", "resume"}
     if isinstance(optimizer := options["optimizer"], str) and optimizer not in optimizers.names():
         if "optimizer" not in changes:
             raise TypeError(f"the optimizer of the run was {optimizer}, which is not registered; give optimizer= again")
