@@ -18,6 +18,7 @@ LOADER = torch.utils.data.DataLoader
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     monkeypatch.setattr(signs, "TRAINED", 50)
+    monkeypatch.setattr(signs, "SEEN", 1000)
     monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 0.0)
 
 
@@ -170,11 +171,76 @@ def test_objectives_of_the_house_are_none_of_those(loss):
 def test_latent_dimensions_that_have_collapsed_are_named(validation):
     vae = model(likelihood={"name": "gaussian"}, loss={"name": "elbo", "beta": 1000.0})
     said = warned(vae, LINES, epochs=30, batch_size=50, learning_rate=0.01, validation=validation)
-    assert len(said) == 1
-    assert "2 of 2 latent dimensions have collapsed, with a divergence below 0.01 nats: z[0] and z[1]." in said[0]
+    what = "2 of 2 latent dimensions have collapsed, with a divergence below 0.01 nats: z[0] and z[1]."
+    assert [one[: one.index("They")].strip() for one in said] == [f"after step 49, {what}", f"at the end of the run, {what}"]
     kl = vaekit.evaluation.latent_statistics(vae, LINES).kl
     assert (kl < 0.01).all()
     assert not warned(model(loss={"name": "elbo", "beta": 1000.0}), epochs=2)  # 8 steps, which tell nothing
+
+
+class Fixed(vaekit.Callback):
+    """A posterior that has collapsed until so many steps are done; what had been warned of at the end of each epoch."""
+
+    def __init__(self, vae, until=10**9):
+        self.mean, self.until, self.said = 0.0, until, []
+        vae.encoder.register_forward_hook(lambda module, given, q: vaekit.DiagonalGaussian(q.mu * 0 + self.mean, q.logvar * 0))
+
+    def on_fit_start(self, state):
+        self.caught = warnings.catch_warnings(record=True)
+        self.warned = self.caught.__enter__()
+        warnings.simplefilter("always")
+
+    def on_step_end(self, state):
+        self.mean = 0.0 if state.step < self.until else 3.0
+
+    def on_epoch_end(self, state):
+        self.said.append(len(self.warned))
+
+    def on_fit_end(self, state):
+        self.caught.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("parts", "seen", "first"),
+    [
+        ({}, 1000, 5),
+        ({}, 4000, 8),
+        ({"loss": {"name": "elbo", "beta": {"name": "linear", "steps": 30}}}, 1000, 8),
+        ({"loss": {"name": "elbo", "beta": {"name": "cyclic", "period": 10, "cycles": 4}}}, 1000, 9),
+    ],
+    ids=["steps", "examples", "warm-up", "cycles"],
+)
+def test_it_is_warned_at_the_end_of_the_first_epoch_at_which_it_can_be_known(parts, seen, first, monkeypatch):
+    monkeypatch.setattr(signs, "SEEN", seen)
+    vae = model(likelihood="laplace", **parts)
+    fixed = Fixed(vae)
+    said = warned(vae, LINES, epochs=11, batch_size=50, learning_rate=1e-3, callbacks=[fixed])
+    assert fixed.said == [0] * (first - 1) + [1] * (12 - first)
+    assert str(fixed.warned[0].message).startswith(f"after step {10 * first - 1}, 2 of 2 latent dimensions have collapsed")
+    assert [one.startswith("at the end of the run, 2 of 2 latent dimensions") for one in said] == [True]
+
+
+def test_what_has_come_alive_until_the_end_is_not_warned_of_again():
+    vae = model(likelihood="laplace")
+    fixed = Fixed(vae, until=75)
+    assert not warned(vae, LINES, epochs=10, batch_size=50, learning_rate=1e-3, callbacks=[fixed])
+    assert fixed.said[-1] == 1
+
+
+def test_a_run_that_ends_where_it_can_first_be_known_warns_once():
+    vae = model(likelihood="laplace")
+    fixed = Fixed(vae)
+    assert not warned(vae, LINES, epochs=5, batch_size=50, learning_rate=1e-3, callbacks=[fixed])
+    assert fixed.said == [0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_long_epoch_is_not_waited_for(accumulate, monkeypatch):
+    monkeypatch.setattr(signs, "LONG", 60)
+    vae = model(likelihood="laplace")
+    fixed = Fixed(vae)
+    warned(vae, LINES, epochs=1, batch_size=5 // accumulate, accumulate=accumulate, learning_rate=1e-3, callbacks=[fixed])
+    assert str(fixed.warned[0].message).startswith("after step 59, 2 of 2 latent dimensions")
 
 
 def quantized(codes, **options):
@@ -199,6 +265,6 @@ def test_codes_that_are_not_used_are_named():
             state.vae.encoder.family.codebook[[1, 3]] = 1e3
 
     said = warned(vae, LINES, epochs=6, batch_size=50, callbacks=[Away()])
-    assert len(said) == 1
-    assert "2 of 4 codes are not used: 1, 3." in said[0]
+    whens = ("after step 49", "at the end of the run")
+    assert [one.partition(" Take")[0] for one in said] == [f"{when}, 2 of 4 codes are not used: 1, 3." for when in whens]
     assert not warned(quantized(4), LINES, epochs=6, batch_size=50)

@@ -176,9 +176,10 @@ def fit(
 
     Warns:
         UserWarning: data far from the scale of a Gaussian likelihood; an objective that averages the reconstruction and sums the
-            divergence; a log variance near overflow; after 500 steps, latent dimensions that have collapsed and codes that are
-            not used; the run is shorter than the schedule of one of the objective's weights; steps were skipped; half of them or
-            more were left out with precision="16".
+            divergence; a log variance near overflow; latent dimensions that have collapsed and codes that are not used, once
+            after an epoch in which 500 steps and 5,000 examples with the final weights of the objective are done, and at the
+            end; the run is shorter than the schedule of one of the objective's weights, or of the learning rate; steps were
+            skipped; half of them or more were left out with precision="16".
 
     Example:
         >>> import vaekit

@@ -19,6 +19,7 @@ from vaekit.likelihoods.gaussian import Gaussian
 from vaekit.ops import philox
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.vector_quantized import VectorQuantized
+from vaekit.schedules import is_final, scheduled
 from vaekit.training.explain import listed, span
 from vaekit.training.guard import Taken
 from vaekit.training.state import RunState
@@ -31,6 +32,8 @@ COLLAPSED = 0.01  # nats
 UNUSED = 0.01  # of even use
 VECTORS_A_CODE = 20  # in even use, from which on a code that has none is one that is not used
 TRAINED = 500  # steps, before which nothing can be said of what was learned
+SEEN = 5000  # examples, likewise
+LONG = 5000  # steps, after which that is not put off until the end of the epoch
 ELEMENTS = 16  # of an example, from which on a mean over them is told from a sum
 
 
@@ -51,6 +54,10 @@ class Signs:
         ranks = ranks or Ranks()
         self._is_first, self._is_alone = ranks.rank == 0, ranks.world == 1  # a pass through the model takes all processes
         self._posterior: list[Posterior] = []  # the last that the encoder gave
+        self._weights = scheduled(vae.loss)
+        self._settled_steps = self._settled_examples = 0  # since the scheduled weights had their final values
+        self._last_step = -1
+        self._learned_at: int | None = None  # the number of steps after which what was learned was looked at
         self._looked = False
         self._warned_of_logvar = False
 
@@ -79,6 +86,9 @@ class Signs:
         """Warn of what shows in the steps that were good since the last look."""
         if not taken or not self._is_first:
             return
+        self._count(taken)
+        if self._settled_steps >= LONG:
+            self._look_at_what_was_learned()
         if not self._looked:
             self._looked = True
             first = taken[0]
@@ -101,11 +111,35 @@ class Signs:
                     'posterior={"name": "diagonal_gaussian", "logvar_bound": 10.0} for example, or lower the learning rate'
                 )
 
-    @torch.no_grad()
+    def epoch_ended(self) -> None:
+        """Warn of latent dimensions that carry nothing, and of codes that are not used: once, as soon as they can be known.
+
+        That is after enough steps and examples, since any weight that warms up has had its final value.
+        """
+        if self._settled_steps >= TRAINED and self._settled_examples >= SEEN:
+            self._look_at_what_was_learned()
+
     def after(self, state: RunState) -> None:
-        """Warn of latent dimensions that carry nothing, and of codes that are not used, after enough steps to tell."""
-        if state.step < TRAINED or not self._is_first:
-            return
+        """Warn of them again at the end, if there are any; after a run that was too short to tell, of nothing."""
+        if self._is_first and state.step >= TRAINED and state.step != self._learned_at:
+            self._warn_of_what_was_not_learned("at the end of the run")
+
+    def _count(self, taken: Sequence[Taken]) -> None:
+        for one in taken:
+            if not all(is_final(weight, one.number) for weight in self._weights.values()):
+                self._settled_steps = self._settled_examples = 0
+            else:
+                self._settled_steps += one.number != self._last_step  # of which it may be a part
+                self._settled_examples += sum(one.counts)
+            self._last_step = one.number
+
+    def _look_at_what_was_learned(self) -> None:
+        if self._learned_at is None:
+            self._learned_at = self._last_step + 1
+            self._warn_of_what_was_not_learned(f"after step {self._last_step}")
+
+    @torch.no_grad()
+    def _warn_of_what_was_not_learned(self, when: str) -> None:
         data = self._validation if isinstance(self._validation, Whole) else self._train
         with evaluation_mode(self._vae):
             if isinstance(data, Whole) and self._is_alone:
@@ -116,9 +150,9 @@ class Signs:
             else:
                 return
             if isinstance(posterior, VectorQuantized):
-                _warn_of_codes(posterior)
+                _warn_of_codes(posterior, when)
             elif divergences.known_by_dimension(posterior, self._vae.prior):
-                _warn_of_collapse(posterior, self._vae)
+                _warn_of_collapse(posterior, self._vae, when)
 
     def _warn_of_averages(self, first: Taken, batch: Batch) -> None:
         """Warn of a reconstruction that is a mean over the elements beside a divergence that is a sum over the dimensions."""
@@ -195,19 +229,19 @@ def _warn_of_columns(likelihood: Likelihood, x: Tensor, names: Sequence[object],
         )
 
 
-def _warn_of_collapse(posterior: Posterior, vae: VAE) -> None:
+def _warn_of_collapse(posterior: Posterior, vae: VAE, when: str) -> None:
     _, kl = posterior.rsample_kl_per_dimension(vae.prior, key=philox.make_key(0, device=vae.device))
     mean = kl.mean(0)
     collapsed = [f"z[{', '.join(map(str, place))}]" for place in (mean < COLLAPSED).nonzero().tolist()]
     if collapsed:
         warn(
-            f"{len(collapsed)} of {mean.numel()} latent dimensions have collapsed, with a divergence below {COLLAPSED} nats: "
-            f"{listed(collapsed)}. They say nothing of x: take fewer dimensions, a smaller weight of the divergence or one that "
-            'rises, {"name": "elbo", "beta": {"name": "linear", "steps": 5000}} for example, or free bits'
+            f"{when}, {len(collapsed)} of {mean.numel()} latent dimensions have collapsed, with a divergence below {COLLAPSED} "
+            f"nats: {listed(collapsed)}. They say nothing of x: take fewer dimensions, a smaller weight of the divergence or one "
+            'that rises, {"name": "elbo", "beta": {"name": "linear", "steps": 5000}} for example, or free bits'
         )
 
 
-def _warn_of_codes(posterior: VectorQuantized) -> None:
+def _warn_of_codes(posterior: VectorQuantized, when: str) -> None:
     family = posterior.family
     if posterior.indices.numel() >= VECTORS_A_CODE * family.codes:
         unused = family.frequencies(posterior.indices) == 0
@@ -216,6 +250,6 @@ def _warn_of_codes(posterior: VectorQuantized) -> None:
     numbers = unused.nonzero().flatten().tolist()
     if numbers:
         warn(
-            f"{len(numbers)} of {family.codes} codes are not used: {listed(numbers, '')}. Take fewer codes, or a larger "
+            f"{when}, {len(numbers)} of {family.codes} codes are not used: {listed(numbers, '')}. Take fewer codes, or a larger "
             "revive_below, which puts such codes onto vectors that are there"
         )

@@ -59,6 +59,8 @@ class Watch:
     def end_epoch(self, terms: Mapping[str, float]) -> None:
         """It has ended, with these terms, those of the validation included."""
         self._progress.end_epoch(terms, self._state.learning_rate)
+        if self._signs is not None:
+            self._signs.epoch_ended()
 
     def add(self, taken: Taken) -> None:
         """Note a part of a step."""
