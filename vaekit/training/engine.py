@@ -1,4 +1,4 @@
-"""Devices, processes and precision: the one file that knows lightning-fabric."""
+"""Devices, processes and precision: the one file that knows lightning-fabric, for all but one process in float32."""
 
 from __future__ import annotations
 
@@ -59,13 +59,16 @@ class Engine:
         chosen = _of_this_process(resolved(device), devices, place)
         self.precision = Precision.choose(precision, chosen, weights)
         self.scaler = Scaler(chosen) if self.precision.lower == torch.float16 else None
-        self._fabric = _fabric(chosen, self.precision, self.scaler, devices, place)
-        self.device: torch.device = self._fabric.device
+        self._fabric: Fabric | None = None  # which has nothing to do then, but takes seconds to import, and a share of each step
+        if place.world > 1 or self.precision.lower is not None:
+            self._fabric = _fabric(chosen, self.precision, self.scaler, devices, place)
+        self.device: torch.device = _with_index(chosen) if self._fabric is None else self._fabric.device
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         self.ranks = Ranks()
-        # Then Fabric has nothing to do in a step, but takes a tenth of a millisecond for it.
-        self._is_plain = place.world == 1 and self.precision.lower is None
         self._reasons = Reasons(place)
         if place.world > 1:
+            assert self._fabric is not None
             with _without_talk():
                 self._fabric.launch()
             self.ranks = Ranks(place.rank, place.world, _group_on_the_cpu())
@@ -93,19 +96,20 @@ class Engine:
 
         Of several processes all get the weights and buffers of the first.
         """
-        if self._is_plain:
+        if self._fabric is None:
             return model.to(self.device), optimizer
         return self._fabric.setup(model, optimizer)  # type: ignore[no-any-return]
 
     @contextmanager
     def part_of_step(self, model: Any, *, averages: bool) -> Iterator[None]:
         """Forward and backward of a part of a step, after which the processes average their gradients, or do not yet."""
-        with self._fabric.no_backward_sync(model) if self.ranks.world > 1 and not averages else nullcontext():
+        fabric = None if averages or self.ranks.world == 1 else self._fabric
+        with nullcontext() if fabric is None else fabric.no_backward_sync(model):
             yield
 
     def backward(self, objective: Tensor) -> None:
         """Add the gradients of the objective to those of the parameters."""
-        if self._is_plain:
+        if self._fabric is None:
             objective.backward()
         else:
             self._fabric.backward(objective)
@@ -156,6 +160,11 @@ def _of_this_process(device: torch.device, devices: int | Sequence[int], place: 
     if device.type != "cuda" or (place.world == 1 and isinstance(devices, int)):
         return device
     return _checked(torch.device("cuda", place.local_rank if isinstance(devices, int) else devices[place.local_rank]))
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """The device as a tensor on it names it: cuda is cuda:0."""
+    return torch.device(device.type, device.index or 0) if device.type in ("cuda", "mps") else device
 
 
 def _checked(device: torch.device) -> torch.device:
