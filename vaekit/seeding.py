@@ -1,17 +1,20 @@
-"""Weights drawn from a seed, without touching torch's global generators: those belong to the whole process."""
+"""Weights drawn from a seed without the global generators, which belong to the whole process; a run borrows those."""
 
 from __future__ import annotations
 
 import inspect
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vaekit.ops import philox
+from vaekit.ops import philox, streams
 
 _DRAWS = {
     *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli, torch.multinomial, torch.poisson),
@@ -101,18 +104,43 @@ def drawing_from(seed: int) -> Iterator[None]:
         yield
 
 
+class Seeds(NamedTuple):
+    """Of the global generators: torch's on every device, Python's and NumPy's."""
+
+    torch: int
+    python: int
+    numpy: int
+
+
+def seeds_of(keys: Tensor) -> list[Seeds]:
+    """The seeds that keys, int64 [N, 2], stand for.
+
+    NumPy's and torch's generators are one algorithm, Mersenne Twister: the same seed for both would give both the same numbers.
+    """
+    words = [philox.fold_in(keys, number)[:, 0].tolist() for number in (streams.Generators.PYTHON, streams.Generators.NUMPY)]
+    return [Seeds(*each) for each in zip(keys[:, 0].tolist(), *words, strict=True)]
+
+
 @contextmanager
 def own_generators(device: torch.device) -> Iterator[None]:
-    """Whatever draws meanwhile from torch's global generators, the CPU's and the device's, they are put back."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
+    """The global generators of torch (the CPU's and the device's), Python and NumPy are afterwards as they were before."""
+    python, numpy = random.getstate(), np.random.get_state(legacy=False)
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
-def reseed(device: torch.device, seed: int) -> None:
-    """Seed those global generators, from which layers such as dropout draw, and loaders that shuffle."""
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every device
+def reseed(device: torch.device, seeds: Seeds) -> None:
+    """Seed those global generators, from which layers such as dropout draw, and loaders that shuffle and augment."""
+    torch.default_generator.manual_seed(seeds.torch)  # torch.manual_seed would reseed every device
     if device.type == "cuda":
         with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
+            torch.cuda.manual_seed(seeds.torch)
     elif device.type == "mps":
-        torch.mps.manual_seed(seed)
+        torch.mps.manual_seed(seeds.torch)
+    random.seed(seeds.python)
+    with suppress(TypeError):  # a bit generator that its owner has put into the place of NumPy's own, and seeds
+        np.random.seed(seeds.numpy & 0xFFFFFFFF)

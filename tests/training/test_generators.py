@@ -1,11 +1,13 @@
 """What draws from torch's global generators is a function of the run's seed and the step."""
 
+import numpy as np
 import pytest
 import torch
 from helpers.small_runs import X, fit, model, weights
 from torch.utils.data import DataLoader, TensorDataset
 
 import vaekit
+from vaekit import seeding
 
 DROPOUT = {"hidden": (8,), "dropout": 0.5}
 
@@ -44,6 +46,23 @@ def test_the_order_of_a_loader_that_shuffles_is_a_function_of_seed_and_epoch(wor
     assert not torch.equal(runs[0], runs[2])
     assert not torch.equal(runs[0][:50], runs[0][50:])  # another order in each epoch
     assert torch.equal(runs[0][:50].sort().values, X[:, 0].sort().values)
+
+
+def test_the_generators_have_seeds_of_their_own():
+    """torch's and NumPy's are one algorithm: from one seed they would give the same numbers."""
+    (first, second) = seeding.seeds_of(vaekit.step_key(0, torch.arange(2)))
+    assert len({seed % 2**32 for seed in (*first, *second)}) == 6
+
+
+def test_a_bit_generator_in_the_place_of_numpys_is_left_alone():
+    usual, own = np.random.get_bit_generator(), np.random.PCG64(3)
+    np.random.set_bit_generator(own)
+    try:
+        before = own.state
+        fit(model())
+        assert own.state == before
+    finally:
+        np.random.set_bit_generator(usual)
 
 
 def test_what_layers_draw_differs_from_step_to_step():

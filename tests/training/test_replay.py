@@ -3,8 +3,10 @@
 import json
 import math
 import pickle
+import random
 import sys
 
+import numpy as np
 import pytest
 import torch
 from helpers.small_runs import X, fit, model, weights
@@ -156,6 +158,15 @@ def test_a_folder_that_cannot_be_written_does_not_hide_the_failure(tmp_path, mon
     monkeypatch.setattr(sys.modules["vaekit.training.replay"], "write_atomically", full)
     with pytest.raises(NonFiniteLossError, match="(?s)step 3: reconstruction is not finite.*no folder could be .*No space left"):
         fit(model(loss={"name": SPOILED, "steps": [3]}), out=tmp_path)
+
+
+def test_what_layers_draw_from_python_and_numpy_is_drawn_again_when_the_step_is():
+    vae = model(loss={"name": SPOILED, "steps": [3]})
+    vae.encoder.register_forward_pre_hook(lambda m, given: (given[0] * (random.random() + np.random.rand()) / 2, *given[1:]))
+    with pytest.raises(NonFiniteLossError) as caught:
+        fit(vae)
+    assert "step 3" in str(caught.value)
+    assert "something in it is random" not in str(caught.value)
 
 
 def test_an_error_while_the_step_is_taken_again_does_not_hide_the_failure(tmp_path):

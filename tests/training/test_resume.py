@@ -3,8 +3,11 @@
 import json
 import os
 import pickle
+import random
 import warnings
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from helpers.small_runs import X, fit, model, weights
@@ -297,6 +300,72 @@ def test_a_loader_with_a_generator_of_its_own_goes_on_with_it(after, tmp_path):
     fit(model(), loader(), out=tmp_path / "run", epochs=3, callbacks=[Interrupt(after)])
     history = vaekit.resume(tmp_path / "run", loader(), progress=False, device="cpu")
     assert_same(whole, (vaekit.load(tmp_path / "run" / "last"), history, tmp_path / "run"))
+
+
+class Augmented(torch.utils.data.Dataset):
+    """Draws from every global generator there is."""
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, row):
+        return X[row] * (random.random() + np.random.rand() + float(torch.rand(()))) / 3
+
+
+def augmented(**options):
+    return DataLoader(Augmented(), batch_size=16, shuffle=True, **options)
+
+
+def init(worker):
+    random.random()
+    torch.rand(worker)
+
+
+class InOneProcess(Stateful):
+    """Keeps its place in the epoch, but not that of the global generators."""
+
+    def __iter__(self):
+        for x in super().__iter__():
+            yield x * (random.random() + np.random.rand()) / 2
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [augmented, partial(augmented, num_workers=2), partial(augmented, num_workers=2, worker_init_fn=init), InOneProcess],
+    ids=["here", "workers", "worker_init_fn", "with state"],
+)
+def test_what_a_loader_draws_from_the_generators_of_python_and_numpy_is_drawn_again(loader, tmp_path):
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    vae, before = model(), states()
+    whole = (vae, fit(vae, loader(), validation=augmented(), out=tmp_path / "whole", epochs=3), tmp_path / "whole")
+    assert states() == before
+    random.random(), np.random.rand(), torch.rand(())  # which a run does not depend on
+    fit(model(), loader(), validation=augmented(), out=tmp_path / "run", epochs=3, callbacks=[Interrupt(6)])
+    history = go_on(tmp_path / "run", loader(), validation=augmented())
+    assert_same(whole, (vaekit.load(tmp_path / "run/last"), history, tmp_path / "run"))
+
+
+def test_what_layers_draw_from_the_generators_of_python_and_numpy_is_drawn_again_within_an_epoch(tmp_path):
+    def noisy():
+        vae = model()
+        vae.encoder.register_forward_pre_hook(lambda m, given: (given[0] * (random.random() + np.random.rand()) / 2, *given[1:]))
+        return vae
+
+    vae = noisy()
+    whole = (vae, fit(vae, out=tmp_path / "whole", epochs=3), tmp_path / "whole")
+    fit(noisy(), out=tmp_path / "run", epochs=3, callbacks=[Interrupt(6)])
+    again = noisy()
+    assert_same(whole, (again, fit(again, out=tmp_path / "run", epochs=3, resume=True), tmp_path / "run"))
+
+
+def test_workers_that_stay_are_told_of_where_a_run_goes_on(tmp_path, capfd):
+    loader = partial(augmented, num_workers=1)
+    for keeps in (False, True):
+        fit(model(), loader(persistent_workers=keeps), out=tmp_path / str(keeps), callbacks=[Interrupt(6)])
+        vaekit.resume(tmp_path / str(keeps), loader(persistent_workers=keeps), device="cpu")
+        assert ("persistent workers begin anew" in capfd.readouterr().err) == keeps
 
 
 @pytest.mark.parametrize("after", [4, 5, 8])

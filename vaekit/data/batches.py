@@ -35,6 +35,7 @@ class Whole:
         examples: the examples.
         size: the number of examples.
         batch_size: the number of examples in a batch.
+        keeps_workers: False: no process draws anything.
         is_checked: whether all values have been checked (by `vaekit.inputs`); until then, those of a batch have to be when it
             comes.
 
@@ -46,6 +47,8 @@ class Whole:
         >>> [batch.x.flatten().tolist() for batch in whole.in_order(torch.tensor([4, 2, 0, 1, 3]), start=1)]
         [[0.0, 1.0], [3.0]]
     """
+
+    keeps_workers: Final = False
 
     def __init__(self, examples: Examples, batch_size: int, conditional: bool = False) -> None:
         self.examples, self.batch_size, self._conditional = examples, checked_size("batch_size", batch_size), conditional
@@ -243,6 +246,11 @@ class Stream:
         return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
 
     @property
+    def keeps_workers(self) -> bool:
+        """Whether processes that draw at random go on from epoch to epoch, with generators that nobody can reach."""
+        return bool(getattr(self._loader, "persistent_workers", False))
+
+    @property
     def batch_size(self) -> int | None:
         """The number of examples in a batch; None where the loader does not say."""
         size = getattr(self._loader, "batch_size", None)
@@ -264,8 +272,7 @@ class Stream:
         Before it shuffles, it draws a seed for the workers that it starts, and nothing where they are there already.
         """
         # torch's own name; if that goes, such a loader shuffles otherwise.
-        has_workers = getattr(self._loader, "_iterator", None) is not None
-        if has_workers and getattr(self._loader, "persistent_workers", False):
+        if self.keeps_workers and getattr(self._loader, "_iterator", None) is not None:
             torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
 
 

@@ -17,10 +17,10 @@ from vaekit.data.batches import as_batch
 from vaekit.evaluation.terms import evaluation_key, named_terms
 from vaekit.inputs import check_values
 from vaekit.losses.base import LossTerms
-from vaekit.ops import philox, streams
 from vaekit.ops.precision import wide
 from vaekit.schedules import Schedule
 from vaekit.training import FitOptions, optimizers, preflight, step_key
+from vaekit.training.plan import layers_seeds
 from vaekit.training.rates import LearningRate
 from vaekit.vae import VAE
 
@@ -145,10 +145,8 @@ class LitVAE(LightningModule):
         part = self._parts * self.trainer.world_size + self.global_rank  # of the step: each has draws of its own
         self._rows += len(one.x)
         self._parts += 1
-        layers = philox.fold_in(key, streams.Step.LAYERS)
-        layers = philox.fold_in(layers, part) if part else layers
         with seeding.own_generators(self.device):
-            seeding.reseed(self.device, int(layers[0]))
+            seeding.reseed(self.device, layers_seeds(key, part))
             terms = self(
                 one.x,
                 one.condition,

@@ -14,16 +14,23 @@ class Run:
     STEPS = 0  # parent of each step's key, fold_in(STEPS, step): the noise of training
     ORDER = 1  # parent of each epoch's key, fold_in(ORDER, epoch): the order of the examples
     EVALUATION = 2  # the noise of validation and evaluation, the same for every epoch
-    LOADER = 3  # parent of each epoch's key, fold_in(LOADER, epoch): what a loader draws from torch's global generator
-    VALIDATION = 4  # what a loader of validation data draws from torch's global generator, the same for every epoch
+    LOADER = 3  # parent of each epoch's key, fold_in(LOADER, epoch): what a loader draws from the global generators
+    VALIDATION = 4  # what a loader of validation data draws from the global generators, the same for every epoch
 
 
 class Step:
     """Of a step's key, which draws z itself, and of the key of an evaluation."""
 
     OBJECTIVE = 1  # what an objective draws besides z: draws from the prior, permutations, places of codes
-    LAYERS = 2  # what layers such as dropout draw from torch's global generators, and before them a loader for the step;
+    LAYERS = 2  # what layers such as dropout draw from the global generators, and before them a loader for the step;
     # of a run's processes the first draws from it, and process 1, 2, ... from fold_in(LAYERS, rank)
+
+
+class Generators:
+    """Of a key whose first word seeds torch's global generators: LOADER of an epoch, VALIDATION, LAYERS."""
+
+    PYTHON = -1
+    NUMPY = -2
 
 
 class Codebook:

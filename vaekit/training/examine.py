@@ -17,7 +17,7 @@ from vaekit.losses.base import LossTerms
 from vaekit.posteriors.base import Posterior
 from vaekit.training.explain import listed, names_of, span, term_of
 from vaekit.training.gate import Buffers
-from vaekit.training.plan import Step, layers_seed
+from vaekit.training.plan import Step, layers_seeds
 from vaekit.vae import VAE
 
 _MOST_DIMENSIONS = 3  # of those whose divergence is finite
@@ -113,7 +113,7 @@ def examine(vae: VAE, step: Step, take: Callable[[Step], Sequence[LossTerms]]) -
     buffers = Buffers(vae)
     buffers.keep()
     vae.zero_grad(set_to_none=True)
-    seeding.reseed(vae.device, layers_seed(step.key))
+    seeding.reseed(vae.device, layers_seeds(step.key))
     with ExitStack() as hooks:
         for handle in _hooks(vae, layers, posteriors, gradients):
             hooks.callback(handle.remove)

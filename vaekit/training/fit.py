@@ -91,7 +91,7 @@ def fit(
             batches are x, (x, ...) or {"x": x}. For a conditional model y is the condition, and a loader's batches are
             (x, y, ...) or {"x": x, "y": y}. Whole examples are reshuffled every epoch; an incomplete last batch counts.
         validation: the same, evaluated after every epoch with the same noise each time; noise goes by an example's place, so that
-            a loader should keep its order, or shuffle by torch's global generator, which is seeded for it.
+            a loader should keep its order, or shuffle by a global generator, which is seeded for it.
         epochs: passes over `train`.
         planned_epochs: for how many of them a schedule of the learning rate is made that leaves out its `steps`; `epochs` by
             default. A run that is resumed with more epochs keeps the schedule that it began with, as its run.json then says, and
@@ -119,12 +119,13 @@ def fit(
         ema: keep an exponential moving average of the weights with this decay, 0.999 for example: it is what is validated,
             saved, and in the model at the end. See `vaekit.training.Average`.
         seed: fixes the order of the examples and all noise, dropout's and that of a loader that shuffles too, unless other
-            threads draw from torch's global generator meanwhile. A second `fit` with the same seed sees the noise and the orders
-            of the first again; give it another one to go on with new ones. The weights that training starts from are the model's
-            own: `create_vae(..., seed=0)` fixes those. The same run gives the same bits again on the same machine, with the same
-            versions and number of threads, and any number of data workers. It cannot with another number of threads, or on other
-            hardware: matrix products add in another order there, and training makes more of the last digit's difference with
-            every step. What a dataset draws in a worker, to augment for example, depends on which worker it is.
+            threads draw from the global generators of torch, NumPy or Python meanwhile; those are put back at the end. A second
+            `fit` with the same seed sees the noise and the orders of the first again; give it another one to go on with new
+            ones. The weights that training starts from are the model's own: `create_vae(..., seed=0)` fixes those. The same run
+            gives the same bits again on the same machine, with the same versions and number of threads, and any number of data
+            workers. It cannot with another number of threads, or on other hardware: matrix products add in another order there,
+            and training makes more of the last digit's difference with every step. What a dataset draws in a worker, to augment
+            for example, depends on which worker it is, and with persistent_workers on what that one has drawn before.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         devices: how many devices of this machine, or the numbers of some GPUs, [0, 3] for example. Each needs a process, which
             torchrun starts: `torchrun --nproc-per-node 2 program.py`. Under torchrun it may be left out. The run is the one of a
@@ -286,6 +287,8 @@ def fit(
         if snapshot is not None and options.planned_epochs not in (None, options.epochs) and not is_over:
             shown.say(_after_the_plan(rate, options))
             preflight.warn_of_no_rate(rate, options)
+        if snapshot is not None and batches.keeps_workers:
+            shown.say("the loader's persistent workers begin anew: what they draw at random differs from what it would have been")
         plan.say = shown.say
         run = TrackedRun(checkpoints.folder, state.history, vae, options, snapshot is not None, state.step)
         recorder = Recorder(state, state.trackers, run)
@@ -304,8 +307,8 @@ def fit(
 
 
 def _validated(vae: VAE, batches: Whole | Stream, seed: int, ranks: Ranks) -> dict[str, float]:
-    """The mean terms; what a loader draws from torch's global generators is the same each time."""
-    seeding.reseed(vae.device, int(philox.fold_in(philox.make_key(seed), streams.Run.VALIDATION)[0]))
+    """The mean terms; what a loader draws from the global generators is the same each time."""
+    seeding.reseed(vae.device, *seeding.seeds_of(philox.fold_in(philox.make_key(seed), streams.Run.VALIDATION)[None]))
     return mean_terms(vae, batches, evaluation_key(seed), ranks)
 
 

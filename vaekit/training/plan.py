@@ -19,6 +19,7 @@ from vaekit.divided import Portion, portions_of_examples, portions_of_stream
 from vaekit.evaluation.terms import size_of_all
 from vaekit.gathering import Ranks
 from vaekit.ops import philox, streams
+from vaekit.seeding import Seeds, seeds_of
 
 _KEYS_AT_ONCE = 256
 
@@ -27,7 +28,7 @@ def step_key(seed: int, step: int | Tensor, device: str | torch.device = "cpu") 
     """The noise of an optimizer step in `vaekit.fit`, for loops of one's own: fold_in(fold_in(make_key(seed), 0), step).
 
     Layers that draw from torch's global generators, dropout for example, do so in `fit` after torch.manual_seed of the first word
-    of fold_in(step key, 2), for each step.
+    of fold_in(step key, 2), for each step; NumPy's and Python's have seeds of their own, see `vaekit.ops.streams`.
 
     Args:
         seed: of the run.
@@ -117,8 +118,8 @@ class Plan:
     """The steps of a run.
 
     The key of a step is its `step_key`. Whole examples come in `epoch_order`; a stream gives what it gives. What draws from
-    torch's global generators, a loader that shuffles or a layer with dropout, gets them seeded for each epoch and each step, by
-    keys that are derived as `vaekit.ops.streams` says.
+    the global generators of torch, NumPy or Python, a loader that shuffles or a layer with dropout, gets them seeded for each
+    epoch and each step, by keys that are derived as `vaekit.ops.streams` says.
 
     With several processes each step is the same as with one, and each process gets its part of it: see `vaekit.divided`. What
     layers draw from the global generators is the one thing that differs, as each process draws numbers of its own.
@@ -142,7 +143,7 @@ class Plan:
         seed: int,
         device: torch.device,
         accumulate: int = 1,
-        reseed: Callable[[int], None] | None = None,
+        reseed: Callable[[Seeds], None] | None = None,
         ranks: Ranks | None = None,
     ) -> None:
         self.batches, self._seed = batches, seed
@@ -213,7 +214,7 @@ class Plan:
             batch: the number of the batch in the epoch with which it begins; a loader is at that place already.
         """
         self._is_cut_short = False
-        self._seed_generators(_seed(philox.fold_in(self._loader_key, epoch)))
+        self._seed_generators(*seeds_of(philox.fold_in(self._loader_key, epoch)[None]))
         # A loader whose place is stored must not be ahead of the run.
         ahead = isinstance(self.batches, Whole) or not self.batches.can_resume
         source = moved(self._portions(epoch, batch), self._device, ahead=ahead)
@@ -255,33 +256,35 @@ class Plan:
             self._size = (size_of_all(self.batches, self._ranks),)
         return self._size[0]
 
-    def _keys(self, step: int) -> Iterator[tuple[Tensor, int, int]]:
-        """The key of each step from `step` on, on the device, `layers_seed` of it, and the seed of what a loader draws for it.
+    def _keys(self, step: int) -> Iterator[tuple[Tensor, Seeds, Seeds]]:
+        """The key of each step from `step` on, on the device, the seeds for its layers, and those for what a loader draws for it.
 
         They are made many at a time.
         """
         while True:
             keys = step_key(self._seed, torch.arange(step, step + _KEYS_AT_ONCE))
-            _, fetching = philox.fold_in(keys, streams.Step.LAYERS).T.tolist()
-            layers = _layers_keys(keys, self._ranks.rank)[:, 0].tolist()
+            fetching = seeds_of(_layers_keys(keys, 0))
+            layers = seeds_of(_layers_keys(keys, self._ranks.rank)) if self._ranks.rank else fetching
             yield from zip(keys.to(self._device).unbind(0), layers, fetching, strict=True)
             step += _KEYS_AT_ONCE
 
-    def _seed_generators(self, seed: int) -> None:
+    def _seed_generators(self, seeds: Seeds) -> None:
         if self._reseed is not None:
-            self._reseed(seed)
+            self._reseed(seeds)
 
 
 def _seed(key: Tensor) -> int:
     return int(key[0])
 
 
-def layers_seed(key: Tensor) -> int:
-    """The seed of torch's global generators during the step with this key: of what layers such as dropout draw.
+def layers_seeds(key: Tensor, part: int = 0) -> Seeds:
+    """The seeds of the global generators during the step with this key: of what layers such as dropout draw.
 
-    Of a run of several processes it is that of the first; see `vaekit.ops.streams.Step` for the others.
+    Args:
+        key: int64 [2], of the step.
+        part: 0 for the first of a run's processes; see `vaekit.ops.streams.Step` for the others.
     """
-    return _seed(_layers_keys(key, 0))
+    return seeds_of(_layers_keys(key, part)[None])[0]
 
 
 def _layers_keys(keys: Tensor, rank: int) -> Tensor:
