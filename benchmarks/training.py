@@ -1,18 +1,25 @@
-"""What does `vaekit.fit` cost over a bare loop? Milliseconds a step of a dense model on real digits.
+"""What does `vaekit.fit` cost over a bare loop? Milliseconds a step of a dense model on real digits. And over other libraries?
 
 Contenders, interleaved in one process: `vaekit.fit`, plain and with each of its options that costs something; a loop written by
-hand with the textbook's operator (randn_like, exp, the KL in one line), fused Adam and nothing else; pythae, where it is
-installed (pip install pythae==0.1.2), through the steps of its own trainer. Each time, a contender trains for three epochs of 71
-steps of 64, setting up its optimizer included. Peak memory is measured in a process of its own for each. With --processes, two
-processes of one thread each take the same steps, alternating with one process of two threads, start-up not counted.
+hand with the textbook's operator (randn_like, exp, the KL in one line), fused Adam and nothing else. Each time, a contender
+trains for three epochs of 71 steps of 64, setting up its optimizer included. Peak memory is measured in a process of its own for
+each. With --processes, two processes of one thread each take the same steps, alternating with one process of two threads,
+start-up not counted.
 
     python benchmarks/training.py [--model dense-mnist | burda-mnist] [--rounds 9] [--processes] [--csv FILE]
+
+With --peers vaekit stands beside a bare loop, Keras 3 on JAX, pythae and scvi-tools, each in a process of its own, which take
+turns; pip install "vaekit[peers]" brings them, or --python says which interpreter has them. peers/side_by_side.py says what is
+measured. With --losses, what each of them has learned after so many epochs, without a clock.
+
+    python benchmarks/training.py --peers [--model table] [--rounds 9] [--only vaekit "keras on jax"]
+    python benchmarks/training.py --peers --python peers=/elsewhere/bin/python
+    python benchmarks/training.py --peers --losses 30 --seeds 3 --threads 1
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -23,35 +30,17 @@ from pathlib import Path
 
 import torch
 from harness import header, interleaved, peak_memory, ratios, spread, table, timed, write_csv
-from torch import nn
-from torch.nn import functional as F
+from peers import side_by_side, torch_networks
+from peers.torch_networks import DENSE
 
 import vaekit
 
 BATCH, EPOCHS = 64, 3
-MODELS = {"dense-mnist": ((2000, 256), 2, nn.ReLU), "burda-mnist": ((200, 200), 50, nn.Tanh)}
-
-
-class BareVAE(nn.Module):
-    """The model as a person would write it."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        (first, second), latent, kind = MODELS[name]
-        self.encoder = nn.Sequential(
-            nn.Linear(784, first), kind(), nn.Linear(first, second), kind(), nn.Linear(second, 2 * latent)
-        )
-        self.decoder = nn.Sequential(nn.Linear(latent, second), kind(), nn.Linear(second, first), kind(), nn.Linear(first, 784))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        mu, logvar = self.encoder(x).chunk(2, dim=1)
-        z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
-        kl = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
-        return (F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="sum") + kl) / len(x)
+MODELS = tuple(DENSE)
 
 
 def bare(name: str, x: torch.Tensor) -> Callable[[], object]:
-    model, flat = BareVAE(name), x.flatten(1)
+    model, flat = torch_networks.bare(name), x.flatten(1)
 
     def train() -> None:
         adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
@@ -80,51 +69,6 @@ def fit_with_checkpoints(name: str, x: torch.Tensor) -> Callable[[], object]:
     return train_in_a_folder
 
 
-def pythae(name: str, x: torch.Tensor) -> Callable[[], object]:
-    assert name == "dense-mnist"
-    from pythae.data.datasets import BaseDataset
-    from pythae.models import VAE, VAEConfig
-    from pythae.models.base.base_utils import ModelOutput
-    from pythae.models.nn import BaseDecoder, BaseEncoder
-    from torch.utils.data import DataLoader
-
-    class Encoder(BaseEncoder):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Sequential(nn.Linear(784, 2000), nn.ReLU(), nn.Linear(2000, 256), nn.ReLU())
-            self.mu, self.logvar = nn.Linear(256, 2), nn.Linear(256, 2)
-
-        def forward(self, x: torch.Tensor) -> ModelOutput:
-            h = self.body(x.flatten(1))
-            return ModelOutput(embedding=self.mu(h), log_covariance=self.logvar(h))
-
-    class Decoder(BaseDecoder):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Sequential(nn.Linear(2, 256), nn.ReLU(), nn.Linear(256, 2000), nn.ReLU(), nn.Linear(2000, 784))
-
-        def forward(self, z: torch.Tensor) -> ModelOutput:
-            return ModelOutput(reconstruction=torch.sigmoid(self.body(z)).reshape(-1, 1, 28, 28))
-
-    config = VAEConfig(input_dim=(1, 28, 28), latent_dim=2, reconstruction_loss="bce")
-    model = VAE(config, encoder=Encoder(), decoder=Decoder())
-    # what pythae.trainers.BaseTrainer.train_step does for each batch
-    loader = DataLoader(BaseDataset(x, torch.zeros(len(x))), batch_size=BATCH, shuffle=True)
-
-    def train() -> None:
-        adam = torch.optim.Adam(model.parameters(), lr=1e-3)
-        model.train()
-        for epoch in range(EPOCHS):
-            for inputs in loader:
-                output = model(inputs, epoch=epoch + 1, dataset_size=len(x), uses_ddp=False)
-                adam.zero_grad()
-                output.loss.backward()
-                adam.step()
-                output.loss.item()
-
-    return train
-
-
 CONTENDERS: dict[str, Callable[[str, torch.Tensor], Callable[[], object]]] = {
     "bare loop": bare,
     "vaekit.fit": fit,
@@ -132,7 +76,6 @@ CONTENDERS: dict[str, Callable[[str, torch.Tensor], Callable[[], object]]] = {
     "fit, ema=0.999": partial(fit, ema=0.999),
     "fit, precision=bf16": partial(fit, precision="bf16"),
     "fit, a checkpoint a second": fit_with_checkpoints,
-    "pythae": pythae,
 }
 
 
@@ -166,11 +109,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=9, help="how often each contender is timed")
     parser.add_argument("--csv", type=Path, help="write the table here as well")
-    parser.add_argument("--model", choices=MODELS, default="dense-mnist", help="a preset")
+    parser.add_argument("--model", choices=side_by_side.MODELS, default="dense-mnist", help="a preset")
     parser.add_argument("--processes", action="store_true", help="one process against two, and nothing else")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--in-process", type=int, help=argparse.SUPPRESS)
+    side_by_side.add_options(parser)
     args = parser.parse_args()
+    if args.peers:
+        side_by_side.main(args.model, args)
+        return
+    if args.model not in MODELS:
+        parser.error(f"{args.model} needs --peers; without it there are {', '.join(MODELS)}")
     x = vaekit.data.load("mnist5k")[0].x
     steps = EPOCHS * -(-len(x) // BATCH)
     if args.in_process:
@@ -195,16 +144,12 @@ def main() -> None:
         print(table(rows))
         write_csv(args.csv, rows)
         return
-    has_pythae = args.model == "dense-mnist" and importlib.util.find_spec("pythae") is not None
-    names = [name for name in CONTENDERS if name != "pythae" or has_pythae]
-    seconds = interleaved({name: timed(CONTENDERS[name](args.model, x)) for name in names}, args.rounds)
+    seconds = interleaved({name: timed(work(args.model, x)) for name, work in CONTENDERS.items()}, args.rounds)
     rows = [("", "ms a step", "times the bare loop", "peak memory, MiB")]
-    for name in names:
+    for name in CONTENDERS:
         relative = ratios(seconds[name], seconds["bare loop"])
         rows.append((name, spread(seconds[name], 1000 / steps), spread(relative, digits=3), added_memory(args.model, name)))
     print(table(rows))
-    if not has_pythae and args.model == "dense-mnist":
-        print("\npythae is not installed: pip install pythae==0.1.2 adds its line")
     write_csv(args.csv, rows)
 
 
