@@ -81,7 +81,11 @@ LONG_FUNCTIONS = {
     "vaekit.training.fit.fit": "takes every option of a run by name"
 }  # above 60 lines without their docstrings, each with the reason
 ENGINE = {"vaekit.training.engine"}  # what may import lightning_fabric
-PRIVATE_TORCH = {"vaekit.ops.dispatch", "vaekit.memory"}  # what may use names of torch that begin with an underscore
+PRIVATE_TORCH = {
+    "vaekit.ops.dispatch",
+    "vaekit.memory",
+    "vaekit.training.shards",
+}  # what may use names of torch that begin with an underscore
 BELOW_THE_MODEL = {"checks", "data", "files", "layout", "ops", "registry", "seeding", "weights"}  # what data may import
 
 

@@ -1,4 +1,9 @@
-"""The number of processes does not change a run: a fit over 2 or 4 is the fit of one, to rounding. All is in float64."""
+"""The number of processes does not change a run: a fit over 2 or 4 is the fit of one, to rounding. All is in float64.
+
+Whether each of them holds the whole model ("ddp"), or a part of it ("fsdp").
+"""
+
+import os
 
 import pytest
 import torch
@@ -6,7 +11,9 @@ from helpers.ranks import results
 from torch import nn
 
 import vaekit
+from vaekit.training import shards
 
+STRATEGIES = ("ddp", "fsdp")
 WORLDS = (2, 4)
 X = torch.rand(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(50) % 3
@@ -27,10 +34,28 @@ RUNS = {  # of the model, of fit
     "a parameter that some steps leave out": ({}, {"optimizer": {"name": "adamw", "weight_decay": 0.1}}),
     "conditional": ({"condition": {"name": "labels", "classes": 3}}, {}),
     "draws of an importance-weighted bound": ({"loss": {"name": "iwae", "num_samples": 3}}, {}),
+    "a scale without axes": (
+        {"likelihood": {"name": "gaussian", "variance": "shared"}, "prior": "vamp"},
+        {"gradient_clip": {"value": 0.05}, "ema": 0.9, "accumulate": 2},
+    ),
+    "momentum": ({}, {"optimizer": {"name": "sgd", "momentum": 0.9}, "learning_rate": 1e-3, "initialize_output_bias": True}),
 }
 
 
 LOWER = ("bf16", "16")
+DIVIDED_AMONG_FOUR = {
+    "fewer rows than processes",
+    "several batches a step",
+    "a codebook and batch normalisation",
+    "a scale without axes",
+}
+COMBINATIONS = [
+    (name, strategy, world)
+    for name in RUNS
+    for strategy in STRATEGIES
+    for world in WORLDS
+    if world == 2 or strategy == "ddp" or name in DIVIDED_AMONG_FOUR
+]
 
 
 def composed(parts):
@@ -38,8 +63,9 @@ def composed(parts):
     return vaekit.create_vae(input_shape=(6,), seed=0, **{**small, **parts}).double()
 
 
-def fitted(name, device="cpu"):
+def fitted(name, device="cpu", strategy="auto"):
     """What a process holds after a run."""
+    shards.UNIT = 20  # layers of this test are small
     parts, options = RUNS[name]
     vae = composed(parts)
     if "PyTorch" in name:
@@ -49,16 +75,21 @@ def fitted(name, device="cpu"):
     data = (X, Y) if "condition" in parts else X
     held_out = (X[:13], Y[:13]) if "condition" in parts else X[:13]
     history = vaekit.fit(
-        vae, data, validation=held_out, **{"epochs": 2, "batch_size": 16, "device": device, "progress": False, **options}
+        vae,
+        data,
+        validation=held_out,
+        strategy=strategy,
+        **{"epochs": 2, "batch_size": 16, "device": device, "progress": False, **options},
     )
     return {"weights": {key: value.cpu() for key, value in vae.state_dict().items()}, "history": dict(history)}
 
 
-def lower(precision):
+def lower(precision, strategy="auto"):
     """The weights before and after a run in a lower precision."""
     vae = composed({}).float()
     before = nn.utils.parameters_to_vector(vae.parameters()).detach()
-    vaekit.fit(vae, X.float(), epochs=2, batch_size=16, device="cpu", progress=False, precision=precision)
+    options = {"epochs": 2, "batch_size": 16, "device": "cpu", "progress": False}
+    vaekit.fit(vae, X.float(), precision=precision, strategy=strategy, **options)
     return before, nn.utils.parameters_to_vector(vae.parameters()).detach()
 
 
@@ -77,7 +108,9 @@ class InTurn(nn.Module):
 
 
 def work():
-    seen = {name: fitted(name) for name in RUNS} | {precision: lower(precision) for precision in LOWER}
+    world = int(os.environ["WORLD_SIZE"])
+    seen = {(name, strategy): fitted(name, strategy=strategy) for name, strategy, of in COMBINATIONS if of == world}
+    seen |= {(precision, strategy): lower(precision, strategy) for precision in LOWER for strategy in STRATEGIES}
     with pytest.raises(ValueError, match="devices=3, but torchrun has started . process"):
         vaekit.fit(composed({}), X, devices=3, device="cpu", progress=False)
     return seen
@@ -93,35 +126,37 @@ def alone():
     return {name: fitted(name) for name in RUNS}
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("precision", LOWER)
-def test_in_a_lower_precision_all_processes_have_the_same_weights(precision, world, seen):
+def test_in_a_lower_precision_all_processes_have_the_same_weights(precision, world, strategy, seen):
     """Those of one process in bfloat16, to its 8 bits. In float16 each process may overflow where one would not."""
     before, after = lower(precision)
-    first = seen[world][0][precision][1]
+    first = seen[world][0][precision, strategy][1]
     assert not torch.equal(first, before)
-    assert all(torch.equal(of_rank[precision][1], first) for of_rank in seen[world])
+    assert all(torch.equal(of_rank[precision, strategy][1], first) for of_rank in seen[world])
     if precision == "bf16":
         assert torch.linalg.vector_norm(first - after) < 0.01 * torch.linalg.vector_norm(after - before)
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("name", RUNS)
-def test_a_run_is_that_of_one_process(name, world, seen, alone):
+@pytest.mark.parametrize(("name", "strategy", "world"), COMBINATIONS)
+def test_a_run_is_that_of_one_process(name, world, strategy, seen, alone):
     for of_rank in seen[world]:
-        torch.testing.assert_close(of_rank[name], alone[name], rtol=1e-8, atol=1e-9)
-    assert all(torch.equal(v, seen[world][-1][name]["weights"][k]) for k, v in seen[world][0][name]["weights"].items())
+        torch.testing.assert_close(of_rank[name, strategy], alone[name], rtol=1e-8, atol=1e-9)
+    first, last = (seen[world][rank][name, strategy]["weights"] for rank in (0, -1))
+    assert all(torch.equal(value, last[key]) for key, value in first.items())
 
 
-def on_gpu():
-    return {name: fitted(name, "cuda") for name in RUNS}
+def on_gpu(strategy="auto"):
+    return {name: fitted(name, "cuda", strategy) for name in RUNS}
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
-def test_a_run_on_gpus_is_that_of_one():
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_run_on_gpus_is_that_of_one(strategy):
     alone = on_gpu()
-    for of_rank in results(on_gpu, 2, apart=True):
+    for of_rank in results(on_gpu, 2, strategy, apart=True):
         torch.testing.assert_close(of_rank, alone, rtol=1e-7, atol=1e-8)
 
 

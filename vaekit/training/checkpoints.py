@@ -160,11 +160,13 @@ class Checkpoints:
         return self.folder is not None and self._keep > 0 and self._clock() - self._written >= self._seconds
 
     def write(self, step: int) -> None:
-        """Write a checkpoint of a run that has done `step` steps, unless none are kept."""
-        if self.folder is None or self._snapshots is None or not self._keep:
+        """Write a checkpoint of a run that has done `step` steps, unless none are kept. All processes have to do this."""
+        if self._source is None or not self._keep:
+            return
+        state = {name: part.state_dict() for name, part in self._parts.items()}  # from all processes, where they hold parts of it
+        if self.folder is None or self._snapshots is None:
             return
         best = self.folder / BEST / WEIGHTS_FILE
-        state = {name: part.state_dict() for name, part in self._parts.items()}
         self._snapshots.write(step, self._about, state, best if self._has_best and best.is_file() else None)
         self._written = self._clock()
 
@@ -185,6 +187,8 @@ class Checkpoints:
             is_resumable: whether it stands between two steps, with everything that was seen looked at.
         """
         if self.folder is None or self._snapshots is None:
+            if is_resumable and (state.step or self.is_resumed):
+                self.write(state.step)
             return
         try:
             self.epoch_ended(state)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vaekit.checks import checked_number
+from vaekit.training.shards import is_part, local, norm
 
 _KINDS = ("norm", "value")
 
@@ -52,10 +53,27 @@ class Clip:
         """Clip; gives the norm of each gradient before, where that is what it is clipped by."""
         for parameters in () if self._kind is None else self._together:
             moving = [p for p in parameters if p.grad is not None]  # torch's functions fail where there is none
-            if moving and self._kind == "norm":
+            if not moving:
+                continue
+            if is_part(moving[0]):
+                yield from self._clip_parts([p.grad for p in moving if p.grad is not None])
+            elif self._kind == "norm":
                 yield torch.nn.utils.clip_grad_norm_(moving, self._limit)
-            elif moving:
+            else:
                 torch.nn.utils.clip_grad_value_(moving, self._limit)
+
+    def _clip_parts(self, gradients: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Clip gradients that are divided among processes, as torch's functions clip whole ones."""
+        own = [local(gradient) for gradient in gradients]
+        if self._kind == "norm":
+            before = norm(gradients)
+            factor = (self._limit / (before + 1e-6)).clamp(max=1.0)
+            for gradient in own:
+                gradient.mul_(factor)
+            yield before
+        else:
+            for gradient in own:
+                gradient.clamp_(-self._limit, self._limit)
 
 
 def _kind_and_limit(gradient_clip: Any) -> tuple[str | None, float]:

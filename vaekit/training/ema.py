@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 
 import torch
 from torch import Tensor, nn
 
 from vaekit.checks import checked_number
+from vaekit.training.shards import assign, local, whole
 
 
 class Average:
@@ -48,8 +50,8 @@ class Average:
         for average, weight in zip(self._averages.values(), self._weights, strict=True):
             kind = (average.device, average.dtype)
             if kind not in shares:
-                shares[kind] = new.to(average) if bad is None else torch.where(bad, 0.0, new.to(average))
-            average.lerp_(weight, shares[kind])
+                shares[kind] = new.to(*kind) if bad is None else torch.where(bad, 0.0, new.to(*kind))
+            local(average).lerp_(local(weight), shares[kind])
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -76,6 +78,18 @@ class Average:
         """Put the averages into the model for good."""
         for weight, average in zip(self._weights, self._averages.values(), strict=True):
             weight.copy_(average)
+
+    def put_together(self, model: nn.Module) -> Average:
+        """The whole averages of the model, which was divided among processes and is whole now; all processes ask for them."""
+        named, made = dict(model.named_parameters()), copy(self)
+        made._weights = [named[name] for name in self._averages]
+        made._averages = {name: whole(average) for name, average in self._averages.items()}
+        return made
+
+    def take_apart(self, average: Average) -> None:
+        """Go on from what `put_together` gave, each process from its part."""
+        for name, tensor in average._averages.items():
+            assign(self._averages[name], tensor)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages by the names of the parameters."""

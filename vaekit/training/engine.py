@@ -17,6 +17,7 @@ from vaekit.ops.applied import applied
 from vaekit.training.precision import Precision
 from vaekit.training.processes import Place, Reasons, checked_devices, checked_strategy, place_of_this_process
 from vaekit.training.scaling import Scaler
+from vaekit.training.shards import Shards
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -31,13 +32,15 @@ class Engine:
             digit of a count.
         weights: the weights' dtype.
         devices: how many, or the numbers of some GPUs; each needs a process, which torchrun starts.
-        strategy: how several processes train one model: "ddp", each holds all of it; "auto" is that too.
+        strategy: how several processes train one model: "ddp", each holds all of it; "auto" is that too; "fsdp", each holds a
+            part.
 
     Attributes:
         device: of this process.
         precision: what that is here.
         scaler: of gradients in float16; None elsewhere.
         ranks: all processes of the run.
+        shards: the model's weights, divided among them or not.
 
     Raises:
         ValueError: a device that does not exist, or is not here, or has no such precision; devices that torchrun has not started
@@ -53,15 +56,17 @@ class Engine:
         devices: int | Sequence[int] = 1,
         strategy: str = "auto",
     ) -> None:
-        checked_strategy(strategy)
         devices = checked_devices(devices)
         place = place_of_this_process(devices)
         chosen = _of_this_process(resolved(device), devices, place)
         self.precision = Precision.choose(precision, chosen, weights)
         self.scaler = Scaler(chosen) if self.precision.lower == torch.float16 else None
+        self.shards = Shards()
+        self._networks: Sequence[nn.Module] = ()
+        divide = self._divide if checked_strategy(strategy) == "fsdp" else None
         self._fabric: Fabric | None = None  # which has nothing to do then, but takes seconds to import, and a share of each step
         if place.world > 1 or self.precision.lower is not None:
-            self._fabric = _fabric(chosen, self.precision, self.scaler, devices, place)
+            self._fabric = _fabric(chosen, self.precision, self.scaler, devices, place, divide)
         self.device: torch.device = _with_index(chosen) if self._fabric is None else self._fabric.device
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
@@ -91,21 +96,37 @@ class Engine:
         world = self.ranks.world
         return described(self.device, self.precision) + (f", in {world} processes" if world > 1 else "")
 
-    def setup(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
-        """Model and optimizer as a step calls them: on the device, under the precision, with gradients averaged over processes.
+    def setup_model(self, model: nn.Module, networks: Sequence[nn.Module]) -> Any:
+        """The model as a step calls it: on the device, under the precision, with gradients averaged over processes.
 
         Of several processes all get the weights and buffers of the first.
+
+        Args:
+            model: on the device. Its parameters are others from now on, where they are divided.
+            networks: those parts of it whose layers are large.
         """
         if self._fabric is None:
-            return model.to(self.device), optimizer
-        return self._fabric.setup(model, optimizer)  # type: ignore[no-any-return]
+            return model.to(self.device)
+        self._networks = networks
+        return self._fabric.setup_module(model)
+
+    def setup_optimizer(self, optimizer: torch.optim.Optimizer) -> Any:
+        """The optimizer of the model's parameters, as a step calls it."""
+        return optimizer if self._fabric is None else self._fabric.setup_optimizers(optimizer)
 
     @contextmanager
     def part_of_step(self, model: Any, *, averages: bool) -> Iterator[None]:
         """Forward and backward of a part of a step, after which the processes average their gradients, or do not yet."""
-        fabric = None if averages or self.ranks.world == 1 else self._fabric
-        with nullcontext() if fabric is None else fabric.no_backward_sync(model):
+        is_alone = self.ranks.world == 1 or self.shards.is_put_together
+        fabric = None if averages or is_alone else self._fabric
+        holds_back = nullcontext() if fabric is None else fabric.no_backward_sync(model)
+        with holds_back, self.shards.within_step(averages=averages):
             yield
+
+    def _divide(self, model: nn.Module, mesh: Any) -> nn.Module:
+        for tensor in (*model.parameters(), *model.buffers()):
+            distributed.broadcast(tensor.detach(), 0)
+        return self.shards.divide(model, self._networks, mesh["data_parallel"])
 
     def backward(self, objective: Tensor) -> None:
         """Add the gradients of the objective to those of the parameters."""
@@ -180,7 +201,12 @@ def _not_here(device: torch.device, error: Exception) -> ValueError:
 
 
 def _fabric(
-    device: torch.device, precision: Precision, scaler: Scaler | None, devices: int | Sequence[int], place: Place
+    device: torch.device,
+    precision: Precision,
+    scaler: Scaler | None,
+    devices: int | Sequence[int],
+    place: Place,
+    divide: Callable[[nn.Module, Any], nn.Module] | None,
 ) -> Fabric:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # imports of its own that warn of themselves
@@ -188,6 +214,7 @@ def _fabric(
         from lightning_fabric.plugins import MixedPrecision
         from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
         from lightning_fabric.strategies.ddp import DDPStrategy
+        from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
     class LeavesData(MixedPrecision):
         """Autocast without Fabric's conversion of inputs, which rounds a count of 1001 to 1000 before the model sees it."""
@@ -205,9 +232,13 @@ def _fabric(
     if place.world > 1:
         plugins.append(TorchElasticEnvironment())
         numbers = list(range(place.local_world)) if isinstance(devices, int) else list(devices)
+        backend, of_all = ("nccl", numbers) if device.type == "cuda" else ("gloo", place.local_world)
         # Which parameters an objective leaves out may change from step to step.
-        strategy = DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo", find_unused_parameters=True)
-        of_all = numbers if device.type == "cuda" else place.local_world
+        strategy: Any = DDPStrategy(process_group_backend=backend, find_unused_parameters=True)
+        if divide is not None:
+            strategy = ModelParallelStrategy(
+                divide, data_parallel_size=place.world, tensor_parallel_size=1, process_group_backend=backend
+            )
         options = {"devices": of_all, "num_nodes": place.machines, "strategy": strategy}
     try:
         return Fabric(accelerator=device.type, plugins=plugins or None, **options)

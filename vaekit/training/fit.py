@@ -130,7 +130,12 @@ def fit(
         devices: how many devices of this machine, or the numbers of some GPUs, [0, 3] for example. Each needs a process, which
             torchrun starts: `torchrun --nproc-per-node 2 program.py`. Under torchrun it may be left out. The run is the one of a
             single process, to rounding: every batch is divided among the processes. See `vaekit.training.processes`.
-        strategy: how several processes train one model: "ddp", in each of which all of it has to fit, or "auto", which is that.
+        strategy: how several processes train one model. "ddp", or "auto", which is that: each holds all of it. "fsdp": each holds
+            a part of the weights, their gradients, the optimizer's state and the averages, and large layers are put together one
+            after the other within a step. Validation, files and callbacks at the end of an epoch see the whole model, which has
+            to fit into each process for as long as they take; in `on_step_end` its weights are parts. Files are those of one
+            process, and a run may go on with the other strategy. Of a process that fails within a step no weights are left: the
+            run goes on from its last checkpoint.
         gradient_clip: scale the gradient down to this norm where it is longer; that of each group of the objective's own
             parameters by itself. {"value": 0.5} limits the size of each of its elements instead.
         on_nonfinite: what happens at a loss, a term of it or a gradient that is NaN or infinite. "stop": the run ends with an
@@ -221,6 +226,8 @@ def fit(
     preflight.check_precision(vae, engine.device)
     preflight.check_weights(vae)
     preflight.check_accumulation(vae, accumulate)
+    if strategy == "fsdp":
+        preflight.check_division(vae, options)
     batches, validation_batches = checked_batches(vae, train, batch_size, "train"), None
     if validation is not None:
         validation_batches = checked_batches(vae, validation, batch_size, "validation")
@@ -239,6 +246,7 @@ def fit(
         torch.enable_grad(),
         preflight.training_mode(vae),
         normalising_over_all_processes(vae) if ranks.world > 1 else nullcontext(),
+        engine.shards.ended(),
     ):
         about = {} if out is None else identity_of(vae, options, engine.precision, batches, validation_batches)
         if (snapshot := checkpoints.newest()) is not None:
@@ -249,14 +257,15 @@ def fit(
         preflight.check_smallest_batch(vae, batches)
         vae.to(engine.device)
         plan = Plan(batches, seed, engine.device, accumulate, partial(seeding.reseed, engine.device), ranks)
-        guard = Guard(vae, batches, on_nonfinite, engine.scaler, ranks)
+        guard = Guard(vae, batches, on_nonfinite, engine.scaler, ranks, engine.shards)
         planned_steps = plan.expected_steps(about.get("planned_epochs", planned_epochs or epochs))
         update = Update(vae, engine, options, guard, planned_steps)
         rate, steps = LearningRate(learning_rate, planned_steps), plan.expected_steps(options.epochs)
-        guard.explain = Report(vae, batches, update, checkpoints.folder)
         told = () if ranks.rank else build(trackers)
         told = told if snapshot is None else kept_current(told, checkpoints.folder)
-        state = RunState(vae, update.optimizer, update.average, rank=ranks.rank, trackers=told)
+        state = RunState(vae, update.optimizer, update.average, rank=ranks.rank, trackers=told, shards=engine.shards)
+        state.put_together()  # until the first step
+        guard.explain = Report(vae, batches, update, state, checkpoints.folder)
         weights = scheduled(vae.loss)
         if plan.steps_per_epoch is not None:
             preflight.warn_of_unfinished(weights, epochs * plan.steps_per_epoch, "the run has")
@@ -274,8 +283,8 @@ def fit(
             checkpoints.go_on(snapshot, state)
         elif initialize_output_bias:
             vae.initialize_output_bias(batch.x for batch in checked(vae, batches))
-            if update.average is not None:
-                update.average.restart()
+            if state.average is not None:
+                state.average.restart()
         validate = None
         if validation_batches is not None:
             validate = partial(_validated, vae, validation_batches, seed, ranks)

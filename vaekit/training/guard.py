@@ -20,6 +20,7 @@ from vaekit.training.ema import Average
 from vaekit.training.gate import Buffers, Gate
 from vaekit.training.plan import Part, Step
 from vaekit.training.scaling import Scaler
+from vaekit.training.shards import Shards, local, norm
 from vaekit.training.state import RunState
 from vaekit.vae import VAE
 
@@ -132,6 +133,7 @@ class Guard:
         on_nonfinite: "stop" or "skip".
         scaler: of gradients in float16, which leaves steps out by itself.
         ranks: the processes of the run, for which a step is bad if it is for one; None for this one alone.
+        shards: the model's weights; None where every process has all of them.
 
     Attributes:
         bad: bool scalar on the device, whether the present step is a bad one.
@@ -146,8 +148,10 @@ class Guard:
         on_nonfinite: str = "stop",
         scaler: Scaler | None = None,
         ranks: Ranks | None = None,
+        shards: Shards | None = None,
     ) -> None:
         self._vae, self._batches, self._skips = vae, batches, on_nonfinite == "skip"
+        self._shards = shards or Shards()
         self._buffers, self._scaler, self._ranks = Buffers(vae), scaler, ranks or Ranks()
         self._parameters = list(vae.parameters())  # finding them in every step would take as long as a small layer
         self._gate: Gate | None = None
@@ -187,13 +191,14 @@ class Guard:
             return
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         if self._measures or self.bad.device.type != "cpu":
-            norm = torch.nn.utils.get_total_norm(gradients)
-            self.observe(norm)
+            of_all = norm(gradients)
+            self.observe(of_all)
             if self._measures:
-                self._norms.append((number, norm))
+                self._norms.append((number, of_all))
             self._measures = False
         else:
-            self.observe(*(gradient for gradient in gradients if gradient.numel() <= _SMALL))
+            own = (local(gradient) for gradient in gradients)
+            self.observe(*(gradient for gradient in own if gradient.numel() <= _SMALL))
 
     @torch.no_grad()
     def judge(self) -> bool:
@@ -213,7 +218,7 @@ class Guard:
     def keep(self) -> None:
         """Remember weights, buffers and averages as they are at the beginning of an epoch."""
         self._parameters = list(self._vae.parameters())
-        state = self._everything()
+        state = self._everything()  # of a model that is divided, what this process has
         if not self._kept:
             self._kept = {name: tensor.clone() for name, tensor in state.items()}
         else:
@@ -287,11 +292,13 @@ class Guard:
 
     def restore(self) -> bool:
         """Put back what was kept, where weights, averages or buffers are not finite any more; whether weights were not."""
-        if not self._kept:
+        if not self._kept or self._shards.is_put_together:  # which was looked at before
             return False
         weights = {name for name, _ in self._vae.named_parameters(remove_duplicate=False)}
         now = self._everything()
         lost = {name for name in now if not _is_finite(now[name]) and _is_finite(self._kept[name])}
+        if self._shards.is_divided:
+            lost = {name for of_rank in self._ranks.gather(sorted(lost)) for name in of_rank}
         are_lost = any(name in weights for name in lost)
         for name in now if are_lost else lost:
             now[name].copy_(self._kept[name])
@@ -299,10 +306,15 @@ class Guard:
 
     def _everything(self) -> dict[str, Tensor]:
         averages = {} if self._average is None else self._average.state_dict()
-        return {**self._vae.state_dict(), **{f"average of {name}": tensor for name, tensor in averages.items()}}
+        named = {**self._vae.state_dict(), **{f"average of {name}": tensor for name, tensor in averages.items()}}
+        return {name: local(tensor) for name, tensor in named.items()}
 
     def _weights_are_finite(self) -> bool:
-        return bool(torch.stack([p.detach().sum(dtype=torch.float32) for p in self._vae.parameters()]).isfinite().all())
+        sums = torch.stack([local(p.detach()).sum(dtype=torch.float32) for p in self._vae.parameters()])
+        nothing = (sums * 0).sum()
+        if self._shards.is_divided:
+            self._ranks.add_up(nothing)
+        return bool(nothing.isfinite())
 
     def _check_values(self, taken: Taken) -> None:
         if not taken.is_checked:

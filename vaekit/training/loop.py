@@ -14,13 +14,13 @@ from vaekit.gathering import Ranks
 from vaekit.schedules import Schedule, is_final
 from vaekit.training.callbacks import Callbacks
 from vaekit.training.checkpoints import Checkpoints
-from vaekit.training.guard import Guard, Taken
+from vaekit.training.guard import Guard, NonFiniteLossError, Taken
 from vaekit.training.history import History
 from vaekit.training.plan import Plan
 from vaekit.training.recorder import Recorder
 from vaekit.training.state import RunState
 from vaekit.training.update import Update
-from vaekit.training.warned import warn_of_another
+from vaekit.training.warned import warn, warn_of_another
 from vaekit.training.watch import Watch
 
 
@@ -82,7 +82,7 @@ class Loop:
     def run(self, epochs: int) -> History:
         """Train until `epochs` are done, a callback stops the run, or ^C ends it."""
         is_whole, failed = False, True  # whole: between two steps
-        self._status = "failed"
+        self._status, self._is_agreed = "failed", False
         try:
             is_whole = self._train(epochs)
             failed = False
@@ -104,6 +104,10 @@ class Loop:
                 self._epoch(history.epochs)
                 agreed = self._agree()
             is_whole, self._status = True, "interrupted" if self.state.interrupt else "finished"
+            self._is_agreed = True
+        except NonFiniteLossError:  # which all processes raise together
+            self._is_agreed = True
+            raise
         except KeyboardInterrupt:
             history.interrupted, self._status = True, "interrupted"
             if self.ranks.world == 1 or self.state.interrupt:  # otherwise the others are somewhere else
@@ -114,6 +118,7 @@ class Loop:
         if not self.state.is_within_epoch:
             self.state.begin_epoch(number)
         started = time.perf_counter() - self.state.seconds
+        self.state.take_apart()
         self.update.begin_epoch(self.state.history)
         self.guard.keep()
         agreed = Agreed()
@@ -132,8 +137,11 @@ class Loop:
             if agreed.save and self.plan.can_resume:
                 self.watch.look()
                 self.state.seconds = time.perf_counter() - started
+                self.state.put_together()
                 self.checkpoints.write(self.state.step)
+                self.state.take_apart()
         self.watch.look()
+        self.state.put_together()
         self.state.seconds = time.perf_counter() - started
         if agreed.interrupt:
             return
@@ -152,7 +160,8 @@ class Loop:
         self.recorder.epoch_ended()  # after the weights that it speaks of
         self.watch.end_epoch(means)
         self.callbacks.call("on_epoch_end", self.state)
-        if self.checkpoints.is_due or not self.plan.can_resume:  # a loader is resumed where an epoch begins
+        # A loader is resumed where an epoch begins.
+        if self.ranks.gather(self.checkpoints.is_due)[0] or not self.plan.can_resume:
             self.checkpoints.write(self.state.step)
 
     def _is_cut_short(self, agreed: Agreed) -> bool:
@@ -205,8 +214,15 @@ class Loop:
             self.watch.close()
             if self.state.interrupt:
                 self.state.history.interrupted, self.state.history.reason = True, self.state.interrupt
-            if self.state.average is not None:
+            if self.state.average is not None and not self.state.shards.is_divided:
                 self.state.average.replace_weights()
+            if self.state.shards.is_divided:
+                warn(
+                    "the run ended where this process had a part of the weights only: there is no `last`, and the model holds no "
+                    "weights any more; vaekit.resume goes on from the last checkpoint",
+                    RuntimeWarning,
+                )
+            self.state.shards.end()
             try:
                 self.callbacks.end(self.state, has_error)
             finally:
@@ -215,11 +231,14 @@ class Loop:
     def _save_finite(self, is_resumable: bool) -> None:
         try:
             self.update.release()
-            self.guard.restore()
-            self._save(is_resumable)
+            if self._is_agreed or not self.state.shards.is_divided:  # otherwise the others are somewhere else, with their parts
+                self.guard.restore()
+                self.state.put_together()
+                self._save(is_resumable)
         except KeyboardInterrupt:
             self.state.history.interrupted, self._status = True, "interrupted"
-            self._save(is_resumable=False)
+            if not self.state.shards.is_divided:
+                self._save(is_resumable=False)
 
     def _save(self, is_resumable: bool) -> None:
         self.checkpoints.run_ended(self.state, is_resumable)

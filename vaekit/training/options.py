@@ -69,7 +69,9 @@ class FitOptions:
     devices: int | Sequence[int] = field(
         default=1, metadata={"help": "How many devices, each with a process of its own.", "may_change": True}
     )
-    strategy: str = field(default="auto", metadata={"help": "How several processes train one model: ddp.", "may_change": True})
+    strategy: str = field(
+        default="auto", metadata={"help": "How several processes train one model: ddp or fsdp.", "may_change": True}
+    )
     trackers: Sequence[str | Mapping[str, Any] | Tracker] = field(
         default=("csv",), metadata={"help": "What a run records is written by; see `vaekit list trackers`.", "may_change": True}
     )

@@ -71,6 +71,30 @@ def check_accumulation(vae: VAE, accumulate: int) -> None:
         )
 
 
+def check_division(vae: VAE, options: FitOptions) -> None:
+    """Refuse a model or a run whose weights cannot be divided among processes.
+
+    Raises:
+        ValueError: weights of several dtypes, one weight in two places, or one that is not contiguous; compile=True or adafactor.
+    """
+    why = ""
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in vae.parameters()})
+    places: dict[int, str] = {}
+    for name, parameter in vae.named_parameters(remove_duplicate=False):
+        if (other := places.setdefault(id(parameter), name)) != name:
+            why = f"{other} and {name} are one parameter, which would be divided twice"
+        if not parameter.is_contiguous():
+            why = f"{name} is not contiguous in memory, channels last for example; vae.to(memory_format=torch.contiguous_format)"
+    if len(dtypes) > 1:
+        why = f"the weights are {' and '.join(dtypes)}, and have to be of one dtype"
+    if (options.optimizer["name"] if isinstance(options.optimizer, Mapping) else options.optimizer) == "adafactor":
+        why = "PyTorch's Adafactor takes means over the rows and columns of whole weights; take adam or lion"
+    if options.compile:
+        why = "compile=True compiles a model that is whole; leave it out"
+    if why:
+        raise ValueError(f'strategy="fsdp" cannot divide this run: {why}. strategy="ddp" has the whole model in every process')
+
+
 def check_smallest_batch(vae: VAE, batches: Whole | Stream) -> None:
     """Refuse a last batch of one example where batch normalisation cannot be trained on it, before the steps up to it.
 

@@ -16,7 +16,7 @@ from torch import distributed
 
 from vaekit.checks import checked_word
 
-STRATEGIES = ("auto", "ddp")
+STRATEGIES = ("auto", "ddp", "fsdp")
 _SECONDS_FOR_THE_REASON = 2.0  # that a process whose partner is gone waits for what that one has to say
 _WITHOUT_A_WORD = "killed for want of memory, for example; torchrun says which one and with what code"
 _runs = count()
@@ -67,11 +67,6 @@ def checked_strategy(strategy: str) -> str:
     Raises:
         ValueError: in another way than there is.
     """
-    if strategy == "fsdp":
-        raise ValueError(
-            'strategy="fsdp", which divides the weights of one model among processes, is not there yet; with "ddp" each process '
-            "holds all of them, and the batches are divided"
-        )
     return checked_word("strategy", strategy, STRATEGIES)
 
 

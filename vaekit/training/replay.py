@@ -39,7 +39,9 @@ class Evidence(NamedTuple):
         step: with its examples.
         findings: what was found when it was taken again.
         message: in words.
-        update: of the run, with the optimizer as it was before the step.
+        update: of the run.
+        optimizer: the state of its optimizer, from before the step.
+        average: the averaged weights by name; None where the run has none.
     """
 
     epoch: int
@@ -47,6 +49,8 @@ class Evidence(NamedTuple):
     findings: Findings
     message: str
     update: Update
+    optimizer: Mapping[str, Any]
+    average: Mapping[str, Tensor] | None
 
 
 def write(run: Path, vae: VAE, evidence: Evidence) -> Path:
@@ -77,8 +81,8 @@ def write(run: Path, vae: VAE, evidence: Evidence) -> Path:
             "key": step.key,
             "dataset_size": step.dataset_size,
             "parts": parts,
-            "optimizer": update.optimizer.state_dict(),
-            "average": None if update.average is None else update.average.state_dict(),
+            "optimizer": evidence.optimizer,
+            "average": evidence.average,
             "engine": update.engine.state_dict(),
         },
         "step",

@@ -15,6 +15,7 @@ from vaekit.training.examine import Findings, digests_of, examine
 from vaekit.training.guard import Failure, Taken
 from vaekit.training.plan import Part, Step
 from vaekit.training.replay import Evidence, write
+from vaekit.training.state import RunState
 from vaekit.training.update import Update
 from vaekit.vae import VAE, evaluation_mode
 
@@ -27,13 +28,16 @@ class Report:
         batches: the training data.
         update: of the run, which takes the step again as far as its gradients; each process of several takes all
             of it.
+        state: where the run is; a model that is divided among processes is put together.
         folder: of the run; None for one that leaves nothing, and in other processes than the first.
     """
 
-    def __init__(self, vae: VAE, batches: Whole | Stream, update: Update, folder: Path | None) -> None:
-        self._vae, self._batches, self._update, self._folder = vae, batches, update, folder
+    def __init__(self, vae: VAE, batches: Whole | Stream, update: Update, state: RunState, folder: Path | None) -> None:
+        self._vae, self._batches, self._update, self._state, self._folder = vae, batches, update, state, folder
 
     def __call__(self, failure: Failure) -> str:
+        self._state.put_together()
+        optimizer = self._state.shards.gathered(self._update.optimizer.state_dict())
         if not failure.taken or failure.weights_are_lost:
             gone = "there is no folder for `vaekit replay`: the weights from before that step are lost"
             return explain.message(failure, self._batches, lines=[] if self._folder is None else [gone])
@@ -51,7 +55,8 @@ class Report:
             kept = "out= would have left a folder with that step, for `vaekit replay`"
             return explain.message(failure, self._batches, findings, [*lines, kept])
         told = explain.message(failure, self._batches, findings, lines)
-        evidence = Evidence(failure.epoch, step, findings, told, self._update)
+        average = None if self._state.average is None else self._state.average.state_dict()
+        evidence = Evidence(failure.epoch, step, findings, told, self._update, optimizer, average)
         try:
             kept = f"to take that step again: vaekit replay {write(self._folder, self._vae, evidence)}"
         except (OSError, ValueError, TypeError) as error:

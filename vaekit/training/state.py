@@ -13,6 +13,7 @@ from torch import Tensor
 from vaekit.evaluation.terms import TermSums
 from vaekit.training.ema import Average
 from vaekit.training.history import History
+from vaekit.training.shards import Shards
 from vaekit.training.trackers import Tracker
 from vaekit.vae import VAE
 
@@ -51,6 +52,7 @@ class RunState:
         first_example: the number of examples that had been seen by then.
         seconds: that the running epoch has taken before a run went on with it.
         trackers: of the run, for pictures; none in another process than rank 0.
+        shards: the weights, with strategy="fsdp" divided among the processes from the first step of an epoch to its last.
     """
 
     vae: VAE
@@ -75,6 +77,8 @@ class RunState:
     interrupt: str = ""
     rank: int = 0
     trackers: tuple[Tracker, ...] = ()
+    shards: Shards = field(default_factory=Shards)
+    _average_in_parts: Average | None = field(default=None, init=False, repr=False)
 
     @property
     def learning_rate(self) -> float:
@@ -97,7 +101,7 @@ class RunState:
         """All of it, as plain data and the tensors themselves."""
         return {
             "model": dict(self.vae.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.shards.gathered(self.optimizer.state_dict()),
             "average": None if self.average is None else self.average.state_dict(),
             "history": self.history.state_dict(),
             "sums": self.sums.state_dict(),
@@ -108,7 +112,7 @@ class RunState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave; a run that was interrupted then is not any more."""
         self.vae.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(self.shards.divided(state["optimizer"], self.optimizer))
         _lay_out_as_weights(self.optimizer)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -118,6 +122,21 @@ class RunState:
         for name in _PLAIN:
             setattr(self, name, state[name])
         self.history.interrupted, self.history.reason = False, ""
+
+    def put_together(self) -> None:
+        """Where the model is divided among processes: all of it, and of the averages, in each of them. All have to take part."""
+        if self.shards.is_divided:
+            self.shards.put_together()
+            if self.average is not None:
+                self._average_in_parts, self.average = self.average, self.average.put_together(self.vae)
+
+    def take_apart(self) -> None:
+        """Divided among the processes again, where it was."""
+        if self.shards.is_put_together:
+            self.shards.take_apart()
+            if self.average is not None and self._average_in_parts is not None:
+                self._average_in_parts.take_apart(self.average)
+                self.average = self._average_in_parts
 
     @contextmanager
     def averaged(self) -> Iterator[VAE]:

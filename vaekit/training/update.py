@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,10 +40,14 @@ class Update:
     def __init__(self, vae: VAE, engine: Engine, options: FitOptions, guard: Guard, steps: int | None) -> None:
         self._vae, self.engine, self.options, self._guard = vae, engine, options, guard
         self._rate = LearningRate(options.learning_rate, steps)
-        self.optimizer = optimizers.build(options.optimizer, vae, self._rate(0), not self._rate.is_constant)
-        self._clip = Clip(options.gradient_clip, optimizers.clipped_together(vae))
+        build = partial(optimizers.build, options.optimizer, vae, self._rate(0), not self._rate.is_constant)
+        self.optimizer = build()
         objective: Any = torch.compile(_Objective(vae)) if options.compile else _Objective(vae)
-        self._model, self._optimizer = engine.setup(objective, self.optimizer)
+        self._model = engine.setup_model(objective, (vae.encoder, vae.decoder))
+        if engine.shards.is_divided:  # the parameters are others now
+            self.optimizer = build()
+        self._clip = Clip(options.gradient_clip, optimizers.clipped_together(vae))
+        self._optimizer = engine.setup_optimizer(self.optimizer)
         self.average = None if options.ema is None else Average(vae, options.ema)  # of the weights that all processes have now
         guard.attach(self.optimizer, self.average)
 

@@ -25,7 +25,10 @@ class Callback:
         """Before the first step of the run."""
 
     def on_step_end(self, state: RunState) -> None:
-        """After every optimizer step. Reading a tensor here makes the step wait for the device; `state.terms` are numbers."""
+        """After every optimizer step. Reading a tensor here makes the step wait for the device; `state.terms` are numbers.
+
+        With strategy="fsdp" the weights are parts here, and the model cannot be called.
+        """
 
     def on_validation_end(self, state: RunState) -> None:
         """After every validation, whose terms are in `state.validation`."""

@@ -9,6 +9,7 @@ import torch
 
 from vaekit.checks import checked_number
 from vaekit.registry import Registry
+from vaekit.training.shards import is_part
 
 registry: Registry[torch.optim.Optimizer] = Registry("optimizer", "vaekit.optimizers")
 
@@ -74,7 +75,10 @@ def sgd(
         >>> optimizer = {"name": "sgd", "momentum": 0.9}
         >>> history = vaekit.fit(vae, x, epochs=1, optimizer=optimizer, learning_rate=1e-4, progress=False)
     """
-    return torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=True)
+    groups = list(params)
+    is_divided = any(is_part(one) for group in groups for one in group["params"])  # which the fused kernel does not know
+    kernel = {"foreach": True} if is_divided else {"fused": True}
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, **kernel)
 
 
 @registry.register("adamax")
