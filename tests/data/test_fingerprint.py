@@ -106,6 +106,7 @@ def test_a_loader_is_told_by_its_kind_its_dataset_and_its_batch_size():
     rows = made.pop("rows")
     told = {"kind": "loader", "loader": "DataLoader", "examples": 9, "batch_size": 2}
     assert made == {**told, "sampler": "SequentialSampler", "drop_last": False}
+    assert len(rows) == 9
     made["rows"] = rows
     assert json.loads(json.dumps(made)) == made
     assert differences(made, Stream(DataLoader(dataset, batch_size=3)).fingerprint()) == "the loader's batch_size was 2 and is 3"

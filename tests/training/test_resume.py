@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import re
 import warnings
 from functools import partial
 
@@ -388,6 +389,56 @@ def test_another_loader_is_refused(change, tmp_path):
     fit(model(), loader(), out=tmp_path, callbacks=[Interrupt(6)])
     with pytest.raises(ValueError, match="train: .*(values|sampler|drop_last)"):
         vaekit.resume(tmp_path, loader(**change))
+
+
+class Rows(torch.utils.data.Dataset):
+    """Examples that only a loader reads; without a way to read one where a row has no number."""
+
+    def __init__(self, x, has_numbers=True):
+        self.x, self.has_numbers = x, has_numbers
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, row):
+        return self.x[row if self.has_numbers else row["row"]]
+
+
+class Keyed(torch.utils.data.Sampler):
+    def __iter__(self):
+        yield from ({"row": row} for row in range(len(X)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_other_data_of_the_same_size_in_a_loader_are_refused(workers, tmp_path):
+    def loader(x):
+        return DataLoader(Rows(x), batch_size=16, num_workers=workers)
+
+    fit(model(), loader(X), validation=loader(X[:9]), out=tmp_path, callbacks=[Interrupt(6)])
+    for data, validation, which in ((X.flip(0), X[:9], "train"), (X, X[1:10], "validation")):
+        with pytest.raises(ValueError, match=f"{which}: the values in 64 rows differ"):
+            go_on(tmp_path, loader(data), validation=loader(validation))
+    assert go_on(tmp_path, loader(X), validation=loader(X[:9])).epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("loader", "why"),
+    [
+        (lambda: list(X.split(16)), "a list has no rows that can be read one by one"),
+        (
+            lambda: DataLoader(Rows(X, has_numbers=False), batch_size=16, sampler=Keyed()),
+            "reading its rows .* failed, TypeError: ",
+        ),
+    ],
+    ids=["list", "keys"],
+)
+def test_data_that_cannot_be_compared_are_told_of_where_a_run_goes_on(loader, why, tmp_path, capfd):
+    fit(model(), loader(), validation=X[:9], out=tmp_path, progress=True)
+    assert "compared" not in capfd.readouterr().err
+    vaekit.resume(tmp_path, loader(), validation=X[:9], epochs=3, device="cpu")
+    said = capfd.readouterr().err
+    assert re.search(f"train: its values could not be compared with those that the run began with: {why}", said)
+    assert "validation: its" not in said
 
 
 @pytest.mark.parametrize("optimizer", ["adam", {"name": "sgd", "momentum": 0.9}], ids=str)

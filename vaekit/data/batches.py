@@ -9,14 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from vaekit.checks import checked_size
 from vaekit.data.ahead import read_ahead
 from vaekit.data.batch import Batch
 from vaekit.data.conversion import check_none_missing, check_real, float32, floats, plain
 from vaekit.data.examples import Examples, as_examples
-from vaekit.data.fingerprint import fingerprint_of, hash_of, spread_rows
+from vaekit.data.fingerprint import fingerprint_of
+from vaekit.data.sampled import sample_of
 from vaekit.data.sharding import share
 from vaekit.data.tables import is_table
 
@@ -36,6 +37,7 @@ class Whole:
         size: the number of examples.
         batch_size: the number of examples in a batch.
         keeps_workers: False: no process draws anything.
+        why_not_compared: "": the values of examples are compared.
         is_checked: whether all values have been checked (by `vaekit.inputs`); until then, those of a batch have to be when it
             comes.
 
@@ -49,6 +51,7 @@ class Whole:
     """
 
     keeps_workers: Final = False
+    why_not_compared: Final = ""
 
     def __init__(self, examples: Examples, batch_size: int, conditional: bool = False) -> None:
         self.examples, self.batch_size, self._conditional = examples, checked_size("batch_size", batch_size), conditional
@@ -108,8 +111,8 @@ class Whole:
         """The numbers of the examples at `index` int64 [B] in the file or array they came from."""
         return self.examples.numbers(index)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Plain data that are the same for the same examples; see `vaekit.data.differences`."""
+    def fingerprint(self, is_first: bool = True) -> dict[str, Any]:
+        """Plain data that are the same for the same examples, in each process; see `vaekit.data.differences`."""
         return fingerprint_of(self.examples)
 
 
@@ -130,6 +133,7 @@ class Stream:
         size: the number of examples in an epoch, or in this process's share of it where the loader gives a share; None where the
             loader does not know it.
         is_checked: False: the values of a batch have to be checked whenever it comes.
+        why_not_compared: why its `fingerprint` says nothing of the examples' values, in words; "" where it does.
         can_resume: whether the loader can go on from the middle of an epoch: it has state_dict and load_state_dict, as
             `torchdata.stateful_dataloader.StatefulDataLoader` and the `IterableDataset` of Hugging Face do. It goes on as exactly
             as that state says: Hugging Face's leaves out what waits in a buffer of `shuffle` (with a buffer_size above 1).
@@ -149,6 +153,7 @@ class Stream:
     def __init__(self, loader: Iterable[Any], conditional: bool = False) -> None:
         self._conditional = conditional
         self._loader: Any = loader
+        self.why_not_compared = ""
         sampler, batch_sampler, dataset = (getattr(loader, name, None) for name in ("sampler", "batch_sampler", "dataset"))
         if 0 in (_length(dataset), _length(loader)):
             raise ValueError(_EMPTY)
@@ -211,9 +216,16 @@ class Stream:
                 "epoch; torchdata.stateful_dataloader.StatefulDataLoader can"
             )
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Plain data that tell one loader from another, as far as that shows before it is read; see `vaekit.data.differences`."""
+    def fingerprint(self, is_first: bool = True) -> dict[str, Any]:
+        """Plain data that tell one loader from another; see `vaekit.data.differences`.
+
+        Args:
+            is_first: whether this is the first process of a run. Another's loader may have examples of its own: only their number
+                is compared, and their values are not read.
+        """
         loader = self._loader
+        sample = sample_of(loader) if is_first else None
+        self.why_not_compared = "" if sample is None else sample.why_not
         return {
             "kind": "loader",
             "loader": type(loader).__name__,
@@ -221,16 +233,8 @@ class Stream:
             "batch_size": self.batch_size,
             "sampler": type(loader.sampler).__name__ if isinstance(loader, DataLoader) else None,
             "drop_last": loader.drop_last if isinstance(loader, DataLoader) else None,
-            "rows": self._hash_of_tensors(),
+            "rows": None if sample is None or sample.why_not else sample.hashes,
         }
-
-    def _hash_of_tensors(self) -> str | None:
-        """Of the rows of a `TensorDataset`; any other may give other values each time that it is asked."""
-        dataset = getattr(self._loader, "dataset", None)
-        if not isinstance(dataset, TensorDataset):
-            return None
-        rows = spread_rows(len(dataset))
-        return str(hash_of([tensor[rows.to(tensor.device)] for tensor in dataset.tensors], 16).hexdigest())
 
     def generators(self) -> list[Tensor]:
         """The states of the random generators that the loader was given, which go on from epoch to epoch."""

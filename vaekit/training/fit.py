@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -248,7 +248,7 @@ def fit(
         normalising_over_all_processes(vae) if ranks.world > 1 else nullcontext(),
         engine.shards.ended(),
     ):
-        about = {} if out is None else identity_of(vae, options, engine.precision, batches, validation_batches)
+        about = {} if out is None else identity_of(vae, options, engine.precision, batches, validation_batches, not ranks.rank)
         if (snapshot := checkpoints.newest()) is not None:
             check_same(snapshot.about, about, out)
             about |= {name: snapshot.about[name] for name in ("planned_epochs", "run")}
@@ -296,6 +296,9 @@ def fit(
         if snapshot is not None and options.planned_epochs not in (None, options.epochs) and not is_over:
             shown.say(_after_the_plan(rate, options))
             preflight.warn_of_no_rate(rate, options)
+        if snapshot is not None:
+            for line in _not_compared({"train": batches, "validation": validation_batches}):
+                shown.say(line)
         if snapshot is not None and batches.keeps_workers:
             shown.say("the loader's persistent workers begin anew: what they draw at random differs from what it would have been")
         plan.say = shown.say
@@ -332,6 +335,13 @@ def _after_the_plan(rate: LearningRate, options: FitOptions) -> str:
     """What becomes of a learning rate that was made for another number of epochs, in words."""
     kept = f"the learning rate keeps the schedule for {options.planned_epochs} epochs with which the run began"
     return kept if options.epochs < (options.planned_epochs or 0) else f"{kept}, and stays at {rate.final:.4g} after them"
+
+
+def _not_compared(data: Mapping[str, Whole | Stream | None]) -> Iterator[str]:
+    """What is to be known of data that may not be those with which a run began."""
+    for name, batches in data.items():
+        if batches is not None and batches.why_not_compared:
+            yield f"{name}: its values could not be compared with those that the run began with: {batches.why_not_compared}"
 
 
 def _where(state: RunState) -> str:

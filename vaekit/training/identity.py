@@ -21,9 +21,13 @@ _ALSO = {
 
 
 def identity_of(
-    vae: VAE, options: FitOptions, precision: Precision, train: Whole | Stream, validation: Whole | Stream | None
+    vae: VAE, options: FitOptions, precision: Precision, train: Whole | Stream, validation: Whole | Stream | None, is_first: bool
 ) -> dict[str, Any]:
     """Plain data that say what a run is made from; the model is in the mode in which it is trained.
+
+    Args:
+        vae, options, precision, train, validation: of the run.
+        is_first: whether this is its first process.
 
     Raises:
         ValueError: a model or an option that cannot be written down.
@@ -36,12 +40,18 @@ def identity_of(
         "frozen": [name for name, p in vae.named_parameters() if not p.requires_grad],
         "evaluating": [name for name, module in vae.named_modules() if not module.training],
         "lower_precision": None if precision.lower is None else str(precision.lower).removeprefix("torch."),
-        "train": train.fingerprint(),
-        "validation": None if validation is None else validation.fingerprint(),
+        "train": train.fingerprint(is_first),
+        "validation": None if validation is None else validation.fingerprint(is_first),
     }
     lasting = {name: every[name] for name in FitOptions.lasting()}
-    # The same for the same run elsewhere, whose checkpoints are the same.
-    return {**made, "run": hashlib.sha256(json.dumps({**made, "options": lasting}).encode()).hexdigest()}
+    # The same for the same run elsewhere, whose checkpoints are the same; how many rows can be read in two seconds is not.
+    told = {**made, "options": lasting, **{name: _with_first_row(made[name]) for name in ("train", "validation")}}
+    return {**made, "run": hashlib.sha256(json.dumps(told).encode()).hexdigest()}
+
+
+def _with_first_row(fingerprint: Any) -> Any:
+    rows = None if fingerprint is None else fingerprint["rows"]
+    return {**fingerprint, "rows": rows[:1]} if isinstance(rows, list) else fingerprint
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: object) -> None:
