@@ -125,6 +125,7 @@ VAEKIT_INLINE double log_series(double f) {
 template <class T>
 struct Exponential {
   T value;      // e^x
+  T growth;     // e^x - 1
   T minus_one;  // e^(2x) - 1
   T excess;     // e^(2x) - 1 - 2x
 };
@@ -149,7 +150,7 @@ VAEKIT_INLINE Exponential<T> exponential(T x, T limit) {
   const T minus_one = r + tail;
   const T square_minus_one = multiply_add<fused>(value, value, T(-1));
   const bool near = m == T(0);
-  return {value, near ? minus_one * (minus_one + T(2)) : square_minus_one,
+  return {value, near ? minus_one : value - T(1), near ? minus_one * (minus_one + T(2)) : square_minus_one,
           near ? multiply_add<fused>(minus_one, minus_one, T(2) * tail) : multiply_add<fused>(T(-2), below, square_minus_one)};
 }
 

@@ -17,6 +17,7 @@ struct Problem {
   int64_t planes, plane;
   bool ignore_missing;
   double shared;
+  Input columns;  // the shared parameter as the data's elements have it, where there is one for each entry of the last dimension
   Rows rows;
 };
 
@@ -30,13 +31,18 @@ Problem problem_of(const NllOperands& o, const NllKernel& kernel) {
     if (i > 0) event *= plane_sizes[i];
   }
   double shared = kernel.shared;
-  if (o.shared) {
+  Input columns;
+  if (o.shared && o.shared->dim() == 1) {
+    int64_t column_strides[kMaxDims] = {};
+    column_strides[dims - 1] = o.shared->stride(0);
+    columns = Input(o.shared->const_data_ptr(), storage_of(o.shared->scalar_type()), dims, plane_sizes, column_strides);
+  } else if (o.shared) {
     const void* place = o.shared->const_data_ptr();
     shared = o.shared->scalar_type() == ScalarType::Double ? load<double>(place) : load<float>(place);
   }
   const Input first(o.parameters.const_data_ptr(), storage_of(o.parameters.scalar_type()), dims, plane_sizes, plane_strides);
   const int tile = sizes[1] <= 4 ? kMaxTile : kMaxTile / 4;
-  return {kernel, first, input_of(o.x), sizes[1], strides[1], o.ignore_missing, shared, {rows, event, tile}};
+  return {kernel, first, input_of(o.x), sizes[1], strides[1], o.ignore_missing, shared, columns, {rows, event, tile}};
 }
 
 template <class T>
@@ -48,21 +54,25 @@ const NllLoops<T>& loops_of(const NllKernel& kernel) {
   }
 }
 
-// A thread's buffers: of x, of P planes of parameters, and, for backward, of as many gradients and of those coming in.
+// A thread's buffers: of x, of P planes of parameters and one for a shared parameter that is spread, and, for backward, of P
+// gradients and of those coming in.
 template <class T>
 class Scratch {
  public:
   Scratch(const Problem& p, bool backward)
-      : tile_(p.rows.tile), values_(new T[(1 + p.planes + (backward ? p.planes + 1 : 0)) * p.rows.tile]), parameters(p.planes),
-        gradients(backward ? p.planes : 0) {}
+      : tile_(p.rows.tile), arrays_(p.planes + (p.kernel.spread ? 1 : 0)),
+        values_(new T[(1 + arrays_ + (backward ? p.planes + 1 : 0)) * p.rows.tile]), parameters(arrays_),
+        gradients(backward ? p.planes : 0) {
+    if (p.kernel.spread && !p.columns) std::fill(plane(p.planes), plane(p.planes) + tile_, static_cast<T>(p.shared));
+  }
 
   T* x() { return values_.get(); }
   T* plane(int64_t i) { return values_.get() + (1 + i) * tile_; }
-  T* gradient(int64_t i) { return plane(static_cast<int64_t>(parameters.size()) + i); }
-  T* incoming() { return gradient(static_cast<int64_t>(parameters.size())); }
+  T* gradient(int64_t i) { return plane(arrays_ + i); }
+  T* incoming() { return gradient(static_cast<int64_t>(gradients.size())); }
 
  private:
-  int64_t tile_;
+  int64_t tile_, arrays_;
   std::unique_ptr<T[]> values_;
 
  public:
@@ -74,6 +84,10 @@ template <class T>
 NllTile<T> read(const Problem& p, const Tile& tile, Scratch<T>& scratch) {
   for (int64_t i = 0; i < p.planes; ++i) {
     scratch.parameters[i] = p.parameters.read<T>(tile.start, tile.n, scratch.plane(i), i * p.plane);
+  }
+  if (p.kernel.spread) {
+    T* shared = scratch.plane(p.planes);
+    scratch.parameters[p.planes] = p.columns ? p.columns.read<T>(tile.start, tile.n, shared) : shared;
   }
   const T* x = p.x.read<T>(tile.start, tile.n, scratch.x());
   return {tile.n, Real<T>::kExpLimit, x, scratch.parameters.data(), static_cast<T>(p.shared), p.kernel.option};
@@ -129,20 +143,23 @@ void backward_tile(const Problem& p, const Tile& tile, const Input& grad, const 
 
 template <class T>
 void backward_as(const Problem& p, const Input& grad, const Output& out, const Tensor* shared) {
-  std::vector<double> sums(shared == nullptr ? 0 : p.rows.rows, 0.0);
+  const bool by_column = shared != nullptr && shared->dim() == 1;
+  std::vector<double> sums(shared == nullptr || by_column ? 0 : p.rows.rows, 0.0);
   const auto make = [&] { return Scratch<T>(p, true); };
-  if (p.rows.rows == 0 || p.rows.event == 0) {
+  const auto elements = [&](const Tile& tile, Scratch<T>& scratch, T* slopes) {
+    backward_tile<T>(p, tile, grad, out, scratch, slopes);
+  };
+  if (by_column) {
+    sum_columns<T>(p.rows, p.kernel.worth, shared->size(0), make, elements, static_cast<T*>(shared->mutable_data_ptr()));
+  } else if (p.rows.rows == 0 || p.rows.event == 0) {
   } else if (shared == nullptr) {
     for_each_tile(p.rows, p.kernel.worth, make,
                   [&](const Tile& tile, Scratch<T>& scratch) { backward_tile<T>(p, tile, grad, out, scratch, nullptr); });
   } else {
-    const auto elements = [&](const Tile& tile, Scratch<T>& scratch, T* slopes) {
-      backward_tile<T>(p, tile, grad, out, scratch, slopes);
-    };
     sum_rows<T>(p.rows, p.kernel.worth, make, elements, [](const T* values, int n) { return sum_in_double(values, n); },
                 sums.data());
   }
-  if (shared != nullptr) {
+  if (shared != nullptr && !by_column) {
     double total = 0;
     for (const double sum : sums) total += sum;
     *static_cast<T*>(shared->mutable_data_ptr()) = static_cast<T>(total);
@@ -165,7 +182,7 @@ std::tuple<Tensor, Tensor> nll_backward(const Tensor& grad, const NllOperands& o
   const Tensor& like = o.parameters;
   const ScalarType dtype = compute_type(like.scalar_type());
   Tensor out = empty(like.sizes().data(), like.dim(), like.scalar_type(), like, o.op);
-  Tensor shared = o.shared ? empty(nullptr, 0, dtype, like, o.op) : Tensor();
+  Tensor shared = o.shared ? empty(o.shared->sizes().data(), o.shared->dim(), dtype, like, o.op) : Tensor();
   const Tensor* to_shared = o.shared ? &shared : nullptr;
   if (dtype == ScalarType::Double) {
     backward_as<double>(p, input_of(grad), output_of(out), to_shared);

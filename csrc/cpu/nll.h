@@ -15,8 +15,8 @@ struct NllTile {
   int n;
   T limit;                     // Real<T>::kExpLimit, passed in for the reason given in real.h
   const T* x;                  // NaN where a value is missing: what a loop makes of it is not used
-  const T* const* parameters;  // P arrays
-  T shared;                    // a parameter that all elements share
+  const T* const* parameters;  // P arrays, and where the kernel has it spread the shared parameter's
+  T shared;                    // a parameter that all elements share, if it is one number
   int64_t option;              // the operator's own
 };
 
@@ -33,6 +33,7 @@ struct NllKernel {
   const NllLoops<double>& double_loops;
   int64_t worth;       // how many elements are worth another thread
   double shared = 0;   // the shared parameter where it is no tensor
+  bool spread = false;  // whether the loops take the shared parameter as one more array
   int64_t option = 0;
 };
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 namespace vaekit {
 
@@ -96,6 +97,40 @@ void sum_rows(const Rows& rows, int64_t worth, const Make& make, const F& f, con
       for (int64_t chunk = 0; chunk < chunks; ++chunk) total += sums[row * chunks + chunk];
       out[first + row] = static_cast<Out>(total);
     }
+  }
+}
+
+// out[c] = the sum of the elements of column c, the places in the data that are c modulo `columns`; f(tile, scratch, elements)
+// gives a tile's. The data is cut into chunks, each summed in double, in an order that depends on nothing but its sizes.
+template <class T, class Make, class F>
+void sum_columns(const Rows& rows, int64_t worth, int64_t columns, const Make& make, const F& f, T* out) {
+  const int64_t elements = rows.rows * rows.event, tiles = elements == 0 ? 0 : rows.tiles();
+  // Few enough for their sums to need an eighth of the memory of a float32 array of the data's size.
+  const int64_t chunks = std::max<int64_t>(1, std::min({tiles, int64_t{64}, elements / (16 * std::max<int64_t>(columns, 1))}));
+  std::vector<double> sums(chunks * columns, 0.0);
+  const auto add = [&](double* into, const T* values, int64_t start, int n) {
+    for (int64_t done = 0, c = start % columns; done < n; c = 0) {
+      const int64_t run = std::min<int64_t>(n - done, columns - c);
+      for (int64_t i = 0; i < run; ++i) into[c + i] += values[done + i];
+      done += run;
+    }
+  };
+  const int64_t grain = std::max<int64_t>(1, worth * chunks / std::max<int64_t>(elements, 1));
+  torch::stable::parallel_for(0, chunks, grain, [&](int64_t from, int64_t to) {
+    auto scratch = make();
+    alignas(64) T values[kMaxTile + 32];
+    for (int64_t chunk = from; chunk < to; ++chunk) {
+      for (int64_t i = tiles * chunk / chunks; i < tiles * (chunk + 1) / chunks; ++i) {
+        const Tile tile = rows.at(i);
+        f(tile, scratch, values);
+        add(sums.data() + chunk * columns, values, tile.start, tile.n);
+      }
+    }
+  });
+  for (int64_t c = 0; c < columns; ++c) {
+    double total = 0;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) total += sums[chunk * columns + c];
+    out[c] = static_cast<T>(total);
   }
 }
 

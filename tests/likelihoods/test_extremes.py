@@ -10,6 +10,7 @@ from helpers.densities import CASES, exact, exact_slopes, rounding
 
 from vaekit import make_key
 from vaekit.likelihoods import DiscretizedLogistic
+from vaekit.ops.reference import compute_dtype
 
 FAR = [-1e4, -200.0, -150.0, -104.0, -90.0, -85.0, -40.0, 0.0, 16.0, 40.0, 85.0, 88.5, 90.0, 104.0, 150.0, 200.0, 1e4]
 ONE_COMPONENT = CASES["discretized_logistic"]._replace(
@@ -50,7 +51,14 @@ def rows_of(case, parameters, dtype):
 def test_neither_an_nll_nor_its_gradient_is_nan(name, dtype):
     case = ALL[name]
     parameters, x = rows_of(case, [*one_far(case, FAR), *two_far(case)], dtype)
-    nll = case.likelihood.nll(parameters, x)
+    assert_no_nan(parameters, x, case.likelihood.nll(parameters, x))
+    wide = compute_dtype(dtype)
+    assert_no_nan(
+        parameters, x, case.likelihood.element_nll(parameters.to(wide), x.to(wide))[:, 0]
+    )  # also where a kernel serves nll
+
+
+def assert_no_nan(parameters, x, nll):
     (gradient,) = torch.autograd.grad(nll.sum(), parameters)
     for number in ((nll.isnan() | nll.isneginf())[:, None, None] | gradient.isnan()).nonzero()[:1, 0].tolist():
         row = parameters[number].flatten().tolist(), x[number].item()

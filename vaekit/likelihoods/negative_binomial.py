@@ -15,13 +15,30 @@ from torch.nn import functional as F
 
 from vaekit.likelihoods import draws
 from vaekit.likelihoods.base import RAREST, log_counts, registry
-from vaekit.likelihoods.positive import DispersedLikelihood, Positive
+from vaekit.likelihoods.positive import DispersedLikelihood, Positive, split
 from vaekit.likelihoods.special import binomial_deviance, bounded_log, log_choice, size_softplus, softplus
 from vaekit.likelihoods.support import COUNTS
 from vaekit.ops import streams
 from vaekit.ops.draw import Draw
+from vaekit.ops.nll import NllOperator
 
 _NEVER = 80.0  # of the logarithms of a mean and a dispersion from which on no count is 0
+
+
+def _elements(parameters: Tensor, x: Tensor, shared: Tensor | None, start: float) -> Tensor:
+    (log_mean,), log_theta = split(parameters, 1, shared, start)
+    return _nll(log_mean, log_theta, x)
+
+
+def _inflated_elements(parameters: Tensor, x: Tensor, shared: Tensor | None, start: float) -> Tensor:
+    (log_mean, logit), log_theta = split(parameters, 2, shared, start)
+    # Without a bound the nll of 0 would overflow there, and its derivative be 0 times infinity.
+    is_beyond = (x == 0.0) & (torch.minimum(log_mean, log_theta.expand_as(x)) > _NEVER)
+    counted = _nll(log_mean.masked_fill(is_beyond, _NEVER), log_theta.masked_fill(is_beyond, _NEVER), x)
+    # -log(d + (1 - d) exp(-counted)), with the larger of logit and 0 taken out of both logarithms
+    often = softplus(-logit) - softplus(-logit - counted)
+    seldom = softplus(logit) - torch.logaddexp(logit, -counted)
+    return torch.where(x == 0.0, torch.where(logit > 0.0, often, seldom), counted + softplus(logit))
 
 
 @registry.register("negative_binomial")
@@ -50,6 +67,14 @@ class NegativeBinomial(DispersedLikelihood):
     """
 
     support = COUNTS
+    operator = NllOperator(
+        "negative_binomial_nll",
+        _elements,
+        COUNTS.filler,
+        "Tensor? log_theta, float start",
+        shared=True,
+        by_column=True,
+    )
 
     def __init__(self, dispersion: str = "element", theta: float | None = None, missing: str = "refuse") -> None:
         super().__init__(missing, log_theta=Positive("dispersion", dispersion, "theta", theta, 1.0))
@@ -59,8 +84,10 @@ class NegativeBinomial(DispersedLikelihood):
         return log_counts(x)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        (log_mean,), (log_theta,) = self._split(parameters)
-        return _nll(log_mean, log_theta, x)
+        return _elements(parameters, x, *self._operator_options(parameters))
+
+    def _operator_options(self, parameters: Tensor) -> tuple[Tensor | None, float]:
+        return self._shared("log_theta", parameters)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return self._wide(parameters)[:, 0].exp().to(parameters.dtype)
@@ -102,6 +129,14 @@ class ZeroInflatedNegativeBinomial(DispersedLikelihood):
     """
 
     support = COUNTS
+    operator = NllOperator(
+        "zero_inflated_negative_binomial_nll",
+        _inflated_elements,
+        COUNTS.filler,
+        "Tensor? log_theta, float start",
+        shared=True,
+        by_column=True,
+    )
 
     def __init__(self, dispersion: str = "element", theta: float | None = None, missing: str = "refuse") -> None:
         super().__init__(missing, others=2, log_theta=Positive("dispersion", dispersion, "theta", theta, 1.0))
@@ -111,14 +146,10 @@ class ZeroInflatedNegativeBinomial(DispersedLikelihood):
         return log_counts(x)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        (log_mean, logit), (log_theta,) = self._split(parameters)
-        # Without a bound the nll of 0 would overflow there, and its derivative be 0 times infinity.
-        is_beyond = (x == 0.0) & (torch.minimum(log_mean, log_theta.expand_as(x)) > _NEVER)
-        counted = _nll(log_mean.masked_fill(is_beyond, _NEVER), log_theta.masked_fill(is_beyond, _NEVER), x)
-        # -log(d + (1 - d) exp(-counted)), with the larger of logit and 0 taken out of both logarithms
-        often = softplus(-logit) - softplus(-logit - counted)
-        seldom = softplus(logit) - torch.logaddexp(logit, -counted)
-        return torch.where(x == 0.0, torch.where(logit > 0.0, often, seldom), counted + softplus(logit))
+        return _inflated_elements(parameters, x, *self._operator_options(parameters))
+
+    def _operator_options(self, parameters: Tensor) -> tuple[Tensor | None, float]:
+        return self._shared("log_theta", parameters)
 
     def mean(self, parameters: Tensor) -> Tensor:
         (log_mean, logit), _ = self._split(self._wide(parameters))

@@ -10,6 +10,17 @@ from vaekit.likelihoods.base import RAREST, Likelihood, log_counts, registry
 from vaekit.likelihoods.special import excess, factorial_excess
 from vaekit.likelihoods.support import COUNTS
 from vaekit.ops.draw import Draw
+from vaekit.ops.nll import NllOperator
+
+
+def _elements(parameters: Tensor, x: Tensor) -> Tensor:
+    log_rate, is_none = parameters[:, 0], x == 0.0
+    count = x.clamp(min=1.0)
+    log_count = count.log()
+    # In a derivative, 0 times what a formula overflows to where the other one is right is NaN.
+    shift = (log_rate - log_count).masked_fill(is_none, 0.0)
+    counted = count * excess(shift) + factorial_excess(count, log_count)
+    return torch.where(is_none, log_rate.masked_fill(~is_none, 0.0).exp(), counted)
 
 
 @registry.register("poisson")
@@ -29,18 +40,13 @@ class Poisson(Likelihood):
     """
 
     support = COUNTS
+    operator = NllOperator("poisson_nll", _elements, COUNTS.filler)
 
     def element_features(self, x: Tensor) -> Tensor:
         return log_counts(x)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        log_rate, is_none = parameters[:, 0], x == 0.0
-        count = x.clamp(min=1.0)
-        log_count = count.log()
-        # In a derivative, 0 times what a formula overflows to where the other one is right is NaN.
-        shift = (log_rate - log_count).masked_fill(is_none, 0.0)
-        counted = count * excess(shift) + factorial_excess(count, log_count)
-        return torch.where(is_none, log_rate.masked_fill(~is_none, 0.0).exp(), counted)
+        return _elements(parameters, x)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return self._wide(parameters)[:, 0].exp().to(parameters.dtype)

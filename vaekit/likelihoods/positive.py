@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vaekit.checks import checked_number, checked_word
 from vaekit.likelihoods.base import Likelihood
+from vaekit.ops.reference import compute_dtype
 
 
 class Positive:
@@ -37,6 +38,25 @@ class Positive:
         if source == "element" and value is not None:
             raise ValueError(f'with {option}="element" the decoder gives every {option}; leave {name} out')
         self.start = power * math.log(checked_number(name, default if value is None else value, above=0.0))
+
+
+def split(parameters: Tensor, others: int, shared: Tensor | None, start: float) -> tuple[list[Tensor], Tensor]:
+    """The others of [B, P, *S], each [B, *S], and the logarithm of one positive parameter, the same or broadcasting with it.
+
+    Args:
+        parameters: as the decoder gives them: the first of the others, the positive one if P is larger than `others`, the rest.
+        others: how many there are.
+        shared: the logarithm where all elements share it.
+        start: the logarithm where it is neither shared nor the decoder's.
+
+    Example:
+        >>> split(torch.zeros(5, 2, 3), 2, None, 1.5)[1]
+        tensor(1.5000)
+    """
+    first, *rest = parameters.unbind(1)
+    if len(rest) == others:
+        return [first, *rest[1:]], rest[0]
+    return [first, *rest], first.new_full((), start) if shared is None else shared
 
 
 class DispersedLikelihood(Likelihood):
@@ -84,6 +104,12 @@ class DispersedLikelihood(Likelihood):
             else:
                 logs.append(first.new_full((), positive.start))
         return [first, *rest], logs
+
+    def _shared(self, name: str, parameters: Tensor) -> tuple[Tensor | None, float]:
+        """A positive one's logarithm as an operator takes it: what is learned, or None, and what is kept or started from."""
+        learned = getattr(self, name)
+        dtype = compute_dtype(parameters.dtype)
+        return None if learned is None else learned.to(dtype), self._positives[name].start
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> DispersedLikelihood:
         """As torch's, which casts and moves; what has learned nothing yet starts exactly in the new dtype too."""
