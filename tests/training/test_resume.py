@@ -424,7 +424,7 @@ def test_other_data_of_the_same_size_in_a_loader_are_refused(workers, tmp_path):
 @pytest.mark.parametrize(
     ("loader", "why"),
     [
-        (lambda: list(X.split(16)), "a list has no rows that can be read one by one"),
+        (lambda: list(X.split(16)), "list has no rows that can be read one by one"),
         (
             lambda: DataLoader(Rows(X, has_numbers=False), batch_size=16, sampler=Keyed()),
             "reading its rows .* failed, TypeError: ",
