@@ -85,6 +85,7 @@ PRIVATE_TORCH = {
     "vaekit.ops.dispatch",
     "vaekit.memory",
     "vaekit.training.shards",
+    "vaekit.training.optimizers.direct",
 }  # what may use names of torch that begin with an underscore
 BELOW_THE_MODEL = {"checks", "data", "files", "layout", "ops", "registry", "seeding", "weights"}  # what data may import
 

@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from vaekit.training.optimizers.direct import DirectAdam
 
 
 class Gate:
@@ -25,14 +28,19 @@ class Gate:
         self._optimizer, self._takes_flag = optimizer, bool(getattr(optimizer, "_step_supports_amp_scaling", False))
         self._bad: Tensor | None = None
         self._before: Tensor | None = None
+        hooks: list[RemovableHandle] = []
         if self._takes_flag:
-            optimizer.register_step_pre_hook(self._close)
-            optimizer.register_step_post_hook(self._open)
+            hooks = [optimizer.register_step_pre_hook(self._close), optimizer.register_step_post_hook(self._open)]
+        self._direct = DirectAdam(optimizer, [hook.id for hook in hooks])
 
     def lets_through(self, bad: Tensor) -> bool:
         """Whether the optimizer is to be called for a step with this flag, a bool scalar on the device."""
         self._bad = bad
         return True if self._takes_flag and self._optimizer.state else not bool(bad)
+
+    def step(self) -> bool:
+        """Take the step that was let through, where `DirectAdam` can; whether it did."""
+        return self._bad is not None and self._direct.step(self._bad)
 
     def _close(self, optimizer: Any, *_: Any) -> None:
         self._before = getattr(optimizer, "found_inf", None)

@@ -73,7 +73,7 @@ class Update:
                 self._guard.observe(size)
         self._rate.set(self.optimizer.param_groups, step.number)
         if self._guard.judge():
-            self._optimizer.step()
+            self._guard.step(self._optimizer.step)
         elif scaler is not None:
             scaler.leave_out()
         self.release()
