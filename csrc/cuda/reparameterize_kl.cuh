@@ -11,6 +11,7 @@
 // A kernel is launched through a function object `launch(kernel, grid, argument)` that the caller gives.
 #pragma once
 
+#include "../gaussian.h"
 #include "../half.h"
 
 #if !defined(__CUDACC__) && !defined(__grid_constant__)
