@@ -91,6 +91,17 @@ def rows_of_all(own: int) -> int:
     return own if held is None else sum(held.counts)
 
 
+def first_row() -> int:
+    """Where this process's rows begin in the batch at hand.
+
+    Example:
+        >>> first_row()
+        0
+    """
+    held = shares()
+    return 0 if held is None else sum(held.counts[: held.rank])
+
+
 class Ranks:
     """The processes of a run.
 

@@ -9,6 +9,7 @@
 
 #include "cpu/arrays.cpp"
 #include "cpu/reparameterize_kl.h"
+#include "exp.h"
 
 namespace py = pybind11;
 using namespace vaekit;
@@ -41,6 +42,16 @@ std::vector<std::string> instruction_sets() {
 template <class T>
 const Loops<T>& loops_of(const std::string& name) {
   return VAEKIT_TABLE_OF(named(name), kLoops<T>);
+}
+
+template <class T>
+Array<T> short_exponentials(const Array<T>& x, bool fused) {
+  Array<T> out = like(x);
+  const T lowest = kLowestExponent<T>;
+  for (py::ssize_t i = 0; i < x.size(); ++i) {
+    out.mutable_data()[i] = fused ? exp_or_zero<true>(x.data()[i], lowest) : exp_or_zero<false>(x.data()[i], lowest);
+  }
+  return out;
 }
 
 template <class T>
@@ -174,6 +185,8 @@ PYBIND11_MODULE(vaekit_internals, m) {
   m.def("words", &words);
   m.def("uniforms", &uniforms);
   m.def("wide_uniforms", &wide_uniforms);
+  m.def("short_exponentials_float", &short_exponentials<float>);
+  m.def("short_exponentials_double", &short_exponentials<double>);
   m.def("exponentials_float", &exponentials<float>);
   m.def("exponentials_double", &exponentials<double>);
   m.def("minus_two_log_float", &logarithms<float>);

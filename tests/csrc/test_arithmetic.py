@@ -47,6 +47,21 @@ def test_exp_is_within_two_ulp_everywhere(internals, precision, fused):
 @needs_a_wide_long_double
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_short_exp_is_within_two_ulp_and_0_where_no_normal_number_is_left(internals, precision, fused):
+    info, function = np.finfo(NARROW[precision]), getattr(internals, f"short_exponentials_{precision}")
+    least = {"float": 87.33, "double": 708.39}[precision]
+    x = np.concatenate([-spread(precision, info.smallest_subnormal, least), spread(precision, info.smallest_subnormal, 88.0)])
+    x = np.concatenate([x, np.linspace(-3, 3, 400_001).astype(NARROW[precision])])
+    assert ulp_errors(function(x, fused), np.exp(x.astype(WIDE[precision])), precision).max() <= 2
+    low = -spread(precision, least + 0.8, info.max)
+    assert (function(low, fused) == 0).all()
+    edges = np.array([0.0, -0.0, -np.inf, np.nan], NARROW[precision])
+    np.testing.assert_array_equal(function(edges, fused), [1.0, 1.0, 0.0, np.nan])
+
+
+@needs_a_wide_long_double
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_what_follows_from_exp_does_not_cancel(internals, precision, fused):
     limit = {"float": 44.3, "double": 354.8}[precision]
     smallest = {"float": 1e-18, "double": 1e-150}[precision]

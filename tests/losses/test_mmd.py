@@ -11,8 +11,8 @@ from scipy.spatial.distance import cdist
 from torch.testing import assert_close
 
 import vaekit
-from vaekit.losses import WAE, InfoVAE, pairwise, squared_mmd
-from vaekit.ops import philox
+from vaekit.losses import WAE, InfoVAE, squared_mmd
+from vaekit.ops import pairwise, philox
 from vaekit.schedules import Linear
 
 KERNELS, STATISTICS = ("imq", "rbf"), ("u", "v")

@@ -11,8 +11,9 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from torch.testing import assert_close
 
 import vaekit
-from vaekit.losses import BetaTC, pairwise
+from vaekit.losses import BetaTC
 from vaekit.losses.total_correlation import log_aggregate, log_weights
+from vaekit.ops import pairwise
 from vaekit.schedules import Linear
 
 N = 5

@@ -19,8 +19,8 @@ from vaekit.checks import checked_number, checked_word
 from vaekit.gathering import gathered
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import Drawn, batch_mean, drawn
-from vaekit.losses.pairwise import row_blocks
 from vaekit.ops import philox, reference, streams
+from vaekit.ops.pairwise import row_blocks
 from vaekit.ops.precision import wide
 from vaekit.schedules import Schedule, checked_schedule
 
