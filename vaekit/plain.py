@@ -7,6 +7,7 @@ what was given.
 from __future__ import annotations
 
 import base64
+import json
 import math
 import struct
 from collections import OrderedDict
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaekit.weights import unwritable
+from vaekit.weights import name_of, unwritable
 
 _DEEPEST = 100  # levels; below Python's limit on recursion, and JSON's
 _KEYS = (str, int, float, bool, bytes, tuple, type(None))
@@ -73,6 +74,39 @@ def unpack(data: Any, tensors: Mapping[str, Tensor]) -> Any:
         ValueError: the data was not made by `pack`, or a tensor is missing.
     """
     return _Unpacker(tensors).unpack(data, 0)
+
+
+def to_text(value: Any, name: str = "state") -> str:
+    """Plain data with its tensors in one text, for another process; `from_text` gives it back, with tensors on the CPU.
+
+    Raises:
+        TypeError, ValueError: as `pack`.
+
+    Example:
+        >>> from_text(to_text({"seed": torch.tensor([7])}))
+        {'seed': tensor([7])}
+    """
+    packed = pack(value, name)
+    tensors = {
+        key: [name_of(tensor.dtype), list(tensor.shape), base64.b64encode(_bytes_of(tensor)).decode()]
+        for key, tensor in packed.tensors.items()
+    }
+    return json.dumps([packed.data, tensors])
+
+
+def from_text(text: str) -> Any:
+    """The value of which `to_text` made a text."""
+    data, tensors = json.loads(text)
+    return unpack(data, {key: _tensor_of(*one) for key, one in tensors.items()})
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _tensor_of(dtype: str, shape: list[int], content: str) -> Tensor:
+    kind, values = getattr(torch, dtype), bytearray(base64.b64decode(content))
+    return torch.frombuffer(values, dtype=kind).reshape(shape) if values else torch.empty(shape, dtype=kind)
 
 
 class _Packer:

@@ -250,7 +250,8 @@ def fit(
     ):
         about = {} if out is None else identity_of(vae, options, engine.precision, batches, validation_batches, not ranks.rank)
         if (snapshot := checkpoints.newest()) is not None:
-            check_same(snapshot.about, about, out)
+            if not ranks.rank:  # whose data those were; a loader may give every other process examples of its own
+                check_same(snapshot.about, about, out)
             about |= {name: snapshot.about[name] for name in ("planned_epochs", "run")}
             options = _gone_on_with(options, snapshot)
             about["options"] |= {"epochs": options.epochs, "planned_epochs": options.planned_epochs}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaekit import plain
 from vaekit.checks import checked_size
 from vaekit.data import Batch, Stream, Whole, moved
 from vaekit.divided import Portion, portions_of_examples, portions_of_stream
@@ -135,6 +136,7 @@ class Plan:
 
     Attributes:
         say: told, in words, how a loader's batches are divided among several processes.
+        can_resume: whether a run can go on from the middle of an epoch: every process can say where its loader is.
     """
 
     def __init__(
@@ -148,11 +150,14 @@ class Plan:
     ) -> None:
         self.batches, self._seed = batches, seed
         self._loader_state: Any = None  # with which the next epoch begins
-        self._is_cut_short = False
+        self._is_cut_short = self._is_within = False
+        self._is_over = False  # the loader of this process in this epoch, where those of others may not be
+        self._is_shared_out = False
         self._device, self._accumulate, self._reseed, self._ranks = device, accumulate, reseed, ranks or Ranks()
         self.say: Callable[[str], None] = lambda text: None
         self._size: tuple[int | None] | None = None  # of the shards of all processes, when it has been asked for
         self._loader_key = philox.fold_in(philox.make_key(seed), streams.Run.LOADER)
+        self.can_resume = isinstance(batches, Whole) or all(self._ranks.gather(batches.can_resume))
 
     @property
     def size(self) -> int | None:
@@ -176,29 +181,49 @@ class Plan:
         known = [length for length in lengths if length is not None]
         return epochs * -(-max(known) // self._accumulate) if len(known) == len(lengths) else None
 
-    @property
-    def can_resume(self) -> bool:
-        """Whether a run can go on from the middle of an epoch; of several processes' loaders nobody keeps all the places."""
-        return isinstance(self.batches, Whole) or (self.batches.can_resume and self._ranks.world == 1)
-
     def state_dict(self) -> dict[str, Any]:
-        """Where a loader is that can say so, and the generators of another; whole examples need no state."""
+        """Where a loader is that can say so, and the generators of another, in each process; whole examples need no state.
+
+        Every process has to ask for it.
+        """
         if isinstance(self.batches, Whole):
-            return {"loader": None, "generators": []}
+            return {}
+        own: dict[str, Any] = {"loader": None, "is_over": self._is_over, "generators": []}
         if self.can_resume and not self._is_cut_short:
-            pending = self._loader_state
-            return {"loader": self.batches.state_dict() if pending is None else pending, "generators": []}
-        return {"loader": None, "generators": self.batches.generators()}
+            own["loader"] = self.batches.state_dict() if self._loader_state is None else self._loader_state
+        else:
+            own["generators"] = self.batches.generators()
+        of_each = [own]
+        if self._ranks.world > 1:
+            of_each = [plain.from_text(text) for text in self._ranks.gather(plain.to_text(own, "loader"))]
+        return {"of_each": of_each, "is_within": self._is_within, "is_shared_out": self._is_shared_out}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begin the next epoch, or go on with it, where `state_dict` was."""
-        self._loader_state = state["loader"]
-        if isinstance(self.batches, Stream) and state["generators"]:
-            self.batches.set_generators(state["generators"])
+        """Begin the next epoch, or go on with it, where `state_dict` was.
+
+        Raises:
+            ValueError: within an epoch of which each of so many processes had batches of its own, and there are more or fewer.
+        """
+        if isinstance(self.batches, Whole):
+            return
+        of_each, world, rank = state["of_each"], self._ranks.world, self._ranks.rank
+        is_for_all = state["is_shared_out"] or len(of_each) == 1  # any of them is the place of every loader
+        if not is_for_all and len(of_each) != world:
+            if state["is_within"]:
+                raise ValueError(
+                    f"the run ended within an epoch of {len(of_each)} processes, each with batches of its own, and where those "
+                    f"loaders were says nothing to {world}: go on with {len(of_each)} processes; at the end of an epoch their "
+                    "number may change"
+                )
+            return  # another division of the data, which begins at its beginning
+        own = of_each[0 if is_for_all else rank]
+        self._loader_state, self._is_over, self._is_within = own["loader"], own["is_over"], state["is_within"]
+        if own["generators"]:
+            self.batches.set_generators(own["generators"])
 
     def cut_short(self) -> None:
         """The epoch has ended where it is: the next one begins at the loader's beginning, not at that place."""
-        self._loader_state, self._is_cut_short = None, True
+        self._loader_state, self._is_cut_short, self._is_within = None, True, False
 
     def order(self, epoch: int) -> Tensor:
         """The rows of the examples, int64 [N], in the order in which they come in an epoch."""
@@ -214,6 +239,7 @@ class Plan:
             batch: the number of the batch in the epoch with which it begins; a loader is at that place already.
         """
         self._is_cut_short = False
+        self._is_over = self._is_over and self._is_within
         self._seed_generators(*seeds_of(philox.fold_in(self._loader_key, epoch)[None]))
         # A loader whose place is stored must not be ahead of the run.
         ahead = isinstance(self.batches, Whole) or not self.batches.can_resume
@@ -229,19 +255,29 @@ class Plan:
                 before += sum(portion.counts)
                 size = size if portion.is_shared_out else self._size_of_all()
             if not parts:
+                self._is_within = False
                 return
+            self._is_within = True
             self._seed_generators(layers)  # after what the loader has drawn, so that the step alone can be taken again
             yield Step(number, key, tuple(parts), size)
 
     def _portions(self, epoch: int, batch: int) -> Iterator[Portion]:
         if isinstance(self.batches, Whole):
             return portions_of_examples(self.batches, self._ranks, self.order(epoch), batch)
+        if self._is_over:  # here, but not in all processes; with its state the next epoch begins
+            return self._told(portions_of_stream(iter(()), self._ranks))
         state, self._loader_state = self._loader_state, None
-        return self._told(portions_of_stream(self.batches.epoch(epoch, state), self._ranks))
+        return self._told(portions_of_stream(self._own(self.batches.epoch(epoch, state)), self._ranks))
+
+    def _own(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches that this process gets; when there are no more, that is noted."""
+        yield from batches
+        self._is_over = True
 
     def _told(self, portions: Iterator[Portion]) -> Iterator[Portion]:
         """The portions; the first of all is told of."""
         for portion in portions:
+            self._is_shared_out = portion.is_shared_out
             if self._ranks.world > 1:
                 self.say(
                     f"the {self._ranks.world} processes read the same batches, and each takes its share of every one"
