@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.commands import QUICK, SMALL, command
+from helpers.commands import LEFT, QUICK, SMALL, command
+from helpers.terminal import NUMBERS, usual_signals
 
 import vaekit
 from vaekit.cli import signals
@@ -16,18 +17,11 @@ from vaekit.plots import catalogue
 from vaekit.plots.catalogue import Entry
 from vaekit.training.snapshots import Snapshots
 
-NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
 
 @pytest.fixture(autouse=True)
 def _signals_as_in_a_terminal():
-    """Where the tests run in the background, or under nohup, they inherit that signals are ignored."""
-    before = {number: signal.getsignal(number) for number in NUMBERS}
-    for number in NUMBERS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    with usual_signals():
+        yield
 
 
 @pytest.fixture
@@ -66,15 +60,7 @@ def test_the_weights_so_far_are_kept(number, ends_itself, data, tmp_path, capsys
     ends_itself.numbers, ends_itself.step = (number,), 5  # of three steps an epoch
     out = tmp_path / "run"
     assert train(data, out, "--epochs", 9) == 128 + number
-    assert {file.name for file in out.iterdir()} == {
-        "run.json",
-        "environment.json",
-        "best",
-        "last",
-        "history.csv",
-        "checkpoints",
-        "stub.png",
-    }
+    assert {file.name for file in out.iterdir()} == {*LEFT, "stub.png"}
     assert vaekit.History.from_csv(out / "history.csv").epochs == 1
     assert vaekit.load(out / "last").latent_shape == (2,)
     printed = capsys.readouterr()
@@ -164,15 +150,7 @@ def test_a_signal_in_the_last_save_loses_nothing(number, data, tmp_path, monkeyp
     monkeypatch.setattr(vaekit.VAE, "save", interrupted)
     assert command("train", data, *SMALL, *QUICK, "--out", out) == 128 + number
     assert sent
-    assert {file.name for file in out.iterdir()} == {
-        "run.json",
-        "environment.json",
-        "best",
-        "last",
-        "history.csv",
-        "checkpoints",
-        "stub.png",
-    }
+    assert {file.name for file in out.iterdir()} == {*LEFT, "stub.png"}
     assert vaekit.load(out / "last").latent_shape == (2,)
 
 

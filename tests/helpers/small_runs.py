@@ -18,3 +18,21 @@ def fit(vae, data=X, **options):
 
 def weights(vae):
     return torch.cat([p.detach().flatten() for p in vae.parameters()])
+
+
+class Stop(vaekit.Callback):
+    """Ends the run after so many steps, as one that is finished."""
+
+    def __init__(self, after):
+        self.after = after
+
+    def on_step_end(self, state):
+        state.stop = state.step == self.after
+
+
+class Interrupt(Stop):
+    """Ends it there so that it can be resumed within the epoch."""
+
+    def on_step_end(self, state):
+        if state.step == self.after:
+            state.interrupt = "a test"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers.small_runs import X, fit, model, weights
+from helpers.small_runs import Stop, X, fit, model, weights
 from helpers.spoiled import spoil
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
@@ -192,7 +192,7 @@ def test_what_the_group_leaves_out_is_as_for_the_rest():
 
 def test_an_auxiliary_that_is_not_finite_stops_the_run_and_is_named():
     good, bad = with_loss(WithScale()), with_loss(WithScale(spoiled=5))
-    fit(good, epochs=2, callbacks=[_StopAfter(5)])
+    fit(good, epochs=2, callbacks=[Stop(5)])
     with pytest.raises(
         NonFiniteLossError, match=r"(?s)epoch 2, step 5: auxiliary is not finite\n.*the weights from before that step"
     ):
@@ -215,7 +215,7 @@ def test_an_auxiliary_that_is_not_finite_stops_the_run_and_is_named():
 )
 def test_groups_that_are_none_are_refused_before_the_first_step(group, error, message):
     with pytest.raises(error, match=message):
-        fit(with_loss(WithScale(group)), callbacks=[_StopAfter(0)])
+        fit(with_loss(WithScale(group)), callbacks=[Stop(0)])
     vae = with_loss(WithScale())
     vae.loss.parameter_groups = lambda: [vae.loss.scale]
     with pytest.raises(TypeError, match=r"has to give mappings with \"params\""):
@@ -250,19 +250,11 @@ def test_out_keeps_the_best_and_the_last_weights_and_the_history(tmp_path):
     assert dict(vaekit.History.from_csv(tmp_path / "run/history.csv")) == dict(history)
 
 
-class _StopAfter(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, state):
-        state.stop = state.step == self.step
-
-
 @pytest.mark.parametrize("looks", [0.0, 1e9])
 def test_a_non_finite_term_stops_the_run_names_its_rows_and_keeps_the_weights_from_before(looks, monkeypatch):
     monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", looks)
     good = model()
-    fit(good, epochs=2, callbacks=[_StopAfter(5)])
+    fit(good, epochs=2, callbacks=[Stop(5)])
     bad = spoil(model(), [5], rows=[2, 5])
     noise, order, _ = fold_in(make_key(0), torch.arange(3))
     rows = torch.randperm(50, generator=torch.Generator().manual_seed(int(fold_in(order, 1)[0])))[16:32][[2, 5]].tolist()
@@ -278,7 +270,7 @@ def test_a_gradient_that_alone_is_not_finite_is_found_in_its_step(step, looks, m
     """Steps 4 to 7 are the second epoch: its first, one in the middle, its last, after which no loss would tell."""
     monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", looks)
     good, bad = model(), spoil(model(), [step], "gradient")
-    fit(good, epochs=2, callbacks=[_StopAfter(step)])
+    fit(good, epochs=2, callbacks=[Stop(step)])
     message = rf"(?s)epoch 2, step {step}: a gradient is not finite, though every term .*the weights from before that step"
     with pytest.raises(NonFiniteLossError, match=message):
         fit(bad, epochs=3)
@@ -355,7 +347,7 @@ def test_bad_rows_are_named_by_their_numbers_in_the_file(tmp_path):
 
 def test_with_clipping_a_gradient_that_is_not_finite_is_not_applied_at_all():
     good, bad = model(), spoil(model(), [5], "gradient")
-    fit(good, epochs=2, callbacks=[_StopAfter(5)], gradient_clip=10.0)
+    fit(good, epochs=2, callbacks=[Stop(5)], gradient_clip=10.0)
     with pytest.raises(NonFiniteLossError, match="step 5: a gradient is not finite, though every term of the loss is"):
         fit(bad, epochs=3, gradient_clip=10.0)
     assert torch.equal(weights(bad), weights(good))

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.small_runs import X, fit, model, weights
+from helpers.small_runs import Interrupt, Stop, X, fit, model, weights
 from helpers.spoiled import Spoiled, spoil
 
 import vaekit
@@ -150,7 +150,7 @@ def test_weights_that_the_optimizer_makes_infinite_are_found_and_those_of_the_ep
             terms = super().forward(model, batch, context)
             return terms._replace(total=terms.total * 1e3)
 
-    class Stop(vaekit.Callback):
+    class StopAtOnce(vaekit.Callback):
         def on_step_end(self, state):
             if state.step == 6:
                 raise KeyboardInterrupt  # before anything sees those weights
@@ -162,7 +162,7 @@ def test_weights_that_the_optimizer_makes_infinite_are_found_and_those_of_the_ep
     fit(good, epochs=1, ema=0.5, optimizer="sgd", learning_rate=1e-3)
     message = "(?s)epoch 2: after step 5.*weights are not finite.*the weights from the beginning of the epoch"
     with pytest.raises(NonFiniteLossError, match=message):
-        fit(vae, epochs=3, ema=0.5, optimizer="sgd", learning_rate=Long(), callbacks=[Stop()])
+        fit(vae, epochs=3, ema=0.5, optimizer="sgd", learning_rate=Long(), callbacks=[StopAtOnce()])
     assert torch.equal(weights(vae), weights(good))
 
 
@@ -236,19 +236,11 @@ def test_the_number_of_steps_left_out_is_in_the_file(tmp_path):
 def test_a_run_gives_up_after_an_epoch_of_nothing_else(looks, monkeypatch):
     monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", looks)
     good, vae = model(), spoiled(range(3, 100))
-    fit(good, epochs=1, callbacks=[StopAfter(3)])
+    fit(good, epochs=1, callbacks=[Stop(3)])
     message = "(?s)epoch 2, step 3: reconstruction is not finite.*the first of 5 steps in a row.*the last good step was 2"
     with pytest.warns(UserWarning, match="epoch 1: 1 of 4"), pytest.raises(NonFiniteLossError, match=message):
         fit(vae, epochs=9, on_nonfinite="skip")
     assert torch.equal(weights(vae), weights(good))
-
-
-class StopAfter(vaekit.Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, state):
-        state.stop = state.step == self.step
 
 
 def test_a_run_gives_up_after_too_many_in_a_row_and_not_after_as_many_apart(monkeypatch):
@@ -258,15 +250,6 @@ def test_a_run_gives_up_after_too_many_in_a_row_and_not_after_as_many_apart(monk
         fit(spoiled(set(range(13)) - {3, 7, 10, 12}), epochs=1, batch_size=4, on_nonfinite="skip")
     with pytest.raises(NonFiniteLossError, match="(?s)step 6: .*the first of 4 steps in a row"):
         fit(spoiled(set(range(6, 10))), epochs=1, batch_size=4, on_nonfinite="skip")
-
-
-class Interrupt(vaekit.Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, state):
-        if state.step == self.step:
-            state.interrupt = "a test"
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import torch
 from helpers.interrupts import InterruptedOS
 from helpers.kills import count_calls, run_killed
 from helpers.small_runs import X, fit, model, weights
+from helpers.terminal import usual_signals
 
 import vaekit
 from vaekit import files
@@ -118,8 +119,6 @@ def test_a_full_disk_ends_the_run_with_what_was_there_before(whole, tmp_path):
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_the_second_c_ends_a_run_at_once(times, whole, tmp_path):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-
     class Again(vaekit.Callback):
         def on_step_end(self, state):
             if state.step == 6:
@@ -127,12 +126,9 @@ def test_the_second_c_ends_a_run_at_once(times, whole, tmp_path):
                     signal.raise_signal(signal.SIGINT)
                 seen.append("after")
 
-    seen = []
-    try:
-        vae = model(encoder={"hidden": (8,), "dropout": 0.3})
+    seen, vae = [], model(encoder={"hidden": (8,), "dropout": 0.3})
+    with usual_signals():
         history = fit(vae, out=tmp_path, callbacks=[Again()], **OPTIONS)
-    finally:
-        signal.signal(signal.SIGINT, before)
     assert history.interrupted
     assert seen == (["after"] if times == 1 else [])
     assert torch.equal(weights(vaekit.load(tmp_path / "last")), weights(vae))
@@ -140,19 +136,15 @@ def test_the_second_c_ends_a_run_at_once(times, whole, tmp_path):
 
 
 def test_sigterm_ends_a_process_with_its_code_when_everything_is_saved(whole, tmp_path):
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
     class End(vaekit.Callback):
         def on_step_end(self, state):
             if state.step == 6:
                 signal.raise_signal(signal.SIGTERM)
 
-    try:
+    with usual_signals():
         with pytest.raises(SystemExit) as ended:
             fit(model(encoder={"hidden": (8,), "dropout": 0.3}), out=tmp_path, callbacks=[End()], **OPTIONS)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGTERM, before)
     assert ended.value.code == 143
     assert ended.value.history.epochs == 1
     assert_whole(tmp_path, whole)

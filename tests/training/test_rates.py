@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from helpers.small_runs import X, fit, model, weights
+from helpers.small_runs import Stop, X, fit, model, weights
 from torch.utils.data import DataLoader
 
 import vaekit
@@ -124,13 +124,9 @@ def test_a_schedule_that_the_run_is_long_enough_for_is_not_warned_of(rate):
 
 
 def test_a_run_that_was_stopped_early_is_not_told_that_it_was_short():
-    class Stop(vaekit.Callback):
-        def on_step_end(self, state):
-            state.stop = True
-
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit(model(), Unsized(X.split(16)), learning_rate={"name": "linear", "start": 0.1, "steps": 8}, callbacks=[Stop()])
+        fit(model(), Unsized(X.split(16)), learning_rate={"name": "linear", "start": 0.1, "steps": 8}, callbacks=[Stop(1)])
 
 
 def test_a_plateau_follows_the_history_of_the_run():

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers.small_runs import X, fit, model, weights
+from helpers.small_runs import Interrupt, X, fit, model, weights
 from torch.utils.data import DataLoader, TensorDataset
 
 import vaekit
@@ -57,15 +57,6 @@ class Kill(vaekit.Callback):
         self.number += 1
         if self.number == self.after:
             raise Killed
-
-
-class Interrupt(vaekit.Callback):
-    def __init__(self, after):
-        self.after = after
-
-    def on_step_end(self, state):
-        if state.step == self.after:
-            state.interrupt = "a test"
 
 
 def files(folder):

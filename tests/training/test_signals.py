@@ -5,6 +5,7 @@ import signal
 import pytest
 import torch
 from helpers.small_runs import model
+from helpers.terminal import usual_signals
 
 import vaekit
 from vaekit.training.signals import Terminated, heeded
@@ -13,10 +14,9 @@ from vaekit.training.state import RunState
 
 @pytest.fixture
 def state():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     vae = model()
-    yield RunState(vae, torch.optim.SGD(vae.parameters()))
-    signal.signal(signal.SIGINT, before)
+    with usual_signals():
+        yield RunState(vae, torch.optim.SGD(vae.parameters()))
 
 
 @pytest.mark.parametrize("torchrun", [False, True])

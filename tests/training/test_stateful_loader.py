@@ -2,23 +2,13 @@
 
 import pytest
 import torch
-from helpers.small_runs import X, fit, model, weights
+from helpers.small_runs import Interrupt, Stop, X, fit, model, weights
 from torch.utils.data import TensorDataset
 
 import vaekit
-from vaekit import Callback
 
 torchdata = pytest.importorskip("torchdata.stateful_dataloader", reason="torchdata is not installed: pip install torchdata")
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata calls it
-
-
-class Interrupt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, state):
-        if state.step == self.step:
-            raise KeyboardInterrupt
 
 
 def loader(seed):
@@ -37,20 +27,12 @@ def test_a_run_goes_on_in_the_order_of_the_loader_it_began_with(step, tmp_path):
     assert torch.equal(weights(vaekit.load(tmp_path / "run/last")), weights(whole))
 
 
-class Stop(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, state):
-        state.stop = state.step == self.step
-
-
 @pytest.mark.parametrize("step", [2, 4], ids=["within", "at its end"])
 def test_the_epoch_after_one_that_was_stopped_has_all_examples(step, tmp_path):
     fit(model(), loader(1), epochs=1, out=tmp_path / "run", callbacks=[Stop(step)])
     steps = []
 
-    class Count(Callback):
+    class Count(vaekit.Callback):
         def on_step_end(self, state):
             steps.append(state.step)
 
