@@ -110,6 +110,11 @@ def spread(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
+def rounded(number: float | None) -> str:
+    """Four significant digits for a CSV; nothing for None."""
+    return "" if number is None else f"{number:.4g}" if abs(number) < 1000 else f"{number:.0f}"
+
+
 def mean_and_deviation(values: Sequence[float], digits: int = 2) -> str:
     """mean (standard deviation), which a single value does not have."""
     deviation = f"{statistics.stdev(values):.{digits}f}" if len(values) > 1 else "-"

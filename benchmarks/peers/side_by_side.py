@@ -20,6 +20,7 @@ import json
 import os
 import random
 import select
+import signal
 import statistics
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import header, mean_and_deviation, quartiles, ratios, spread, table
+from harness import header, mean_and_deviation, quartiles, ratios, rounded, spread, table
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER.parent / "results"
@@ -186,9 +187,11 @@ def timed(names: Sequence[str], limit: float, seconds: float, rounds: int, **sta
                     race.seconds[name].append(race.told[name]["seconds"])
         for name in order:
             race.turn(name)  # the result
-        return race
+    except KeyboardInterrupt:
+        print("interrupted: these are the rounds that there were", file=sys.stderr)
     finally:
         race.end()
+    return race
 
 
 def untimed(names: Sequence[str], limit: float, **start: Any) -> Race:
@@ -266,10 +269,6 @@ def table_of_times(model: str, names: Sequence[str], race: Race, threads: int) -
         rows.append(row)
     print(table(shown))
     return rows
-
-
-def rounded(number: float | None) -> str:
-    return "" if number is None else f"{number:.4g}" if abs(number) < 1000 else f"{number:.0f}"
 
 
 def machine() -> str:
@@ -350,6 +349,7 @@ def main(model: str, args: argparse.Namespace) -> None:
     if not names:
         sys.exit(f"none of {', '.join(args.only)} has the model {model}")
     epochs = args.losses or args.rounds + 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever bounds our time still gets the rounds that there were
     print(header())
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "data.npz")

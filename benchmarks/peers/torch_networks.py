@@ -15,25 +15,49 @@ DENSE: dict[str, tuple[tuple[int, int], int, type[nn.Module]]] = {
 
 
 def bodies(model: str) -> tuple[nn.Module, int, nn.Module]:
-    """The encoder up to its last layer, the features that this has, and the decoder; digits [B, 784] to logits [B, 784]."""
-    if model == "keras-mnist":
-        encoder = nn.Sequential(
-            nn.Unflatten(1, (1, 28, 28)),
-            *(nn.Conv2d(1, 32, 3, stride=2, padding=1), nn.ReLU()),
-            *(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU()),
-            *(nn.Flatten(), nn.Linear(3136, 16), nn.ReLU()),
-        )
-        decoder = nn.Sequential(
-            *(nn.Linear(2, 3136), nn.ReLU(), nn.Unflatten(1, (64, 7, 7))),
-            *(nn.ConvTranspose2d(64, 64, 3, stride=2, padding=1, output_padding=1), nn.ReLU()),
-            *(nn.ConvTranspose2d(64, 32, 3, stride=2, padding=1, output_padding=1), nn.ReLU()),
-            *(nn.Conv2d(32, 1, 3, padding=1), nn.Flatten()),
-        )
-        return encoder, 16, decoder
-    (first, second), latent, kind = DENSE[model]
-    encoder = nn.Sequential(nn.Linear(784, first), kind(), nn.Linear(first, second), kind())
-    decoder = nn.Sequential(nn.Linear(latent, second), kind(), nn.Linear(second, first), kind(), nn.Linear(first, 784))
-    return encoder, second, decoder
+    """The encoder up to its last layer, the features that this has, and the decoder: examples [B, N] to parameters [B, N]."""
+    if model == "colour-64":
+        return colour_bodies()
+    if model in DENSE:
+        (first, second), latent, kind = DENSE[model]
+        encoder = nn.Sequential(nn.Linear(784, first), kind(), nn.Linear(first, second), kind())
+        decoder = nn.Sequential(nn.Linear(latent, second), kind(), nn.Linear(second, first), kind(), nn.Linear(first, 784))
+        return encoder, second, decoder
+    features = {"keras-mnist": 16, "conv-mnist": 256}[model]
+    encoder = nn.Sequential(
+        nn.Unflatten(1, (1, 28, 28)),
+        *(nn.Conv2d(1, 32, 3, stride=2, padding=1), nn.ReLU()),
+        *(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(3136, features), nn.ReLU()),
+    )
+    dense = (
+        [nn.Linear(2, 3136), nn.ReLU()]
+        if model == "keras-mnist"
+        else [nn.Linear(2, 256), nn.ReLU(), nn.Linear(256, 3136), nn.ReLU()]
+    )
+    decoder = nn.Sequential(
+        *dense,
+        nn.Unflatten(1, (64, 7, 7)),
+        *(nn.ConvTranspose2d(64, 64, 3, stride=2, padding=1, output_padding=1), nn.ReLU()),
+        *(nn.ConvTranspose2d(64, 32, 3, stride=2, padding=1, output_padding=1), nn.ReLU()),
+        *(nn.Conv2d(32, 1, 3, padding=1), nn.Flatten()),
+    )
+    return encoder, features, decoder
+
+
+def colour_bodies() -> tuple[nn.Module, int, nn.Module]:
+    """Of 64 x 64 colour images, with group normalisation in groups of at least four channels."""
+
+    def normalised(layer: nn.Module, channels: int) -> list[nn.Module]:
+        return [layer, nn.GroupNorm(min(32, channels // 4), channels), nn.LeakyReLU()]
+
+    encoder: list[nn.Module] = [nn.Unflatten(1, (3, 64, 64))]
+    for before, channels in zip((3, 32, 64, 128), (32, 64, 128, 256), strict=True):
+        encoder += normalised(nn.Conv2d(before, channels, 3, stride=2, padding=1), channels)
+    decoder = [*normalised(nn.Linear(128, 4096), 4096), nn.Unflatten(1, (256, 4, 4))]
+    for before, channels in zip((256, 256, 128, 64), (256, 128, 64, 32), strict=True):
+        decoder += normalised(nn.ConvTranspose2d(before, channels, 3, stride=2, padding=1, output_padding=1), channels)
+    return nn.Sequential(*encoder, nn.Flatten()), 4096, nn.Sequential(*decoder, nn.Conv2d(32, 3, 3, padding=1), nn.Flatten())
 
 
 def negative_binomial(log_mean: Tensor, log_theta: Tensor, x: Tensor) -> Tensor:
@@ -116,7 +140,22 @@ class BareCells(BareVAE):
         return {"log_mean": log_mean, "log_theta": log_theta}
 
 
+class BareColour(BareVAE):
+    """Pixels with a normal, whose variance is learned and one for all."""
+
+    def __init__(self) -> None:
+        encoder, features, decoder = colour_bodies()
+        super().__init__(encoder, features, 128, decoder)
+        self.logvar = nn.Parameter(torch.zeros(()))
+
+    def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        squares = (x - parameters) ** 2 * torch.exp(-self.logvar) + self.logvar + math.log(2 * math.pi)
+        return 0.5 * squares.sum()
+
+
 def bare(model: str) -> BareVAE:
+    if model == "colour-64":
+        return BareColour()
     if model == "table":
         return BareTable()
     if model == "single-cell":

@@ -5,6 +5,7 @@ import csv
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -191,6 +192,26 @@ def test_peers_take_turns_and_one_that_falls_out_is_told(field, tmp_path, capsys
     printed = capsys.readouterr().out
     assert all(why in printed for why in whys.values())
     assert "10.00 (10.00 to 10.00)" in printed
+
+
+def test_an_interrupted_race_tells_the_rounds_that_there_were(field, module, tmp_path, monkeypatch):
+    peer, asked = module("peers.side_by_side").Peer, []
+    turn = peer.turn
+
+    def interrupted(self, within):
+        asked.append(1)
+        if len(asked) > 2 * 4:  # a warm-up and three rounds of two
+            os.kill(os.getpid(), signal.SIGTERM)
+        return turn(self, within)
+
+    monkeypatch.setattr(peer, "turn", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        field("--rounds", "9", "--only", "fast", "slow")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    rows = rows_of(tmp_path / "results" / "peers_times.csv")
+    assert [(row["rounds"], row["ms"]) for row in rows.values()] == [("3", "10"), ("3", "40")]
 
 
 def test_losses_are_means_over_seeds_and_other_rows_of_the_file_stay(field, tmp_path):
