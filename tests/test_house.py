@@ -21,7 +21,7 @@ MODULES = ["vaekit", *(m.name for m in pkgutil.walk_packages(vaekit.__path__, "v
 # From the bottom up; a room imports from its own floor and those below.
 FLOORS = [
     {"registry", "checks", "files", "layout", "safe_path", "latents", "memory", "revision", "weights", "plain", "autocast"},
-    {"data", "ops", "gathering", "batch_norm", "layers", "flows", "schedules", "seeding"},
+    {"data", "ops", "gathering", "batch_norm", "dense", "layers", "flows", "schedules", "seeding"},
     {"residual"},
     {"priors"},
     {"posteriors", "divergences"},
@@ -82,6 +82,7 @@ LONG_FUNCTIONS = {
 }  # above 60 lines without their docstrings, each with the reason
 ENGINE = {"vaekit.training.engine"}  # what may import lightning_fabric
 PRIVATE_TORCH = {
+    "vaekit.dense.onednn",
     "vaekit.ops.dispatch",
     "vaekit.memory",
     "vaekit.training.shards",

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
+from vaekit.dense import Linear
 from vaekit.layers import (
     NORMALIZATIONS,
     AddedCondition,
@@ -125,7 +126,7 @@ def test_dense_layers_are_linear_normalised_activated_and_dropped_in_this_order(
     layers = dense_layers((6, 8), LayerStyle("tanh", name, 0.5))
     kinds = [type(layer) for layer in layers]
     norm = {"none": [], "batch": [BatchNorm], "layer": [nn.GroupNorm], "group": [nn.GroupNorm]}[name]
-    assert kinds == [nn.Linear, *norm, nn.Tanh, nn.Dropout]
+    assert kinds == [Linear, *norm, nn.Tanh, nn.Dropout]
     assert (layers[0].bias is None) == (name == "batch")  # which would subtract it again
 
 

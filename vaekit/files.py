@@ -106,6 +106,28 @@ def write_atomically(file: str | os.PathLike[str], content: bytes | Callable[[Bi
         raise OSError(error.errno, message, str(file)) from error
 
 
+def write_once(file: str | os.PathLike[str], content: bytes) -> None:
+    """Write all of `file` unless it is there already: of several processes that do, the first one's stays.
+
+    Raises:
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for words in (b"the first", b"the second"):
+        ...         write_once(Path(folder, "notes"), words)
+        ...     Path(folder, "notes").read_bytes()
+        b'the first'
+    """
+    file = Path(file)
+    with _temporary(file) as stream:
+        stream.write(content)
+        stream.flush()
+        with suppress(FileExistsError):
+            os.link(stream.name, file)
+
+
 def remove_abandoned(folder: Path) -> None:
     """Remove the temporaries, of whatever files in the folder, that a killed process left behind."""
     _remove_abandoned(folder, r"\..{1,50}\.")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vaekit import autocast
 from vaekit.batch_norm import BatchNorm
 from vaekit.checks import checked_number, checked_size, checked_word
+from vaekit.dense import Linear
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -143,7 +144,7 @@ class AddedCondition(ConditionalLayer):
 
     def __init__(self, features: int, condition_dim: int) -> None:
         super().__init__()
-        self.linear = glorot(nn.Linear(condition_dim, features, bias=False))
+        self.linear = glorot(Linear(condition_dim, features, bias=False))
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """x [B, features, *positions], condition [B, condition_dim] -> the shape of x."""
@@ -292,7 +293,7 @@ def dense_layers(sizes: Sequence[int], style: LayerStyle) -> nn.Sequential:
     """A linear layer, and what follows it, for each pair of neighbours in `sizes`."""
     layers: list[nn.Module] = []
     for size_in, size_out in itertools.pairwise(sizes):
-        layers += [glorot(nn.Linear(size_in, size_out, bias=style.has_bias)), *style.after(size_out)]
+        layers += [glorot(Linear(size_in, size_out, bias=style.has_bias)), *style.after(size_out)]
     return nn.Sequential(*layers)
 
 

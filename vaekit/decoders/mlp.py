@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaekit.checks import checked_sizes
 from vaekit.decoders.base import Decoder, registry
+from vaekit.dense import Linear
 from vaekit.layers import LayerStyle, dense_layers, glorot, precise_layer, with_condition, with_precise_first
 
 
@@ -50,7 +51,7 @@ class MLPDecoder(Decoder):
         super().__init__(latent_dim, output_shape, parameters_per_element, condition_dim)
         sizes = (math.prod(self.latent_shape) + condition_dim, *checked_sizes("hidden", hidden))
         self.body = dense_layers(sizes, LayerStyle(activation, normalization, dropout))
-        self.head = glorot(nn.Linear(sizes[-1], parameters_per_element * math.prod(self.output_shape)))
+        self.head = glorot(Linear(sizes[-1], parameters_per_element * math.prod(self.output_shape)))
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_condition(z, condition)

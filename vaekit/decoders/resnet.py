@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vaekit.checks import checked_size, checked_sizes
 from vaekit.decoders.base import Decoder, registry
+from vaekit.dense import Linear
 from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, precise_layer, with_condition
 from vaekit.residual import ResidualBlock, middle_blocks
 
@@ -78,7 +79,7 @@ class ResNetDecoder(Decoder):
         if self.is_spatial:
             self.first = glorot(convolution(self.latent_shape[0], channels[0], 3, padding=1))
         else:
-            self.first = glorot(nn.Linear(self.latent_shape[0] + condition_dim, math.prod(self.first_shape)))
+            self.first = glorot(Linear(self.latent_shape[0] + condition_dim, math.prod(self.first_shape)))
         layers = middle_blocks(channels[0], resolutions[0], style, attention, condition_dim)
         size_in = channels[0]
         for level, (size, resolution) in enumerate(zip(channels, resolutions, strict=True)):

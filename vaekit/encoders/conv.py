@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from vaekit.checks import checked_flag, checked_sizes
+from vaekit.dense import Linear
 from vaekit.encoders.base import Encoder, registry
 from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, dense_layers, glorot, halved_resolutions, precise_layer
 from vaekit.posteriors import Family, Posterior
@@ -60,7 +61,7 @@ class ConvolutionalEncoder(Encoder):
         hidden = (256,) if hidden is None else checked_sizes("hidden", hidden)
         features = (channels[-1] * math.prod(resolutions[-1]), *hidden)
         self.body = dense_layers(features, style)
-        self.head = self.make_head(posterior, nn.Linear, features[-1])
+        self.head = self.make_head(posterior, Linear, features[-1])
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
         self.check_condition(x, condition)

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaekit.checks import checked_sizes
+from vaekit.dense import Linear
 from vaekit.encoders.base import Encoder, registry
 from vaekit.layers import LayerStyle, dense_layers, precise_layer, with_condition
 from vaekit.posteriors import Family, Posterior
@@ -51,7 +52,7 @@ class MLPEncoder(Encoder):
         super().__init__(input_shape, latent_dim, condition_dim=condition_dim)
         sizes = (math.prod(self.input_shape) + condition_dim, *checked_sizes("hidden", hidden))
         self.body = dense_layers(sizes, LayerStyle(activation, normalization, dropout))
-        self.head = self.make_head(posterior, nn.Linear, sizes[-1])
+        self.head = self.make_head(posterior, Linear, sizes[-1])
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
         self.check_condition(x, condition)

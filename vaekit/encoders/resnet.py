@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vaekit.checks import checked_flag, checked_size, checked_sizes
+from vaekit.dense import Linear
 from vaekit.encoders.base import Encoder, registry
 from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, halved_resolutions, precise_layer
 from vaekit.posteriors import Family, Posterior
@@ -90,7 +91,7 @@ class ResNetEncoder(Encoder):
             self.latent_shape = (latent_dim, *resolutions[-1])
             self.head: nn.Module = self.make_head(posterior, convolution, channels[-1], kernel_size=3, padding=1)
         else:
-            self.head = self.make_head(posterior, nn.Linear, channels[-1] * math.prod(resolutions[-1]))
+            self.head = self.make_head(posterior, Linear, channels[-1] * math.prod(resolutions[-1]))
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
         self.check_condition(x, condition)

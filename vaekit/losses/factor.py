@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torch.nn.functional import softplus
 
 from vaekit.checks import checked_number, checked_sizes
+from vaekit.dense import Linear
 from vaekit.gathering import gathered
 from vaekit.layers import glorot
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
@@ -92,8 +93,8 @@ class FactorVAE(Loss):
         sizes = (math.prod(self.latent_shape), *checked_sizes("hidden", hidden))
         layers: list[nn.Module] = []
         for size_in, size_out in itertools.pairwise(sizes):
-            layers += [glorot(nn.Linear(size_in, size_out)), nn.LeakyReLU(0.2)]
-        self.discriminator = nn.Sequential(*layers, glorot(nn.Linear(sizes[-1], 1)))
+            layers += [glorot(Linear(size_in, size_out)), nn.LeakyReLU(0.2)]
+        self.discriminator = nn.Sequential(*layers, glorot(Linear(sizes[-1], 1)))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The discriminator's."""

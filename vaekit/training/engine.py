@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, distributed, nn
 
+from vaekit import dense
 from vaekit.gathering import Ranks
 from vaekit.ops.applied import applied
 from vaekit.training.precision import Precision
@@ -136,13 +137,16 @@ class Engine:
             self._fabric.backward(objective)
 
     def state_dict(self) -> dict[str, Any]:
-        """What evolves here, as plain data: that of the scaler, where there is one."""
-        return {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
+        """What evolves here, as plain data: the scaler, where there is one, and what computes the dense layers."""
+        scaler = {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
+        products = dense.state()
+        return {**scaler, "dense": products} if products else scaler
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+        dense.restore(state.get("dense", {}))
 
 
 def described(device: torch.device, precision: Precision) -> str:

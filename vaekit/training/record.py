@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from vaekit import specs
+from vaekit import dense, specs
 from vaekit.files import write_atomically
 from vaekit.layout import BEST, ENVIRONMENT_FILE, HISTORY_FILE, LAST, RUN_FILE
 from vaekit.ops import build_info
@@ -34,7 +34,7 @@ _PACKAGES = ("numpy", "safetensors", "lightning-fabric")
 _VARIABLES = (  # of the environment: what changes numbers or speed. No others, which may hold what is nobody's business.
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"),
     *("CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
-    *("VAEKIT_NO_NATIVE", "VAEKIT_CUDA", "VAEKIT_CPU_CAPABILITY", "WORLD_SIZE"),
+    *("VAEKIT_NO_NATIVE", "VAEKIT_CUDA", "VAEKIT_CPU_CAPABILITY", "VAEKIT_ONEDNN", "WORLD_SIZE"),
 )
 
 
@@ -82,6 +82,8 @@ class Record:
     def write(self, vae: VAE, options: FitOptions, device: torch.device, precision: object) -> None:
         """Say what the run is made from, unless that has been said, and where it runs.
 
+        "dense layers", beside what `environment` says, is what computes the model's in float32 on the CPU, by shape.
+
         Raises:
             FileExistsError: another run has just begun in the folder.
         """
@@ -93,7 +95,8 @@ class Record:
         settings, file = settings_of(vae, options), self._folder / ENVIRONMENT_FILE
         earlier = _sessions(file) if self._is_resumed else []
         # First: a run.json without it is one that somebody else put there.
-        write_atomically(file, _as_json([*earlier, environment(device, precision)]))
+        place = {**environment(device, precision), "dense layers": dense.measured_for(vae, options.batch_size)}
+        write_atomically(file, _as_json([*earlier, place]))
         if self._is_resumed:
             self._note_changes(options)
         elif not self._is_claimed:
