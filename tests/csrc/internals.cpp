@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "counts.h"
 #include "cpu/arrays.cpp"
 #include "cpu/reparameterize_kl.h"
 #include "exp.h"
@@ -70,6 +71,58 @@ Array<T> logarithms(const Array<T>& x, bool fused) {
   Array<T> out = like(x);
   for (py::ssize_t i = 0; i < x.size(); ++i) {
     out.mutable_data()[i] = fused ? minus_two_log<true>(x.data()[i]) : minus_two_log<false>(x.data()[i]);
+  }
+  return out;
+}
+
+template <class T>
+Array<T> growths(const Array<T>& x, bool fused) {
+  Array<T> out = like(x);
+  for (py::ssize_t i = 0; i < x.size(); ++i) {
+    const T limit = Real<T>::kExpLimit;
+    out.mutable_data()[i] = (fused ? exponential<true>(x.data()[i], limit) : exponential<false>(x.data()[i], limit)).growth;
+  }
+  return out;
+}
+
+// log(1 + a), and Stirling's remainder and -z^2 times its derivative at z = 1 / inverse.
+template <class T>
+Array<T> logs_of_one_plus(const Array<T>& a, bool fused) {
+  Array<T> out = like(a);
+  for (py::ssize_t i = 0; i < a.size(); ++i) {
+    out.mutable_data()[i] = fused ? log_one_plus<true>(a.data()[i]) : log_one_plus<false>(a.data()[i]);
+  }
+  return out;
+}
+
+template <class T>
+py::tuple stirlings(const Array<T>& inverse, bool fused) {
+  Array<T> remainder = like(inverse), slope = like(inverse);
+  for (py::ssize_t i = 0; i < inverse.size(); ++i) {
+    const T v = inverse.data()[i];
+    remainder.mutable_data()[i] = fused ? stirling<true>(v) : stirling<false>(v);
+    slope.mutable_data()[i] = fused ? stirling_slope<true>(v) : stirling_slope<false>(v);
+  }
+  return py::make_tuple(remainder, slope);
+}
+
+template <class Arithmetic, bool fused, class T>
+CountNll<T> count_nll(T log_mean, T log_theta, T logit, T x) {
+  const T limit = Real<T>::kExpLimit;
+  return x == T(0) ? Arithmetic::template of_none<fused>(log_mean, log_theta, logit, limit)
+                   : Arithmetic::template of_count<fused>(log_mean, log_theta, logit, x, limit);
+}
+
+// -log p of each count and its three derivatives, [4, n].
+template <class Arithmetic, class T>
+Array<T> count_nlls(const Array<T>& log_mean, const Array<T>& log_theta, const Array<T>& logit, const Array<T>& x, bool fused) {
+  const py::ssize_t n = x.size();
+  Array<T> out({py::ssize_t{4}, n});
+  for (py::ssize_t i = 0; i < n; ++i) {
+    const T m = log_mean.data()[i], t = log_theta.data()[i], l = logit.data()[i], count = x.data()[i];
+    const CountNll<T> e = fused ? count_nll<Arithmetic, true>(m, t, l, count) : count_nll<Arithmetic, false>(m, t, l, count);
+    T* place = out.mutable_data() + i;
+    place[0] = e.nll, place[n] = e.by_log_mean, place[2 * n] = e.by_log_theta, place[3 * n] = e.by_logit;
   }
   return out;
 }
@@ -191,6 +244,18 @@ PYBIND11_MODULE(vaekit_internals, m) {
   m.def("exponentials_double", &exponentials<double>);
   m.def("minus_two_log_float", &logarithms<float>);
   m.def("minus_two_log_double", &logarithms<double>);
+  m.def("growth_float", &growths<float>);
+  m.def("growth_double", &growths<double>);
+  m.def("log_one_plus_float", &logs_of_one_plus<float>);
+  m.def("log_one_plus_double", &logs_of_one_plus<double>);
+  m.def("stirling_float", &stirlings<float>);
+  m.def("stirling_double", &stirlings<double>);
+  m.def("poisson_float", &count_nlls<Poisson, float>);
+  m.def("poisson_double", &count_nlls<Poisson, double>);
+  m.def("negative_binomial_float", &count_nlls<NegativeBinomial, float>);
+  m.def("negative_binomial_double", &count_nlls<NegativeBinomial, double>);
+  m.def("zero_inflated_float", &count_nlls<ZeroInflated, float>);
+  m.def("zero_inflated_double", &count_nlls<ZeroInflated, double>);
   m.def("cos_sin_turns_float", &turns<float>);
   m.def("cos_sin_turns_double", &turns<double>);
   m.def("box_muller_float", &normal_pairs<float>);
