@@ -182,4 +182,33 @@ VAEKIT_INLINE T log1p_unit(T e) {
   return (is_far ? T(0.69314718055994530942) : T(0)) + (f + rest);
 }
 
+// e^x as a factor and four powers of 2, so that it may be beyond the range.
+template <class T>
+struct WideExp {
+  T factor, powers[4];
+
+  // value e^x, also where e^x alone is out of range: 0 where the value is. What is between lies between value and result.
+  VAEKIT_INLINE T times(T value) const {
+    return ((((value * factor) * powers[0]) * powers[1]) * powers[2]) * powers[3];
+  }
+};
+
+template <bool fused, class T>
+VAEKIT_INLINE WideExp<T> wide_exp(T x) {
+  using R = Real<T>;
+  using Bits = typename R::Bits;
+  // Beyond this every value but 0 has become 0 or infinite, as the smallest number is e^-limit.
+  constexpr T limit = T(3) * R::kExpLimit;
+  const T below = limit < x ? limit : x;
+  const T bounded = -limit > below ? -limit : below;
+  // x = k ln 2 + r, and k is divided into four parts.
+  const T round = R::kRound + T(4 * R::kBias);
+  const T shifted = multiply_add<fused>(bounded, T(1.44269504088896340736), round);
+  const T k = shifted - round;
+  const T r = multiply_add<fused>(-k, R::kLn2Low, multiply_add<fused>(-k, R::kLn2High, bounded));
+  const Bits biased = bit_cast<Bits>(shifted) & ((Bits{1} << (R::kMantissa - 1)) - 1);  // k + 4 kBias
+  const auto power = [&](Bits rest) { return bit_cast<T>(((biased + rest) >> 2) << R::kMantissa); };
+  return {(T(1) + r) + (r * r) * exp_series<fused>(r), {power(0), power(1), power(2), power(3)}};
+}
+
 }  // namespace vaekit

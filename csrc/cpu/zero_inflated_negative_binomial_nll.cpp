@@ -34,12 +34,14 @@ NllKernel kernel_of(const Tensor& parameters, double start) {
 }
 
 Tensor forward(const Tensor& parameters, const Tensor& x, const OptionalTensor& log_theta, double start, bool ignore_missing) {
-  return nll(operands_of(parameters, x, log_theta, ignore_missing), kernel_of(parameters, start));
+  const NllOperands operands = operands_of(parameters, x, log_theta, ignore_missing);  // checked before their sizes are read
+  return nll(operands, kernel_of(parameters, start));
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& parameters, const Tensor& x,
                                     const OptionalTensor& log_theta, double start, bool ignore_missing) {
-  return nll_backward(grad, operands_of(parameters, x, log_theta, ignore_missing), kernel_of(parameters, start));
+  const NllOperands operands = operands_of(parameters, x, log_theta, ignore_missing);
+  return nll_backward(grad, operands, kernel_of(parameters, start));
 }
 
 }  // namespace

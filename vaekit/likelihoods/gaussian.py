@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,17 @@ from torch import Tensor
 from vaekit.likelihoods.base import registry
 from vaekit.likelihoods.positive import DispersedLikelihood, Positive
 from vaekit.likelihoods.special import times_exp
+from vaekit.likelihoods.support import REAL
 from vaekit.ops import philox
+from vaekit.ops.nll import NllOperator
+
+
+def _elements(parameters: Tensor, x: Tensor, shared: Tensor | None, start: float) -> Tensor:
+    """The nll of each element; the log variance is the second of two parameters, otherwise `shared` or `start`."""
+    mean, *others = parameters.unbind(1)
+    logvar = others[0] if others else mean.new_full((), start) if shared is None else shared
+    standardized = times_exp(x - mean, -0.5 * logvar)
+    return 0.5 * standardized * standardized + 0.5 * (logvar + math.log(2.0 * math.pi))
 
 
 @registry.register("gaussian")
@@ -41,10 +52,13 @@ class Gaussian(DispersedLikelihood):
         super().__init__(missing, logvar=Positive("variance", variance, "sigma", sigma, 1.0, power=2.0))
         self.variance, self.sigma = variance, 1.0 if sigma is None else sigma
 
+    operator = NllOperator("gaussian_nll", _elements, REAL.filler, "Tensor? logvar, float start", shared=True)
+
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        (mean,), (logvar,) = self._split(parameters)
-        standardized = times_exp(x - mean, -0.5 * logvar)
-        return 0.5 * standardized * standardized + 0.5 * (logvar + math.log(2.0 * math.pi))
+        return _elements(parameters, x, *self._operator_options(parameters))
+
+    def _operator_options(self, parameters: Tensor) -> tuple[Any, ...]:
+        return self._shared("logvar", parameters)
 
     def mean(self, parameters: Tensor) -> Tensor:
         self._check_shapes(parameters)

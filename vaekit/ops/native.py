@@ -1,8 +1,8 @@
-"""The compiled kernels of the operator: which are loaded, and why the others are not.
+"""The compiled kernels of the operators: which are loaded, and why the others are not.
 
 `setup.py` builds a library for each kind of device beside the package and leaves a record, `_build.json`, of what it did. Loading
-a library registers its kernels for the operator `vaekit::reparameterize_kl`; where none is loaded the dispatcher runs the
-pure-PyTorch reference (`vaekit/ops/reference.py`), which gives the same numbers, slower.
+a library registers its kernels for the operators `vaekit::reparameterize_kl` and `vaekit::*_nll`; where none is loaded the
+reference of each in PyTorch (`vaekit/ops/reference.py`, the likelihoods' formulas) gives the same numbers, slower.
 
 Environment variables that are read when vaekit is imported: VAEKIT_NO_NATIVE=1 loads no library, VAEKIT_CUDA=0 not CUDA's.
 VAEKIT_REQUIRE_NATIVE=1 turns a missing one into an ImportError: the CPU's, and CUDA's where it was built and torch has CUDA.
@@ -179,7 +179,13 @@ def open_library(device_type: str, library: Path, entry: Mapping[str, Any]) -> t
 _KERNELS = load(os.environ, Torch(torch.__version__, torch.version.cuda, torch.version.hip), _PACKAGE)
 LOADED = _KERNELS.loaded
 _CPU, _CUDA = "cpu" in LOADED, "cuda" in LOADED
+_declared: set[str] = set()  # the operators that a library may have kernels of
 _warned = False
+
+
+def declare(operator: str) -> None:
+    """Says that there is an operator, so that `build_info` names it where a library has no kernel of it."""
+    _declared.add(operator)
 
 
 def warn_when_missing() -> None:
@@ -215,6 +221,16 @@ def has_native(device_type: str) -> bool:
     return device_type in LOADED
 
 
+def operators(device_type: str) -> frozenset[str]:
+    """The operators of which compiled kernels serve tensors on `device_type`.
+
+    Example:
+        >>> "reparameterize_kl" in operators("cpu") or not has_native("cpu")
+        True
+    """
+    return _KERNELS.operators.get(device_type, frozenset())
+
+
 def has_kernel(device_type: str, operator: str) -> bool:
     """Whether a compiled kernel of an operator serves tensors on `device_type`.
 
@@ -222,7 +238,7 @@ def has_kernel(device_type: str, operator: str) -> bool:
         >>> has_kernel("cpu", "reparameterize_kl") == has_native("cpu")
         True
     """
-    return operator in _KERNELS.operators.get(device_type, ())
+    return operator in operators(device_type)
 
 
 def serves(tensor: torch.Tensor) -> bool:
@@ -243,5 +259,10 @@ def build_info() -> dict[str, str]:
         "vaekit": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **{f"{device_type} kernel": state for device_type, state in _KERNELS.states.items()},
+        **{f"{device_type} kernel": _described(device_type, state) for device_type, state in _KERNELS.states.items()},
     }
+
+
+def _described(device_type: str, state: str) -> str:
+    lacking = sorted(_declared - operators(device_type)) if device_type in LOADED else []
+    return f"{state}, but the reference for {', '.join(lacking)}" if lacking else state

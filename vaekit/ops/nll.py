@@ -95,14 +95,15 @@ class NllOperator:
         self.name, self._elements, self._filler, self._by_column = name, elements, filler, by_column
         self._tensors = 3 if shared else 2  # the first arguments; the rest are options
         self._on_cpu, self._on_cuda = (native.has_kernel(device, name) for device in ("cpu", "cuda"))
+        native.declare(name)
         arguments = ", ".join(part for part in ("Tensor parameters, Tensor x", options, "bool ignore_missing") if part)
         backward = f"{name}_backward"
         schema.LIBRARY.define(f"{name}({arguments}) -> Tensor")
         schema.LIBRARY.define(f"{backward}(Tensor grad, {arguments}) -> {'(Tensor, Tensor)' if shared else 'Tensor'}")
         schema.LIBRARY.impl(name, self.specification, "CompositeExplicitAutograd")
-        schema.LIBRARY.impl(backward, self._default_backward, "CompositeExplicitAutograd")
+        schema.LIBRARY.impl(backward, self.default_backward, "CompositeExplicitAutograd")
         self.forward: Any = getattr(torch.ops.vaekit, name).default
-        self._backward: Any = getattr(torch.ops.vaekit, backward).default
+        self.backward: Any = getattr(torch.ops.vaekit, backward).default
         torch.library.register_fake(f"vaekit::{name}", self._fake, lib=schema.LIBRARY)
         torch.library.register_fake(f"vaekit::{backward}", self._fake_backward, lib=schema.LIBRARY)
         torch.library.register_autograd(
@@ -151,7 +152,7 @@ class NllOperator:
         if torch.is_grad_enabled() or needed[1]:
             return (*self._by_autograd(grad, tensors, ctx.options, needed), *nothing)
         with dispatch.below_autograd():
-            result = self._backward(grad, *tensors, *ctx.options)
+            result = self.backward(grad, *tensors, *ctx.options)
         to_parameters, *to_shared = result if self._tensors == 3 else (result,)
         return (to_parameters, None, *to_shared, *nothing)
 
@@ -171,7 +172,8 @@ class NllOperator:
             result[i] = gradient
         return result
 
-    def _default_backward(self, grad: Tensor, *arguments: Any) -> Any:
+    def default_backward(self, grad: Tensor, *arguments: Any) -> Any:
+        """The backward operator in PyTorch's own operations."""
         x, options = arguments[1], arguments[self._tensors :]
         shared = arguments[2] if self._tensors == 3 else None
 
