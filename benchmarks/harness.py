@@ -175,3 +175,28 @@ def write_csv(file: Path | None, rows: Sequence[Sequence[object]]) -> None:
     with open(file, "w", newline="") as stream:
         csv.writer(stream).writerows(rows)
     print(f"written: {file}", file=sys.stderr)
+
+
+def record(
+    file: Path, head: Sequence[str], key: Sequence[str], rows: Sequence[Mapping[str, object]]
+) -> list[Mapping[str, object]]:
+    """Write rows into a CSV file that keeps what other runs measured; returns all that it holds then.
+
+    Args:
+        head: the file's columns; rows of a file with others are dropped.
+        key: the columns by which a row takes the place of an older one, where that was.
+        rows: {column: value}; what is left out is empty.
+    """
+    kept: dict[tuple[str, ...], Mapping[str, object]] = {}
+    if file.exists():
+        with open(file, newline="") as stream:
+            old = [row for row in csv.DictReader(stream) if set(row) == set(head)]
+        kept = {tuple(row[name] for name in key): row for row in old}
+    kept |= {tuple(str(row[name]) for name in key): row for row in rows}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, head, restval="")
+        writer.writeheader()
+        writer.writerows(kept.values())
+    print(f"written: {file}", file=sys.stderr)
+    return list(kept.values())

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import json
 import os
 import random
@@ -30,7 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import header, mean_and_deviation, quartiles, ratios, rounded, spread, table
+from harness import header, mean_and_deviation, quartiles, ratios, record, rounded, spread, table
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER.parent / "results"
@@ -216,24 +215,6 @@ TIMES_HEAD = (
 LOSSES_HEAD = (*KEY, "epochs", "seeds", "test_loss", "deviation", "reconstruction", "kl", "examples", "why_not", "versions")
 
 
-def record(file: Path, head: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows into a CSV file in place of those of the same model and contender; the others stay."""
-    old: list[dict[str, str]] = []
-    if file.exists():
-        with open(file, newline="") as stream:
-            old = list(csv.DictReader(stream))
-    new = {tuple(row[name] for name in KEY) for row in rows}
-    kept = [row for row in old if tuple(row[name] for name in KEY) not in new and set(row) == set(head)]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    places = {name: place for place, name in enumerate((*MODELS, *CONTENDERS))}
-    ordered = sorted([*kept, *rows], key=lambda row: [places.get(str(row[name]), len(places)) for name in KEY])
-    with open(file, "w", newline="") as stream:
-        writer = csv.DictWriter(stream, head, restval="")
-        writer.writeheader()
-        writer.writerows(ordered)
-    print(f"written: {file}", file=sys.stderr)
-
-
 def told_versions(told: Mapping[str, Any]) -> str:
     return " ".join(f"{name} {version}" for name, version in told.get("versions", {}).items())
 
@@ -361,8 +342,8 @@ def main(model: str, args: argparse.Namespace) -> None:
             seeds = range(args.seeds)
             print(f"{model}, {epochs} epochs, {args.seeds} seed(s): mean (standard deviation)\n")
             races = [untimed(names, args.limit, options=[*options, "--seed", str(seed)], **start) for seed in seeds]
-            record(args.results / "peers_losses.csv", LOSSES_HEAD, table_of_losses(model, names, races, epochs))
+            record(args.results / "peers_losses.csv", LOSSES_HEAD, KEY, table_of_losses(model, names, races, epochs))
             return
         print(f"{model}, {args.threads} thread(s), up to {args.rounds} rounds of an epoch; median (quartiles)\n")
         race = timed(names, args.limit, args.seconds, args.rounds, options=[*options, "--seed", "0"], **start)
-        record(args.results / "peers_times.csv", TIMES_HEAD, table_of_times(model, names, race, args.threads))
+        record(args.results / "peers_times.csv", TIMES_HEAD, KEY, table_of_times(model, names, race, args.threads))
