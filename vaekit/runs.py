@@ -67,6 +67,19 @@ def merged_settings(
     return {**defaults, **settings}
 
 
+def run_file_of(folder: Path) -> Path:
+    """The run.json of the run in a folder.
+
+    Raises:
+        FileNotFoundError: it is not the folder of a run.
+    """
+    file = folder / RUN_FILE
+    if not file.is_file():
+        inside = f"; {folder.parent} is the folder of one" if (folder.parent / RUN_FILE).is_file() else ""
+        raise FileNotFoundError(f"{folder} has no {RUN_FILE}: it is not the folder of a run{inside}")
+    return file
+
+
 def _describes_a_model(settings: Settings) -> bool:
     """Whether the settings name every part that a model needs, so that it is composed without a preset."""
     needed = [settings.get(kind) for kind, described in specs.KINDS.items() if not described.is_optional]

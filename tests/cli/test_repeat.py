@@ -65,6 +65,13 @@ def test_the_run_json_of_fit_trains_the_same_model_by_command(data, tmp_path):
     assert again.items() >= json.loads((tmp_path / "api/run.json").read_text()).items()
 
 
+def test_a_folder_of_no_run_is_named(data, tmp_path, mistake):
+    assert f"{tmp_path} has no run.json: it is not the folder of a run" in mistake("train", "--resume", tmp_path)
+    (tmp_path / "last").mkdir()
+    (tmp_path / "run.json").write_text("{}")
+    assert f"; {tmp_path} is the folder of one" in mistake("train", "--resume", tmp_path / "last")
+
+
 def test_an_optimizer_that_only_code_has_is_named_and_refused(data, tmp_path, mistake):
     vae = vaekit.create_vae("dense-mnist", input_shape=(1, 8, 8), encoder={"hidden": (8,)}, decoder={"hidden": (8,)})
     vaekit.fit(

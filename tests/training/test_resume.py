@@ -479,8 +479,9 @@ CHANGES = {
     "number of examples": {"data": X[:49]},
     "values": {"data": X + 0.001},
     "validation": {"validation": X[:9]},
-    "loss": {"vae": {"loss": {"name": "elbo", "beta": 2.0}}},
-    "encoder": {"vae": {"encoder": {"hidden": (9,)}}},
+    "the loss's beta was not set and is 2.0": {"vae": {"loss": {"name": "elbo", "beta": 2.0}}},
+    "the model's loss was": {"vae": {"loss": "iwae"}},
+    r"the encoder's hidden was \[8\] and is \[9\]": {"vae": {"encoder": {"hidden": (9,)}}},
 }
 
 
@@ -566,6 +567,14 @@ def test_a_schedule_as_long_as_the_run_stays_as_long_as_it_was_planned_and_the_f
         assert fit(model(), out=tmp_path / "run", epochs=3, planned_epochs=planned, learning_rate=rate, resume=True).epochs == 3
     with pytest.raises(ValueError, match="planned_epochs was 2 and is 3"):
         fit(model(), out=tmp_path / "run", epochs=3, planned_epochs=3, learning_rate=rate, resume=True)
+
+
+def test_a_run_that_has_ended_says_so(tmp_path, capfd):
+    fit(model(), out=tmp_path, epochs=2)
+    vaekit.resume(tmp_path, X, device="cpu")
+    assert "the run has ended already, after step 8 of epoch 2; more epochs go on with it" in capfd.readouterr().err
+    vaekit.resume(tmp_path, X, device="cpu", epochs=3)
+    assert "resumed after step 8, at the start of epoch 3" in capfd.readouterr().err
 
 
 def test_nothing_is_said_of_a_rate_that_more_epochs_do_not_change(tmp_path, capfd):

@@ -16,7 +16,7 @@ from vaekit.cli.current_folder import import_matplotlib
 from vaekit.cli.look import draw_pictures
 from vaekit.cli.options import named_path, with_flags_of
 from vaekit.cli.torchrun import place_or_hand_over
-from vaekit.layout import LAST, RUN_FILE
+from vaekit.layout import LAST
 from vaekit.plots.pictures import describe_latents
 from vaekit.training import FitOptions, History, Terminated, record
 from vaekit.training.signals import BY_HAND
@@ -73,7 +73,7 @@ def train(
     values = {"data": source, "preset": preset, "latent_dim": latent_dim, **fit_options}
     if resume is not None and (config is not None or out is not None):
         raise ValueError("--resume goes on with a run in its own folder and with its own run.json: without --config and --out")
-    config = config if resume is None else resume / RUN_FILE
+    config = config if resume is None else runs.run_file_of(resume)
     settings = runs.merged_settings(config, assignments or [], values, resume is not None)
     place = place_or_hand_over(settings.get("devices", 1), context.obj)
     import_matplotlib()

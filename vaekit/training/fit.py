@@ -292,8 +292,8 @@ def fit(
             guard.explain_validation = partial(about_validation, vae, validation_batches, evaluation_key(seed))
         total = None if plan.size is None else epochs * plan.size
         shown = shown_on(sys.stderr, epochs, total, state.examples) if progress and not ranks.rank else Progress()
-        shown.say(f"training {engine}" if snapshot is None else f"training {engine}, {_where(state)}")
-        is_over = state.history.epochs >= options.epochs
+        is_over = state.history.epochs >= options.epochs or (state.stop and not state.is_within_epoch)
+        shown.say(f"training {engine}" if snapshot is None else _where(state, engine, is_over))
         if snapshot is not None and options.planned_epochs not in (None, options.epochs) and not is_over:
             shown.say(_after_the_plan(rate, options))
             preflight.warn_of_no_rate(rate, options)
@@ -345,10 +345,12 @@ def _not_compared(data: Mapping[str, Whole | Stream | None]) -> Iterator[str]:
             yield f"{name}: its values could not be compared with those that the run began with: {batches.why_not_compared}"
 
 
-def _where(state: RunState) -> str:
+def _where(state: RunState, engine: Engine, is_over: bool) -> str:
     """Where a run is resumed."""
+    if is_over:
+        return f"the run has ended already, after step {state.step:,} of epoch {state.history.epochs}; more epochs go on with it"
     within = f"within epoch {state.epoch + 1}" if state.is_within_epoch else f"at the start of epoch {state.history.epochs + 1}"
-    return f"resumed after step {state.step:,}, {within}"
+    return f"training {engine}, resumed after step {state.step:,}, {within}"
 
 
 def _checked_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:

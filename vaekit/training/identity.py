@@ -83,7 +83,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
     for kind in dict.fromkeys((*before["model"], *now["model"])):
         one, other = before["model"].get(kind), now["model"].get(kind)
         if kind != "vaekit" and one != other:
-            yield f"the model's {kind} was {one!r} and is {other!r}"
+            yield from _of_part(kind, one, other)
     for name, what in _ALSO.items():
         if before[name] != now[name]:
             yield f"{what} {before[name]} and {now[name]} now"
@@ -93,3 +93,14 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
             yield f"{data} was {'not ' if one is None else ''}given and is {'not' if other is None else 'now'}"
         elif one is not None and (words := differences(one, other)):
             yield f"{data}: {words}"
+
+
+def _of_part(kind: str, one: Any, other: Any) -> Iterator[str]:
+    """How a part of a model differs, option by option where it is the same part."""
+    if not (isinstance(one, dict) and isinstance(other, dict) and one.get("name") == other.get("name")):
+        yield f"the model's {kind} was {one!r} and is {other!r}"
+        return
+    for option in dict.fromkeys((*one, *other)):
+        before, now = (repr(part[option]) if option in part else "not set" for part in (one, other))
+        if before != now:
+            yield f"the {kind}'s {option} was {before} and is {now}"
