@@ -74,6 +74,7 @@ class Checkpoints:
         self._about: Mapping[str, Any] = {}
         self._parts: Mapping[str, Stateful] = {}
         self._snapshots = None if self.folder is None else Snapshots(self.folder / CHECKPOINTS, max(keep, 1))
+        self._has_folder = self.folder is not None  # the first process
         self._resume, self._is_claimed, self.is_resumed = resume, isinstance(folder, ClaimedFolder), False
 
     @contextmanager
@@ -85,7 +86,8 @@ class Checkpoints:
                 that, or it left no checkpoint.
         """
         with nullcontext() if self.folder is None else locked(self.folder):
-            self.is_resumed = bool(self._ranks.gather(self._resume and bool(self._snapshots))[0])
+            of_first = self._ranks.gather([self.folder is not None, self._resume and bool(self._snapshots)])[0]
+            self._has_folder, self.is_resumed = map(bool, of_first)
             if not self.is_resumed:
                 self._check_that_it_is_new()
             yield
@@ -161,7 +163,7 @@ class Checkpoints:
 
     def write(self, step: int) -> None:
         """Write a checkpoint of a run that has done `step` steps, unless none are kept. All processes have to do this."""
-        if self._source is None or not self._keep:
+        if not self._has_folder or not self._keep:
             return
         state = {name: part.state_dict() for name, part in self._parts.items()}  # from all processes, where they hold parts of it
         if self.folder is None or self._snapshots is None:
