@@ -9,12 +9,16 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers.ranks import results
 from helpers.small_runs import X, fit, model, weights
 from helpers.spoiled import Spoiled
+from typer.testing import CliRunner
 
 import vaekit
 from vaekit import NonFiniteLossError
+from vaekit.cli import app
 from vaekit.training import replay, watch
+from vaekit.training.plan import layers_seeds
 
 SPOILED = "test-spoiled"
 
@@ -254,3 +258,64 @@ def test_another_folder_is_refused(tmp_path):
         FileNotFoundError, match=r"has no step.json: it is not the folder of a step that failed, nonfinite-000123"
     ):
         replay(tmp_path)
+
+
+# Of several processes
+
+
+class SpoiledByChance(vaekit.Elbo):
+    """Not finite in a step in which a number drawn as layers draw it is above a limit."""
+
+    def __init__(self, step, above):
+        super().__init__()
+        self.step, self.above = step, above
+
+    def forward(self, model, batch, context):
+        terms = super().forward(model, batch, context)
+        if context.step == self.step and float(torch.rand(())) > self.above:
+            return terms._replace(total=terms.total * math.nan)
+        return terms
+
+
+BY_CHANCE = "test-spoiled-by-chance"
+
+
+def drawn(step, part):
+    """What the processes of a run draw first in a step."""
+    with torch.random.fork_rng():
+        torch.manual_seed(layers_seeds(vaekit.step_key(0, step), part).torch)
+        return float(torch.rand(()))
+
+
+def in_processes(folder):
+    """The messages of two runs: the objective is not finite in both processes, or in the second alone."""
+    vaekit.losses.register(BY_CHANCE)(SpoiledByChance)
+    said = []
+    for name, above in (("both", -1.0), ("second", drawn(STEP, 0))):
+        vae = model(loss={"name": BY_CHANCE, "step": STEP, "above": above})
+        with pytest.raises(NonFiniteLossError) as caught:
+            fit(vae, X, out=folder / name, epochs=3)
+        said.append(str(caught.value))
+    return said
+
+
+STEP = next(step for step in range(3, 12) if drawn(step, 1) > drawn(step, 0))
+
+
+def test_a_failure_that_needs_several_processes_says_so(tmp_path, own_registries):
+    first, second = results(in_processes, 2, tmp_path)
+    assert first == second
+    vaekit.losses.register(BY_CHANCE)(SpoiledByChance)
+    both, alone = (replay(tmp_path / name / f"nonfinite-{STEP:06d}") for name in ("both", "second"))
+    assert both.is_same
+    assert alone.is_same
+    assert (both.processes, both.fails, alone.fails) == (2, True, False)
+    needs = "taken again by one process, the step is finite: the failure needs the 2 processes of the run"
+    assert needs not in first[0]
+    assert needs in first[1]
+    ended = CliRunner().invoke(app, ["replay", str(tmp_path / "both" / f"nonfinite-{STEP:06d}")])
+    assert ended.exit_code == 0
+    assert "is as it was when one of the 2 processes of the run took it again, bit for bit" in ended.output
+    ended = CliRunner().invoke(app, ["replay", str(tmp_path / "second" / f"nonfinite-{STEP:06d}")])
+    assert ended.exit_code == 1
+    assert needs in " ".join(ended.output.split())

@@ -26,8 +26,11 @@ def replay(
     say(table(step.table(), indent="  "))
     say("backward, from the loss to the input:")
     say(table(step.gradients(), indent="  "))
+    if not step.fails and step.processes > 1:
+        fail(explain.NEEDS_SEVERAL.format(world=step.processes), 1)
     if step.is_same:
-        say("every term and every gradient is as it was in the run, bit for bit")
+        whose = "in the run" if step.processes == 1 else f"when one of the {step.processes} processes of the run took it again"
+        say(f"every term and every gradient is as it was {whose}, bit for bit")
         return
     fail(
         f"other than in the run: {explain.listed(step.differences)}. Another machine, device, number of threads or version of "

@@ -82,6 +82,13 @@ class Findings(NamedTuple):
     x: tuple[float, float]
     digests: Mapping[str, str]
 
+    @property
+    def fails(self) -> bool:
+        """Whether something in the step was not finite: a term, what a module gave, or a gradient."""
+        bad = [*(layer.bad for layer in self.layers), *(gradient.bad for gradient in self.gradients)]
+        terms = [term_of(part, name) for part in self.terms for name in names_of(part)]
+        return any(bad) or not all(bool(term.isfinite().all()) for term in terms)
+
     def lines(self) -> list[str]:
         """The facts, one a line."""
         said = []

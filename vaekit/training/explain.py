@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from vaekit.training.guard import Failure, Taken
 
 _BOUND = 'bound the log variance, posterior={"name": "diagonal_gaussian", "logvar_bound": 10.0} for example'
+NEEDS_SEVERAL = (
+    "taken again by one process, the step is finite: the failure needs the {world} processes of the run, in each of which layers "
+    "such as dropout draw numbers of their own, and which add up in another order"
+)
 _MOST = 10  # of a kind that a line names
 
 

@@ -42,6 +42,7 @@ class Evidence(NamedTuple):
         update: of the run.
         optimizer: the state of its optimizer, from before the step.
         average: the averaged weights by name; None where the run has none.
+        processes: of the run, of which one took the step again.
     """
 
     epoch: int
@@ -51,6 +52,7 @@ class Evidence(NamedTuple):
     update: Update
     optimizer: Mapping[str, Any]
     average: Mapping[str, Tensor] | None
+    processes: int
 
 
 def write(run: Path, vae: VAE, evidence: Evidence) -> Path:
@@ -105,6 +107,7 @@ def _notes(vae: VAE, evidence: Evidence) -> dict[str, Any]:
         "message": evidence.message.split("\n"),
         "device": str(vae.device),
         "threads": torch.get_num_threads(),
+        "processes": evidence.processes,
         "options": _plain_options(evidence.update.options),
         "evaluating": [name for name, module in vae.named_modules() if not module.training],
         "frozen": [name for name, parameter in vae.named_parameters() if not parameter.requires_grad],
@@ -131,7 +134,9 @@ class Replayed:
         optimizer: the state of the optimizer before the step, what its `state_dict` gave.
         average: the averaged weights by name; None where the run had none.
         message: what the run said of it.
-        differences: what came out other than in the run; nothing, where it is the same machine and the same versions.
+        differences: what came out other than when the run took the step again; nothing, where it is the same machine and the same
+            versions.
+        processes: of the run. One of them took the step again, with all its examples, and so does `replay`.
     """
 
     vae: VAE
@@ -141,11 +146,17 @@ class Replayed:
     average: Mapping[str, Tensor] | None
     message: str
     differences: Sequence[str]
+    processes: int = 1
 
     @property
     def is_same(self) -> bool:
-        """Whether every term and every gradient was that of the run, bit for bit."""
+        """Whether every term and every gradient was what the run found, bit for bit."""
         return not self.differences
+
+    @property
+    def fails(self) -> bool:
+        """Whether something is not finite here either; a failure of several processes may need them."""
+        return self.findings.fails
 
     def table(self) -> list[tuple[str, ...]]:
         """A row for each module in the order in which they were done, with a heading: name, class, range, what is not finite."""
@@ -210,7 +221,8 @@ def replay(folder: str | os.PathLike[str], device: str | torch.device | None = N
         findings = examine(vae, step, update.add_gradients)
     names = dict.fromkeys((*notes["digests"], *findings.digests))
     differences = [name for name in names if notes["digests"].get(name) != findings.digests.get(name)]
-    return Replayed(vae, step, findings, state["optimizer"], state["average"], "\n".join(notes["message"]), differences)
+    message, processes = "\n".join(notes["message"]), notes["processes"]
+    return Replayed(vae, step, findings, state["optimizer"], state["average"], message, differences, processes)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -227,7 +239,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         with weights.opened(folder / STEP_FILE) as stored:
             tensors = {name: stored.tensor(name).clone() for name in stored.outlines}
             state = plain.unpack(json.loads(stored.metadata["state"]), tensors)
-        missing = {"frozen", "evaluating", "options", "device", "threads", "message", "digests"} - notes.keys()
+        missing = {"frozen", "evaluating", "processes", "options", "device", "threads", "message", "digests"} - notes.keys()
         missing |= {"number", "key", "parts", "dataset_size", "engine", "optimizer", "average"} - state.keys()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{folder} cannot be replayed, its {STEP_NOTES} or {STEP_FILE} is damaged: {error}") from error

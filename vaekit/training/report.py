@@ -56,7 +56,8 @@ class Report:
             return explain.message(failure, self._batches, findings, [*lines, kept])
         told = explain.message(failure, self._batches, findings, lines)
         average = None if self._state.average is None else self._state.average.state_dict()
-        evidence = Evidence(failure.epoch, step, findings, told, self._update, optimizer, average)
+        world = self._update.engine.ranks.world
+        evidence = Evidence(failure.epoch, step, findings, told, self._update, optimizer, average, world)
         try:
             kept = f"to take that step again: vaekit replay {write(self._folder, self._vae, evidence)}"
         except (OSError, ValueError, TypeError) as error:
@@ -65,8 +66,8 @@ class Report:
 
     def _comparison(self, failure: Failure, findings: Findings) -> list[str]:
         """Whether the step gave the same terms again; what several processes have computed it gives to rounding alone."""
-        if self._update.engine.ranks.world > 1:
-            return []
+        if (world := self._update.engine.ranks.world) > 1:
+            return [] if findings.fails else [explain.NEEDS_SEVERAL.format(world=world)]
         seen = digests_of([one.terms for one in failure.taken])
         others = [name for name, digest in seen.items() if findings.digests.get(name) != digest]
         return [f"taken again, the step gave other values: {explain.listed(others)}; something in it is random"] if others else []
