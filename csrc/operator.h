@@ -18,6 +18,9 @@ struct Arguments {
   bool reduce_event;
 };
 
+// The gradients that backward can give: what its argument `wanted` is a sum of, as in vaekit/ops/operands.py.
+enum Wanted : int64_t { kMu = 1, kLogvar = 2, kPriorMu = 4, kPriorLogvar = 8 };
+
 inline void check_like(const Tensor& tensor, const Tensor& mu, std::optional<int64_t> num_samples, const char* name) {
   const auto sizes = tensor.sizes(), wanted = mu.sizes();
   const size_t extra = num_samples ? 1 : 0;
@@ -85,8 +88,6 @@ inline void check_gradients(const OptionalTensor& grad_z, const OptionalTensor& 
   }
 }
 
-inline Tensor empty_like_mu(const Tensor& mu) { return empty(mu.sizes().data(), mu.dim(), mu.scalar_type(), mu, kReparameterizeKl); }
-
 // z [K?, *mu.shape] and kl, as the forward operator returns them.
 inline std::tuple<Tensor, Tensor> empty_results(const Arguments& a) {
   const auto sizes = a.mu.sizes();
@@ -96,6 +97,25 @@ inline std::tuple<Tensor, Tensor> empty_results(const Arguments& a) {
   std::copy(sizes.begin(), sizes.end(), z_sizes + extra);
   return {empty(z_sizes, dims + extra, a.mu.scalar_type(), a.mu, kReparameterizeKl),
           empty(sizes.data(), a.reduce_event ? dims - a.event_dims : dims, compute_type(a.mu.scalar_type()), a.mu, kReparameterizeKl)};
+}
+
+// What backward returns: each undefined, None in Python, where it is not wanted. Where they are packed, `mu` is the gradient of a
+// tensor of which mu and logvar are the halves, along the first dimension of an event, and `logvar` undefined.
+struct Gradients {
+  Tensor mu, logvar, prior_mu, prior_logvar;
+};
+
+inline Gradients empty_gradients(const Arguments& a, int64_t wanted, bool packed) {
+  int64_t sizes[kMaxDims];
+  std::copy(a.mu.sizes().begin(), a.mu.sizes().end(), sizes);
+  const auto gradient = [&](bool is_wanted) {
+    return is_wanted ? empty(sizes, a.mu.dim(), a.mu.scalar_type(), a.mu, kReparameterizeKl) : Tensor();
+  };
+  Gradients g = {Tensor(), gradient(wanted & kLogvar && !packed), gradient(wanted & kPriorMu && a.prior_mu),
+                 gradient(wanted & kPriorLogvar && a.prior_mu)};
+  if (packed) sizes[a.mu.dim() - a.event_dims] *= 2;
+  g.mu = gradient(wanted & kMu || packed);
+  return g;
 }
 
 }  // namespace vaekit

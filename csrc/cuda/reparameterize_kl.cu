@@ -155,30 +155,32 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const OptionalTensor& grad_z
                                                     const Tensor& mu, const Tensor& logvar, const OptionalTensor& key,
                                                     const OptionalTensor& eps, const OptionalTensor& prior_mu,
                                                     const OptionalTensor& prior_logvar, std::optional<int64_t> num_samples,
-                                                    int64_t row_start, int64_t event_dims, bool reduce_event) {
+                                                    int64_t row_start, int64_t event_dims, bool reduce_event, int64_t wanted,
+                                                    bool packed) {
   const Arguments a = {mu, logvar, key, eps, prior_mu, prior_logvar, num_samples, row_start, event_dims, reduce_event};
   const Call call(a);
   check_gradients(grad_z, grad_kl, a);
-  const Tensor grad_mu = empty_like_mu(mu), grad_logvar = empty_like_mu(mu);
-  const auto prior_gradient = [&] {
-    if (!prior_mu) return Tensor();  // undefined: None in Python
-    Tensor gradient = empty_like_mu(mu);
-    if (!grad_kl && call.shape.elements() > 0) set_to_zero(gradient, call);
-    return gradient;
-  };
-  const Tensor grad_prior_mu = prior_gradient(), grad_prior_logvar = prior_gradient();
+  const Gradients out = empty_gradients(a, wanted, packed);
+  const auto address = [](const Tensor& gradient) { return gradient.defined() ? gradient.mutable_data_ptr() : nullptr; };
   if (call.shape.elements() > 0) {
     const Operand of_z(grad_z, call.row_dims, call.sampled), of_kl(grad_kl, call.row_dims, false);
     cuda::Backward p;
     call.fill(p, a);
     p.grad_z = of_z, p.grad_kl = of_kl;
-    p.grad_mu = grad_mu.mutable_data_ptr(), p.grad_logvar = grad_logvar.mutable_data_ptr();
-    const bool prior = prior_mu && grad_kl;
-    p.grad_prior_mu = prior ? grad_prior_mu.mutable_data_ptr() : nullptr;
-    p.grad_prior_logvar = prior ? grad_prior_logvar.mutable_data_ptr() : nullptr;
+    p.grad_mu = address(out.mu), p.grad_logvar = address(out.logvar);
+    p.grad_stride = call.shape.event;
+    if (packed) {
+      p.grad_logvar = static_cast<char*>(p.grad_mu) + call.shape.event * static_cast<int64_t>(mu.element_size());
+      p.grad_stride *= 2;
+    }
+    p.grad_prior_mu = grad_kl ? address(out.prior_mu) : nullptr;
+    p.grad_prior_logvar = grad_kl ? address(out.prior_logvar) : nullptr;
+    for (const Tensor& gradient : {out.prior_mu, out.prior_logvar}) {
+      if (gradient.defined() && !grad_kl) set_to_zero(gradient, call);
+    }
     with_storage(mu.scalar_type(), [&](auto storage) { cuda::backward<decltype(storage)>(p, call.processors, call); });
   }
-  return {grad_mu, grad_logvar, grad_prior_mu, grad_prior_logvar};
+  return {out.mu, out.logvar, out.prior_mu, out.prior_logvar};
 }
 
 }  // namespace

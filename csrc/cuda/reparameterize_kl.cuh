@@ -128,7 +128,8 @@ struct Forward : Operands {
 
 struct Backward : Operands {
   View grad_z, grad_kl;  // either may be absent; grad_kl has no columns where kl was summed
-  void *grad_mu, *grad_logvar, *grad_prior_mu, *grad_prior_logvar;  // [rows, event], the prior's may be null
+  void *grad_mu, *grad_logvar, *grad_prior_mu, *grad_prior_logvar;  // [rows, event], null where not wanted
+  int64_t grad_stride;  // from row to row of grad_mu and grad_logvar: event, or twice that where they are halves of one tensor
 };
 
 // --- device: reading and writing -------------------------------------------------------------------------------------------
@@ -422,8 +423,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<S>) backward_usual(__g
           narrow(g.logvar, grad_logvar.values[k]);
         }
       }
-      store_vector(p.grad_mu, place, grad_mu);
-      store_vector(p.grad_logvar, place, grad_logvar);
+      store_vector(p.grad_mu, row * p.grad_stride + column, grad_mu);
+      store_vector(p.grad_logvar, row * p.grad_stride + column, grad_logvar);
     }
   });
 }
@@ -456,7 +457,9 @@ __global__ void __launch_bounds__(kThreads) backward_any(__grid_constant__ const
       T grad_mu[n] = {}, grad_logvar[n] = {};
       for (int64_t k = 0; p.grad_z && k < p.samples; ++k) {
         load<S, vectors>(p.grad_z, p.grad_z.offset(row, k), column, from, to, grad_z);
-        if (!p.eps) {
+        if (!p.grad_logvar) {
+          // No other gradient depends on the noise: eps stays 0.
+        } else if (!p.eps) {
           normals(seed, offset + static_cast<uint64_t>(k) * kSampleStride, stream + static_cast<uint64_t>(column), eps);
         } else if (p.wide_eps) {
           load<T, vectors>(p.eps, p.eps.offset(row, k), column, from, to, eps);
@@ -490,12 +493,11 @@ __global__ void __launch_bounds__(kThreads) backward_any(__grid_constant__ const
         grad_mu[i] = g.mu;
         grad_logvar[i] = g.logvar;
       }
-      store<S, vectors>(p.grad_mu, place, from, to, grad_mu);
-      store<S, vectors>(p.grad_logvar, place, from, to, grad_logvar);
-      if (p.grad_prior_mu) {  // null where there is no gradient of kl
-        store<S, vectors>(p.grad_prior_mu, place, from, to, prior_mu);
-        store<S, vectors>(p.grad_prior_logvar, place, from, to, prior_logvar);
-      }
+      const int64_t packed = row * p.grad_stride + column;
+      if (p.grad_mu) store<S, vectors>(p.grad_mu, packed, from, to, grad_mu);
+      if (p.grad_logvar) store<S, vectors>(p.grad_logvar, packed, from, to, grad_logvar);
+      if (p.grad_prior_mu) store<S, vectors>(p.grad_prior_mu, place, from, to, prior_mu);
+      if (p.grad_prior_logvar) store<S, vectors>(p.grad_prior_logvar, place, from, to, prior_logvar);
     }
   });
 }
@@ -588,7 +590,7 @@ void backward(Backward p, int processors, const Launch& launch) {
       takes_vectors<S>(p) && takes_vectors(p.grad_z, sizeof(S)) && (p.reduce || takes_vectors(p.grad_kl, sizeof(T)));
   Grid grid = lay_out(p, vectors ? kLength<S> : kPerBlock<T>, processors);
   grid.z = 1;
-  if (vectors && is_usual(p) && p.grad_z && p.grad_kl) {
+  if (vectors && is_usual(p) && p.grad_z && p.grad_kl && p.grad_mu && p.grad_logvar) {
     launch(backward_usual<S>, grid, p);
   } else if (vectors) {
     launch(backward_any<S, true>, grid, p);

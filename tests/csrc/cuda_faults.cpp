@@ -65,7 +65,7 @@ void run(const Case& c, Order order, uint64_t seed) {
   cuda::Backward b;
   fill(b);
   b.grad_z = {grad_z.data(), n, c.event, 1}, b.grad_kl = {grad_kl.data(), 0, 1, 0};
-  b.grad_mu = grad_mu.data(), b.grad_logvar = grad_logvar.data();
+  b.grad_mu = grad_mu.data(), b.grad_logvar = grad_logvar.data(), b.grad_stride = c.event;
   b.grad_prior_mu = c.prior ? grad_prior_mu.data() : nullptr, b.grad_prior_logvar = c.prior ? grad_prior_logvar.data() : nullptr;
   cuda::backward<float>(b, 1, launch);
 
@@ -110,7 +110,7 @@ void check_layouts() {
     const void* forward = chosen;
     cuda::Backward b = {};
     static_cast<cuda::Operands&>(b) = f;
-    b.grad_z = f.mu, b.grad_kl = {somewhere, 0, 1, 0}, chosen = nullptr;
+    b.grad_z = f.mu, b.grad_kl = {somewhere, 0, 1, 0}, b.grad_mu = b.grad_logvar = somewhere, chosen = nullptr;
     cuda::backward<float>(b, 132, record);
     return std::pair(forward, chosen);
   };

@@ -105,6 +105,11 @@ FAULTS = {
         "const int64_t y = work.segments;",
         "a grid of",
     ),
+    "gradients that are not where their rows begin": (
+        "const int64_t packed = row * p.grad_stride + column;",
+        "const int64_t packed = row * (p.grad_stride + 1) + column;",
+        r"grad_\w+\[\d+\] is|heap-buffer-overflow",
+    ),
     "a prior that forward forgets": (
         "const Divergence<T> d = p.prior_mu ?",
         "const Divergence<T> d = false ?",

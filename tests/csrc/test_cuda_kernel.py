@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import vaekit
 from vaekit import make_key
 from vaekit.ops import native, reference
-from vaekit.ops.operands import Operands
+from vaekit.ops.operands import ALL, LOGVAR, MU, PRIOR_LOGVAR, PRIOR_MU, Operands
 
 HERE = Path(__file__).parent
 NATURAL, REVERSED, SHUFFLED = range(3)
@@ -103,6 +103,22 @@ def test_every_call_is_the_reference_and_the_cpu_kernel(library, arguments, orde
     got = backward(*gradients, *arguments)
     assert_like_the_reference(got, reference.backward(*gradients, *arguments), backward_scales(*gradients, arguments))
     assert_like_the_cpu_kernel((z, kl, *got), (*on_cpu()[0](*arguments), *on_cpu()[1](*gradients, *arguments)))
+
+
+@given(calls(), st.sampled_from(["both", "z", "kl"]), st.integers(0, ALL), st.booleans())
+def test_what_is_wanted_has_the_bits_that_it_has_among_all(library, arguments, which, wanted, packed):
+    backward = torch.ops.vaekit_cuda_on_cpu.reparameterize_kl_backward.default
+    z, kl = reference.forward(*arguments)
+    gradients = (torch.randn(z.shape).to(z.dtype) if which != "kl" else None, torch.randn_like(kl) if which != "z" else None)
+    everything = backward(*gradients, *arguments)
+    got = backward(*gradients, *arguments, wanted, packed)
+    if packed:
+        assert got[1] is None
+        got = (*got[0].chunk(2, arguments.mu.ndim - arguments.event_dims), *got[2:])
+        wanted |= MU | LOGVAR
+    for number, have, want in zip((MU, LOGVAR, PRIOR_MU, PRIOR_LOGVAR), got, everything, strict=True):
+        assert (have is None) == (want is None or not wanted & number)
+        assert have is None or torch.equal(have.nan_to_num(nan=7.0), want.nan_to_num(nan=7.0))
 
 
 # Rows for every group of threads (1 to 32, the block), of several steps, of several segments and more of these than blocks;

@@ -46,7 +46,8 @@ def test_without_a_private_name_everything_is_the_same(monkeypatch, gone):
     expected, expected_mapped = all_derivatives(), per_example_gradients()
     monkeypatch.setattr(dispatch, *SUBSTITUTES[gone])
     assert all(map(torch.equal, all_derivatives(), expected))
-    assert all(map(torch.equal, per_example_gradients(), expected_mapped))
+    # Where forward mode may be on, a transform takes the formula's own operations.
+    torch.testing.assert_close(per_example_gradients(), expected_mapped, rtol=2e-6, atol=2e-6)
     with torch.no_grad():
         mu = torch.randn(3, 4)
         assert not reparameterize_kl(mu, mu, key=make_key(0))[0].requires_grad
@@ -70,6 +71,6 @@ def test_torchs_private_names_are_used_in_one_file():
 def test_every_layer_has_the_operands_in_one_order():
     names = list(Operands._fields)
     assert [a.name for a in schema.forward._schema.arguments] == names
-    assert [a.name for a in schema.backward._schema.arguments] == ["grad_z", "grad_kl", *names]
+    assert [a.name for a in schema.backward._schema.arguments] == ["grad_z", "grad_kl", *names, "wanted", "packed"]
     struct = re.search(r"struct Arguments \{(.*?)\};", (ROOT / "csrc/operator.h").read_text(), re.S)[1]
     assert re.findall(r"(\w+)(?=[,;])", struct) == names

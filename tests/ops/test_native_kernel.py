@@ -225,14 +225,6 @@ def test_the_operator_called_directly_refuses_what_does_not_fit():
             backward(*gradients, *good)
 
 
-def test_forward_mode_is_refused_and_not_dropped():
-    mu, logvar = torch.randn(3, 2), torch.randn(3, 2)
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(mu, torch.ones_like(mu))
-        with pytest.raises((RuntimeError, NotImplementedError)):
-            reparameterize_kl(dual, logvar, key=make_key(0))
-
-
 def test_a_key_may_be_a_slice_of_many():
     keys_ = fold_in(make_key(3), torch.arange(4))
     spaced = torch.stack([keys_, keys_], dim=-1)[..., 0]  # not contiguous

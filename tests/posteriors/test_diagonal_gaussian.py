@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import vaekit
 from vaekit import DiagonalGaussian, Prior, StandardNormal, make_key
 from vaekit.posteriors import Draw, diagonal_gaussian
 from vaekit.priors import LearnedGaussian
@@ -194,3 +195,31 @@ def test_the_draw_and_its_exact_divergence_are_one_call_of_the_operator(name, pr
     monkeypatch.setattr(Draw, "noise", None)  # no noise is made beside it
     getattr(DiagonalGaussian(torch.zeros(4, 3), torch.zeros(4, 3)), name)(prior, key=make_key(0))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (2, 4, 3, 3)])
+@pytest.mark.parametrize("learned", [False, True])
+def test_packed_numbers_are_the_same_posterior(shape, learned):
+    numbers = torch.randn(shape, requires_grad=True)
+    prior = LearnedGaussian((shape[1] // 2, *shape[2:])) if learned else StandardNormal()
+    results = []
+    for q in (DiagonalGaussian.from_packed(numbers), DiagonalGaussian(*numbers.chunk(2, 1))):
+        z, kl = q.rsample_kl(prior, key=make_key(0))
+        (gradient,) = torch.autograd.grad(z.sin().sum() + kl.sum(), numbers)
+        results.append((z, kl, gradient, q.mu, q.logvar, q.mean, q.variances, q.log_prob(z), q.rsample(key=make_key(1))))
+    assert all(map(torch.equal, *results))
+
+
+def test_packed_numbers_of_the_encoder_reach_the_operator():
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2)
+    q = vae.encode(torch.rand(3, 4))
+    z, _ = q.rsample_kl(StandardNormal(), key=make_key(0))
+    ((following, _), *_) = z.grad_fn.next_functions
+    assert following.name().startswith("Addmm")
+    assert (q.mu.shape, q.device.type) == ((3, 2), "cpu")
+
+
+def test_numbers_without_halves_are_refused():
+    for shape in ((4,), (4, 3)):
+        with pytest.raises(ValueError, match=r"shape \[batch, 2 D, ...\], got"):
+            DiagonalGaussian.from_packed(torch.zeros(shape))

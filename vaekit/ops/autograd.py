@@ -1,18 +1,30 @@
-"""The derivatives of `vaekit::reparameterize_kl`: what is kept for them, and the backward of its backward in closed form.
+"""The derivatives of `vaekit::reparameterize_kl`: what is kept for them, and those beyond the first in closed form.
 
-The first derivatives are the backward operator's own (`reference.backward`); how all of them are reached is in dispatch.py.
+The first derivatives are the backward operator's own (`reference.backward`); how all of them are reached is in dispatch.py. With
+c = mu - m, w = exp(-s), d = logvar - s, g_k the gradient of z_k and G that of kl, backward gives for
+
+    mu:      sum_k g_k + G c w                          m:  -G c w
+    logvar:  sigma/2 sum_k g_k eps_k + G expm1(d)/2     s:  -G (c^2 w + expm1(d))/2
+
+It is linear in g and G, so that its derivative in them, along a direction of the four parameters, is that of z and kl along the
+direction: what forward-mode differentiation asks for. Its derivative in the parameters is symmetric: the same for backward's own
+backward and for its forward mode.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vaekit.ops import reference
-from vaekit.ops.operands import BACKWARD_OPTIONS, BACKWARD_TENSORS, OPTIONS, TENSORS, Operands
+from vaekit.ops.operands import BACKWARD_OPTIONS, BACKWARD_TENSORS, OPTIONS, TENSORS, Operands, backward_operands, halves, wanted
 from vaekit.ops.schema import noise
+
+Four = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]  # of mu, logvar, prior_mu, prior_logvar
 
 
 def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -36,56 +48,138 @@ def by_operand(
     return mu, logvar, None, None, prior_mu, prior_logvar, None, None, None, None
 
 
-def double_backward(
-    ctx: Any, of_mu: Tensor | None, of_logvar: Tensor | None, of_prior_mu: Tensor | None, of_prior_logvar: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    """The gradient of the backward operator, from differentiable PyTorch operations alone.
+class _Wide(NamedTuple):
+    """What the derivatives are made of, in the compute dtype; w is half * half, which overflows later."""
 
-    `of_x` is the incoming gradient of backward's output for x. With c = mu - m, w = exp(-s), d = logvar - s and G the gradient
-    of kl, backward's outputs are for mu: sum_k g_k + G c w, logvar: sigma/2 sum_k g_k eps_k + G expm1(d)/2,
-    m: -G c w, s: -G (c^2 w + expm1(d))/2; below are their derivatives in each input.
-    """
-    grad_z, grad_kl, *tensors = ctx.saved_tensors
-    o = Operands(*tensors, *ctx.options)
-    mu, logvar = o.mu, o.logvar
-    dtype = reference.compute_dtype(mu.dtype)
-    zero = torch.zeros((), dtype=dtype, device=mu.device)
-    by_mu, by_logvar = (zero if g is None else g.to(dtype) for g in (of_mu, of_logvar))
-    by_prior_mu, by_prior_logvar = (
-        zero if g is None or o.prior_mu is None else g.to(dtype) for g in (of_prior_mu, of_prior_logvar)
-    )
-    wide_mu, wide_logvar = mu.to(dtype), logvar.to(dtype)
-    if o.prior_mu is None or o.prior_logvar is None:
-        center, precision, half, shift = wide_mu, zero + 1.0, zero + 1.0, wide_logvar
-    else:
-        half = torch.exp(-0.5 * o.prior_logvar.to(dtype))
-        center, precision = wide_mu - o.prior_mu.to(dtype), half * half
-        shift = wide_logvar - o.prior_logvar.to(dtype)
+    logvar: Tensor
+    center: Tensor
+    half: Tensor
+    shift: Tensor
+    directions: tuple[Tensor, Tensor, Tensor, Tensor]
 
-    to_grad_z = to_grad_kl = None
-    to_mu = to_logvar = to_prior_logvar = zero
+    @classmethod
+    def of(cls, o: Operands, directions: Four) -> _Wide:
+        dtype = reference.compute_dtype(o.mu.dtype)
+        zero = torch.zeros((), dtype=dtype, device=o.mu.device)
+        mu, logvar = o.mu.to(dtype), o.logvar.to(dtype)
+        if o.prior_mu is None or o.prior_logvar is None:
+            center, half, shift, directions = mu, zero + 1.0, logvar, (*directions[:2], None, None)
+        else:
+            center, half = mu - o.prior_mu.to(dtype), torch.exp(-0.5 * o.prior_logvar.to(dtype))
+            shift = logvar - o.prior_logvar.to(dtype)
+        a, b, c, d = (zero if direction is None else direction.to(dtype) for direction in directions)
+        return cls(logvar, center, half, shift, (a, b, c, d))
+
+
+def _noise(o: Operands) -> Tensor:
+    return noise(o.mu, o.key, o.eps, o.num_samples, o.row_start, o.event_dims)
+
+
+def _z_along(o: Operands, wide: _Wide, eps: Tensor) -> Tensor:
+    by_mu, by_logvar, _, _ = wide.directions
+    samples = () if o.num_samples is None else (o.num_samples,)
+    moved = by_mu + 0.5 * torch.exp(0.5 * wide.logvar) * by_logvar * eps
+    return moved.expand(*samples, *o.mu.shape).to(o.mu.dtype)
+
+
+def _kl_along(o: Operands, wide: _Wide) -> Tensor:
+    by_mu, by_logvar, by_prior_mu, by_prior_logvar = wide.directions
+    scale = wide.center * wide.half * wide.half
+    by_shift = (by_logvar - by_prior_logvar) * torch.expm1(wide.shift)
+    elements = (by_mu - by_prior_mu) * scale + 0.5 * (by_shift - by_prior_logvar * wide.center * scale)
+    elements = elements.expand(o.mu.shape)
+    return reference.sum_event(elements, o.event_dims) if o.reduce_event else elements
+
+
+def _curvature(o: Operands, wide: _Wide, eps: Tensor | None, grad_z: Tensor | None, grad_kl: Tensor | None) -> Four:
+    by_mu, by_logvar, by_prior_mu, by_prior_logvar = wide.directions
+    to_mu = to_logvar = to_prior_logvar = torch.zeros_like(by_mu)
     if grad_z is not None:
-        eps = noise(mu, o.key, o.eps, o.num_samples, o.row_start, o.event_dims)
-        half_sigma = 0.5 * torch.exp(0.5 * wide_logvar)
-        to_grad_z = (by_mu + half_sigma * by_logvar * eps).expand(grad_z.shape).to(grad_z.dtype)
-        scaled = grad_z.to(dtype) * eps
+        assert eps is not None
+        scaled = grad_z.to(by_mu.dtype) * eps
+        half_sigma = 0.5 * torch.exp(0.5 * wide.logvar)
         to_logvar = 0.5 * half_sigma * by_logvar * (scaled if o.num_samples is None else scaled.sum(0))
     if grad_kl is not None:
         through_mu, through_logvar = by_mu - by_prior_mu, by_logvar - by_prior_logvar
-        scale = center * half * half
-        elements = through_mu * scale + 0.5 * (through_logvar * torch.expm1(shift) - by_prior_logvar * center * scale)
-        elements = elements.expand(mu.shape)
-        to_grad_kl = reference.sum_event(elements, o.event_dims) if o.reduce_event else elements
         weight = reference.over_event(grad_kl, o.event_dims, o.reduce_event)
-        to_mu = weight * (through_mu * precision - by_prior_logvar * scale)
-        curvature = 0.5 * weight * torch.exp(shift) * through_logvar
-        to_logvar = to_logvar + curvature
-        to_prior_logvar = weight * scale * (0.5 * by_prior_logvar * center - through_mu) - curvature
-    to_prior: tuple[Tensor | None, Tensor | None] = (None, None)
-    if o.prior_mu is not None:
-        to_prior = (-to_mu).expand(mu.shape).to(mu.dtype), to_prior_logvar.expand(mu.shape).to(mu.dtype)
-    to_mu, to_logvar = to_mu.expand(mu.shape).to(mu.dtype), to_logvar.expand(mu.shape).to(mu.dtype)
-    return to_grad_z, to_grad_kl, *by_operand(to_mu, to_logvar, *to_prior)
+        scale = wide.center * wide.half * wide.half
+        to_mu = weight * (through_mu * (wide.half * wide.half) - by_prior_logvar * scale)
+        bent = 0.5 * weight * torch.exp(wide.shift) * through_logvar
+        to_logvar = to_logvar + bent
+        to_prior_logvar = weight * scale * (0.5 * by_prior_logvar * wide.center - through_mu) - bent
+    to_prior = (None, None) if o.prior_mu is None else (-to_mu, to_prior_logvar)
+    a, b, c, d = (None if t is None else t.expand(o.mu.shape).to(o.mu.dtype) for t in (to_mu, to_logvar, *to_prior))
+    return a, b, c, d
+
+
+def jvp(o: Operands, tangents: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    """z and kl along the tangents of the operands."""
+    moving = Operands._make(tangents[: len(o)])
+    if moving.eps is not None:
+        raise ValueError("eps is a constant of the operator and has no tangent; pass eps.detach()")
+    wide = _Wide.of(o, (moving.mu, moving.logvar, moving.prior_mu, moving.prior_logvar))
+    return _z_along(o, wide, _noise(o)), _kl_along(o, wide)
+
+
+def backward_jvp(
+    o: Operands, gradients: Sequence[Tensor | None], tangents: Sequence[Tensor | None], linear: Four, packed: bool
+) -> Four:
+    """The backward operator along the tangents of the operands, added to `linear`, what it is along those of the gradients."""
+    moving = Operands._make(tangents[: len(o)])
+    wide = _Wide.of(o, (moving.mu, moving.logvar, moving.prior_mu, moving.prior_logvar))
+    grad_z, grad_kl = gradients
+    bent = _curvature(o, wide, None if grad_z is None else _noise(o), grad_z, grad_kl)
+    if packed:
+        by_mu, by_logvar, *of_prior = bent
+        assert by_mu is not None
+        assert by_logvar is not None
+        bent = torch.cat((by_mu, by_logvar), o.mu.ndim - o.event_dims), None, of_prior[0], of_prior[1]
+    a, b, c, d = (x if y is None or x is None else x + y for x, y in zip(linear, bent, strict=True))
+    return a, b, c, d
+
+
+def double_backward(ctx: Any, *directions: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradient of the backward operator, from differentiable PyTorch operations alone.
+
+    `directions` are the incoming gradients of its four outputs.
+    """
+    grad_z, grad_kl, *tensors = ctx.saved_tensors
+    o, _, packed = backward_operands((*tensors, *ctx.options))
+    a, b, c, d = directions
+    if packed and a is not None:
+        a, b = halves(a, o.event_dims)
+    wide = _Wide.of(o, (a, b, c, d))
+    eps = None if grad_z is None else _noise(o)
+    return (
+        None if eps is None else _z_along(o, wide, eps),
+        None if grad_kl is None else _kl_along(o, wide),
+        *by_operand(*_curvature(o, wide, eps, grad_z, grad_kl)),
+        None,
+        None,
+    )
+
+
+def plain(o: Operands, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """`reference.forward` without operations in place, of some of which PyTorch's forward mode makes no tangent or a wrong one.
+
+    Example:
+        >>> o = Operands(torch.zeros(3, 2), torch.zeros(3, 2))
+        >>> plain(o, torch.ones(3, 2))[1]
+        tensor([0., 0., 0.])
+    """
+    wide = _Wide.of(o, (None, None, None, None))
+    mu, dtype = o.mu.to(wide.logvar.dtype), o.mu.dtype
+    z = mu + torch.exp(0.5 * wide.logvar) * eps.to(mu.dtype)
+    standardized, d = wide.center * wide.half, wide.shift
+    # As in reference.excess.
+    inside = d.clamp(-0.5, 0.5)
+    terms = 15 if d.dtype == torch.float64 else 8
+    series = torch.full_like(d, 1.0 / math.factorial(terms + 1))
+    for power in range(terms, 1, -1):
+        series = series * inside + 1.0 / math.factorial(power)
+    excess = torch.where(d.abs() < 0.5, series * inside * inside, torch.expm1(d) - d.clamp(max=1e4))
+    kl = 0.5 * (excess + standardized * standardized)
+    return z.to(dtype), reference.sum_event(kl, o.event_dims) if o.reduce_event else kl
 
 
 class Inlined(torch.autograd.Function):
@@ -98,4 +192,5 @@ class Inlined(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
-        return by_operand(*reference.backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.options))
+        operands = Operands(*ctx.saved_tensors, *ctx.options)
+        return by_operand(*reference.backward(grad_z, grad_kl, *operands, wanted(ctx.needs_input_grad)))

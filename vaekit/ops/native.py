@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-_SCHEMA = 1  # of the record and of the operator that the libraries serve: raised when an older library no longer fits
+_SCHEMA = 2  # of the record and of the operator that the libraries serve: raised when an older library no longer fits
 _PACKAGE = Path(__file__).parents[1]
 _RECORD = "_build.json"
 _SUFFIX = ".dll" if sys.platform == "win32" else ".so"

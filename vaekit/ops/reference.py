@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from vaekit.ops import philox
+from vaekit.ops.operands import ALL, LOGVAR, MU, PRIOR_LOGVAR, PRIOR_MU
 
 # A row longer than this is summed in pieces: PyTorch splits the sum of a single long row over its threads, which would make
 # the last bits depend on their number.
@@ -113,8 +114,15 @@ def backward(
     row_start: int,
     event_dims: int,
     reduce_event: bool,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Gradients of mu, logvar, prior_mu, prior_logvar, each in its dtype; the last two are None without a prior."""
+    wanted: int = ALL,
+    packed: bool = False,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of mu, logvar, prior_mu, prior_logvar, each in its dtype.
+
+    One that is not `wanted` is None, and so are the prior's without a prior. With `packed` the first is that of the packed tensor
+    of which mu and logvar are the `operands.halves`, and the second None.
+    """
+    wanted = wanted | MU | LOGVAR if packed else wanted
     dtype = compute_dtype(mu.dtype)
     wide_mu, wide_logvar = mu.to(dtype), logvar.to(dtype)
     grad_mu = grad_logvar = torch.zeros((), dtype=dtype, device=mu.device)
@@ -122,10 +130,10 @@ def backward(
     grad_prior_logvar: Tensor | None = None
     if grad_z is not None:
         grad_z = grad_z.to(dtype)
-        scaled = grad_z * noise(mu, key, eps, num_samples, row_start, event_dims)
-        if num_samples is not None:
-            grad_z, scaled = grad_z.sum(0), scaled.sum(0)
-        grad_mu, grad_logvar = grad_z, 0.5 * torch.exp(0.5 * wide_logvar) * scaled
+        if wanted & LOGVAR:
+            scaled = grad_z * noise(mu, key, eps, num_samples, row_start, event_dims)
+            grad_logvar = 0.5 * torch.exp(0.5 * wide_logvar) * (scaled if num_samples is None else scaled.sum(0))
+        grad_mu = grad_z if num_samples is None else grad_z.sum(0)
     if grad_kl is not None:
         grad_kl = over_event(grad_kl, event_dims, reduce_event)
         if prior_mu is None or prior_logvar is None:
@@ -141,7 +149,15 @@ def backward(
             grad_prior_logvar = -(0.5 * by_mu * offset + by_logvar).to(prior_logvar.dtype)
     if prior_mu is not None and grad_kl is None:
         grad_prior_mu, grad_prior_logvar = torch.zeros_like(mu), torch.zeros_like(mu)
-    return _owned(grad_mu, mu, grad_z), _owned(grad_logvar, mu, grad_z), grad_prior_mu, grad_prior_logvar
+    of_prior = (grad_prior_mu if wanted & PRIOR_MU else None, grad_prior_logvar if wanted & PRIOR_LOGVAR else None)
+    if packed:
+        both = torch.cat([gradient.to(mu.dtype).expand(mu.shape) for gradient in (grad_mu, grad_logvar)], mu.ndim - event_dims)
+        return both, None, *of_prior
+    return (
+        _owned(grad_mu, mu, grad_z) if wanted & MU else None,
+        _owned(grad_logvar, mu, grad_z) if wanted & LOGVAR else None,
+        *of_prior,
+    )
 
 
 def _owned(gradient: Tensor, like: Tensor, incoming: Tensor | None) -> Tensor:

@@ -7,20 +7,23 @@ serves a device, the wrapper makes the noise once and gives it to the operator a
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from vaekit.ops import dispatch, native, philox, reference
-from vaekit.ops.autograd import Inlined
-from vaekit.ops.operands import Operands, checked_count
+from vaekit.ops.autograd import Inlined, plain
+from vaekit.ops.operands import Operands, checked_count, halves
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def reparameterize_kl(
-    mu: Tensor,
-    logvar: Tensor,
+    mu: Tensor | None = None,
+    logvar: Tensor | None = None,
     *,
+    packed: Tensor | None = None,
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
     eps: Tensor | None = None,
@@ -39,6 +42,9 @@ def reparameterize_kl(
     Args:
         mu: float [..., D], the means; float16, bfloat16, float32 or float64, any strides.
         logvar: the log variances, shape, dtype and device of mu. It is not clamped.
+        packed: [..., 2 D], both as one layer gives them, instead of mu and logvar: the first half of the event's first dimension
+            holds the means, the second the log variances. Its gradient is written as one tensor, which that of
+            `packed.chunk(2, -1)` is joined of.
         key: int64 (or uint64) [2], (seed, offset), on mu's device; see `vaekit.make_key`.
         generator: where a key is drawn from if none is given; by default torch's global generator of mu's device.
         eps: the noise itself, [..., D], or [num_samples, ..., D], instead of a key; a constant.
@@ -70,8 +76,15 @@ def reparameterize_kl(
         (torch.Size([3, 2]), tensor([0., 0., 0.]))
     """
     event_dims = checked_count("event_dims", event_dims)
-    _check_parameters(mu, logvar, event_dims)
-    if reduce not in ("event", "none"):
+    if packed is None:
+        _check_parameters(mu, logvar, event_dims)
+    elif mu is None and logvar is None:
+        mu = packed
+        _check_packed(packed, event_dims)
+    else:
+        raise TypeError("packed holds mu and logvar; give it without them")
+    assert mu is not None
+    if reduce != "event" and reduce != "none":
         raise ValueError(f'reduce has to be "event" or "none", got {reduce!r}')
     if num_samples is not None:
         num_samples = checked_count("num_samples", num_samples, 1)
@@ -81,40 +94,53 @@ def reparameterize_kl(
     elif key is not None or generator is not None:
         raise ValueError("eps is the noise itself; give it without a key and without a generator")
     else:
-        _check_eps(eps, mu, num_samples)
-    prior_mu, prior_logvar = (None, None) if prior is None else _checked_prior(prior, mu)
+        _check_eps(eps, _like_mu(mu, logvar, event_dims), num_samples)
+    prior_mu, prior_logvar = (None, None) if prior is None else _checked_prior(prior, _like_mu(mu, logvar, event_dims))
 
-    operands = Operands(mu, logvar, key, eps, prior_mu, prior_logvar, num_samples, row_start, event_dims, reduce == "event")
+    arguments = (mu, logvar, key, eps, prior_mu, prior_logvar, num_samples, row_start, event_dims, reduce == "event")
+    if dispatch.forward_mode_is_on() and (torch.compiler.is_compiling() or dispatch.transforms_are_active()):
+        return _plain(arguments)
     if not native.serves(mu):
-        return _without_kernel(operands)
-    result: tuple[Tensor, Tensor] = dispatch.call_forward(*operands)
+        return _without_kernel(arguments)
+    result: tuple[Tensor, Tensor] = dispatch.call_forward(*arguments)
     return result
 
 
-def _without_kernel(operands: Operands) -> tuple[Tensor, Tensor]:
+def _like_mu(mu: Tensor, logvar: Tensor | None, event_dims: int) -> Tensor:
+    """mu, or the half of a packed tensor that it is; for its shape."""
+    return mu if logvar is not None else halves(mu, event_dims)[0]
+
+
+def _without_kernel(arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     """The operator where only the reference serves the device."""
-    if operands.eps is None and not dispatch.transforms_are_active():
+    o = Operands(*arguments)
+    if o.eps is None and not dispatch.transforms_are_active():
         # Most of the reference's time goes into the noise, so it is kept for backward instead of being made again.
-        eps = reference.noise(operands.mu, operands.key, None, operands.num_samples, operands.row_start, operands.event_dims)
-        operands = operands._replace(key=None, eps=eps)
+        arguments = o._replace(key=None, eps=_noise(o))
     if torch.compiler.is_compiling():
         # Traced into the graph, where Inductor fuses it with its surroundings; an operator would be opaque to it.
-        result: tuple[Tensor, Tensor] = Inlined.apply(*operands)  # type: ignore[no-untyped-call]
+        result: tuple[Tensor, Tensor] = Inlined.apply(*dispatch.unpacked(arguments))  # type: ignore[no-untyped-call]
     else:
-        if operands.mu.is_cuda:
+        if o.mu.is_cuda:
             native.warn_without_cuda_kernel(stacklevel=4)
-        result = dispatch.call_forward(*operands)
+        result = dispatch.call_forward(*arguments)
     return result
 
 
-def _check_parameters(mu: Tensor, logvar: Tensor, event_dims: int) -> None:
+def _plain(arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    """The operator in operations that have derivatives in every mode and order: the rules of autograd.Functions do not nest."""
+    o = Operands(*dispatch.unpacked(arguments))
+    return plain(o, _noise(o))
+
+
+def _noise(o: Operands) -> Tensor:
+    return reference.noise(_like_mu(o.mu, o.logvar, o.event_dims), o.key, o.eps, o.num_samples, o.row_start, o.event_dims)
+
+
+def _check_parameters(mu: Tensor | None, logvar: Tensor | None, event_dims: int) -> None:
     if not isinstance(mu, Tensor) or not isinstance(logvar, Tensor):
         raise TypeError(f"mu and logvar have to be tensors, got {type(mu).__name__} and {type(logvar).__name__}")
-    if mu.dtype not in _DTYPES:
-        raise TypeError(
-            "mu has to be a floating-point tensor of float16, bfloat16, float32 or float64, "
-            f"got {mu.dtype}; convert it, mu.float() for example"
-        )
+    _check_dtype("mu", mu)
     if mu.dtype != logvar.dtype:
         raise TypeError(f"mu and logvar have to share a dtype, got {mu.dtype} and {logvar.dtype}")
     if mu.shape != logvar.shape:
@@ -123,10 +149,35 @@ def _check_parameters(mu: Tensor, logvar: Tensor, event_dims: int) -> None:
         )
     if mu.device != logvar.device:
         raise ValueError(f"mu and logvar have to be on one device, got {mu.device} and {logvar.device}")
-    if not 1 <= event_dims <= mu.ndim:
+    _check_event_dims("mu", mu, event_dims)
+
+
+def _check_packed(packed: Tensor, event_dims: int) -> None:
+    if not isinstance(packed, Tensor):
+        raise TypeError(f"packed has to be a tensor, got {type(packed).__name__}")
+    _check_dtype("packed", packed)
+    _check_event_dims("packed", packed, event_dims)
+    size = packed.shape[-event_dims]
+    if size % 2 != 0:
         raise ValueError(
-            f"event_dims has to be between 1 and the {mu.ndim} dimensions of mu, whose shape is {tuple(mu.shape)}, "
-            f"got {event_dims}"
+            f"packed has to have mu and logvar as the halves of dimension {-event_dims}, but that has {size} elements; "
+            f"its shape is {tuple(packed.shape)}"
+        )
+
+
+def _check_dtype(name: str, parameters: Tensor) -> None:
+    if parameters.dtype not in _DTYPES:
+        raise TypeError(
+            f"{name} has to be a floating-point tensor of float16, bfloat16, float32 or float64, "
+            f"got {parameters.dtype}; convert it, {name}.float() for example"
+        )
+
+
+def _check_event_dims(name: str, parameters: Tensor, event_dims: int) -> None:
+    if not 1 <= event_dims <= parameters.ndim:
+        raise ValueError(
+            f"event_dims has to be between 1 and the {parameters.ndim} dimensions of {name}, whose shape is "
+            f"{tuple(parameters.shape)}, got {event_dims}"
         )
 
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from vaekit.ops import native, reference
-from vaekit.ops.operands import SCHEMA, Operands
+from vaekit.ops.operands import BACKWARD_SCHEMA, SCHEMA, Operands, backward_operands, outputs
 
 FORWARD, BACKWARD = "vaekit::reparameterize_kl", "vaekit::reparameterize_kl_backward"
 
 LIBRARY = torch.library.Library("vaekit", "DEF")
 LIBRARY.define(f"reparameterize_kl({SCHEMA}) -> (Tensor, Tensor)")
-LIBRARY.define(f"reparameterize_kl_backward(Tensor? grad_z, Tensor? grad_kl, {SCHEMA}) -> (Tensor, Tensor, Tensor, Tensor)")
+LIBRARY.define(f"reparameterize_kl_backward({BACKWARD_SCHEMA}) -> (Tensor, Tensor, Tensor, Tensor)")
 LIBRARY.impl("reparameterize_kl", reference.forward, "CompositeExplicitAutograd")
 LIBRARY.impl("reparameterize_kl_backward", reference.backward, "CompositeExplicitAutograd")
 
@@ -54,13 +54,14 @@ def _fake_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.register_fake(BACKWARD)  # type: ignore[untyped-decorator]
-def _fake_backward(
-    grad_z: Tensor | None, grad_kl: Tensor | None, *arguments: Any
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    o = Operands(*arguments)
+def _fake_backward(grad_z: Tensor | None, grad_kl: Tensor | None, *arguments: Any) -> tuple[Tensor | None, ...]:
+    o, wanted, packed = backward_operands(arguments)
     check_device("reparameterize_kl", (grad_z, grad_kl, *arguments), o.mu, "mu")
-    prior = (None, None) if o.prior_mu is None else (o.mu.new_empty(o.mu.shape), o.mu.new_empty(o.mu.shape))
-    return o.mu.new_empty(o.mu.shape), o.mu.new_empty(o.mu.shape), *prior
+    shape = list(o.mu.shape)
+    if packed:
+        shape[o.mu.ndim - o.event_dims] *= 2
+    shapes = (shape, o.mu.shape, o.mu.shape, o.mu.shape)
+    return tuple(o.mu.new_empty(s) if there else None for s, there in zip(shapes, outputs(o, wanted, packed), strict=True))
 
 
 def noise(

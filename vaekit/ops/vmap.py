@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.ops.operands import GRADIENTS, Operands
+from vaekit.ops.operands import GRADIENTS, Operands, backward_operands, outputs
 from vaekit.ops.schema import noise
 
 
@@ -18,7 +18,7 @@ def batched(info: Any, in_dims: Sequence[Any], operands: Operands) -> Operands:
     Every slice has its own element 0 of the stream, which one call over the larger batch would not give: so the noise is made
     here, slice by slice of the key, and passed on.
     """
-    dims: Any = Operands._make(in_dims)
+    dims: Any = Operands._make(in_dims[: len(Operands._fields)])
 
     def front(value: Tensor | None, dim: Any) -> Tensor | None:
         return value if value is None or dim is None else value.movedim(dim, 0)
@@ -60,7 +60,8 @@ def batched_backward(
 ) -> tuple[tuple[Any, ...], tuple[int | None, ...]]:
     """The same for the backward operator."""
     count = GRADIENTS.stop
-    operands = batched(info, in_dims[count:], Operands(*arguments[count:]))
+    operands, wanted, packed = backward_operands(arguments[count:])
+    operands = batched(info, in_dims[count:], operands)
     grads: list[Tensor | None] = []
     fronts = (0 if operands.num_samples is None else 1, 0)
     for gradient, dim, front in zip(arguments[GRADIENTS], in_dims[GRADIENTS], fronts, strict=True):
@@ -68,5 +69,4 @@ def batched_backward(
             gradient = gradient.expand(info.batch_size, *gradient.shape) if dim is None else gradient.movedim(dim, 0)
             gradient = gradient.movedim(0, front)
         grads.append(gradient)
-    prior_dim = None if operands.prior_mu is None else 0
-    return (*grads, *operands), (0, 0, prior_dim, prior_dim)
+    return (*grads, *operands, wanted, packed), tuple(0 if there else None for there in outputs(operands, wanted, packed))

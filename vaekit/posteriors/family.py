@@ -177,6 +177,11 @@ class DiagonalGaussianFamily(GaussianFamily):
     ) -> None:
         super().__init__(latent_shape, logvar_bound, initial_logvar)
 
+    def forward(self, numbers: Tensor) -> Posterior:
+        if self.logvar_bound is None and type(self) is DiagonalGaussianFamily:  # a subclass may make something else of the two
+            return DiagonalGaussian.from_packed(numbers)
+        return super().forward(numbers)
+
     def posterior(self, mu: Tensor, logvar: Tensor, extra: Tensor) -> DiagonalGaussian:
         return DiagonalGaussian(mu, logvar)
 
