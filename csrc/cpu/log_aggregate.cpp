@@ -1,4 +1,4 @@
-// vaekit::log_aggregate and its backward for the CPU. The specification is `specification` in vaekit/ops/log_aggregate.py.
+// vaekit::log_aggregate and its backward for the CPU. The specification is vaekit/ops/log_aggregate.py.
 //
 // Everything is laid out by latent, so that the examples j of a latent are contiguous. Forward takes a few rows i at a time and
 // goes over chunks of j, latent by latent; logarithms of sums of exponentials are carried from chunk to chunk as a largest term and
@@ -7,9 +7,9 @@
 // depends on how many threads there are. What is held is a few arrays of the inputs' size, and the weights of a block.
 #include "log_aggregate.h"
 
-#include "../tensors.h"
 #include "instruction_sets.h"
 #include "library.h"
+#include "pairs.h"
 #include "views.h"
 
 #define VAEKIT_LOOPS "log_aggregate_loops.h"
@@ -19,22 +19,16 @@ namespace vaekit {
 namespace {
 
 constexpr const char* kName = "log_aggregate";
-constexpr int kRows = 4;                     // at a time, for which a chunk is read once
 constexpr int kLatentsPerSum = 8;            // whose densities are added up before they come to the sum over all
-constexpr int64_t kWorth = 1 << 15;          // how many pairs and latents are worth another thread
 constexpr int64_t kWeightsAtOnce = 1 << 18;  // of a block of rows with all examples
 constexpr int64_t kMostRows = 256;           // of a block
-constexpr int kExamples = 32, kLatents = 64;  // of a tile that is transposed
+constexpr int kExamples = 32, kLatents = 64;  // of a tile that is written at a time
 
 template <class T>
 const AggregateLoops<T>& loops() {
   static const AggregateLoops<T>& chosen = VAEKIT_TABLE_OF(instruction_set(), log_aggregate::kLoops<T>);
   return chosen;
 }
-
-int64_t rounded_up(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
-
-int64_t grain(int64_t elements) { return std::max<int64_t>(1, kWorth / std::max<int64_t>(1, elements)); }
 
 // --- operands --------------------------------------------------------------------------------------------------------------
 
@@ -71,44 +65,6 @@ void check_row_like(const Tensor& tensor, const Arguments& a, const char* name) 
   check_memory(tensor, kName, name);
 }
 
-// --- memory ----------------------------------------------------------------------------------------------------------------
-
-// An array that lives as long as a call.
-template <class T>
-class Array {
- public:
-  Array(int64_t count, const Tensor& like)
-      : tensor_(empty(&count, 1, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float, like, kName)),
-        data_(static_cast<T*>(tensor_.mutable_data_ptr())) {}
-  T* operator+(int64_t offset) const { return data_ + offset; }
-  T& operator[](int64_t i) const { return data_[i]; }
-
- private:
-  Tensor tensor_;
-  T* data_;
-};
-
-// [rows, latents] -> [latents, stride].
-template <class T>
-void transpose(const Input& in, int64_t first, int64_t rows, int64_t latents, int64_t stride, const Array<T>& out) {
-  torch::stable::parallel_for(0, (rows + kExamples - 1) / kExamples, grain(kExamples * latents), [&](int64_t from, int64_t to) {
-    T buffer[kExamples][kLatents];
-    const T* row[kExamples];
-    for (int64_t block = from; block < to; ++block) {
-      const int64_t start = block * kExamples;
-      const int count = static_cast<int>(std::min<int64_t>(kExamples, rows - start));
-      for (int64_t d = 0; d < latents; d += kLatents) {
-        const int width = static_cast<int>(std::min<int64_t>(kLatents, latents - d));
-        for (int i = 0; i < count; ++i) row[i] = in.read<T>((first + start + i) * latents + d, width, buffer[i]);
-        for (int k = 0; k < width; ++k) {
-          T* column = out + ((d + k) * stride + start);
-          for (int i = 0; i < count; ++i) column[i] = row[i][k];
-        }
-      }
-    }
-  });
-}
-
 // --- what a call works on --------------------------------------------------------------------------------------------------
 
 // By latent: of the examples mean, scale and peak, padded with examples that are nowhere; of the rows what they add to their mean,
@@ -122,11 +78,12 @@ struct Problem {
 
   explicit Problem(const Arguments& a)
       : rows(a.eps.size(0)), examples(a.mu.size(0)), latents(a.mu.size(1)), first(a.first), columns(rounded_up(examples, kLanes)),
-        row_stride(rounded_up(rows, kLanes)), own_weight(a.own), mean(latents * columns, a.mu), scale(latents * columns, a.mu),
-        peak(latents * columns, a.mu), shift(latents * row_stride, a.mu), own(latents * row_stride, a.mu), own_joint(row_stride, a.mu) {
-    transpose(input_of(a.mu), 0, examples, latents, columns, mean);
-    transpose(input_of(a.logvar), 0, examples, latents, columns, scale);
-    transpose(input_of(a.eps), 0, rows, latents, row_stride, shift);
+        row_stride(rounded_up(rows, kLanes)), own_weight(a.own), mean(latents * columns, a.mu, kName),
+        scale(latents * columns, a.mu, kName), peak(latents * columns, a.mu, kName), shift(latents * row_stride, a.mu, kName),
+        own(latents * row_stride, a.mu, kName), own_joint(row_stride, a.mu, kName) {
+    transpose(input_of(a.mu), examples, latents, columns, mean);
+    transpose(input_of(a.logvar), examples, latents, columns, scale);
+    transpose(input_of(a.eps), rows, latents, row_stride, shift);
     torch::stable::parallel_for(0, latents, grain(columns + rows), [&](int64_t from, int64_t to) {
       for (int64_t d = from; d < to; ++d) prepare(d);
     });
@@ -233,7 +190,7 @@ class Forward {
  public:
   Forward(const Problem<T>& p, const Tensor& joint, const Tensor& marginals)
       : p_(p), joint_(static_cast<T*>(joint.mutable_data_ptr())), marginals_(static_cast<T*>(marginals.mutable_data_ptr())),
-        sums_(p.rows * p.latents, joint) {}
+        sums_(p.rows * p.latents, joint, kName) {}
 
   void run() {
     const int64_t blocks = (p_.rows + kRows - 1) / kRows;
@@ -321,15 +278,16 @@ template <class T>
 class Backward {
  public:
   Backward(const Arguments& a, const Given& given, const Tensor& of_mu, const Tensor& of_logvar)
-      : p_(a), joint_(p_.row_stride, a.mu), of_joint_(p_.row_stride, a.mu), marginals_(p_.latents * p_.row_stride, a.mu),
-        of_marginals_(p_.latents * p_.row_stride, a.mu), block_(rows_at_once()), weights_(block_ * p_.columns, a.mu),
-        own_weights_(block_, a.mu), parts_(p_.chunks() * p_.latents * block_, a.mu), of_mean_(p_.latents * p_.columns, a.mu),
-        of_scale_(p_.latents * p_.columns, a.mu), of_row_(p_.latents * p_.row_stride, a.mu),
+      : p_(a), joint_(p_.row_stride, a.mu, kName), of_joint_(p_.row_stride, a.mu, kName),
+        marginals_(p_.latents * p_.row_stride, a.mu, kName), of_marginals_(p_.latents * p_.row_stride, a.mu, kName),
+        block_(rows_at_once()), weights_(block_ * p_.columns, a.mu, kName), own_weights_(block_, a.mu, kName),
+        parts_(p_.chunks() * p_.latents * block_, a.mu, kName), of_mean_(p_.latents * p_.columns, a.mu, kName),
+        of_scale_(p_.latents * p_.columns, a.mu, kName), of_row_(p_.latents * p_.row_stride, a.mu, kName),
         of_mu_(static_cast<T*>(of_mu.mutable_data_ptr())), of_logvar_(static_cast<T*>(of_logvar.mutable_data_ptr())) {
-    transpose(input_of(given.joint), 0, p_.rows, 1, p_.row_stride, joint_);
-    transpose(input_of(given.of_joint), 0, p_.rows, 1, p_.row_stride, of_joint_);
-    transpose(input_of(given.marginals), 0, p_.rows, p_.latents, p_.row_stride, marginals_);
-    transpose(input_of(given.of_marginals), 0, p_.rows, p_.latents, p_.row_stride, of_marginals_);
+    transpose(input_of(given.joint), p_.rows, 1, p_.row_stride, joint_);
+    transpose(input_of(given.of_joint), p_.rows, 1, p_.row_stride, of_joint_);
+    transpose(input_of(given.marginals), p_.rows, p_.latents, p_.row_stride, marginals_);
+    transpose(input_of(given.of_marginals), p_.rows, p_.latents, p_.row_stride, of_marginals_);
     std::fill(of_mean_ + 0, of_mean_ + p_.latents * p_.columns, 0.0);
     std::fill(of_scale_ + 0, of_scale_ + p_.latents * p_.columns, 0.0);
   }

@@ -3,14 +3,9 @@
 #pragma once
 
 #include "../log_aggregate.h"
+#include "lanes.h"
 
 namespace vaekit {
-
-// Element j goes to this lane of a sum, modulo it, and the lanes are added in halves: one order for all instruction sets.
-constexpr int kLanes = 32;
-
-template <class T>
-constexpr int kChunk = 2048 / sizeof(T);  // examples at a time: all that a few rows need of them stays in the L1 cache
 
 // What stands for an infinite largest term, relative to which nothing would be a number.
 template <class T>

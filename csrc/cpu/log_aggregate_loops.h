@@ -5,22 +5,6 @@ namespace VAEKIT_ISA {
 namespace log_aggregate {
 
 template <class T>
-VAEKIT_TARGET VAEKIT_INLINE T sum_of_lanes(T* lanes) {
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
-  }
-  return lanes[0];
-}
-
-template <class T>
-VAEKIT_TARGET VAEKIT_INLINE T maximum_of_lanes(T* lanes) {
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int lane = 0; lane < width; ++lane) lanes[lane] = lanes[lane] < lanes[lane + width] ? lanes[lane + width] : lanes[lane];
-  }
-  return lanes[0];
-}
-
-template <class T>
 VAEKIT_TARGET void columns(const T* VAEKIT_RESTRICT logvar, int n, const AggregateLimits<T>& given, T* VAEKIT_RESTRICT scale,
                            T* VAEKIT_RESTRICT peak) {
   const AggregateLimits<T> limits = given;

@@ -13,15 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from vaekit.checks import checked_number, checked_word
 from vaekit.gathering import gathered
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import Drawn, batch_mean, drawn
 from vaekit.ops import philox, reference, streams
-from vaekit.ops.pairwise import row_blocks
-from vaekit.ops.precision import wide
+from vaekit.ops.kernel_sum import kernel_sum
 from vaekit.schedules import Schedule, checked_schedule
 
 _KERNELS, _STATISTICS = ("imq", "rbf"), ("u", "v")
@@ -39,8 +37,8 @@ def squared_mmd(x: Tensor, y: Tensor, kernel: str = "imq", scales: Sequence[floa
     The first two means of the V-statistic ("v") are over all i and j: it is at least 0, and too large by the order of 1/B.
     Those of the U-statistic ("u") leave out i = j: it is unbiased, and may be negative. One point of each says nothing to it: 0.
 
-    Computed a block of rows at a time, and again in backward: B x B x D is never held, nor B x B of a large batch. Kernels are
-    added up in float64.
+    Computed some rows at a time, and again in backward: B x B x D is never held, nor B x B of a large batch. Kernels are added up
+    in float64.
 
     Args:
         x, y: [B, D], of one dtype, float32 or float64.
@@ -66,9 +64,9 @@ def squared_mmd(x: Tensor, y: Tensor, kernel: str = "imq", scales: Sequence[floa
     if x.dtype != y.dtype or x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"x and y have to be both float32 or both float64, got {x.dtype} and {y.dtype}; x.float() for example")
     _check_options(kernel, scales, statistic)
-    count = len(x)
-    within = (_kernel_sum(x, x, kernel, scales), _kernel_sum(y, y, kernel, scales))
-    across = _kernel_sum(x, y, kernel, scales) / max(count * count, 1)
+    count, bandwidths, is_gaussian = len(x), [2.0 * x.shape[1] * scale for scale in scales], kernel == "rbf"
+    within = (kernel_sum(x, None, bandwidths, is_gaussian), kernel_sum(y, None, bandwidths, is_gaussian))
+    across = kernel_sum(x, y, bandwidths, is_gaussian) / max(count * count, 1)
     if statistic == "v":
         squared = sum(within) / max(count * count, 1) - 2.0 * across
     elif count == 1:
@@ -86,27 +84,6 @@ def _check_options(kernel: str, scales: Sequence[float], statistic: str) -> None
         raise ValueError(f"scales has to be a sequence of positive numbers, (0.5, 1.0, 2.0) for example, got {scales!r}")
     for scale in scales:
         checked_number("every entry of scales", scale, above=0.0)
-
-
-def _kernel_sum(x: Tensor, y: Tensor, kernel: str, scales: Sequence[float]) -> Tensor:
-    """The kernel summed over all pairs."""
-    dtype = wide(x.device)
-
-    def sum_over_rows(part: Tensor, y: Tensor) -> Tensor:
-        # Differences, not |x|^2 - 2 x y + |y|^2, which cancels where points are close.
-        squared = torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist").square()
-        total = torch.zeros((), dtype=dtype, device=x.device)
-        for scale in scales:
-            bandwidth = 2.0 * x.shape[1] * scale
-            values = bandwidth / (bandwidth + squared) if kernel == "imq" else torch.exp(squared / -bandwidth)
-            total = total + values.sum(dtype=dtype)
-        return total
-
-    blocks = row_blocks(len(x), len(y) * 3 * len(scales), x.device)  # what backward holds of each scale
-    if len(blocks) < 2:
-        return sum_over_rows(x, y)
-    parts = [checkpoint(sum_over_rows, x[rows], y, use_reentrant=False, preserve_rng_state=False) for rows in blocks]
-    return torch.stack(parts).sum()
 
 
 class _MatchesPrior(Loss):
