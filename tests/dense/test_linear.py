@@ -264,6 +264,15 @@ def test_whoever_listens_or_asks_for_something_else_gets_torchs_operators(mode, 
     assert not products
 
 
+def test_whoever_listens_to_backward_alone_hears_torchs_operators():
+    with dense.forced(ALL):
+        result = Linear(6, 4)(torch.randn(3, 6, requires_grad=True)).sum()
+    with Operators() as called, FlopCounterMode(display=False) as counted:
+        result.backward()
+    assert not [name for name in called.names if "mkldnn" in name]
+    assert counted.get_total_flops() == 2 * 2 * 3 * 6 * 4
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_other_dtypes_are_torchs(dtype, products):
     ours, theirs = twins(6, 4, dtype=dtype)

@@ -29,9 +29,11 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """input [..., in_features] -> [..., out_features]."""
+        # What is compiled or recorded is for other shapes too. Most layers are small, and called in a hurry.
+        if torch.compiler.is_compiling() or is_recorded() or choice.is_small(input.numel(), self.out_features):
+            return F.linear(input, self.weight, self.bias)
         weight, bias = self.weight, self.bias
-        # First: what is compiled or recorded is for other shapes too.
-        if torch.compiler.is_compiling() or is_recorded() or not _could_be_faster(input, weight, bias):
+        if not _is_torchs_alone(input, weight, bias):
             return F.linear(input, weight, bias)
         rows = input if input.ndim == 2 else input.reshape(-1, input.shape[-1])
         products = choice.chosen(len(rows), weight)
@@ -55,10 +57,8 @@ def measured_for(model: nn.Module, rows: int) -> dict[str, str]:
     return found
 
 
-def _could_be_faster(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether the product is large enough, and nothing but torch's eager autograd has a part in it."""
-    if choice.is_small(x.numel(), weight.shape[0]):
-        return False
+def _is_torchs_alone(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether this is a product of matrices that nothing but torch's eager autograd has a part in."""
     if x.ndim < 2 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         return False  # a vector, or what torch refuses
     if bias is not None and (bias.shape != weight.shape[:1] or not _is_plain(bias)):
