@@ -22,12 +22,13 @@ from vaekit.dense import onednn, record
 # Multiplications in a product. Below, even twice the speed would not pay for a Python function in autograd.
 LEAST_WORK = 4_000_000
 # Above so many rows both libraries are as fast as they get, and measuring would take long.
-MOST_ROWS = 1024
+MOST_ROWS = 256
 
 _CLEARLY = 1.1  # times as fast: what repeated measurements differ by at most, on a busy machine too
 _OVERHEAD = 40e-6  # seconds: of an autograd function in Python beside torch's own, forward and backward, several times over
 _BUDGET = 0.05  # seconds that measuring a shape may take, once each product has been timed a few times
 _ROUNDS = range(3, 20)
+_SHOWN = 5  # shapes that `vaekit doctor` says more of
 
 Seconds = Mapping[str, tuple[float, float]]  # for each product, by the names of `Products`: by torch, by oneDNN
 
@@ -99,7 +100,7 @@ def shape_of(rows: int, features_in: int, features_out: int) -> Shape:
 
     Example:
         >>> [shape_of(rows, 784, 2000).rows for rows in (1, 2, 3, 64, 65, 5000)]
-        [1, 2, 4, 64, 128, 1024]
+        [1, 2, 4, 64, 128, 256]
     """
     return Shape(torch.get_num_threads(), min(1 << (rows - 1).bit_length(), MOST_ROWS), features_in, features_out)
 
@@ -159,8 +160,11 @@ def decided(seconds: Seconds, threads: int) -> Products:
         'torch'
     """
     faster = Products(**{name: own >= _CLEARLY * other for name, (own, other) in seconds.items()})
-    saved = sum(own - other for name, (own, other) in seconds.items() if getattr(faster, name))
-    return faster if saved >= _OVERHEAD * threads else PLAIN
+    return faster if _saved(seconds, faster) >= _OVERHEAD * threads else PLAIN
+
+
+def _saved(seconds: Seconds, products: Products) -> float:
+    return sum(own - other for name, (own, other) in seconds.items() if getattr(products, name))
 
 
 def measured(shape: Shape, weight: Tensor) -> Seconds:
@@ -242,17 +246,29 @@ def restore(kept: Mapping[str, Any]) -> None:
 
 
 def described() -> dict[str, str]:
-    """What the dense layers use here and why, and what was measured so far, in words."""
+    """What the dense layers use here and why, in words, and what was measured of the shapes where oneDNN saves most."""
     if reason := onednn.obstacle():
         return {"dense layers": f"torch ({reason})"}
-    found = {"dense layers": f"torch or oneDNN, whichever is faster; measured once for a shape, kept in {record.folder()}"}
-    threads = torch.get_num_threads()
+    threads, measurements = torch.get_num_threads(), dict(_all_kept())
+    decisions = {shape: decided(seconds, threads) for shape, seconds in measurements.items()}
+    by_onednn = [shape for shape, decision in decisions.items() if any(decision)]
+    by_onednn.sort(key=lambda shape: -_saved(measurements[shape], decisions[shape]))
+    found = {
+        "dense layers": "torch or oneDNN, whichever was faster when a shape was first met here; shapes measured: "
+        f"{len(decisions)}, with a product by oneDNN: {len(by_onednn)}; kept in {record.folder()}"
+    }
+    for shape in by_onednn[:_SHOWN]:
+        times = (f"{name} {1e6 * own:.0f} and {1e6 * other:.0f} us" for name, (own, other) in measurements[shape].items())
+        found[str(shape)] = f"{decisions[shape]}; torch and oneDNN in one thread: {', '.join(times)}"
+    return found
+
+
+def _all_kept() -> Iterator[tuple[Shape, Seconds]]:
+    """What is kept of this machine, for the present number of threads."""
     for name in record.shapes():
         try:
-            shape = Shape.named(f"{threads}-{name}")
+            shape = Shape.named(f"{torch.get_num_threads()}-{name}")
         except (ValueError, TypeError):  # another's file
             continue
         if (seconds := _kept(shape)) is not None:
-            times = (f"{product} {1e6 * own:.0f} and {1e6 * other:.0f} us" for product, (own, other) in seconds.items())
-            found[str(shape)] = f"{decided(seconds, threads)}; torch and oneDNN in one thread: {', '.join(times)}"
-    return found
+            yield shape, seconds
