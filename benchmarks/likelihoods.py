@@ -2,7 +2,7 @@
 
 Contenders, interleaved in one process:
 
-    torch      what one would write in PyTorch, from the row's own file below; the baseline
+    torch      what one would write in PyTorch, see the functions below; the baseline
     vaekit     `likelihood.nll(parameters, x)`; where no compiled kernel is in use (see the header), pure PyTorch
     formula    vaekit's own specification in PyTorch, which the fallback computes
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -119,6 +120,35 @@ def counts(name: str, dispersion: str, log_mean: float, batch: int = 128, genes:
     return Case(name, likelihood, torch.stack(planes, 1), x, formula)
 
 
+def gaussian(batch: int, size: int, variance: str) -> Case:
+    def formula(parameters: Tensor, x: Tensor) -> Tensor:
+        mean, scale = parameters[:, 0], torch.exp(0.5 * parameters[:, 1]) if variance == "element" else 1.0
+        return -torch.distributions.Normal(mean, scale, validate_args=False).log_prob(x).sum(1)
+
+    likelihood = likelihoods.Gaussian(variance)
+    parameters = torch.randn(batch, likelihood.parameters_per_element, size)
+    return Case(f"gaussian of {variance} variance", likelihood, parameters, torch.randn(batch, size), formula)
+
+
+def discretized_logistic(batch: int, size: int, components: int) -> Case:
+    def formula(parameters: Tensor, x: Tensor) -> Tensor:
+        """As PixelCNN++ has it, with its floors under probabilities and scales, without its colours."""
+        logits, mean, log_scale = parameters.unflatten(1, (3, components)).unbind(1)
+        centered, precision = (2.0 * x - 1.0).unsqueeze(1) - mean, torch.exp(-log_scale.clamp(min=-7.0))
+        plus, minus, middle = precision * (centered + 1 / 255), precision * (centered - 1 / 255), precision * centered
+        inside = torch.sigmoid(plus) - torch.sigmoid(minus)
+        density = middle - log_scale.clamp(min=-7.0) - 2.0 * F.softplus(middle) - math.log(127.5)
+        values = torch.where(inside > 1e-5, inside.clamp(min=1e-12).log(), density)
+        values = torch.where(x.unsqueeze(1) > 0.999, -F.softplus(minus), values)
+        values = torch.where(x.unsqueeze(1) < 0.001, plus - F.softplus(plus), values)
+        return -torch.logsumexp(values + torch.log_softmax(logits, 1), 1).sum(1)
+
+    parameters = torch.randn(batch, 3 * components, size)
+    parameters[:, 2 * components :] -= 2.0
+    x = (255.0 * torch.rand(batch, size)).round() / 255.0
+    return Case("discretized_logistic", likelihoods.DiscretizedLogistic(components), parameters, x, formula)
+
+
 CASES: dict[str, Callable[[], Case]] = {
     f"bernoulli {batch}x{size}": lambda batch=batch, size=size: bernoulli(batch, size)
     for batch, size in ((64, 784), (512, 784), (64, 12288))
@@ -127,6 +157,11 @@ for _name in ("negative_binomial", "zero_inflated_negative_binomial"):
     for _dispersion in ("element", "column", "shared"):
         CASES[f"{_name} {_dispersion}"] = functools.partial(counts, _name, _dispersion, -2.0)
     CASES[f"{_name} element sparse"] = functools.partial(counts, _name, "element", -3.9)
+CASES |= {
+    f"gaussian, {variance} variance, 64x3072": lambda variance=variance: gaussian(64, 3072, variance)
+    for variance in ("fixed", "shared", "element")
+}
+CASES["discretized_logistic of 5, 16x3072"] = lambda: discretized_logistic(16, 3072, 5)
 
 
 def formula_of(likelihood: Likelihood) -> Formula:

@@ -17,13 +17,13 @@ struct NllOperands {
   bool ignore_missing;
 };
 
-// A direct call can bring anything: nothing is read out of bounds. `planes` are the P that the operator takes.
+// A direct call can bring anything: nothing is read out of bounds. `planes` are the P that the operator takes, any where there are none.
 inline void check_nll(const NllOperands& o, std::initializer_list<int64_t> planes, bool takes_columns = false) {
   const auto sizes = o.parameters.sizes(), x_sizes = o.x.sizes();
   const ScalarType dtype = o.parameters.scalar_type(), x_dtype = o.x.scalar_type();
   STD_TORCH_CHECK(is_supported(dtype), o.op, " takes parameters of float16, bfloat16, float32 or float64");
   STD_TORCH_CHECK(2 <= sizes.size() && sizes.size() < kMaxDims, o.op, ": the parameters are not [batch, parameters of an element, ...]");
-  STD_TORCH_CHECK(std::find(planes.begin(), planes.end(), sizes[1]) != planes.end(), o.op, ": it has another number of parameters");
+  STD_TORCH_CHECK(planes.size() == 0 || std::find(planes.begin(), planes.end(), sizes[1]) != planes.end(), o.op, ": it has another number of parameters");
   STD_TORCH_CHECK(x_sizes.size() + 1 == sizes.size() && x_sizes[0] == sizes[0] &&
                       std::equal(x_sizes.begin() + 1, x_sizes.end(), sizes.begin() + 2),
                   o.op, ": x has a shape that does not fit the parameters'");

@@ -54,14 +54,14 @@ const NllLoops<T>& loops_of(const NllKernel& kernel) {
   }
 }
 
-// A thread's buffers: of x, of P planes of parameters and one for a shared parameter that is spread, and, for backward, of P
-// gradients and of those coming in.
+// A thread's buffers: of x, of P planes of parameters and one for a shared parameter that is spread, for backward of P gradients and
+// of those coming in, and what the loops want for themselves.
 template <class T>
 class Scratch {
  public:
   Scratch(const Problem& p, bool backward)
       : tile_(p.rows.tile), arrays_(p.planes + (p.kernel.spread ? 1 : 0)),
-        values_(new T[(1 + arrays_ + (backward ? p.planes + 1 : 0)) * p.rows.tile]), parameters(arrays_),
+        values_(new T[(1 + arrays_ + (backward ? p.planes + 1 : 0) + p.kernel.scratch) * p.rows.tile]), parameters(arrays_),
         gradients(backward ? p.planes : 0) {
     if (p.kernel.spread && !p.columns) std::fill(plane(p.planes), plane(p.planes) + tile_, static_cast<T>(p.shared));
   }
@@ -70,6 +70,7 @@ class Scratch {
   T* plane(int64_t i) { return values_.get() + (1 + i) * tile_; }
   T* gradient(int64_t i) { return plane(arrays_ + i); }
   T* incoming() { return gradient(static_cast<int64_t>(gradients.size())); }
+  T* loops() { return gradients.empty() ? plane(arrays_) : incoming() + tile_; }
 
  private:
   int64_t tile_, arrays_;
@@ -90,7 +91,8 @@ NllTile<T> read(const Problem& p, const Tile& tile, Scratch<T>& scratch) {
     scratch.parameters[p.planes] = p.columns ? p.columns.read<T>(tile.start, tile.n, shared) : shared;
   }
   const T* x = p.x.read<T>(tile.start, tile.n, scratch.x());
-  return {tile.n, Real<T>::kExpLimit, x, scratch.parameters.data(), static_cast<T>(p.shared), p.kernel.option};
+  return {tile.n, Real<T>::kExpLimit, x, scratch.parameters.data(), static_cast<T>(p.shared), p.kernel.option, p.planes,
+          {static_cast<T>(p.kernel.constants[0]), static_cast<T>(p.kernel.constants[1])}, scratch.loops(), p.rows.tile};
 }
 
 template <class T>

@@ -18,6 +18,10 @@ struct NllTile {
   const T* const* parameters;  // P arrays, and where the kernel has it spread the shared parameter's
   T shared;                    // a parameter that all elements share, if it is one number
   int64_t option;              // the operator's own
+  int64_t planes;              // P
+  T constants[2];              // the operator's own
+  T* scratch;                  // as many arrays as the kernel asked for, `apart` elements apart
+  int64_t apart;
 };
 
 template <class T>
@@ -35,6 +39,8 @@ struct NllKernel {
   double shared = 0;   // the shared parameter where it is no tensor
   bool spread = false;  // whether the loops take the shared parameter as one more array
   int64_t option = 0;
+  double constants[2] = {0, 0};
+  int64_t scratch = 0;  // how many arrays of a tile's size the loops want for themselves
 };
 
 // [B], of checked operands.

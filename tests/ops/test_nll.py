@@ -21,7 +21,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import vaekit
-from vaekit.likelihoods import Bernoulli, Gaussian, Likelihood, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from vaekit.likelihoods import (
+    Bernoulli,
+    DiscretizedLogistic,
+    Gaussian,
+    Likelihood,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+)
 from vaekit.ops import native
 from vaekit.ops.reference import compute_dtype
 
@@ -30,6 +38,8 @@ LIKELIHOODS = {
     "gaussian of a fixed variance": Gaussian(sigma=0.5),
     "gaussian of a shared variance": Gaussian("shared", 0.5),
     "gaussian": Gaussian("element"),
+    "discretized_logistic": DiscretizedLogistic(components=3),
+    "discretized_logistic of one component": DiscretizedLogistic(components=1, levels=5),
     "poisson": Poisson(),
     "negative_binomial": NegativeBinomial(),
     "negative_binomial of a shared dispersion": NegativeBinomial("shared", 3.0),
@@ -82,7 +92,12 @@ def assert_like_the_formula(likelihood: Likelihood, parameters: Tensor, x: Tenso
     tolerance = TOLERANCE[rows.dtype]
     assert ((rows - expected).abs() <= tolerance * elements).all()
     tolerance = TOLERANCE[parameters.dtype]
-    torch.testing.assert_close(got[0].double(), wanted[0], rtol=tolerance, atol=tolerance * float(grad.abs().max() + 1))
+    # Where a gradient is a small difference of large terms, the formula in the same dtype says what can be asked for.
+    narrow = parameters.detach().to(rows.dtype).requires_grad_()
+    same = torch.autograd.grad(by_formula(likelihood, narrow, x.to(rows.dtype)), narrow, grad)[0]
+    unavoidable = float((same - wanted[0]).abs().max()) if same.numel() else 0.0
+    tolerances = {"rtol": tolerance, "atol": tolerance * float(grad.abs().max() + 1) + 2.0 * unavoidable}
+    torch.testing.assert_close(got[0].double(), wanted[0], **tolerances)
     for have, want in zip(got[1:], wanted[1:], strict=True):
         torch.testing.assert_close(have.double(), want.double(), rtol=1e-5, atol=1e-5 * float(grad.abs().sum() + 1))
 
@@ -271,6 +286,8 @@ def test_a_gradient_that_is_to_be_differentiated_is_the_same_gradient(name):
 @every_likelihood
 def test_x_has_a_gradient_where_it_asks_for_one(name):
     likelihood = made(name, torch.float64)
+    if isinstance(likelihood, DiscretizedLogistic):
+        pytest.skip("its nll is a function of steps")
     parameters, x = operands(likelihood, (3, 4), torch.float64)
     assert torch.autograd.gradcheck(lambda data: likelihood.nll(parameters, data), x.clamp(0.1, 0.9).requires_grad_())
 
@@ -373,7 +390,7 @@ def test_a_formula_of_ones_own_is_used():
     [
         (lambda p, x: (p.int(), x), "float16, bfloat16, float32 or float64"),
         (lambda p, x: (p[:, 0, 0], x), "not .batch, parameters of an element"),
-        (lambda p, x: (p.repeat(1, 7, 1), x), "another number of parameters"),
+        (lambda p, x: (p[:, :0], x), "another number of parameters"),
         (lambda p, x: (p, x[:, :-1]), "x has a shape"),
         (lambda p, x: (p, x[:1]), "x has a shape"),
         (lambda p, x: (p, x[..., None]), "x has a shape"),
