@@ -5,10 +5,12 @@ Contenders, interleaved in one process:
     torch      what one would write in PyTorch, see the functions below; the baseline
     vaekit     `likelihood.nll(parameters, x)`; where no compiled kernel is in use (see the header), pure PyTorch
     formula    vaekit's own specification in PyTorch, which the fallback computes
+    compiled   torch.compile of `torch`; only with --compile
 
 "forward" is under no_grad; "both" is forward, then backward from a fixed gradient [B] to the parameters, whose .grad is None each
-time. Columns: microseconds a call, and times torch (median and quartiles over the rounds; a ratio is taken in a round, below 1
-is faster).
+time. Columns: microseconds a call; times torch (median and quartiles over the rounds; a ratio is taken in a round, below 1 is
+faster); the share of the bandwidth of a copy of 256 MiB at which parameters and data move that have to: forward reads both once,
+backward reads them again and writes a gradient of the parameters' size. What stays in a cache can exceed it.
 
 The baselines of the counts are scvi-tools' formulas, `log_nb_positive` and `log_zinb_positive` written out, with
 the mean and the inverse dispersion as exponentials of what a decoder gives; in float32 they are off by nats where a count or a
@@ -16,6 +18,7 @@ dispersion is large. The counts are drawn from the parameters; "sparse" ones are
 
     python benchmarks/likelihoods.py --csv benchmarks/results/likelihoods.csv
     python benchmarks/likelihoods.py --only "bernoulli*" --threads 1 2
+    python benchmarks/likelihoods.py --device cuda --compile
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from harness import header, interleaved, quartiles, ratios, spread, table, timed, write_csv
+from harness import header, interleaved, quartiles, ratios, require, spread, table, timed, write_csv
+from reparameterize_kl import copy_bandwidth
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,6 +52,14 @@ class Case(NamedTuple):
     parameters: Tensor
     x: Tensor
     torch: Formula
+
+    def to(self, device: str) -> Case:
+        return self._replace(likelihood=self.likelihood.to(device), parameters=self.parameters.to(device), x=self.x.to(device))
+
+    def bytes(self, direction: str) -> int:
+        """That have to move."""
+        read = self.parameters.nbytes + self.x.nbytes
+        return read if direction == "forward" else 2 * read + self.parameters.nbytes
 
 
 def bernoulli(batch: int, size: int) -> Case:
@@ -175,14 +187,18 @@ def formula_of(likelihood: Likelihood) -> Formula:
     return formula
 
 
-def contenders(case: Case) -> dict[str, Formula]:
-    return {"torch": case.torch, "vaekit": case.likelihood.nll, "formula": formula_of(case.likelihood)}
+def contenders(case: Case, compiled: bool) -> dict[str, Formula]:
+    found = {"torch": case.torch, "vaekit": case.likelihood.nll, "formula": formula_of(case.likelihood)}
+    if compiled:
+        torch._dynamo.reset()
+        found["compiled"] = torch.compile(case.torch, dynamic=False)
+    return found
 
 
-def works(case: Case, direction: str) -> dict[str, Callable[[], object]]:
+def works(case: Case, direction: str, compiled: bool) -> dict[str, Callable[[], object]]:
     """Each contender's work."""
     parameters = case.parameters.clone().requires_grad_(direction == "both")
-    gradient = torch.full((len(case.x),), 1.0 / len(case.x))
+    gradient = torch.full((len(case.x),), 1.0 / len(case.x), device=case.x.device)
 
     def work(formula: Formula) -> None:
         if direction == "forward":
@@ -192,40 +208,52 @@ def works(case: Case, direction: str) -> dict[str, Callable[[], object]]:
         parameters.grad = None
         formula(parameters, case.x).backward(gradient)
 
-    return {name: lambda formula=formula: work(formula) for name, formula in contenders(case).items()}
+    return {name: lambda formula=formula: work(formula) for name, formula in contenders(case, compiled).items()}
 
 
-def measured(label: str, case: Case, direction: str, threads: int, rounds: int) -> list[list[object]]:
-    torch.set_num_threads(threads)
-    seconds = interleaved({name: timed(work, at_least=0.002) for name, work in works(case, direction).items()}, rounds)
+def measured(
+    label: str, case: Case, direction: str, threads: int, bandwidth: float, options: argparse.Namespace
+) -> list[list[object]]:
+    device = options.device
+    calls = {name: timed(work, device, 0.002) for name, work in works(case, direction, options.compile).items()}
+    seconds = interleaved(calls, options.rounds)
     rows: list[list[object]] = []
     for name, values in seconds.items():
-        relative = quartiles(ratios(values, seconds["torch"]))
-        rows.append([label, direction, threads, name, 1e6 * quartiles(values)[1], *relative, spread(values, 1e6, 1)])
+        relative, median = quartiles(ratios(values, seconds["torch"])), quartiles(values)[1]
+        share = case.bytes(direction) / median / bandwidth
+        rows.append([label, direction, threads, name, 1e6 * median, *relative, share, spread(values, 1e6, 1)])
     return rows
 
 
-HEAD = ["case", "pass", "threads", "contender", "microseconds", "times torch, low", "times torch", "times torch, high"]
+HEAD = ["case", "pass", "threads", "contender", "microseconds", "times torch, low", "times torch", "times torch, high", "of copy"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="a pattern of cases")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads, one after the other (1 2); on the CPU only")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of the baseline too")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
+    require(options.device)
+    if options.device == "cuda" and options.threads:
+        parser.error("--threads is for the CPU")
     torch.manual_seed(0)
-    print(header())
+    print(header(options.device))
     rows: list[list[object]] = []
-    for label in fnmatch.filter(CASES, options.only):
-        case = CASES[label]()
-        for direction in ("forward", "both"):
-            for threads in options.threads:
-                rows += measured(label, case, direction, threads, options.rounds)
-    shown = [[*row[:4], row[8], f"{row[6]:.2f} ({row[5]:.2f} to {row[7]:.2f})"] for row in rows]
-    print(table([[*HEAD[:4], "microseconds", "times torch"], *shown]))
-    write_csv(options.csv, [HEAD, *([*row[:4], *(f"{value:.4g}" for value in row[4:8])] for row in rows)])
+    for threads in [torch.get_num_threads()] if options.device == "cuda" else options.threads or [1, 2]:
+        torch.set_num_threads(threads)
+        bandwidth = copy_bandwidth(options.device)
+        for label in fnmatch.filter(CASES, options.only):
+            case = CASES[label]().to(options.device)
+            for direction in ("forward", "both"):
+                rows += measured(label, case, direction, threads, bandwidth, options)
+            # After each, since the time may be bounded from outside.
+            write_csv(options.csv, [HEAD, *([*row[:4], *(f"{value:.4g}" for value in row[4:9])] for row in rows)])
+    shown = [[*row[:4], row[9], f"{row[6]:.2f} ({row[5]:.2f} to {row[7]:.2f})", f"{row[8]:.1%}"] for row in rows]
+    print(table([[*HEAD[:4], "microseconds", "times torch", "of copy"], *shown]))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 All processes start at once and import what they need. Then they build, compile and take an epoch one after the other, unmeasured;
 and then every round each of them trains one epoch, in an order that is drawn anew, while the others wait. A figure is a median
 with its quartiles over the rounds; a ratio is taken within a round. A peer that is not installed, fails or says nothing for too
-long is told in the table, and the others go on. "vaekit, compiled" takes a minute to compile where torch's cache has nothing yet:
+long is told in the table, and the others go on. What other processes use of the machine meanwhile is told too: figures from a
+busy machine are worth little. "vaekit, compiled" takes a minute to compile where torch's cache has nothing yet:
 where the whole has to be short, run it once before with --rounds 1, or leave it out by --only.
 
 What is timed is an epoch of the library's own training, with its loading of batches and its bookkeeping, divided by its steps.
@@ -114,6 +115,30 @@ class Peer:
                 stream.close()
 
 
+def processor_seconds(pids: Sequence[int]) -> tuple[float, float] | None:
+    """What all processes have used since the machine started, and these ones; None where Linux does not tell."""
+    try:
+        each = [int(word) for word in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
+        of_pids = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13] for pid in pids]
+    except OSError:
+        return None
+    ticks = os.sysconf("SC_CLK_TCK")
+    return (sum(each) - each[3] - each[4]) / ticks, sum(int(word) for words in of_pids for word in words) / ticks
+
+
+class Others:
+    """What other processes used of the machine while ours took their rounds: a share of all processors."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self.pids, self.start, self.before = pids, time.monotonic(), processor_seconds(pids)
+
+    def share(self) -> float | None:
+        after, elapsed = processor_seconds(self.pids), (time.monotonic() - self.start) * (os.cpu_count() or 1)
+        if self.before is None or after is None or not elapsed:
+            return None
+        return max(0.0, (after[0] - self.before[0] - after[1] + self.before[1]) / elapsed)
+
+
 class Race:
     """The peers that are running, what they told, and why others are not.
 
@@ -127,6 +152,7 @@ class Race:
         self.seconds: dict[str, list[float]] = {}
         self.told: dict[str, dict[str, Any]] = {}  # the last of each
         self.fell: dict[str, str] = {}
+        self.others: float | None = None
 
     def start(self, names: Sequence[str], pythons: Mapping[str, str], options: Sequence[str], threads: int) -> None:
         """Starts the processes, and waits until each has imported what it needs."""
@@ -177,6 +203,7 @@ def timed(names: Sequence[str], limit: float, seconds: float, rounds: int, **sta
                 print(f"{name}: built and warm after {time.monotonic() - start_of_turn:.1f} s", file=sys.stderr)
         order = list(race.running)
         race.seconds = {name: [] for name in order}
+        others = Others([os.getpid(), *(peer.process.pid for peer in race.running.values())])
         for done in range(rounds):
             if done >= LEAST_ROUNDS and time.monotonic() > deadline:
                 return race
@@ -184,6 +211,7 @@ def timed(names: Sequence[str], limit: float, seconds: float, rounds: int, **sta
             for name in order:
                 if race.turn(name):
                     race.seconds[name].append(race.told[name]["seconds"])
+            race.others = others.share()
         for name in order:
             race.turn(name)  # the result
     except KeyboardInterrupt:
@@ -210,7 +238,19 @@ def untimed(names: Sequence[str], limit: float, **start: Any) -> Race:
 KEY = ("model", "contender")
 TIMES_HEAD = (
     *(*KEY, "ms_q1", "ms", "ms_q3", "baseline", "times_baseline_q1", "times_baseline", "times_baseline_q3"),
-    *("memory_mib", "process_mib", "rounds", "epochs", "test_loss", "threads", "examples", "why_not", "versions", "machine"),
+    *(
+        "memory_mib",
+        "process_mib",
+        "rounds",
+        "epochs",
+        "test_loss",
+        "threads",
+        "examples",
+        "others",
+        "why_not",
+        "versions",
+        "machine",
+    ),
 )
 LOSSES_HEAD = (*KEY, "epochs", "seeds", "test_loss", "deviation", "reconstruction", "kl", "examples", "why_not", "versions")
 
@@ -239,7 +279,7 @@ def table_of_times(model: str, names: Sequence[str], race: Race, threads: int) -
         row |= dict(zip(TIMES_HEAD[6:9], map(rounded, quartiles(relative)), strict=True))
         row |= {"baseline": baseline, "rounds": len(seconds), "epochs": len(seconds) + 1, "versions": told_versions(told)}
         row |= {"memory_mib": rounded(memory), "process_mib": rounded(told.get("process_mib")), "test_loss": rounded(loss)}
-        row["examples"] = told.get("examples", "")
+        row |= {"examples": told.get("examples", ""), "others": rounded(race.others)}
         shown.append(
             (
                 *(name, spread(seconds, 1000 / steps), spread(relative)),
@@ -249,6 +289,8 @@ def table_of_times(model: str, names: Sequence[str], race: Race, threads: int) -
         )
         rows.append(row)
     print(table(shown))
+    if race.others is not None:
+        print(f"\nOther processes used {race.others:.0%} of the processors during the rounds.")
     return rows
 
 
@@ -324,13 +366,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--results", type=Path, default=RESULTS, help="the folder of peers_times.csv and peers_losses.csv")
 
 
+def interrupt_once(number: int, frame: object) -> None:
+    """Whoever bounds our time still gets the rounds that there were; `timeout` signals twice."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main(model: str, args: argparse.Namespace) -> None:
     """What `training.py --peers` does for one model."""
     names = [name for name in CONTENDERS if model in CONTENDERS[name].models and (not args.only or name in args.only)]
     if not names:
         sys.exit(f"none of {', '.join(args.only)} has the model {model}")
     epochs = args.losses or args.rounds + 1
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever bounds our time still gets the rounds that there were
+    signal.signal(signal.SIGTERM, interrupt_once)
     print(header())
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "data.npz")

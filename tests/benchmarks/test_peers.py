@@ -194,6 +194,27 @@ def test_peers_take_turns_and_one_that_falls_out_is_told(field, tmp_path, capsys
     assert "10.00 (10.00 to 10.00)" in printed
 
 
+def test_what_other_processes_use_is_told(module):
+    """Of three processors' work in a second, ours did a half of one."""
+    side_by_side = module("peers.side_by_side")
+    others = object.__new__(side_by_side.Others)
+    others.pids, others.before, others.start = [os.getpid()], (10.0, 4.0), side_by_side.time.monotonic() - 1.0
+    side_by_side.processor_seconds, side_by_side.os = lambda pids: (13.0, 4.5), SimpleNamespace(cpu_count=lambda: 4)
+    assert others.share() == pytest.approx(2.5 / 4, rel=0.2)
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="Linux tells")
+def test_a_process_is_seen_to_work(module):
+    processor_seconds = module("peers.side_by_side").processor_seconds
+    before = processor_seconds([os.getpid()])
+    while os.times().user + os.times().system < before[1] + 0.1:
+        pass
+    after = processor_seconds([os.getpid()])
+    assert after[1] - before[1] == pytest.approx(0.1, abs=0.05)
+    assert after[0] - before[0] >= 0.05
+    assert processor_seconds([2**22 + 1]) is None
+
+
 def test_an_interrupted_race_tells_the_rounds_that_there_were(field, module, tmp_path, monkeypatch):
     peer, asked = module("peers.side_by_side").Peer, []
     turn = peer.turn
@@ -202,9 +223,15 @@ def test_an_interrupted_race_tells_the_rounds_that_there_were(field, module, tmp
         asked.append(1)
         if len(asked) > 2 * 4:  # a warm-up and three rounds of two
             os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("the signal was not heeded")
         return turn(self, within)
 
+    def ended(self, end=peer.end):
+        os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` does a second time
+        end(self)
+
     monkeypatch.setattr(peer, "turn", interrupted)
+    monkeypatch.setattr(peer, "end", ended)
     before = signal.getsignal(signal.SIGTERM)
     try:
         field("--rounds", "9", "--only", "fast", "slow")
