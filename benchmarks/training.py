@@ -3,8 +3,8 @@
 Contenders, interleaved in one process: `vaekit.fit`, plain and with each of its options that costs something; a loop written by
 hand with the textbook's operator (randn_like, exp, the KL in one line), fused Adam and nothing else. Each time, a contender
 trains for three epochs of 71 steps of 64, setting up its optimizer included. Peak memory is measured in a process of its own for
-each. With --processes, two processes of one thread each take the same steps, alternating with one process of two threads,
-start-up not counted.
+each. With --processes, two processes of one thread each take the same steps, with the whole model in each or a part ("fsdp"),
+alternating with one process of two threads, start-up not counted.
 
     python benchmarks/training.py [--model dense-mnist | burda-mnist] [--rounds 9] [--processes] [--csv FILE]
 
@@ -86,18 +86,19 @@ def added_memory(model: str, name: str) -> str:
     return done.stdout.strip()
 
 
-def seconds_of_processes(model: str, processes: int) -> float:
+def seconds_of_processes(model: str, processes: int, strategy: str = "auto") -> float:
     """Seconds of training by so many processes, which share two threads, without their start."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *launcher, __file__, "--model", model, "--in-process", str(2 // processes)]
+    command += ["--strategy", strategy]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
-def train_in_process(model: str, x: torch.Tensor, threads: int) -> None:
+def train_in_process(model: str, x: torch.Tensor, threads: int, strategy: str) -> None:
     """Train as one of the processes that torchrun started; the first prints the seconds."""
     torch.set_num_threads(threads)
-    work = fit(model, x, device="cpu")
+    work = fit(model, x, device="cpu", strategy=strategy)
     work()  # warm up
     start = time.perf_counter()
     work()
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--processes", action="store_true", help="one process against two, and nothing else")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--in-process", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--strategy", default="auto", help=argparse.SUPPRESS)
     side_by_side.add_options(parser)
     args = parser.parse_args()
     if args.peers:
@@ -123,7 +125,7 @@ def main() -> None:
     x = vaekit.data.load("mnist5k")[0].x
     steps = EPOCHS * -(-len(x) // BATCH)
     if args.in_process:
-        train_in_process(args.model, x, args.in_process)
+        train_in_process(args.model, x, args.in_process, args.strategy)
         return
     if args.memory_of:
         import lightning_fabric  # noqa: F401 (importing it is not training)
@@ -135,6 +137,7 @@ def main() -> None:
     print(f"{args.model}, {len(x)} digits, batch {BATCH}, {steps} steps a round, {args.rounds} rounds; median (quartiles)\n")
     if args.processes:
         of = {f"{n} process{'es' if n > 1 else ''}": partial(seconds_of_processes, args.model, n) for n in (1, 2)}
+        of["2 processes, fsdp"] = partial(seconds_of_processes, args.model, 2, "fsdp")
         seconds = interleaved(of, args.rounds)
         rows: list[tuple[str, ...]] = [("", "ms a step", "times one process")]
         rows += [

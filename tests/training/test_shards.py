@@ -18,6 +18,7 @@ from vaekit.training import shards
 from vaekit.training.scaling import Scaler
 
 SCALE = {"likelihood": {"name": "gaussian", "variance": "shared"}}  # a parameter without axes
+OPTIMIZERS = sorted({*vaekit.optimizers.names()} - {"adafactor"})
 ALL = {"ema": 0.9, "learning_rate": {"name": "cosine", "start": 0.01, "end": 0.001, "steps": 12}}
 
 
@@ -114,8 +115,17 @@ def refused():
     return said
 
 
+def optimized(name, strategy="fsdp"):
+    """The weights after a run with this optimizer."""
+    shards.UNIT = 20
+    vae = model(**SCALE).double()
+    fit(vae, X.double(), optimizer=name, strategy=strategy, epochs=1, learning_rate=1e-3)
+    return weights(vae)
+
+
 def in_one_program(folder):
-    return {"whole": whole_and_in_parts(folder), "refused": refused(), "overflow": overflow()}
+    seen = {"whole": whole_and_in_parts(folder), "refused": refused(), "overflow": overflow()}
+    return {**seen, "optimized": {name: optimized(name) for name in OPTIMIZERS}}
 
 
 def overflow():
@@ -180,6 +190,12 @@ def test_a_gradient_that_overflows_in_one_part_is_left_out_in_all(program):
     first, second = (rank["overflow"] for rank in program[0])
     assert first[0] == 2.0**15
     assert first == second
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_updates_parts_as_it_updates_the_whole(name, program):
+    for rank in program[0]:
+        torch.testing.assert_close(rank["optimized"][name], optimized(name, "auto"), rtol=1e-8, atol=1e-9)
 
 
 def test_one_process_has_one_part():
