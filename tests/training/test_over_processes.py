@@ -38,7 +38,10 @@ RUNS = {  # of the model, of fit
         {"likelihood": {"name": "gaussian", "variance": "shared"}, "prior": "vamp"},
         {"gradient_clip": {"value": 0.05}, "ema": 0.9, "accumulate": 2},
     ),
-    "momentum": ({}, {"optimizer": {"name": "sgd", "momentum": 0.9}, "learning_rate": 1e-3, "initialize_output_bias": True}),
+    "momentum": (
+        {"likelihood": {"name": "gaussian", "variance": "shared"}},
+        {"optimizer": {"name": "sgd", "momentum": 0.9}, "learning_rate": 1e-3, "initialize_output_bias": True},
+    ),
 }
 
 
