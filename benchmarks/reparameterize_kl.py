@@ -9,6 +9,10 @@ Contenders, interleaved in one process; each makes fresh noise in each call:
     vaekit             vaekit.reparameterize_kl(mu, logvar); where no compiled kernel is in use (see the header), pure PyTorch
     vaekit-key         the same with key=, as `vaekit.fit` calls it, so that no key is drawn (the noise is made anew all the same)
     vaekit-compiled    torch.compile of vaekit
+    eager-chunks       the textbook's lines on the halves of one tensor [B, 2 D], as a layer gives them; autograd joins the two
+                       gradients again
+    vaekit-chunks      vaekit-key on such halves
+    vaekit-packed      vaekit-key with packed= such a tensor, whose gradient the operator writes as one
     vaekit-graph       vaekit-key as a CUDA graph that is replayed, with the same noise each time: what is left
                        without Python and PyTorch before each kernel; only on cuda, with a compiled kernel
     fallback           the pure-PyTorch reference and its own backward formula, whether there is a compiled kernel or not
@@ -130,18 +134,33 @@ def fallback(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
     return Fallback.apply(mu, logvar, eps)
 
 
+def of_halves(operator: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    return lambda packed, **options: operator(*packed.chunk(2, -1), **options)
+
+
+def packed(packed: Tensor, **options: Tensor) -> tuple[Tensor, Tensor]:
+    return vaekit.reparameterize_kl(packed=packed, **options)
+
+
 CONTENDERS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "eager": eager,
+    "eager-chunks": of_halves(eager),
     "eager-compiled": eager,
     "distributions": distributions,
     "randn": randn,
     "vaekit": vaekit.reparameterize_kl,
     "vaekit-key": vaekit.reparameterize_kl,
+    "vaekit-chunks": of_halves(vaekit.reparameterize_kl),
+    "vaekit-packed": packed,
     "vaekit-compiled": vaekit.reparameterize_kl,
     "vaekit-graph": vaekit.reparameterize_kl,
     "fallback": fallback,
     "fallback-compiled": fallback,
 }
+
+
+WITH_KEY = ("vaekit-key", "vaekit-graph", "vaekit-chunks", "vaekit-packed")
+WITH_ONE = ("eager-chunks", "vaekit-chunks", "vaekit-packed")
 
 
 def recorded(work: Callable[[], object], name: str) -> Callable[[], object]:
@@ -173,23 +192,26 @@ class Task(NamedTuple):
         operator, generator = CONTENDERS[name], torch.Generator().manual_seed(0)
         if name.endswith("-compiled"):
             operator = torch.compile(operator, dynamic=False)
-        options = {"key": vaekit.make_key(0, device=self.device)} if name in ("vaekit-key", "vaekit-graph") else {}
+        options = {"key": vaekit.make_key(0, device=self.device)} if name in WITH_KEY else {}
 
         def fixed(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
             return torch.randn(shape, generator=generator).to(self.device, dtype)
 
         shape, dtype = (self.rows, self.columns), DTYPES[self.dtype]
+        # mu and logvar of each call, or both in one.
         pairs = [
-            tuple(fixed(shape, dtype).requires_grad_(which != "forward") for _ in range(2)) for _ in range(CALLS[which])
-        ]  # fmt: skip
+            tuple(leaf.requires_grad_(which != "forward") for leaf in ((torch.cat(two, -1),) if name in WITH_ONE else two))
+            for two in ([fixed(shape, dtype) for _ in range(2)] for _ in range(CALLS[which]))
+        ]
         if which == "forward":
             return recorded(lambda: operator(*pairs[0], **options), name)
         gradients = [fixed(result.shape, result.dtype) for pair in pairs for result in operator(*pair, **options)]
 
         def both() -> None:
             torch.autograd.backward([result for pair in pairs for result in operator(*pair, **options)], gradients)
-            for mu, logvar in pairs:
-                mu.grad = logvar.grad = None
+            for pair in pairs:
+                for leaf in pair:
+                    leaf.grad = None
 
         return recorded(both, name)
 
@@ -357,7 +379,13 @@ def measure(
 # Okabe and Ito's palette, which colour-blind eyes tell apart; a contender keeps its colour, compiled it is dashed and hollow.
 COLOURS = {"eager": "#000000", "distributions": "#E69F00", "randn": "#009E73", "vaekit": "#0072B2", "fallback": "#CC79A7"}
 MARKERS = {"eager": "o", "distributions": "^", "randn": "v", "vaekit": "s", "fallback": "D"}
-SHADES = {"vaekit-key": "#56B4E9", "vaekit-graph": "#D55E00"}
+SHADES = {
+    "vaekit-key": "#56B4E9",
+    "vaekit-graph": "#D55E00",
+    "vaekit-chunks": "#999999",
+    "vaekit-packed": "#F0E442",
+    "eager-chunks": "#8B4513",
+}
 
 
 def plot(found: Sequence[Measured], file: Path, title: str) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from vaekit.ops import autograd, schema, vmap
+from vaekit.ops import autograd, reference, schema, vmap
 from vaekit.ops.operands import BACKWARD_TENSORS, GRADIENTS, LOGVAR, MU, TENSORS, Operands, backward_operands, halves, wanted
 
 _EVENT_DIMS = Operands._fields.index("event_dims")
@@ -143,10 +143,23 @@ _apply_eagerly = eager_apply(_EagerForward)
 def call_forward(*arguments: Any) -> Any:
     """The forward operator, differentiable, wherever it is called from."""
     if torch.compiler.is_compiling():
-        return schema.forward(*unpacked(arguments))
+        return plain(arguments) if forward_mode_is_on() else schema.forward(*unpacked(arguments))
     if transforms_are_active():
+        if forward_mode_is_on():
+            return plain(arguments)
         return _Forward.apply(*unpacked(arguments))  # type: ignore[no-untyped-call]
     return _apply_eagerly(*arguments)
+
+
+def plain(arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    """The operator in operations that have derivatives in every mode and order: the rules of autograd.Functions do not nest.
+
+    Example:
+        >>> plain(Operands(torch.zeros(3, 2), torch.zeros(3, 2), eps=torch.ones(3, 2)))[1]
+        tensor([0., 0., 0.])
+    """
+    o = Operands(*unpacked(arguments))
+    return autograd.plain(o, reference.noise(o.mu, o.key, o.eps, o.num_samples, o.row_start, o.event_dims))
 
 
 def call_backward(*arguments: Any) -> Any:

@@ -76,7 +76,7 @@ def wanted(needs: Sequence[bool]) -> int:
         >>> wanted((False, True, False, False, False, True)) == LOGVAR | PRIOR_LOGVAR
         True
     """
-    return MU * needs[0] | LOGVAR * needs[1] | PRIOR_MU * needs[4] | PRIOR_LOGVAR * needs[5]
+    return needs[0] | needs[1] << 1 | needs[4] << 2 | needs[5] << 3
 
 
 def halves(packed: Tensor, event_dims: int) -> tuple[Tensor, Tensor]:

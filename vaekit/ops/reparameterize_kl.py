@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vaekit.ops import dispatch, native, philox, reference
-from vaekit.ops.autograd import Inlined, plain
+from vaekit.ops.autograd import Inlined
 from vaekit.ops.operands import Operands, checked_count, halves
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -75,7 +75,8 @@ def reparameterize_kl(
         >>> z.shape, kl
         (torch.Size([3, 2]), tensor([0., 0., 0.]))
     """
-    event_dims = checked_count("event_dims", event_dims)
+    if type(event_dims) is not int:
+        event_dims = checked_count("event_dims", event_dims)
     if packed is None:
         _check_parameters(mu, logvar, event_dims)
     elif mu is None and logvar is None:
@@ -88,7 +89,8 @@ def reparameterize_kl(
         raise ValueError(f'reduce has to be "event" or "none", got {reduce!r}')
     if num_samples is not None:
         num_samples = checked_count("num_samples", num_samples, 1)
-    row_start = checked_count("row_start", row_start, 0)
+    if type(row_start) is not int or row_start < 0:
+        row_start = checked_count("row_start", row_start, 0)
     if eps is None:
         key = philox.resolve_key(key, generator, mu.device)
     elif key is not None or generator is not None:
@@ -98,8 +100,6 @@ def reparameterize_kl(
     prior_mu, prior_logvar = (None, None) if prior is None else _checked_prior(prior, _like_mu(mu, logvar, event_dims))
 
     arguments = (mu, logvar, key, eps, prior_mu, prior_logvar, num_samples, row_start, event_dims, reduce == "event")
-    if dispatch.forward_mode_is_on() and (torch.compiler.is_compiling() or dispatch.transforms_are_active()):
-        return _plain(arguments)
     if not native.serves(mu):
         return _without_kernel(arguments)
     result: tuple[Tensor, Tensor] = dispatch.call_forward(*arguments)
@@ -114,9 +114,13 @@ def _like_mu(mu: Tensor, logvar: Tensor | None, event_dims: int) -> Tensor:
 def _without_kernel(arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     """The operator where only the reference serves the device."""
     o = Operands(*arguments)
+    if torch.compiler.is_compiling() and dispatch.forward_mode_is_on():
+        return dispatch.plain(arguments)
     if o.eps is None and not dispatch.transforms_are_active():
         # Most of the reference's time goes into the noise, so it is kept for backward instead of being made again.
-        arguments = o._replace(key=None, eps=_noise(o))
+        like = _like_mu(o.mu, o.logvar, o.event_dims)
+        eps = reference.noise(like, o.key, None, o.num_samples, o.row_start, o.event_dims)
+        arguments = o._replace(key=None, eps=eps)
     if torch.compiler.is_compiling():
         # Traced into the graph, where Inductor fuses it with its surroundings; an operator would be opaque to it.
         result: tuple[Tensor, Tensor] = Inlined.apply(*dispatch.unpacked(arguments))  # type: ignore[no-untyped-call]
@@ -127,21 +131,12 @@ def _without_kernel(arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     return result
 
 
-def _plain(arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    """The operator in operations that have derivatives in every mode and order: the rules of autograd.Functions do not nest."""
-    o = Operands(*dispatch.unpacked(arguments))
-    return plain(o, _noise(o))
-
-
-def _noise(o: Operands) -> Tensor:
-    return reference.noise(_like_mu(o.mu, o.logvar, o.event_dims), o.key, o.eps, o.num_samples, o.row_start, o.event_dims)
-
-
 def _check_parameters(mu: Tensor | None, logvar: Tensor | None, event_dims: int) -> None:
     if not isinstance(mu, Tensor) or not isinstance(logvar, Tensor):
         raise TypeError(f"mu and logvar have to be tensors, got {type(mu).__name__} and {type(logvar).__name__}")
-    _check_dtype("mu", mu)
-    if mu.dtype != logvar.dtype:
+    if (dtype := mu.dtype) not in _DTYPES:
+        raise _of_another_dtype("mu", mu)
+    if dtype != logvar.dtype:
         raise TypeError(f"mu and logvar have to share a dtype, got {mu.dtype} and {logvar.dtype}")
     if mu.shape != logvar.shape:
         raise ValueError(
@@ -149,14 +144,17 @@ def _check_parameters(mu: Tensor | None, logvar: Tensor | None, event_dims: int)
         )
     if mu.device != logvar.device:
         raise ValueError(f"mu and logvar have to be on one device, got {mu.device} and {logvar.device}")
-    _check_event_dims("mu", mu, event_dims)
+    if not 1 <= event_dims <= mu.ndim:
+        raise _other_event_dims("mu", mu, event_dims)
 
 
 def _check_packed(packed: Tensor, event_dims: int) -> None:
     if not isinstance(packed, Tensor):
         raise TypeError(f"packed has to be a tensor, got {type(packed).__name__}")
-    _check_dtype("packed", packed)
-    _check_event_dims("packed", packed, event_dims)
+    if packed.dtype not in _DTYPES:
+        raise _of_another_dtype("packed", packed)
+    if not 1 <= event_dims <= packed.ndim:
+        raise _other_event_dims("packed", packed, event_dims)
     size = packed.shape[-event_dims]
     if size % 2 != 0:
         raise ValueError(
@@ -165,20 +163,18 @@ def _check_packed(packed: Tensor, event_dims: int) -> None:
         )
 
 
-def _check_dtype(name: str, parameters: Tensor) -> None:
-    if parameters.dtype not in _DTYPES:
-        raise TypeError(
-            f"{name} has to be a floating-point tensor of float16, bfloat16, float32 or float64, "
-            f"got {parameters.dtype}; convert it, {name}.float() for example"
-        )
+def _of_another_dtype(name: str, parameters: Tensor) -> TypeError:
+    return TypeError(
+        f"{name} has to be a floating-point tensor of float16, bfloat16, float32 or float64, "
+        f"got {parameters.dtype}; convert it, {name}.float() for example"
+    )
 
 
-def _check_event_dims(name: str, parameters: Tensor, event_dims: int) -> None:
-    if not 1 <= event_dims <= parameters.ndim:
-        raise ValueError(
-            f"event_dims has to be between 1 and the {parameters.ndim} dimensions of {name}, whose shape is "
-            f"{tuple(parameters.shape)}, got {event_dims}"
-        )
+def _other_event_dims(name: str, parameters: Tensor, event_dims: int) -> ValueError:
+    return ValueError(
+        f"event_dims has to be between 1 and the {parameters.ndim} dimensions of {name}, whose shape is "
+        f"{tuple(parameters.shape)}, got {event_dims}"
+    )
 
 
 def _check_eps(eps: Tensor, mu: Tensor, num_samples: int | None) -> None:
