@@ -8,7 +8,7 @@ from helpers.small_runs import model
 from helpers.terminal import usual_signals
 
 import vaekit
-from vaekit.training.signals import Terminated, heeded
+from vaekit.training.signals import Terminated, stopping_on_signals
 from vaekit.training.state import RunState
 
 
@@ -25,7 +25,7 @@ def test_a_second_interrupt_ends_at_once_unless_it_is_the_first_again(torchrun, 
     if not torchrun:
         monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     now = [0.0]
-    with heeded(state, clock=lambda: now[0]):
+    with stopping_on_signals(state, clock=lambda: now[0]):
         signal.raise_signal(signal.SIGINT)
         assert state.interrupt == "^C"
         now[0] = 0.5
@@ -43,11 +43,11 @@ def test_a_second_interrupt_ends_at_once_unless_it_is_the_first_again(torchrun, 
 def test_a_process_ends_as_the_one_that_got_the_signal(reason, code, state):
     history = vaekit.History()
     history.interrupted, history.reason = True, reason
-    with heeded(state) as heed:
+    with stopping_on_signals(state) as request:
         pass
     if code is None:
-        heed.end(history)
+        request.end(history)
     else:
         with pytest.raises(Terminated) as ended:
-            heed.end(history)
+            request.end(history)
         assert ended.value.code == code

@@ -141,15 +141,15 @@ class Checkpoints:
         if self.folder is None or self._snapshots is None:
             return
         best = self.folder / BEST / WEIGHTS_FILE
-        if snapshot.beside is not None:
+        if snapshot.best is not None:
             best.parent.mkdir(exist_ok=True)
-            if snapshot.beside != best:
-                with open(snapshot.beside, "rb") as source:
+            if snapshot.best != best:
+                with open(snapshot.best, "rb") as source:
                     write_atomically(best, lambda stream: shutil.copyfileobj(source, stream))
             with weights.opened(best) as stored:
                 write_atomically(best.with_name(CONFIG_FILE), (stored.metadata["vaekit"] + "\n").encode())
             self._snapshots.link(snapshot.step, best)
-        self._has_best = snapshot.beside is not None
+        self._has_best = snapshot.best is not None
         self._epochs_saved = state.history.epochs
         if self._keep and self._about["options"] != snapshot.about["options"]:  # more epochs perhaps, which a kill is not to undo
             again = self._snapshots.read(snapshot.step).state  # as it is: a loader goes to its place with the first step

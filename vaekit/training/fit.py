@@ -36,7 +36,7 @@ from vaekit.training.rates import LearningRate, is_planned_by_epochs
 from vaekit.training.record import Record
 from vaekit.training.recorder import Recorder
 from vaekit.training.report import Report, about_validation
-from vaekit.training.signals import heeded
+from vaekit.training.signals import stopping_on_signals
 from vaekit.training.signs import Signs
 from vaekit.training.snapshots import Snapshot
 from vaekit.training.state import RunState
@@ -306,7 +306,7 @@ def fit(
         run = TrackedRun(checkpoints.folder, state.history, vae, options, snapshot is not None, state.step)
         recorder = Recorder(state, state.trackers, run)
         watch = Watch(state, guard, shown, recorder, ranks, signs)
-        with heeded(state) as heed, signs.watching():
+        with stopping_on_signals(state) as request, signs.watching():
             history = Loop(state, plan, update, guard, watch, recorder, checkpoints, called, validate, weights, ranks).run(epochs)
             signs.after(state)
         if plan.steps_per_epoch is None:
@@ -315,7 +315,7 @@ def fit(
             preflight.warn_of_unfinished_rate(rate, state.step, "the run had")
     if engine.scaler is not None:
         engine.scaler.warn_of_left_out(state.step)
-    heed.end(history)
+    request.end(history)
     return history
 
 

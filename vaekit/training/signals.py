@@ -31,8 +31,8 @@ class Terminated(SystemExit):
         self.history = history
 
 
-class Heed:
-    """What a run has been asked.
+class StopRequest:
+    """A signal that has asked the run to stop, if one has.
 
     Attributes:
         number: of the signal; None before there was one.
@@ -56,7 +56,7 @@ class Heed:
 
 
 @contextmanager
-def heeded(state: RunState, clock: Callable[[], float] = time.monotonic) -> Iterator[Heed]:
+def stopping_on_signals(state: RunState, clock: Callable[[], float] = time.monotonic) -> Iterator[StopRequest]:
     """Interrupt the run at the first of the signals; a second ^C ends it at once, as KeyboardInterrupt.
 
     torchrun hands a ^C on to its processes, which have got it from the terminal already: there a second one counts after a while.
@@ -64,7 +64,7 @@ def heeded(state: RunState, clock: Callable[[], float] = time.monotonic) -> Iter
     A signal that is ignored already, as SIGHUP is under nohup, or that somebody else handles stays so; and so does every one
     in a thread, as only the main one may handle signals.
     """
-    heed = Heed()
+    request = StopRequest()
     handled = {}
     if threading.current_thread() is threading.main_thread():
         numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
@@ -72,16 +72,16 @@ def heeded(state: RunState, clock: Callable[[], float] = time.monotonic) -> Iter
         handled = {number: handler for number, handler in usual.items() if signal.getsignal(number) is handler}
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if heed.number is None:
-            heed.number, heed.when = number, clock()
+        if request.number is None:
+            request.number, request.when = number, clock()
             state.interrupt = BY_HAND if number == signal.SIGINT else signal.Signals(number).name
-        elif number == signal.SIGINT and not (is_under_torchrun() and clock() - heed.when < _SECONDS_OF_ONE):
+        elif number == signal.SIGINT and not (is_under_torchrun() and clock() - request.when < _SECONDS_OF_ONE):
             raise KeyboardInterrupt
 
     for number in handled:
         signal.signal(number, interrupt)
     try:
-        yield heed
+        yield request
     finally:
         for number, handler in handled.items():
             signal.signal(number, handler)

@@ -21,7 +21,7 @@ from vaekit.saving import WEIGHTS_FILE
 FORMAT = 1
 _KEY = "vaekit-checkpoint"
 _NAME = re.compile(r"step-(\d{9,18})\.safetensors")
-_BESIDE = re.compile(r"step-(\d{9,18})-best\.safetensors")
+_BEST_NAME = re.compile(r"step-(\d{9,18})-best\.safetensors")
 
 
 class Snapshot(NamedTuple):
@@ -31,14 +31,14 @@ class Snapshot(NamedTuple):
         step: the number of optimizer steps done.
         about: what the run is made from, plain data that JSON has.
         state: what evolves in it, plain data with tensors.
-        beside: the best weights as they were at that time; None where there were none.
+        best: the best weights as they were at that time; None where there were none.
         problem: why a later checkpoint could not be taken; empty where this is the last.
     """
 
     step: int
     about: dict[str, Any]
     state: Any
-    beside: Path | None
+    best: Path | None
     problem: str = ""
 
     @property
@@ -65,35 +65,35 @@ class Snapshots:
         """Whether there is a file that is called like a checkpoint."""
         return any(True for _ in self._found())
 
-    def write(self, step: int, about: Mapping[str, Any], state: Any, beside: Path | None) -> None:
+    def write(self, step: int, about: Mapping[str, Any], state: Any, best: Path | None) -> None:
         """Write a checkpoint, and remove the ones that are too old.
 
         Args:
             step: the number of optimizer steps done.
             about: what the run is made from.
             state: what evolves in it.
-            beside: a file that belongs to it, and is replaced, not changed, in the course of the run: it is linked.
+            best: the best weights, a file that is replaced, not changed, in the course of the run: it is linked.
 
         Raises:
             TypeError: a state that is not plain data; the message says where.
             OSError: it cannot be written; the earlier checkpoints are still there.
         """
-        packed, digest = plain.pack(state), None if beside is None else _digest(beside)
+        packed, digest = plain.pack(state), None if best is None else _digest(best)
         text = json.dumps({"format": FORMAT, "step": step, "about": about, "state": packed.data, "beside": digest})
         self.folder.mkdir(exist_ok=True)
         self._tidy(about.get("run"))
         write_atomically(self._file(step), partial(weights.write, tensors=packed.tensors, metadata={_KEY: text}, sealed=True))
-        self.link(step, beside)  # afterwards: an earlier file for the same step has been replaced, and `beside` is still there
+        self.link(step, best)  # afterwards: an earlier file for the same step has been replaced, and `best` is still there
         self._steps = [*(s for s in self._steps if s != step), step]
         while len(self._steps) > self._keep:
             self._remove(self._steps.pop(0))
 
-    def link(self, step: int, beside: Path | None) -> None:
+    def link(self, step: int, best: Path | None) -> None:
         """Let the checkpoint after so many steps have this file, as it is now."""
-        name = self._beside(step)
+        name = self._best(step)
         name.unlink(missing_ok=True)
-        if beside is not None:
-            _link(beside, name)
+        if best is not None:
+            _link(best, name)
 
     def newest(self) -> Snapshot | None:
         """The last checkpoint that is whole; None where there is none at all.
@@ -153,11 +153,11 @@ class Snapshots:
             raise ValueError(f"{file} is a checkpoint of another run")
         if digest is None:
             return Snapshot(step, about, state, None)
-        for beside in (self._beside(step), self.folder.parent / BEST / WEIGHTS_FILE):
+        for best in (self._best(step), self.folder.parent / BEST / WEIGHTS_FILE):
             with suppress(OSError):
-                if _digest(beside) == digest:
-                    return Snapshot(step, about, state, beside)
-        raise ValueError(f"{file} cannot be used without {self._beside(step).name}, which is missing or damaged")
+                if _digest(best) == digest:
+                    return Snapshot(step, about, state, best)
+        raise ValueError(f"{file} cannot be used without {self._best(step).name}, which is missing or damaged")
 
     def _tidy(self, run: str | None = None) -> None:
         """Remove, once, what a process that was killed has left half done, and say whose folder this is."""
@@ -167,8 +167,8 @@ class Snapshots:
                 (self.folder / f"run-{other}").unlink()
             if run is not None:
                 (self.folder / f"run-{run}").touch()
-            for step in set(self._found(_BESIDE)).difference(self._found()):
-                self._beside(step).unlink()
+            for step in set(self._found(_BEST_NAME)).difference(self._found()):
+                self._best(step).unlink()
         self._is_tidy = True
 
     def _runs(self) -> set[str]:
@@ -184,11 +184,11 @@ class Snapshots:
     def _file(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}.safetensors"
 
-    def _beside(self, step: int) -> Path:
+    def _best(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}-best.safetensors"
 
     def _remove(self, step: int) -> None:
-        for file in (self._file(step), self._beside(step)):
+        for file in (self._file(step), self._best(step)):
             file.unlink(missing_ok=True)
 
 
