@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.data import Batch, Examples, Stream, Whole, as_batches
+from vaekit.data import Batch, Batches, Examples, Whole, as_batches
 from vaekit.vae import VAE
 
 _ELEMENTS_AT_ONCE = 1 << 24  # to bound the temporaries of a check
 _ELEMENTS_READ_TWICE = 1 << 26  # 256 MiB: examples on disk up to this size are read as a whole before anything is done with them
 
 
-def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") -> Whole | Stream:
+def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") -> Batches:
     """Data as batches, `is_checked` if their values were: those of a loader, or of a large file, are when they come.
 
     Args:
@@ -36,7 +36,7 @@ def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") ->
     return batches
 
 
-def checked(vae: VAE, batches: Whole | Stream) -> Iterator[Batch]:
+def checked(vae: VAE, batches: Batches) -> Iterator[Batch]:
     """The batches, once through, with their values checked unless they have been.
 
     Raises:
@@ -46,8 +46,7 @@ def checked(vae: VAE, batches: Whole | Stream) -> Iterator[Batch]:
         if not batches.is_checked:
             check_batch(vae, batches, batch, f"batch {number}")
         yield batch
-    if isinstance(batches, Whole):
-        batches.is_checked = True
+    batches.all_checked()
 
 
 def check_examples(vae: VAE, examples: Examples, name: str, rows: Tensor | None = None) -> None:
@@ -85,13 +84,13 @@ def check_examples(vae: VAE, examples: Examples, name: str, rows: Tensor | None 
         check_values(vae, Batch(examples.x[some], condition), name, examples.numbers(numbers))
 
 
-def check_batch(vae: VAE, batches: Whole | Stream, batch: Batch, name: str) -> None:
+def check_batch(vae: VAE, batches: Batches, batch: Batch, name: str) -> None:
     """Check the values of one of the batches; messages have the numbers that its examples have in their file or array.
 
     Raises:
         TypeError, ValueError: as `check_values`.
     """
-    numbers = batches.numbers(batch.index.cpu()) if isinstance(batches, Whole) and batch.index is not None else None
+    numbers = None if batch.index is None else batches.numbers(batch.index.cpu())
     check_values(vae, batch, name, numbers)
 
 

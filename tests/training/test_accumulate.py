@@ -51,7 +51,7 @@ def test_steps_batches_and_examples_are_counted():
 
     fit(model(), batch_size=8, accumulate=3, epochs=2, callbacks=[Count()])  # 50 examples: batches 7, steps 3
     assert seen == [(1, 3), (2, 6), (3, 7), (4, 3), (5, 6), (6, 7)]
-    assert Plan(as_batches(X, 8), 0, CPU, accumulate=3).steps_per_epoch == 3
+    assert Plan(as_batches(X, 8), 0, CPU, accumulate=3).expected_steps(1) == 3
 
 
 @pytest.mark.parametrize("loss", ["beta_tc", "dip_vae", "info_vae"])

@@ -84,7 +84,7 @@ def test_a_plan_is_a_function_of_seed_and_step():
         assert torch.equal(step.key, fold_in(noise, number))
         assert torch.equal(step.parts[0].batch.index, rows)
         assert torch.equal(step.parts[0].batch.x, X[rows])
-    assert plan.steps_per_epoch == len(steps) == 4
+    assert plan.expected_steps(1) == len(steps) == 4
 
 
 @pytest.mark.parametrize("first", [0, 5, 255, 256, 1000])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.data import Batch, Stream, Whole, moved
+from vaekit.data import Batch, Batches, Whole, moved
 from vaekit.divided import Portion, portions_of_examples, portions_of_stream
 from vaekit.gathering import Ranks
 from vaekit.inputs import check_batch, checked_batches
@@ -101,7 +101,7 @@ def named_terms(terms: LossTerms) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in named.items()}
 
 
-def on_device(vae: VAE, batches: Whole | Stream) -> Iterator[Batch]:
+def on_device(vae: VAE, batches: Batches) -> Iterator[Batch]:
     """The batches on the model's device.
 
     Raises:
@@ -110,7 +110,7 @@ def on_device(vae: VAE, batches: Whole | Stream) -> Iterator[Batch]:
     return (portion.batch for portion in portions_on_device(vae, batches, Ranks()))
 
 
-def portions_on_device(vae: VAE, batches: Whole | Stream, ranks: Ranks) -> Iterator[Portion]:
+def portions_on_device(vae: VAE, batches: Batches, ranks: Ranks) -> Iterator[Portion]:
     """What this process has of each batch, on the model's device.
 
     Raises:
@@ -124,18 +124,17 @@ def portions_on_device(vae: VAE, batches: Whole | Stream, ranks: Ranks) -> Itera
         raise ValueError("the dataset is empty: the loader gave no example; an iterator that is used up cannot be read again")
 
 
-def _checked_portions(vae: VAE, batches: Whole | Stream, ranks: Ranks) -> Iterator[Portion]:
+def _checked_portions(vae: VAE, batches: Batches, ranks: Ranks) -> Iterator[Portion]:
     portions = portions_of_examples(batches, ranks) if isinstance(batches, Whole) else portions_of_stream(iter(batches), ranks)
     for number, portion in enumerate(portions):
         if not batches.is_checked:
             check_batch(vae, batches, portion.batch, f"batch {number}")
         yield portion
-    if isinstance(batches, Whole):
-        batches.is_checked = True
+    batches.all_checked()
 
 
 @torch.no_grad()
-def mean_terms(vae: VAE, batches: Whole | Stream, key: Tensor, ranks: Ranks | None = None) -> dict[str, float]:
+def mean_terms(vae: VAE, batches: Batches, key: Tensor, ranks: Ranks | None = None) -> dict[str, float]:
     """Mean terms over the batches with the noise of `key`, in evaluation mode, with scheduled weights at their final values.
 
     Args:
@@ -157,7 +156,7 @@ def mean_terms(vae: VAE, batches: Whole | Stream, key: Tensor, ranks: Ranks | No
     return over_all_processes([sums], ranks)[0].means()
 
 
-def size_of_all(batches: Whole | Stream, ranks: Ranks) -> int | None:
+def size_of_all(batches: Batches, ranks: Ranks) -> int | None:
     """The number of examples in the shards of all processes; None where one does not know that of its own."""
     sizes = ranks.gather(batches.size)
     return None if None in sizes else sum(sizes)

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from vaekit import saving, seeding, specs
 from vaekit.data import Batch
-from vaekit.data.batches import as_batch
+from vaekit.data.stream import as_batch
 from vaekit.evaluation.terms import evaluation_key, named_terms
 from vaekit.inputs import check_values
 from vaekit.losses.base import LossTerms

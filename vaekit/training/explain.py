@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vaekit.data import Stream, Whole
+from vaekit.data import Batches
 from vaekit.evaluation.terms import named_terms
 from vaekit.losses.base import LossTerms
 
@@ -25,7 +25,7 @@ NEEDS_SEVERAL = (
 _MOST = 10  # of a kind that a line names
 
 
-def what(taken: Sequence[Taken], batches: Whole | Stream, data: str = "train") -> str:
+def what(taken: Sequence[Taken], batches: Batches, data: str = "train") -> str:
     """What was not finite in the parts of a step, in one line: "kl is not finite in 2 of 16 examples, in train these: 17, 33".
 
     Args:
@@ -49,7 +49,7 @@ def what(taken: Sequence[Taken], batches: Whole | Stream, data: str = "train") -
     return f"{said} in {count} of {total} examples, in {where} these: {listed([n for part in numbers for n in part], '')}"
 
 
-def message(failure: Failure, batches: Whole | Stream, findings: Findings | None = None, lines: Sequence[str] = ()) -> str:
+def message(failure: Failure, batches: Batches, findings: Findings | None = None, lines: Sequence[str] = ()) -> str:
     """All that is known of a failure.
 
     Args:
@@ -143,11 +143,12 @@ def names_of(terms: LossTerms) -> list[str]:
     return [*named_terms(terms), *(["auxiliary"] if terms.auxiliary is not None else [])]
 
 
-def _numbers(taken: Taken, batches: Whole | Stream, rows: Tensor) -> list[int]:
+def _numbers(taken: Taken, batches: Batches, rows: Tensor) -> list[int]:
     """The numbers of the examples in these rows, a bool [B]: in the data where it has numbers, otherwise in the step."""
     places = rows.nonzero().flatten()
-    if taken.index is not None and isinstance(batches, Whole):
-        return [int(number) for number in batches.numbers(taken.index.cpu()[places])]
+    numbers = None if taken.index is None else batches.numbers(taken.index.cpu()[places])
+    if numbers is not None:
+        return [int(number) for number in numbers]
     return [taken.row_start + int(place) for place in places]
 
 

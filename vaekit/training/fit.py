@@ -15,7 +15,7 @@ import torch
 from vaekit import seeding
 from vaekit.batch_norm import normalising_over_all_processes
 from vaekit.checks import checked_flag
-from vaekit.data import Stream, Whole
+from vaekit.data import Batches
 from vaekit.evaluation.terms import evaluation_key, mean_terms
 from vaekit.gathering import Ranks
 from vaekit.inputs import checked, checked_batches
@@ -268,9 +268,8 @@ def fit(
         state.put_together()  # until the first step
         guard.explain = Report(vae, batches, update, state, checkpoints.folder)
         weights = scheduled(vae.loss)
-        if plan.steps_per_epoch is not None:
-            preflight.warn_of_unfinished(weights, epochs * plan.steps_per_epoch, "the run has")
         if steps is not None and not ranks.rank:
+            preflight.warn_of_unfinished(weights, steps, "the run has")
             preflight.warn_of_unfinished_rate(rate, steps, "the run has")
         signs = Signs(vae, batches, validation_batches, ranks)
         signs.before()
@@ -309,9 +308,8 @@ def fit(
         with stopping_on_signals(state) as request, signs.watching():
             history = Loop(state, plan, update, guard, watch, recorder, checkpoints, called, validate, weights, ranks).run(epochs)
             signs.after(state)
-        if plan.steps_per_epoch is None:
-            preflight.warn_of_unfinished(weights, state.step, "the run had")
         if steps is None and not (history.interrupted or state.stop or ranks.rank):
+            preflight.warn_of_unfinished(weights, state.step, "the run had")
             preflight.warn_of_unfinished_rate(rate, state.step, "the run had")
     if engine.scaler is not None:
         engine.scaler.warn_of_left_out(state.step)
@@ -319,7 +317,7 @@ def fit(
     return history
 
 
-def _validated(vae: VAE, batches: Whole | Stream, seed: int, ranks: Ranks) -> dict[str, float]:
+def _validated(vae: VAE, batches: Batches, seed: int, ranks: Ranks) -> dict[str, float]:
     """The mean terms; what a loader draws from the global generators is the same each time."""
     seeding.reseed(vae.device, *seeding.seeds_of(philox.fold_in(philox.make_key(seed), streams.Run.VALIDATION)[None]))
     return mean_terms(vae, batches, evaluation_key(seed), ranks)
@@ -338,7 +336,7 @@ def _after_the_plan(rate: LearningRate, options: FitOptions) -> str:
     return kept if options.epochs < (options.planned_epochs or 0) else f"{kept}, and stays at {rate.final:.4g} after them"
 
 
-def _not_compared(data: Mapping[str, Whole | Stream | None]) -> Iterator[str]:
+def _not_compared(data: Mapping[str, Batches | None]) -> Iterator[str]:
     """What is to be known of data that may not be those with which a run began."""
     for name, batches in data.items():
         if batches is not None and batches.why_not_compared:
@@ -360,8 +358,8 @@ def _checked_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
     return given
 
 
-def _check_that_the_bias_can_start(vae: VAE, batches: Whole | Stream) -> None:
-    if isinstance(batches, Stream):
+def _check_that_the_bias_can_start(vae: VAE, batches: Batches) -> None:
+    if not batches.is_indexed:
         raise ValueError(
             "initialize_output_bias=True reads the data once before training, and a loader may give its batches only once; "
             "call vae.initialize_output_bias(x) with some of it, and then fit"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from vaekit.data import Batch, Stream, Whole
+from vaekit.data import Batch, Batches, Whole
 from vaekit.gathering import Ranks, gathered, summed
 from vaekit.inputs import check_batch
 from vaekit.losses.base import LossTerms
@@ -73,7 +73,7 @@ class Taken:
         """The number of examples that this process has of the part."""
         return len(self.terms.reconstruction)
 
-    def examples(self, batches: Whole | Stream) -> Batch:
+    def examples(self, batches: Batches) -> Batch:
         """The batch, fetched again if need be."""
         if self.batch is not None:
             return self.batch
@@ -105,7 +105,7 @@ class Failure:
     skipped: int = 0
     is_float16: bool = False
 
-    def step(self, batches: Whole | Stream) -> Step:
+    def step(self, batches: Batches) -> Step:
         """The step again, with its examples."""
         parts = [Part(one.examples(batches), one.row_start, one.is_checked, one.counts) for one in self.taken]
         return Step(self.taken[0].number, self.taken[0].key, tuple(parts), self.taken[0].dataset_size)
@@ -144,7 +144,7 @@ class Guard:
     def __init__(
         self,
         vae: VAE,
-        batches: Whole | Stream,
+        batches: Batches,
         on_nonfinite: str = "stop",
         scaler: Scaler | None = None,
         ranks: Ranks | None = None,

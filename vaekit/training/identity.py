@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vaekit.data import Stream, Whole, differences
+from vaekit.data import Batches, differences
 from vaekit.training.options import FitOptions
 from vaekit.training.precision import Precision
 from vaekit.training.record import plain_options
@@ -21,7 +21,7 @@ _ALSO = {
 
 
 def identity_of(
-    vae: VAE, options: FitOptions, precision: Precision, train: Whole | Stream, validation: Whole | Stream | None, is_first: bool
+    vae: VAE, options: FitOptions, precision: Precision, train: Batches, validation: Batches | None, is_first: bool
 ) -> dict[str, Any]:
     """Plain data that say what a run is made from; the model is in the mode in which it is trained.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vaekit import plain
 from vaekit.checks import checked_size
-from vaekit.data import Batch, Stream, Whole, moved
+from vaekit.data import Batch, Batches, Stream, Whole, moved
 from vaekit.divided import Portion, portions_of_examples, portions_of_stream
 from vaekit.evaluation.terms import size_of_all
 from vaekit.gathering import Ranks
@@ -141,7 +141,7 @@ class Plan:
 
     def __init__(
         self,
-        batches: Whole | Stream,
+        batches: Batches,
         seed: int,
         device: torch.device,
         accumulate: int = 1,
@@ -157,27 +157,19 @@ class Plan:
         self.say: Callable[[str], None] = lambda text: None
         self._size: tuple[int | None] | None = None  # of the shards of all processes, when it has been asked for
         self._loader_key = philox.fold_in(philox.make_key(seed), streams.Run.LOADER)
-        self.can_resume = isinstance(batches, Whole) or all(self._ranks.gather(batches.can_resume))
+        self.can_resume = batches.is_indexed or all(self._ranks.gather(batches.can_resume))
 
     @property
     def size(self) -> int | None:
         """The number of examples in an epoch; None where a loader does not know it."""
         return self.batches.size
 
-    @property
-    def steps_per_epoch(self) -> int | None:
-        """None for a loader, which may change its mind."""
-        return -(-self.batches.size // (self.batches.batch_size * self._accumulate)) if isinstance(self.batches, Whole) else None
-
     def expected_steps(self, epochs: int) -> int | None:
         """The number of steps in so many epochs, by what a loader says of its length; None where it says nothing.
 
         Of several processes with loaders of their own, which all take part until the last has ended, the longest counts.
         """
-        if isinstance(self.batches, Whole):
-            lengths: list[int | None] = [-(-self.batches.size // self.batches.batch_size)]
-        else:
-            lengths = self._ranks.gather(self.batches.length)
+        lengths = self._ranks.gather(self.batches.length)
         known = [length for length in lengths if length is not None]
         return epochs * -(-max(known) // self._accumulate) if len(known) == len(lengths) else None
 
@@ -186,7 +178,7 @@ class Plan:
 
         Every process has to ask for it.
         """
-        if isinstance(self.batches, Whole):
+        if not isinstance(self.batches, Stream):
             return {}
         own: dict[str, Any] = {"loader": None, "is_over": self._is_over, "generators": []}
         if self.can_resume and not self._is_cut_short:
@@ -204,7 +196,7 @@ class Plan:
         Raises:
             ValueError: within an epoch of which each of so many processes had batches of its own, and there are more or fewer.
         """
-        if isinstance(self.batches, Whole):
+        if not isinstance(self.batches, Stream):
             return
         of_each, world, rank = state["of_each"], self._ranks.world, self._ranks.rank
         is_for_all = state["is_shared_out"] or len(of_each) == 1  # any of them is the place of every loader
@@ -242,11 +234,11 @@ class Plan:
         self._is_over = self._is_over and self._is_within
         self._seed_generators(*seeds_of(philox.fold_in(self._loader_key, epoch)[None]))
         # A loader whose place is stored must not be ahead of the run.
-        ahead = isinstance(self.batches, Whole) or not self.batches.can_resume
+        ahead = self.batches.is_indexed or not self.batches.can_resume
         source = moved(self._portions(epoch, batch), self._device, ahead=ahead)
-        is_checked = self.batches.is_checked or (isinstance(self.batches, Whole) and epoch > 0)
+        is_checked = self.batches.is_checked or (self.batches.is_indexed and epoch > 0)
         for number, (key, layers, fetching) in enumerate(self._keys(first), start=first):
-            if isinstance(self.batches, Stream):
+            if not self.batches.is_indexed:
                 self._seed_generators(fetching)  # of all processes alike, which may load the same batch
             parts, before, size = [], 0, self.size
             for portion in islice(source, self._accumulate):
@@ -266,6 +258,7 @@ class Plan:
             return portions_of_examples(self.batches, self._ranks, self.order(epoch), batch)
         if self._is_over:  # here, but not in all processes; with its state the next epoch begins
             return self._told(portions_of_stream(iter(()), self._ranks))
+        assert isinstance(self.batches, Stream)
         state, self._loader_state = self._loader_state, None
         return self._told(portions_of_stream(self._own(self.batches.epoch(epoch, state)), self._ranks))
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from vaekit.batch_norm import BATCH_NORMALIZATIONS
-from vaekit.data import Stream, Whole
+from vaekit.data import Batches
 from vaekit.schedules import Schedule, is_final
 from vaekit.training.options import FitOptions
 from vaekit.training.rates import LearningRate
@@ -95,7 +95,7 @@ def check_division(vae: VAE, options: FitOptions) -> None:
         raise ValueError(f'strategy="fsdp" cannot divide this run: {why}. strategy="ddp" has the whole model in every process')
 
 
-def check_smallest_batch(vae: VAE, batches: Whole | Stream) -> None:
+def check_smallest_batch(vae: VAE, batches: Batches) -> None:
     """Refuse a last batch of one example where batch normalisation cannot be trained on it, before the steps up to it.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vaekit.data import Stream, Whole
+from vaekit.data import Batches
 from vaekit.evaluation.terms import named_terms, on_device
 from vaekit.losses.base import LossTerms
 from vaekit.training import explain
@@ -32,7 +32,7 @@ class Report:
         folder: of the run; None for one that leaves nothing, and in other processes than the first.
     """
 
-    def __init__(self, vae: VAE, batches: Whole | Stream, update: Update, state: RunState, folder: Path | None) -> None:
+    def __init__(self, vae: VAE, batches: Batches, update: Update, state: RunState, folder: Path | None) -> None:
         self._vae, self._batches, self._update, self._state, self._folder = vae, batches, update, state, folder
 
     def __call__(self, failure: Failure) -> str:
@@ -74,7 +74,7 @@ class Report:
 
 
 @torch.no_grad()
-def about_validation(vae: VAE, batches: Whole | Stream, key: Tensor, epoch: int) -> str:
+def about_validation(vae: VAE, batches: Batches, key: Tensor, epoch: int) -> str:
     """What was not finite on the validation data, which are looked at once more with the same noise.
 
     Args:

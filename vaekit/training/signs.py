@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vaekit import divergences
-from vaekit.data import Batch, Stream, Whole
+from vaekit.data import Batch, Batches
 from vaekit.gathering import Ranks
 from vaekit.likelihoods.base import Likelihood
 from vaekit.likelihoods.columns import Columns
@@ -47,9 +47,7 @@ class Signs:
         ranks: the processes of the run, of which the first one looks; None for this one alone.
     """
 
-    def __init__(
-        self, vae: VAE, train: Whole | Stream, validation: Whole | Stream | None = None, ranks: Ranks | None = None
-    ) -> None:
+    def __init__(self, vae: VAE, train: Batches, validation: Batches | None = None, ranks: Ranks | None = None) -> None:
         self._vae, self._train, self._validation = vae, train, validation
         ranks = ranks or Ranks()
         self._is_first, self._is_alone = ranks.rank == 0, ranks.world == 1  # a pass through the model takes all processes
@@ -78,8 +76,8 @@ class Signs:
 
     def before(self) -> None:
         """Warn of data that are far from the scale of a Gaussian, where they are held whole."""
-        if self._is_first and isinstance(self._train, Whole) and _has_fixed_scale(self._vae.likelihood):
-            _warn_of_scale(self._vae.likelihood, self._train.at(_spread(self._train.size)).x)
+        if self._is_first and _has_fixed_scale(self._vae.likelihood) and (some := self._train.some(ROWS)) is not None:
+            _warn_of_scale(self._vae.likelihood, some.x)
 
     @torch.no_grad()
     def look(self, taken: Sequence[Taken]) -> None:
@@ -92,13 +90,10 @@ class Signs:
         if not self._looked:
             self._looked = True
             first = taken[0]
-            batch = first.batch
-            if batch is None and isinstance(self._train, Whole) and first.index is not None:
-                batch = self._train.at(first.index)
-            if batch is not None:
-                if isinstance(self._train, Stream):
-                    _warn_of_scale(self._vae.likelihood, batch.x)
-                self._warn_of_averages(first, batch)
+            batch = first.examples(self._train)
+            if not self._train.is_indexed:
+                _warn_of_scale(self._vae.likelihood, batch.x)
+            self._warn_of_averages(first, batch)
         logvar = getattr(self._posterior[0], "logvar", None) if self._posterior else None
         if isinstance(logvar, Tensor) and logvar.numel() and not self._warned_of_logvar:
             low, high = torch.stack([logvar.detach().min(), logvar.detach().max()]).tolist()
@@ -140,10 +135,9 @@ class Signs:
 
     @torch.no_grad()
     def _warn_of_what_was_not_learned(self, when: str) -> None:
-        data = self._validation if isinstance(self._validation, Whole) else self._train
         with evaluation_mode(self._vae):
-            if isinstance(data, Whole) and self._is_alone:
-                batch = data.at(_spread(data.size)).to(self._vae.device)
+            if (some := self._some()) is not None:
+                batch = some.to(self._vae.device)
                 posterior = self._vae.encode(batch.x, batch.condition)
             elif self._posterior:
                 posterior = self._posterior[0]
@@ -153,6 +147,13 @@ class Signs:
                 _warn_of_codes(posterior, when)
             elif divergences.known_by_dimension(posterior, self._vae.prior):
                 _warn_of_collapse(posterior, self._vae, when)
+
+    def _some(self) -> Batch | None:
+        """Examples to look at: held-out ones where there are some."""
+        if not self._is_alone:
+            return None
+        some = None if self._validation is None else self._validation.some(ROWS)
+        return self._train.some(ROWS) if some is None else some
 
     def _warn_of_averages(self, first: Taken, batch: Batch) -> None:
         """Warn of a reconstruction that is a mean over the elements beside a divergence that is a sum over the dimensions."""
@@ -183,12 +184,6 @@ class Signs:
 
 def _is_near(value: float, other: float) -> bool:
     return other != 0 and 0.5 < value / other < 2.0
-
-
-def _spread(count: int) -> Tensor:
-    """Some rows, spread over all."""
-    some = min(count, ROWS)
-    return torch.arange(some) * count // some
 
 
 def _warn_of_scale(likelihood: Likelihood, x: Tensor) -> None:
