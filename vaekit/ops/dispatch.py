@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from vaekit.ops import autograd, reference, schema, vmap
-from vaekit.ops.operands import BACKWARD_TENSORS, GRADIENTS, LOGVAR, MU, TENSORS, Operands, backward_operands, halves, wanted
+from vaekit.ops.operands import BACKWARD_TENSORS, GRADIENTS, MU, TENSORS, Operands, backward_operands, halves, wanted
 
 _EVENT_DIMS = Operands._fields.index("event_dims")
 
@@ -90,8 +90,6 @@ class _EagerForward(torch.autograd.Function):
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
         arguments, needed = (*ctx.saved_tensors, *ctx.options), wanted(ctx.needs_input_grad)
         packed = arguments[1] is None and bool(needed & MU)
-        if packed:
-            needed |= LOGVAR
         return autograd.by_operand(*call_backward(grad_z, grad_kl, *unpacked(arguments), needed, packed))
 
     @staticmethod
