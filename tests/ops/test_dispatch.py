@@ -1,6 +1,5 @@
 """The ways into the operator give the same, with torch's private names and without; every layer has the operands in one order."""
 
-import ast
 import contextlib
 import re
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import vaekit
 from vaekit import make_key, reparameterize_kl
 from vaekit.ops import dispatch, schema
 from vaekit.ops.operands import Operands
@@ -51,21 +49,6 @@ def test_without_a_private_name_everything_is_the_same(monkeypatch, gone):
     with torch.no_grad():
         mu = torch.randn(3, 4)
         assert not reparameterize_kl(mu, mu, key=make_key(0))[0].requires_grad
-
-
-def private_names(file):
-    """The dotted names in a file that lead through torch and have a part that begins with an underscore."""
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Attribute):
-            name = ast.unparse(node)
-            if re.fullmatch(r"torch(\.\w+)*\._(?!_)\w+", name):
-                yield name
-
-
-def test_torchs_private_names_are_used_in_one_file():
-    package = Path(vaekit.__file__).parent
-    users = {file.relative_to(package).as_posix(): set(private_names(file)) for file in package.rglob("*.py")}
-    assert {name: names for name, names in users.items() if names} == {"ops/dispatch.py": {"torch._C"}}
 
 
 def test_every_layer_has_the_operands_in_one_order():
