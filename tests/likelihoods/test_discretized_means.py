@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vaekit.likelihoods import DiscretizedLogistic
 
-LOG_SCALES = [-60.0, -12.0, -9.0, -6.0, -5.3, -4.9, -4.6, -4.0, -3.5, -2.0, 0.0, 1.0, 3.0, 10.0, 60.0, 200.0]
+LOG_SCALES = [-60.0, -12.0, -9.0, -6.0, -5.3, -4.9, -4.6, -4.0, -3.5, -3.4, -2.85, -2.0, 0.0, 1.0, 3.0, 10.0, 60.0, 200.0]
 MEANS = [-1e4, -30.0, -1.5, -1.003, -1.0, -0.997, -0.3, 0.0, 0.00392, 0.5, 0.999, 1.0, 1.01, 3.0, 1e3]
 
 
