@@ -9,6 +9,8 @@ import shlex
 import shutil
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from setuptools import Extension
@@ -102,6 +104,7 @@ class BuildLibraries(build_ext):
         torch, entry["torch"] = find_torch()
         ext.include_dirs.append(str(torch / "include"))
         ext.library_dirs.append(str(torch / "lib"))
+        self.compiler.compile = partial(_compile_beside_each_other, self.compiler.compile)
         try:
             with captured_output() as output:
                 super().build_extension(ext)
@@ -141,6 +144,12 @@ class BuildLibraries(build_ext):
                 if done.returncode != 0:
                     raise failure(entry, [line.strip() for line in done.stdout.splitlines() if line.strip()])
             shutil.move(library, target)
+
+
+def _compile_beside_each_other(compile_all, sources: list[str], **options) -> list[str]:
+    """What a compiler's `compile` makes of the sources, as many of them at a time as there are processors."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(itertools.chain(*pool.map(lambda source: compile_all([source], **options), sources)))
 
 
 class Wheel(bdist_wheel):
