@@ -113,7 +113,7 @@ def test_the_engine_leaves_the_data_as_it_is(precision):
             return seen[0][1]
 
     engine, module = Engine("cpu", precision), Keep()
-    wrapped, _ = engine.setup(module, torch.optim.SGD(module.parameters(), lr=0.1))
+    wrapped = engine.setup_model(module, ())
     wrapped(counts)
     assert torch.equal(seen[0][0], counts)
     assert seen[0][0].dtype == torch.float32
@@ -126,7 +126,7 @@ def test_a_poisson_model_under_autocast_sees_every_digit_of_a_count():
         input_shape=(3,), latent_dim=1, likelihood="poisson", encoder={"hidden": ()}, decoder={"hidden": ()}, seed=0
     )
     engine = Engine("cpu", "bf16")
-    wrapped, _ = engine.setup(vae, torch.optim.SGD(vae.parameters(), lr=0.1))
+    wrapped = engine.setup_model(vae, ())
     rate = []
     vae.decoder.register_forward_hook(lambda module, inputs, output: rate.append(output.detach()))
     terms = wrapped(counts, key=make_key(0))
