@@ -111,7 +111,7 @@ class Unsized(torch.utils.data.IterableDataset):
         {"name": "plateau", "start": 0.1},
         lambda step: 0.1,
     ],
-    ids=str,
+    ids=lambda rate: "function" if callable(rate) else str(rate),
 )
 def test_a_schedule_that_the_run_is_long_enough_for_is_not_warned_of(rate):
     class Own(Schedule):
