@@ -89,7 +89,7 @@ def test_a_run_that_is_gone_on_with_stays_what_it_is(data, tmp_path, mistake):
     out = tmp_path / "run"
     assert command("train", data, *SMALL, *QUICK, "--out", out) == 0
     assert "batch_size was 16 and is 8" in mistake("train", "--resume", out, "--batch-size", 8)
-    assert "loss was" in mistake("train", "--resume", out, "--set", "loss.beta=3")
+    assert "the loss's beta was not set and is 3" in mistake("train", "--resume", out, "--set", "loss.beta=3")
     assert "without --config and --out" in mistake("train", "--resume", out, "--out", out)
     assert "run.json" in mistake("train", "--resume", tmp_path / "other")
 

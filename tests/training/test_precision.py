@@ -295,7 +295,8 @@ def test_a_scaler_goes_on_from_its_state():
     def engine():
         made = Engine("cpu", "16")
         weight = torch.nn.Parameter(torch.ones(1))
-        module, sgd = made.setup(torch.nn.Identity(), torch.optim.SGD([weight], lr=0.1))
+        made.setup_model(torch.nn.Identity(), ())
+        sgd = made.setup_optimizer(torch.optim.SGD([weight], lr=0.1))
         return made, weight, sgd
 
     def step(made, weight, sgd, factor):
