@@ -167,6 +167,13 @@ def test_objectives_of_the_house_are_none_of_those(loss):
 # What was learned.
 
 
+def test_what_was_not_learned_is_warned_of_in_the_name_of_the_line_that_called_fit():
+    vae = model(likelihood={"name": "gaussian"}, loss={"name": "elbo", "beta": 1000.0})
+    with pytest.warns(UserWarning, match="have collapsed") as caught:
+        vaekit.fit(vae, LINES, epochs=30, batch_size=50, learning_rate=0.01, progress=False, device="cpu")
+    assert {one.filename for one in caught} == {__file__}
+
+
 @pytest.mark.parametrize("validation", [None, LINES])
 def test_latent_dimensions_that_have_collapsed_are_named(validation):
     vae = model(likelihood={"name": "gaussian"}, loss={"name": "elbo", "beta": 1000.0})

@@ -7,9 +7,9 @@ import warnings
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn in the name of the first line outside vaekit that led here."""
+    """Warn in the name of the first line outside vaekit, and outside torch, whose decorators are in between, that led here."""
     level, frame = 1, inspect.currentframe()
-    while frame is not None and str(frame.f_globals.get("__name__")).startswith("vaekit."):
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith(("vaekit.", "torch.")):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
 
