@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,9 +55,6 @@ class Gaussian(DispersedLikelihood):
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         return _elements(parameters, x, *self._operator_options(parameters))
-
-    def _operator_options(self, parameters: Tensor) -> tuple[Any, ...]:
-        return self._shared("logvar", parameters)
 
     def mean(self, parameters: Tensor) -> Tensor:
         self._check_shapes(parameters)

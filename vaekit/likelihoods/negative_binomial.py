@@ -86,9 +86,6 @@ class NegativeBinomial(DispersedLikelihood):
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         return _elements(parameters, x, *self._operator_options(parameters))
 
-    def _operator_options(self, parameters: Tensor) -> tuple[Tensor | None, float]:
-        return self._shared("log_theta", parameters)
-
     def mean(self, parameters: Tensor) -> Tensor:
         return self._wide(parameters)[:, 0].exp().to(parameters.dtype)
 
@@ -147,9 +144,6 @@ class ZeroInflatedNegativeBinomial(DispersedLikelihood):
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         return _inflated_elements(parameters, x, *self._operator_options(parameters))
-
-    def _operator_options(self, parameters: Tensor) -> tuple[Tensor | None, float]:
-        return self._shared("log_theta", parameters)
 
     def mean(self, parameters: Tensor) -> Tensor:
         (log_mean, logit), _ = self._split(self._wide(parameters))

@@ -105,11 +105,11 @@ class DispersedLikelihood(Likelihood):
                 logs.append(first.new_full((), positive.start))
         return [first, *rest], logs
 
-    def _shared(self, name: str, parameters: Tensor) -> tuple[Tensor | None, float]:
-        """A positive one's logarithm as an operator takes it: what is learned, or None, and what is kept or started from."""
-        learned = getattr(self, name)
-        dtype = compute_dtype(parameters.dtype)
-        return None if learned is None else learned.to(dtype), self._positives[name].start
+    def _operator_options(self, parameters: Tensor) -> tuple[Any, ...]:
+        """The logarithm of the one positive number: what is learned, or None, and what is kept or started from."""
+        ((name, positive),) = self._positives.items()
+        learned: Tensor | None = getattr(self, name)
+        return None if learned is None else learned.to(compute_dtype(parameters.dtype)), positive.start
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> DispersedLikelihood:
         """As torch's, which casts and moves; what has learned nothing yet starts exactly in the new dtype too."""
