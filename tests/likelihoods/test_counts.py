@@ -62,7 +62,7 @@ def assert_like_the_formula(likelihood: Likelihood, parameters: Tensor, x: Tenso
     grad = torch.linspace(-1.0, 1.0, len(x), dtype=rows.dtype)
     got = derivatives(rows, parameters, learned, grad)
     wide, wide_learned = parameters.detach().double().requires_grad_(), [p.detach().double().requires_grad_() for p in learned]
-    shared, start = likelihood._shared("log_theta", parameters) if hasattr(likelihood, "log_theta") else (None, 0.0)
+    shared, start = likelihood._operator_options(parameters) if hasattr(likelihood, "log_theta") else (None, 0.0)
     options = () if isinstance(likelihood, Poisson) else (wide_learned[0] if shared is not None else None, start)
     expected = operator.specification(wide, x.double(), *options, likelihood.missing == "ignore")
     wanted = derivatives(expected, wide, wide_learned, grad.double())
