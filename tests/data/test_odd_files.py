@@ -198,7 +198,7 @@ for source in sys.argv[1:]:
     for name in ODD_NAMES:
         os.mkfifo(tmp_path / name)
     sources = [source_of(tmp_path / name) for name in ODD_NAMES]
-    tried = subprocess.run([sys.executable, "-c", program, *sources], capture_output=True, text=True, timeout=100)
+    tried = subprocess.run([sys.executable, "-c", program, *sources], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert tried.returncode == 0, tried.stderr
     for name, line in zip(ODD_NAMES, tried.stdout.splitlines(), strict=True):
         assert re.search(rf"{re.escape(name)}.*regular file", line)

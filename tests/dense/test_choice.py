@@ -241,7 +241,9 @@ print(history["loss"], history["val_loss"], [p.double().sum().item() for p in va
 def test_two_runs_of_one_command_give_the_same_bits(tmp_path):
     environment = {**os.environ, "VAEKIT_DATA": str(tmp_path / "both")}
     first, again = (
-        subprocess.run([sys.executable, "-c", RUN], env=environment, capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", RUN], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        ).stdout
         for _ in range(2)
     )
     assert first == again != ""

@@ -247,15 +247,15 @@ def digest() -> str:
 
 @needs_kernel
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="there is one instruction set on this machine")
-def test_instruction_sets_with_fused_multiply_adds_give_the_same_bits():
+def test_instruction_sets_with_fused_multiply_adds_give_the_same_bits(tmp_path):
     wide = native.build_info()["cpu kernel"]
     if "x86-64-v4" not in wide:
         pytest.skip(f"this machine has one such instruction set at most: {wide}")
     here = Path(__file__).parent
     path = os.pathsep.join(map(str, (Path(vaekit.__file__).parents[1], here, here.parent)))
-    environment = {**os.environ, "PYTHONPATH": path, "VAEKIT_CPU_CAPABILITY": "x86-64-v3"}
+    environment = {**os.environ, "PYTHONPATH": path, "VAEKIT_CPU_CAPABILITY": "x86-64-v3", "VAEKIT_REQUIRE_NATIVE": "1"}
     program = [sys.executable, "-c", "import test_nll; print(test_nll.digest())"]
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == digest()
 
 

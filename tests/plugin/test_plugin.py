@@ -97,7 +97,7 @@ def test_another_process_loads_the_model_without_importing_the_plugin_itself(mod
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(Path(vaekit.__file__).parents[1])])}
     folder = model.save(tmp_path / "model")
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROGRAM, str(folder)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)

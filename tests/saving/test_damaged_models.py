@@ -391,7 +391,7 @@ def test_a_config_that_asks_for_gigantic_things_is_refused_in_little_memory(tmp_
             asked.append(changes)
             write_config(files[-1], json.dumps(amended(json.loads(template[0]["__metadata__"]["vaekit"]), changes)), template)
     command = [sys.executable, "-c", MEASURE, *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert results[0][1] == "loaded"
     for changes, file, (megabytes, ended) in list(zip(asked, files, results, strict=True))[1:]:
