@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.data import Batch, Batches, Examples, Whole, as_batches
+from vaekit.data import Batch, Batches, Examples, Whole, as_batches, is_named, load_test
 from vaekit.vae import VAE
 
 _ELEMENTS_AT_ONCE = 1 << 24  # to bound the temporaries of a check
@@ -21,13 +21,16 @@ def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") ->
 
     Args:
         vae: the model; a conditional one gets the condition with each batch.
-        data: what `vaekit.data.as_batches` takes.
+        data: what `vaekit.data.as_batches` takes. Of a name or a path, "train" gets the training examples and any
+            other name the test set, or all where there is none.
         batch_size: for whole examples.
         name: what the data is called in messages.
 
     Raises:
         TypeError, ValueError: as `as_batches` and `check_examples`.
     """
+    if name != "train" and is_named(data):
+        data = load_test(data)
     batches = as_batches(data, batch_size, conditional=vae.condition is not None)
     if isinstance(batches, Whole):
         x = batches.examples.x

@@ -32,7 +32,8 @@ FIT_KEYS = tuple(option.name for option in fields(FitOptions))
 _FIT_PARTS = tuple(  # which may be a name and options, {"name": ..., option: ...}
     name for name, hint in get_type_hints(FitOptions).items() if Mapping in [get_origin(kind) for kind in get_args(hint)]
 )
-KEYS = ("data", "preset", *specs.MODEL_OPTIONS, *FIT_KEYS)
+READING = "reading"  # the options of what reads the data
+KEYS = ("data", READING, "preset", *specs.MODEL_OPTIONS, *FIT_KEYS)
 
 
 def merged_settings(
@@ -133,7 +134,7 @@ def _assign(settings: Settings, assignment: str) -> None:
         earlier = settings.get(key)
         settings[key] = {**earlier, "name": value} if isinstance(earlier, dict) and isinstance(value, str) else value
         return
-    if key not in PART_KEYS + _FIT_PARTS:
+    if key not in (*PART_KEYS, *_FIT_PARTS, READING):
         raise ValueError(f"--set {assignment}: {key!r} is a single value, not a part with options")
     part = settings.get(key, {})
     if not isinstance(part, (str, dict)):
@@ -191,7 +192,7 @@ class Run:
         """
         options = FitOptions(**{key: settings[key] for key in FIT_KEYS if key in settings})  # refuses what `fit` would
         source = settings["data"]
-        train, test = data.load(source, progress=progress)
+        train, test = data.load(source, progress=progress, **settings.get(READING, {}))
         path = None if source in data.names() else Path(source).resolve()
         settings = {**settings, "data": source if path is None else str(path), **record.plain_options(options)}
         settings.setdefault("input_shape", list(train.x.shape[1:]))
@@ -234,7 +235,7 @@ def _condition_of(part: Any, train: data.Examples, test: data.Examples) -> Any:
         raise ValueError(f"the condition {spec['name']!r} needs {form}, but the data's y has the shape {tuple(train.y.shape)}")
     if spec.get("name") == "labels":
         highest = max(int(part.y.max()) for part in (train, test) if part.y is not None)
-        return {"classes": max(highest + 1, 1), **spec}
+        return {"classes": max(highest + 1, 1, *(len(part.label_names or ()) for part in (train, test))), **spec}
     if spec.get("name") == "vector":
         return {"size": train.y.shape[1], **spec}
     return spec
@@ -323,8 +324,8 @@ def held_out_data(folder: Path, source: str | None = None) -> data.Examples:
     if source is not None:
         return data.load_test(source)
     for file in (folder / RUN_FILE, folder.parent / RUN_FILE):  # a model folder may be one within a run
-        if file.is_file() and (named := read_settings(file).get("data")) is not None:
-            return data.load(named)[1]
+        if file.is_file() and (named := (settings := read_settings(file)).get("data")) is not None:
+            return data.load(named, **settings.get(READING, {}))[1]
     raise ValueError(f"{folder} has no {RUN_FILE} that says what it was trained on; name the data with --data")
 
 

@@ -9,6 +9,7 @@ from helpers.commands import QUICK, SMALL, command
 
 import vaekit
 from vaekit import runs
+from vaekit.data import as_examples, readers
 from vaekit.training import FitOptions
 
 
@@ -143,3 +144,19 @@ def test_an_option_of_a_part_that_the_config_has_as_no_part_is_one_line(value, d
         assert command("train", data, "--config", file, *QUICK, *SMALL, "--out", tmp_path / "run") == 0
     else:
         assert "encoder" in mistake("train", data, "--config", file, *QUICK, *SMALL, "--out", tmp_path / "run")
+
+
+def test_read_passes_options_to_what_reads_the_data_and_the_run_keeps_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "readers", list(readers.readers))
+
+    @readers.reader(".bytes files", suffixes=(".bytes",))
+    def read_bytes(path, *, width):
+        return as_examples(np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, width)), None
+
+    (tmp_path / "x.bytes").write_bytes(bytes(range(240)))
+    run = tmp_path / "run"
+    small = ["--set", "encoder.hidden=[4]", "--set", "decoder.hidden=[4]"]
+    assert command("train", tmp_path / "x.bytes", "--read", "width=6", *small, *QUICK, "--out", run) == 0
+    assert runs.read_settings(run / "run.json")["reading"] == {"width": 6}
+    assert runs.saved_model(run).input_shape == (6,)
+    assert runs.held_out_data(run).x.shape == (4, 6)

@@ -163,7 +163,7 @@ def test_what_is_not_real_numbers_is_refused(x):
         as_examples(x)
 
 
-@pytest.mark.parametrize("x", [None, [[1.0, 2.0]], {"x": torch.zeros(2, 2)}, "mnist5k", ([1.0], [2.0])])
+@pytest.mark.parametrize("x", [None, [[1.0, 2.0]], {"x": torch.zeros(2, 2)}, 5, ([1.0], [2.0])])
 def test_what_is_not_data_is_refused_by_its_type(x):
     with pytest.raises(TypeError, match="data has to be a tensor, an array, a pair"):
         as_examples(x)

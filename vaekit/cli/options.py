@@ -29,6 +29,14 @@ RunArgument = Annotated[
 DataOption = Annotated[
     str | None, typer.Option("--data", metavar="DATA", help="A dataset's name or path; by default what the run was trained on.")
 ]
+ReadOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--read",
+        metavar="OPTION=VALUE",
+        help="An option of what reads DATA, as often as you like: short for --set reading.OPTION=VALUE.",
+    ),
+]
 WeightsOption = Annotated[
     str | None, typer.Option("--weights", metavar="best|last", help="Which weights of the run to take; best by default.")
 ]

@@ -14,8 +14,9 @@ from vaekit.cli import signals
 from vaekit.cli.console import fail, say, table
 from vaekit.cli.current_folder import import_matplotlib
 from vaekit.cli.look import draw_pictures
-from vaekit.cli.options import named_path, with_flags_of
+from vaekit.cli.options import ReadOption, named_path, with_flags_of
 from vaekit.cli.torchrun import place_or_hand_over
+from vaekit.data import readable
 from vaekit.layout import LAST
 from vaekit.plots.pictures import describe_latents
 from vaekit.training import FitOptions, History, Terminated, record
@@ -29,8 +30,7 @@ def train(
         str | None,
         typer.Argument(
             metavar="DATA",
-            help="mnist5k, mnist, fashion_mnist, kmnist, a folder of IDX files or of shards (x-000.npy, ...), a "
-            ".npy or .npz file; mnist5k by default.",
+            help=f"mnist5k, mnist, fashion_mnist, kmnist, or a path: {readable()}; mnist5k by default.",
         ),
     ] = None,
     preset: Annotated[
@@ -47,6 +47,7 @@ def train(
             "`vaekit list encoders mlp` shows what a part takes.",
         ),
     ] = None,
+    reading: ReadOption = None,
     config: Annotated[
         Path | None,
         typer.Option("--config", metavar="RUN.JSON", parser=named_path, help="A whole run, as every run folder holds one."),
@@ -74,7 +75,8 @@ def train(
     if resume is not None and (config is not None or out is not None):
         raise ValueError("--resume goes on with a run in its own folder and with its own run.json: without --config and --out")
     config = config if resume is None else runs.run_file_of(resume)
-    settings = runs.merged_settings(config, assignments or [], values, resume is not None)
+    assigned = [*(assignments or []), *(f"{runs.READING}.{option}" for option in reading or [])]
+    settings = runs.merged_settings(config, assigned, values, resume is not None)
     place = place_or_hand_over(settings.get("devices", 1), context.obj)
     import_matplotlib()
     run = runs.Run.prepare(settings, progress and not place.rank)

@@ -3,21 +3,24 @@
 from vaekit.data.ahead import moved
 from vaekit.data.batch import Batch
 from vaekit.data.batches import Batches
-from vaekit.data.datasets import load, load_test, names
+from vaekit.data.datasets import is_named, load, load_test, names
 from vaekit.data.download import cache_folder
 from vaekit.data.examples import Examples, as_examples
 from vaekit.data.fingerprint import differences
 from vaekit.data.kinds import as_batches
 from vaekit.data.mapped import MappedArray
+from vaekit.data.readers import readable
 from vaekit.data.shapes import Shapes, shapes
 from vaekit.data.sharding import share
 from vaekit.data.shards import open_shards
 from vaekit.data.stream import Stream
+from vaekit.data.tables import Column
 from vaekit.data.whole import Whole
 
 __all__ = [
     "Batch",
     "Batches",
+    "Column",
     "Examples",
     "MappedArray",
     "Shapes",
@@ -27,11 +30,13 @@ __all__ = [
     "as_examples",
     "cache_folder",
     "differences",
+    "is_named",
     "load",
     "load_test",
     "moved",
     "names",
     "open_shards",
+    "readable",
     "shapes",
     "share",
 ]

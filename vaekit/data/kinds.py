@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from vaekit.checks import checked_size
 from vaekit.data.examples import Examples, as_examples
+from vaekit.data.readers import find_converter
 from vaekit.data.stream import Stream
-from vaekit.data.tables import is_table
 from vaekit.data.whole import Whole
 
 
@@ -34,7 +33,9 @@ def as_batches(data: Any, batch_size: int, conditional: bool = False) -> Whole |
     """
     checked_size("batch_size", batch_size)
     is_loader = isinstance(data, (DataLoader, IterableDataset))
-    if is_loader or (isinstance(data, Iterable) and not isinstance(data, Dataset) and not _is_whole(data)):
+    if is_loader or (
+        find_converter(data) is None and isinstance(data, Iterable) and not isinstance(data, Dataset) and not _is_whole(data)
+    ):
         return Stream(data, conditional)
     return Whole(as_examples(data), batch_size, conditional)
 
@@ -42,4 +43,4 @@ def as_batches(data: Any, batch_size: int, conditional: bool = False) -> Whole |
 def _is_whole(data: Any) -> bool:
     """Whether `as_examples` should accept or refuse the data, rather than a `Stream` iterate over it."""
     array_like = hasattr(data, "__array__") or hasattr(data, "toarray")
-    return array_like or is_table(data) or isinstance(data, (Examples, Tensor, tuple, Mapping, str))
+    return array_like or isinstance(data, (Examples, tuple, Mapping, str))

@@ -42,6 +42,11 @@ class MappedArray:
     def __len__(self) -> int:
         return len(self.array) if self.rows is None else len(self.rows)
 
+    def take(self, rows: Tensor) -> MappedArray:
+        """The rows int64 [M] alone, still on disk."""
+        numbers = rows.numpy() if self.rows is None else self.rows[rows.numpy()]
+        return MappedArray(self.array, numbers, self.divisor)
+
     def __getitem__(self, index: Any) -> Tensor:
         index = index.cpu().numpy() if isinstance(index, Tensor) else index
         _check_not_cut(self.array)

@@ -8,8 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from vaekit.data.conversion import check_real
+from vaekit.data.conversion import check_real, divisor_of, labels
+from vaekit.data.examples import Examples
+from vaekit.data.mapped import MappedArray
 from vaekit.data.numpy_files import row_numbers
+from vaekit.data.readers import converter
 
 
 def is_table(data: Any) -> bool:
@@ -68,3 +71,10 @@ class Column:
             raise ValueError(f"the rows of the column {self._name!r} have different shapes; pad them to one") from error
         check_real(array.dtype)
         return array
+
+
+@converter("tables of the package datasets", is_table)
+def _of_table(table: Any) -> Examples:
+    column = Column(table, "x")
+    y = Column(table, "y")[:] if "y" in table.column_names else None
+    return Examples(MappedArray(column, divisor=divisor_of(column.dtype)), labels(y))
