@@ -43,6 +43,7 @@ PARTS = [
     {"condition": {"name": "labels", "classes": 3}},
     {"condition": {"name": "labels", "classes": 3, "dim": 2}},
     {"condition": {"name": "vector", "size": 2, "dim": 2}},
+    {"condition": {"name": "several", "parts": [{"name": "labels", "classes": 3}, {"name": "vector", "size": 2}]}},
     {"loss": {"name": "iwae", "gradient": "doubly_reparameterized"}, "encoder": {"name": "conv", "spatial": True}},
     {"loss": {"name": "beta_tc", "sampling": "weighted", "beta": {"name": "linear", "steps": 10, "start": 1.0, "end": 6.0}}},
     {"loss": {"name": "dip_vae", "kind": "i"}},
@@ -84,7 +85,12 @@ def data_for(vae, dtype, batch):
     if vae.likelihood.missing == "ignore":
         x.flatten(1)[:, :2] = torch.nan
     vae.likelihood.check(x)
-    values = {conditions.Labels: torch.arange(batch) % 3, conditions.Vector: torch.rand(batch, 2).to(dtype)}
+    labels, vectors = torch.arange(batch) % 3, torch.rand(batch, 2).to(dtype)
+    values = {
+        conditions.Labels: labels,
+        conditions.Vector: vectors,
+        conditions.Several: torch.cat([labels[:, None].to(dtype), vectors], dim=1),
+    }
     return x, values.get(type(vae.condition))
 
 

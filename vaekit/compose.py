@@ -45,7 +45,7 @@ def create_vae(
     likelihood: str | Mapping[str, Any] | Likelihood | None = None,
     prior: str | Mapping[str, Any] | Prior | None = None,
     loss: str | Mapping[str, Any] | Loss | None = None,
-    condition: str | Mapping[str, Any] | Condition | None = None,
+    condition: str | Mapping[str, Any] | Condition | Sequence[str | Mapping[str, Any] | Condition] | None = None,
     posterior: str | Mapping[str, Any] | Family | None = None,
     seed: int | None = None,
 ) -> VAE:
@@ -60,8 +60,9 @@ def create_vae(
             decoder then gets.
         encoder, decoder, likelihood, prior, loss: a registered name, {"name": ..., option: ...}, or an object. A mapping without
             a name sets options of the preset's (or the default) part.
-        condition: the same, what a conditional model is told of each example: {"name": "labels", "classes": 10} for example. The
-            networks need the option condition_dim, which they get from it.
+        condition: the same, what a conditional model is told of each example: {"name": "labels", "classes": 10} for example, or a
+            list of several. The networks need the option condition_dim, which they get from it;
+            encoder={"condition_dim": 0} makes an encoder that is not told, as scVI's.
         posterior: the family of q(z | x), the same way; it is the encoder's option of that name, "diagonal_gaussian" by default.
         seed: fixes the initial weights, and leaves torch's global generator as it was; without one they come from there.
 
@@ -87,7 +88,7 @@ def create_vae(
         "likelihood": likelihood,
         "prior": prior,
         "loss": loss,
-        "condition": condition,
+        "condition": {"name": "several", "parts": condition} if isinstance(condition, (list, tuple)) else condition,
     }
     chosen = _preset(preset)
     specs = {name: _spec(name, given[name], chosen.get(name, kind.default)) for name, kind in KINDS.items()}

@@ -348,10 +348,7 @@ class VAE(nn.Module):
             ) from error
 
     def _embedded(self, condition: Any, count: int) -> tuple[Tensor, ...]:
-        """What the networks are told of `count` examples besides x or z: [count, dim], or nothing.
-
-        Vectors are converted to the weights' dtype, which keeps of them what the networks can see.
-        """
+        """What the networks are told of `count` examples besides x or z: [count, dim], or nothing."""
         if self.condition is None:
             if condition is not None:
                 raise ValueError(
@@ -360,7 +357,7 @@ class VAE(nn.Module):
                 )
             return ()
         rows = self.condition.as_rows(condition, count)
-        return (self.condition(rows.to(self.device, self.dtype if rows.is_floating_point() else rows.dtype)),)
+        return (self.condition(self.condition.placed(rows, self.device, self.dtype)),)
 
     def _checked_input(self, x: Tensor) -> Tensor:
         if isinstance(x, (tuple, list, dict)):

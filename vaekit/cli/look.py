@@ -132,10 +132,10 @@ def _parsed_conditions(vae: VAE, texts: Sequence[str]) -> torch.Tensor:
     """What "3", or "0.5,1,-2", says, for each row of a picture: labels [R], or vectors [R, K]."""
     if vae.condition is None:
         raise ValueError("--condition was given, but the model is not conditional")
-    is_label = isinstance(vae.condition, conditions.Labels)
     try:
-        return torch.tensor([int(text) if is_label else [float(number) for number in text.split(",")] for text in texts])
+        return torch.stack([vae.condition.parsed(text) for text in texts])
     except (ValueError, OverflowError, RuntimeError) as error:
+        is_label = isinstance(vae.condition, conditions.Labels)
         form = "one label, --condition 3" if is_label else "as many numbers as the model's conditions have, --condition 0.5,1,-2"
         raise ValueError(
             f"--condition takes {form} for example, once for each row of the picture; got {', '.join(texts)}"

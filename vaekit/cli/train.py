@@ -43,7 +43,7 @@ def train(
             "--set",
             metavar="PART.OPTION=VALUE",
             help="Any option of any part, as often as you like: --set encoder=conv --set encoder.hidden=[64] --set loss.beta=4. "
-            "--set condition=labels makes the model conditional. "
+            '--set condition=labels makes the model conditional, --set \'condition=["labels", "vector"]\' on the columns of y. '
             "`vaekit list encoders mlp` shows what a part takes.",
         ),
     ] = None,

@@ -23,10 +23,12 @@ class Condition(Part, nn.Module, ABC):
     Attributes:
         dim: E, the size of what the networks get; their option `condition_dim`.
         given_as: what a person gives, in words, for messages.
+        columns: how many columns of y it takes where it stands beside other conditions; None where it cannot.
     """
 
     dim: int
     given_as: str
+    columns: int | None = None
     __call__: Callable[..., Tensor]
 
     @abstractmethod
@@ -50,6 +52,26 @@ class Condition(Part, nn.Module, ABC):
         if condition is None:
             raise ValueError(f"the model is conditional, but no condition was given; it is {self.given_as}")
         return torch.as_tensor(condition)
+
+    def of_columns(self, columns: Tensor) -> Tensor:
+        """Its columns of what several conditions are given, floats [B, columns], as what `forward` takes.
+
+        Raises:
+            ValueError: values that cannot be such a condition; looked at on the CPU alone, where that costs nothing.
+        """
+        return columns
+
+    def placed(self, condition: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """[B] or [B, K] on the device; vectors in the weights' dtype, which keeps of them what the networks can see."""
+        return condition.to(device, dtype if condition.is_floating_point() else condition.dtype)
+
+    def parsed(self, text: str) -> Tensor:
+        """One value, [] or [K], of what a person types, "0.5,1,-2" for example.
+
+        Raises:
+            ValueError: something else.
+        """
+        return torch.tensor([float(number) for number in text.split(",")])
 
     def all_values(self) -> Tensor | None:
         """Every value there is, for a picture with a row for each; None where there is no end of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,9 +22,11 @@ class Vector(Condition):
         size: K.
         dim: the size of what the dense layer makes of it; None for no such layer.
         activation: of that layer: elu, gelu, leaky_relu, relu, silu, softplus or tanh; silu by default.
+        names: of the numbers, the columns of a table that hold them; kept with the model.
 
     Raises:
-        ValueError: a size that is not a whole number of at least 1; an unknown activation, or one without dim.
+        ValueError: a size that is not a whole number of at least 1; an unknown activation, or one without dim; another number of
+            names.
 
     Example:
         >>> import torch
@@ -33,11 +36,16 @@ class Vector(Condition):
         torch.Size([5, 16])
     """
 
-    def __init__(self, size: int, dim: int | None = None, activation: str | None = None) -> None:
+    def __init__(
+        self, size: int, dim: int | None = None, activation: str | None = None, names: Sequence[str] | None = None
+    ) -> None:
         super().__init__()
         if dim is None and activation is not None:
             raise ValueError(f"activation={activation!r} is that of a dense layer, which there is only with dim; give it too")
         self.size, style = checked_size("size", size), LayerStyle("silu" if activation is None else activation)
+        self.columns, self.names = self.size, None if names is None else tuple(map(str, names))
+        if self.names is not None and len(self.names) != self.size:
+            raise ValueError(f"names has to have a name for each of the {self.size} numbers, got {list(self.names)}")
         self.dim = self.size if dim is None else checked_size("dim", dim)
         self.given_as = f"a vector of {self.size} number(s) for each example, floats [batch, {self.size}]"
         self.layers = nn.Sequential() if dim is None else dense_layers((self.size, self.dim), style)

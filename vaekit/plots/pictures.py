@@ -151,7 +151,7 @@ def _samples_by_condition(vae: VAE, n: int, condition: Any, draw: bool, key: Ten
 
 def _one_for_each_row(kind: Condition, condition: Any) -> Tensor:
     """The conditions for which a picture has a row each, [R] or [R, K]; every value there is where none is given."""
-    values = kind.all_values() if condition is None else torch.as_tensor(condition)
+    values = kind.all_values() if condition is None else kind.as_tensor(condition)
     if values is None:
         raise ValueError(f"name the conditions that are to have a row: condition is {kind.given_as}")
     if values.ndim == 0 or not 1 <= len(values) <= MOST_PANELS:
