@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,21 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
+
+
+def check_room(count: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse a number of samples of a shape that do not fit into memory, before anything is computed.
+
+    Raises:
+        MemoryError: there is no room.
+    """
+    try:
+        torch.empty((count, *shape), dtype=dtype, device=device)
+    except (RuntimeError, TypeError) as error:  # too many bytes, and more than 64 bits
+        size = count * math.prod(shape) * dtype.itemsize / 2**30
+        raise MemoryError(
+            f"there is no room for {count:,} samples of the shape {shape}, {size:,.0f} GiB; take fewer at a time"
+        ) from error
 
 
 class MemoryBoundError(Exception):

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +22,15 @@ from vaekit.encoders.base import Encoder
 from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.base import Batch, Loss, LossTerms, StepContext
 from vaekit.losses.elbo import Elbo
+from vaekit.memory import check_room
+from vaekit.modes import evaluation_mode
 from vaekit.ops import dispatch, philox, streams
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal
+
+if TYPE_CHECKING:
+    from vaekit.evaluation import Imputation
 
 _MEAN_CHUNK = 4096  # rows at a time: the statistics of classes are many times as large as x
 _PIECE_ELEMENTS = 1 << 18  # of the data, at a time: a decoder's activations are some hundred times as large
@@ -241,7 +245,7 @@ class VAE(nn.Module):
             )
         compatibility.check_latents_of("prior", prior, self.encoder)
         prior.attach(self.encoder)
-        self._check_room(n)
+        check_room(n, self.input_shape, self.dtype, self.device)
         key = philox.resolve_key(key, generator, self.device)
         with evaluation_mode(self), evaluation_mode(prior):
             z = prior.sample((n, *self.latent_shape), key=key, dtype=self.dtype)
@@ -253,6 +257,21 @@ class VAE(nn.Module):
                 return self.likelihood.sample(self.natural_parameters(z, condition), key=data_key, row_start=row_start)
 
             return self._in_pieces(drawn, z, condition)
+
+    def impute(
+        self, x: Any, *, draws: int | None = None, samples: int = 500, seed: int = 0, key: Tensor | None = None
+    ) -> Imputation:
+        """Fill the missing values of x, NaN: `vaekit.evaluation.impute`, which says what it takes, gives and raises.
+
+        Example:
+            >>> import vaekit
+            >>> vae = vaekit.create_vae(input_shape=(3,), latent_dim=1, likelihood={"name": "gaussian", "missing": "ignore"})
+            >>> vae.impute(torch.tensor([[1.0, float("nan"), 2.0]])).x[0, [0, 2]]
+            tensor([1., 2.])
+        """
+        from vaekit import evaluation
+
+        return evaluation.impute(self, x, draws=draws, samples=samples, seed=seed, key=key)
 
     @torch.no_grad()
     def initialize_output_bias(self, x: Tensor | Iterable[Tensor]) -> None:
@@ -336,17 +355,6 @@ class VAE(nn.Module):
         assert whole is not None
         return whole
 
-    def _check_room(self, n: int) -> None:
-        """Refuse a number of examples that do not fit into memory before anything is computed."""
-        shape = (n, *self.input_shape)
-        try:
-            torch.empty(shape, dtype=self.dtype, device=self.device)
-        except (RuntimeError, TypeError) as error:  # too many bytes, and more than 64 bits
-            size = math.prod(shape) * self.dtype.itemsize / 2**30
-            raise MemoryError(
-                f"there is no room for {n:,} samples of the shape {self.input_shape}, {size:,.0f} GiB; take fewer at a time"
-            ) from error
-
     def _embedded(self, condition: Any, count: int) -> tuple[Tensor, ...]:
         """What the networks are told of `count` examples besides x or z: [count, dim], or nothing."""
         if self.condition is None:
@@ -366,14 +374,7 @@ class VAE(nn.Module):
         return x
 
     def _check_input(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x has to be a tensor, got {type(x).__name__}; torch.as_tensor(x) makes one")
-        if x.shape[1:] != self.input_shape:
-            expected = ", ".join(map(str, self.input_shape))
-            hint = "; add the batch dimension, x[None]" if tuple(x.shape) == self.input_shape else ""
-            raise ValueError(f"x has to have the shape [batch, {expected}], got {tuple(x.shape)}{hint}")
-        if not x.is_floating_point():
-            raise TypeError(f"x has to be a floating-point tensor, got {x.dtype}; images: x.float() / 255 for example")
+        compatibility.check_x(x, self.input_shape)
         self._check_dtype("x", x)
 
     def _check_dtype(self, name: str, value: Tensor) -> None:
@@ -383,15 +384,3 @@ class VAE(nn.Module):
             raise TypeError(
                 f"{name} is {value.dtype}, the model's weights are {dtype}; convert one, {name}.to({dtype}) for example"
             )
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode for a while; afterwards every module has the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

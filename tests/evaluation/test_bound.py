@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from helpers.linear_models import linear_gaussian
 from torch.utils.data import DataLoader
 
 import vaekit
@@ -12,29 +13,6 @@ from vaekit.evaluation import importance_weighted_bound
 from vaekit.losses.draws import effective_sample_size
 
 X = torch.randn(12, 5, generator=torch.Generator().manual_seed(0)) * 1.5
-
-
-def linear_gaussian(dtype=torch.float64, sigma=0.8):
-    """x = W z + b + sigma noise, z from N(0, I): log p(x) is that of N(b, W W' + sigma^2 I). The encoder is not the best one."""
-    vae = vaekit.create_vae(
-        input_shape=(5,),
-        latent_dim=2,
-        encoder={"name": "mlp", "hidden": ()},
-        decoder={"name": "mlp", "hidden": ()},
-        likelihood={"name": "gaussian", "sigma": sigma},
-        seed=3,
-    ).to(dtype)
-    with torch.no_grad():
-        weight, variance = vae.decoder.head.weight, sigma**2
-        precision = torch.eye(2, dtype=dtype) + weight.mT @ weight / variance
-        covariance = torch.linalg.inv(precision)
-        vae.encoder.head.weight[:2] = covariance @ weight.mT / variance * 0.9
-        vae.encoder.head.weight[2:] = 0.0
-        vae.encoder.head.bias[2:] = torch.log(1.3 * covariance.diagonal())
-    marginal = torch.distributions.MultivariateNormal(
-        vae.decoder.head.bias.detach(), weight.detach() @ weight.detach().mT + variance * torch.eye(5, dtype=dtype)
-    )
-    return vae, marginal
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -15,11 +15,12 @@ from vaekit.cli.console import say, table
 from vaekit.cli.current_folder import import_matplotlib
 from vaekit.cli.options import DataOption, OutOption, RunArgument, SeedOption, WeightsOption
 from vaekit.inputs import check_examples
+from vaekit.modes import evaluation_mode
 from vaekit.ops import make_key
 from vaekit.plots import catalogue
 from vaekit.plots.drawing import save_figure
 from vaekit.training import History, NonFiniteLossError
-from vaekit.vae import VAE, evaluation_mode
+from vaekit.vae import VAE
 
 
 def evaluate(

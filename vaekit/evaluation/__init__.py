@@ -9,12 +9,14 @@ from vaekit.evaluation.disentanglement import (
     separated_attribute_predictability,
 )
 from vaekit.evaluation.errors import reconstruction_error
+from vaekit.evaluation.imputation import Imputation, imputations, impute
 from vaekit.evaluation.latents import LatentStatistics, latent_statistics
 from vaekit.evaluation.sampler import fitted_codes, fitted_mixture
 from vaekit.evaluation.terms import evaluate
 
 __all__ = [
     "Bound",
+    "Imputation",
     "LatentStatistics",
     "dci",
     "disentanglement",
@@ -23,6 +25,8 @@ __all__ = [
     "fitted_codes",
     "fitted_mixture",
     "importance_weighted_bound",
+    "imputations",
+    "impute",
     "latent_statistics",
     "mutual_information_gap",
     "reconstruction_error",

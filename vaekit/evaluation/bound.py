@@ -1,7 +1,6 @@
 """The importance-weighted bound of log p(x).
 
-Y. Burda, R. Grosse, R. Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, arXiv:1509.00519, equation 8; the
-effective sample size: A. Kong, "A note on importance sampling using standardized weights", 1992.
+Y. Burda, R. Grosse, R. Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, arXiv:1509.00519, equation 8.
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ import torch
 from torch import Tensor
 
 from vaekit.checks import checked_size
-from vaekit.data import Batch
 from vaekit.evaluation.terms import evaluation_key, on_device
+from vaekit.evaluation.weighting import WeightSums, weighted_draws
 from vaekit.inputs import checked_batches
-from vaekit.losses.draws import nll_of_draws
-from vaekit.ops import philox
-from vaekit.vae import VAE, evaluation_mode
+from vaekit.modes import evaluation_mode
+from vaekit.vae import VAE
 
 
 class Bound(NamedTuple):
@@ -77,32 +75,14 @@ def importance_weighted_bound(
     bounds, sizes = [], []
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
-            log_sum, effective = _log_weight_sum(vae, batch, key, row_start, num_samples, at_once)
-            bounds.append(log_sum - math.log(num_samples))
-            sizes.append(effective)
+            sums = WeightSums(len(batch.x))
+            for draws in weighted_draws(vae, batch, key, row_start, num_samples, at_once):
+                sums.add(draws.log_weights)
+            bounds.append(sums.log_sum - math.log(num_samples))
+            sizes.append(sums.effective_sample_size)
             row_start += len(batch.x)
     per_example, effective = torch.cat(bounds), torch.cat(sizes)
     # The variance of the log of a mean of K weights is their sample variance over K and over their mean's square.
     variances = (num_samples / effective - 1.0) / (num_samples - 1) if num_samples > 1 else torch.full_like(effective, math.nan)
     error = float(variances.sum().sqrt()) / len(per_example)
     return Bound(float(per_example.mean()), error, float(effective.mean()), per_example, effective)
-
-
-def _log_weight_sum(vae: VAE, batch: Batch, key: Tensor, row_start: int, num_samples: int, at_once: int) -> tuple[Tensor, Tensor]:
-    """log of the sum of the weights over all samples, and their effective sample size: float64 [B] each, on the CPU."""
-    posterior = vae.encode(batch.x, batch.condition)
-    largest = torch.full((len(batch.x),), -math.inf, dtype=torch.float64)  # of log w so far; sums are of w / exp(largest)
-    total, squares = torch.zeros_like(largest), torch.zeros_like(largest)
-    chunk = max(1, at_once // max(1, len(batch.x)))
-    for first in range(0, num_samples, chunk):
-        count = min(chunk, num_samples - first)
-        # Sample k is the stream with offset + k 2^40: so the samples do not depend on the chunks.
-        chunk_key = key + torch.tensor([0, first], device=key.device) * philox.SAMPLE_STRIDE
-        z, log_ratio = posterior.rsample_log_ratio(vae.prior, key=chunk_key, num_samples=count, row_start=row_start)
-        log_weights = -(nll_of_draws(vae, batch, z).cpu().double() + log_ratio.cpu().double())  # MPS has no float64
-        before, largest = largest, torch.maximum(largest, log_weights.amax(0))
-        origin = torch.where(largest.isfinite(), largest, 0.0)
-        kept, weights = torch.exp(before - origin), torch.exp(log_weights - origin)
-        total = total * kept + weights.sum(0)
-        squares = squares * kept.square() + weights.square().sum(0)
-    return total.log() + origin, (total.square() / squares).clamp(1.0, num_samples)

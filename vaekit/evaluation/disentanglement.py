@@ -16,8 +16,9 @@ from torch import Tensor
 from vaekit.checks import checked_number, checked_size
 from vaekit.evaluation.terms import on_device
 from vaekit.inputs import checked_batches
+from vaekit.modes import evaluation_mode
 from vaekit.ops import philox
-from vaekit.vae import VAE, evaluation_mode
+from vaekit.vae import VAE
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

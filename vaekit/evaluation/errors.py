@@ -11,8 +11,9 @@ from torch import Tensor
 from vaekit.evaluation.terms import on_device
 from vaekit.inputs import checked_batches
 from vaekit.likelihoods.columns import Columns
+from vaekit.modes import evaluation_mode
 from vaekit.ops.precision import wide
-from vaekit.vae import VAE, evaluation_mode
+from vaekit.vae import VAE
 
 
 @torch.no_grad()

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from vaekit.evaluation.terms import on_device
 from vaekit.inputs import checked_batches
+from vaekit.modes import evaluation_mode
 from vaekit.ops import philox
-from vaekit.vae import VAE, evaluation_mode
+from vaekit.vae import VAE
 
 
 class LatentStatistics(NamedTuple):

@@ -15,10 +15,11 @@ from vaekit.checks import checked_number, checked_size
 from vaekit.evaluation.terms import evaluation_key, on_device
 from vaekit.inputs import checked_batches
 from vaekit.latents import LatentKind
+from vaekit.modes import evaluation_mode
 from vaekit.posteriors.vector_quantized import VectorQuantized
 from vaekit.priors.codes import Codes
 from vaekit.priors.gaussian_mixture import GaussianMixture
-from vaekit.vae import VAE, evaluation_mode
+from vaekit.vae import VAE
 
 
 @torch.no_grad()

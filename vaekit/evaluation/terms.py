@@ -13,9 +13,10 @@ from vaekit.divided import Portion, portions_of_examples, portions_of_stream
 from vaekit.gathering import Ranks
 from vaekit.inputs import check_batch, checked_batches
 from vaekit.losses.base import LossTerms
+from vaekit.modes import evaluation_mode
 from vaekit.ops import philox, streams
 from vaekit.ops.precision import wide
-from vaekit.vae import VAE, evaluation_mode
+from vaekit.vae import VAE
 
 
 class TermSums:

@@ -164,6 +164,21 @@ class Likelihood(Part, nn.Module, ABC):
         """
         return x.unsqueeze(1)
 
+    def expected_statistics(self, parameters: Tensor) -> Tensor:
+        """E[statistics(x) | z], of which one may take the mean over several z: [B, P, *S] -> [B, Q, *S].
+
+        Example:
+            >>> from vaekit.likelihoods import Categorical
+            >>> Categorical(classes=2).expected_statistics(torch.tensor([[[0.0], [3.0]]]).log())
+            tensor([[[0.],
+                     [1.]]])
+        """
+        return self.mean(parameters).unsqueeze(1)
+
+    def value_of(self, statistics: Tensor) -> Tensor:
+        """The value that stands for a mean of statistics: itself, or the most probable class: [B, Q, *S] -> [B, *S]."""
+        return statistics.squeeze(1)
+
     def encoder_input(self, x: Tensor) -> Tensor:
         """What an encoder sees of data x: [B, C, *S] -> [B, C Q, *S], the Q features of each entry of the first axis in turn.
 

@@ -69,6 +69,14 @@ class Categorical(Likelihood):
     def statistics(self, x: Tensor) -> Tensor:
         return self.element_features(x)
 
+    def expected_statistics(self, parameters: Tensor) -> Tensor:
+        """The probability of each class."""
+        return self._wide(parameters).softmax(1)
+
+    def value_of(self, statistics: Tensor) -> Tensor:
+        """The most probable class, the first of several."""
+        return statistics.argmax(1).to(statistics.dtype)
+
     def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         self._check_shapes(parameters)
         logits, noise = draws.wide(parameters, Draw(key, row_start=row_start))

@@ -96,6 +96,14 @@ class Columns(Likelihood):
         terms = [likelihood.nll(*both) for likelihood, *both in zip(self._kinds, own, columns, strict=True)]
         return torch.stack(terms).sum(0)
 
+    def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Each column's own: parameters [B, 1, the sum of their P], x [B, F] -> [B, F], in nats."""
+        self._check_shapes(parameters, x)
+        own, columns = self._parameters_in.split(parameters[:, 0]), self._split_table(x)
+        return self._joined_table(
+            [likelihood.element_nll(*both) for likelihood, *both in zip(self._kinds, own, columns, strict=True)]
+        )
+
     def mean(self, parameters: Tensor) -> Tensor:
         """The mean of each column as its likelihood says, for a class the most probable one: [B, 1, ...] -> [B, F]."""
         self._check_shapes(parameters)
@@ -113,6 +121,18 @@ class Columns(Likelihood):
         self._check_columns(x.shape[1:])
         parts = [likelihood.statistics(own) for likelihood, own in zip(self._kinds, self._split_table(x), strict=True)]
         return self._statistics_in.join(parts).unsqueeze(1)
+
+    def expected_statistics(self, parameters: Tensor) -> Tensor:
+        """Each column's own: [B, 1, the sum of their P] -> [B, 1, the sum of their Q]."""
+        self._check_shapes(parameters)
+        own = self._parameters_in.split(parameters[:, 0])
+        parts = [likelihood.expected_statistics(p) for likelihood, p in zip(self._kinds, own, strict=True)]
+        return self._statistics_in.join(parts).unsqueeze(1)
+
+    def value_of(self, statistics: Tensor) -> Tensor:
+        """Each column's own: [B, 1, the sum of their Q] -> [B, F]."""
+        own = self._statistics_in.split(statistics[:, 0])
+        return self._joined_table([likelihood.value_of(s) for likelihood, s in zip(self._kinds, own, strict=True)])
 
     def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         """As every likelihood's, each column's on its own; synchronises where one of theirs does."""

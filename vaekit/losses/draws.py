@@ -50,8 +50,8 @@ def drawn(model: LatentVariableModel, batch: Batch, context: StepContext, num_sa
 def nll_of_draws(model: LatentVariableModel, batch: Batch, z: Tensor) -> Tensor:
     """-log p(x | z) in nats of K draws for each of B examples: z [K, B, *S] -> [K, B]. All K B of them are decoded at once."""
     draws, examples = z.shape[:2]
-    condition = None if batch.condition is None else _repeated(batch.condition, draws)
-    nll = model.likelihood.nll(model.natural_parameters(z.flatten(0, 1), condition), _repeated(batch.x, draws))
+    condition = None if batch.condition is None else repeated(batch.condition, draws)
+    nll = model.likelihood.nll(model.natural_parameters(z.flatten(0, 1), condition), repeated(batch.x, draws))
     return nll.view(draws, examples)
 
 
@@ -86,6 +86,6 @@ def batch_mean(values: Tensor) -> Tensor:
     return values.sum() / max(values.shape[0], 1)
 
 
-def _repeated(rows: Tensor, count: int) -> Tensor:
+def repeated(rows: Tensor, count: int) -> Tensor:
     """[B, ...] -> [count * B, ...], all rows and then all of them again."""
     return rows.expand(count, *rows.shape).flatten(0, 1)

@@ -24,6 +24,14 @@ class Step:
     OBJECTIVE = 1  # what an objective draws besides z: draws from the prior, permutations, places of codes
     LAYERS = 2  # what layers such as dropout draw from the global generators, and before them a loader for the step;
     # of a run's processes the first draws from it, and process 1, 2, ... from fold_in(LAYERS, rank)
+    IMPUTATION = 3  # what an imputation draws besides z
+
+
+class Imputation:
+    """Of IMPUTATION. Draw m of several has fold_in(CHOICE, m) and fold_in(DATA, m)."""
+
+    CHOICE = 0  # of one z among many
+    DATA = 1  # x given z
 
 
 class Generators:

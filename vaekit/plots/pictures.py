@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vaekit.conditions.base import Condition
 from vaekit.latents import LatentKind
+from vaekit.modes import evaluation_mode
 from vaekit.ops import make_key
 from vaekit.plots.drawing import (
     BLUE,
@@ -26,7 +27,7 @@ from vaekit.plots.drawing import (
     new_figure,
     value_limits,
 )
-from vaekit.vae import VAE, evaluation_mode
+from vaekit.vae import VAE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

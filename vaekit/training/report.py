@@ -10,6 +10,7 @@ from torch import Tensor
 from vaekit.data import Batches
 from vaekit.evaluation.terms import named_terms, on_device
 from vaekit.losses.base import LossTerms
+from vaekit.modes import evaluation_mode
 from vaekit.training import explain
 from vaekit.training.examine import Findings, digests_of, examine
 from vaekit.training.guard import Failure, Taken
@@ -17,7 +18,7 @@ from vaekit.training.plan import Part, Step
 from vaekit.training.replay import Evidence, write
 from vaekit.training.state import RunState
 from vaekit.training.update import Update
-from vaekit.vae import VAE, evaluation_mode
+from vaekit.vae import VAE
 
 
 class Report:

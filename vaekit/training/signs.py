@@ -16,6 +16,7 @@ from vaekit.gathering import Ranks
 from vaekit.likelihoods.base import Likelihood
 from vaekit.likelihoods.columns import Columns
 from vaekit.likelihoods.gaussian import Gaussian
+from vaekit.modes import evaluation_mode
 from vaekit.ops import philox
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.vector_quantized import VectorQuantized
@@ -24,7 +25,7 @@ from vaekit.training.explain import listed, span
 from vaekit.training.guard import Taken
 from vaekit.training.state import RunState
 from vaekit.training.warned import warn
-from vaekit.vae import VAE, evaluation_mode
+from vaekit.vae import VAE
 
 ROWS = 1000  # that are looked at, spread over the data
 FAR = 10.0  # times the scale of a Gaussian, or a tenth of it

@@ -1,0 +1,145 @@
+"""Draws from q(z | x) with their importance weights, a few at a time, and sums over all of them.
+
+The weight of a draw is w = p(x | z) p(z) / q(z | x): Y. Burda, R. Grosse, R. Salakhutdinov, "Importance Weighted Autoencoders",
+ICLR 2016, arXiv:1509.00519, section 3; the effective sample size: A. Kong, "A note on importance sampling using standardized
+weights", 1992. The sums are of weights relative to the largest so far, which rescales the earlier ones: M. Milakov,
+N. Gimelshein, "Online normalizer calculation for softmax", 2018, arXiv:1805.02867.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaekit.data import Batch, Batches
+from vaekit.evaluation.terms import on_device
+from vaekit.losses.draws import repeated
+from vaekit.ops import philox
+from vaekit.ops.precision import wide
+from vaekit.vae import VAE
+
+_ELEMENTS_AT_ONCE = 1 << 18  # of decoded data: a decoder's activations are some hundred times as large
+_LATENTS_HELD = 1 << 24  # numbers, of all draws of z for the examples of a piece
+
+
+class Draws(NamedTuple):
+    """k draws of z for each of B examples.
+
+    Attributes:
+        z: [k, B, *latent_shape].
+        parameters: [k, B, P, *output_shape], what the decoder makes of them.
+        log_weights: [k, B], in nats; float64 on the CPU.
+    """
+
+    z: Tensor
+    parameters: Tensor
+    log_weights: Tensor
+
+
+def weighted_draws(vae: VAE, batch: Batch, key: Tensor, row_start: int, num_samples: int, at_once: int) -> Iterator[Draws]:
+    """`num_samples` draws for each example, in chunks of at most `at_once` latents, or of one for each example.
+
+    Args:
+        vae: the model, in evaluation mode.
+        batch: on its device.
+        key: int64 [2], the noise.
+        row_start: the first example's number among all, which has its noise. The draws depend on no chunk.
+        num_samples: K.
+        at_once: latents that are decoded at a time.
+    """
+    posterior, examples = vae.encode(batch.x, batch.condition), len(batch.x)
+    chunk = max(1, at_once // max(1, examples))
+    for first in range(0, num_samples, chunk):
+        count = min(chunk, num_samples - first)
+        # Sample k is the stream with offset + k 2^40: so the samples do not depend on the chunks.
+        chunk_key = key + torch.tensor([0, first], device=key.device) * philox.SAMPLE_STRIDE
+        z, log_ratio = posterior.rsample_log_ratio(vae.prior, key=chunk_key, num_samples=count, row_start=row_start)
+        condition = None if batch.condition is None else repeated(batch.condition, count)
+        parameters = vae.natural_parameters(z.flatten(0, 1), condition)
+        nll = vae.likelihood.nll(parameters, repeated(batch.x, count)).view(count, examples)
+        log_weights = -(nll.cpu().double() + log_ratio.cpu().double())  # MPS has no float64
+        yield Draws(z, parameters.unflatten(0, (count, examples)), log_weights)
+
+
+class WeightSums:
+    """Sums over the draws for each of B examples: of the weights, of their squares, and of weighted values.
+
+    Example:
+        >>> sums = WeightSums(1)
+        >>> sums.add(torch.tensor([[-1000.0], [-1000.0]]), torch.tensor([[[2.0]], [[4.0]]]))
+        >>> sums.add(torch.tensor([[-1000.0]]), torch.tensor([[[6.0]]]))
+        >>> sums.mean, sums.effective_sample_size
+        (tensor([[4.]], dtype=torch.float64), tensor([3.], dtype=torch.float64))
+    """
+
+    def __init__(self, examples: int) -> None:
+        self._largest = torch.full((examples,), -math.inf, dtype=torch.float64)  # of log w so far
+        self._total, self._squares = (torch.zeros_like(self._largest) for _ in range(2))
+        self._values: Tensor | None = None
+        self._draws = 0
+
+    def add(self, log_weights: Tensor, values: Tensor | None = None) -> None:
+        """Add k draws: log_weights [k, B], and values [k, B, *S], each time of the same S, or none."""
+        log_weights = log_weights.double()
+        before, self._largest = self._largest, torch.maximum(self._largest, log_weights.amax(0))
+        origin = self._origin
+        kept, weights = torch.exp(before - origin), torch.exp(log_weights - origin)
+        self._total = self._total * kept + weights.sum(0)
+        self._squares = self._squares * kept.square() + weights.square().sum(0)
+        self._draws += len(log_weights)
+        if values is not None:
+            dtype, after = wide(values.device), (1,) * (values.ndim - 2)
+            added = torch.einsum("kb,kb...->b...", weights.to(values.device, dtype), values.to(dtype))
+            if self._values is not None:
+                added += self._values * kept.to(values.device, dtype).view(-1, *after)
+            self._values = added
+
+    @property
+    def log_sum(self) -> Tensor:
+        """log sum_k w_k, float64 [B]."""
+        return self._total.log() + self._origin
+
+    @property
+    def effective_sample_size(self) -> Tensor:
+        """(sum_k w_k)^2 / sum_k w_k^2, float64 [B], between 1 and the number of draws; NaN where every weight is 0."""
+        return (self._total.square() / self._squares).clamp(1.0, self._draws)
+
+    @property
+    def mean(self) -> Tensor:
+        """sum_k w_k values_k / sum_k w_k, [B, *S], wide, on the values' device; NaN where every weight is 0."""
+        assert self._values is not None
+        total = self._total.to(self._values.device, self._values.dtype)
+        return self._values / total.view(-1, *(1,) * (self._values.ndim - 1))
+
+    @property
+    def _origin(self) -> Tensor:
+        return torch.where(self._largest.isfinite(), self._largest, 0.0)
+
+
+class Piece(NamedTuple):
+    """A few examples, on the model's device.
+
+    Attributes:
+        batch: the examples.
+        row_start: the first one's number among all.
+        at_once: how many latents may be decoded at a time, so that activations take bounded memory.
+    """
+
+    batch: Batch
+    row_start: int
+    at_once: int
+
+
+def pieces(vae: VAE, batches: Batches, num_samples: int, row_start: int = 0) -> Iterator[Piece]:
+    """All examples, a few at a time, whatever batches they come in."""
+    at_once = max(1, _ELEMENTS_AT_ONCE // math.prod(vae.input_shape))
+    size = min(at_once, max(1, _LATENTS_HELD // (num_samples * math.prod(vae.latent_shape))))
+    for batch in on_device(vae, batches):
+        for first in range(0, len(batch.x), size):
+            piece = batch.rows(slice(first, first + size))
+            yield Piece(piece, row_start, at_once)
+            row_start += len(piece.x)
