@@ -7,6 +7,7 @@ from vaekit.data.datasets import is_named, load, load_test, names
 from vaekit.data.download import cache_folder
 from vaekit.data.examples import Examples, as_examples
 from vaekit.data.fingerprint import differences
+from vaekit.data.frames import as_frame, is_frame, read_frame
 from vaekit.data.kinds import as_batches
 from vaekit.data.mapped import MappedArray
 from vaekit.data.readers import readable
@@ -28,15 +29,18 @@ __all__ = [
     "Whole",
     "as_batches",
     "as_examples",
+    "as_frame",
     "cache_folder",
     "differences",
     "is_named",
+    "is_frame",
     "load",
     "load_test",
     "moved",
     "names",
     "open_shards",
     "readable",
+    "read_frame",
     "shapes",
     "share",
 ]
