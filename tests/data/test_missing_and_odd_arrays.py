@@ -36,7 +36,8 @@ def expected_of(masked):
     values = [
         [math.nan if m else float(v) for v, m in zip(*row, strict=True)] for row in zip(masked.data, masked.mask, strict=True)
     ]
-    return np.array(values, np.float32) / np.float32(255 if masked.dtype == np.uint8 else 1)
+    is_grey = masked.dtype == np.uint8 and (masked.compressed() > 1).any()
+    return np.array(values, np.float32) / np.float32(255 if is_grey else 1)
 
 
 # Masked examples

@@ -17,12 +17,38 @@ import torch
 from torch import Tensor
 from torch.masked import MaskedTensor
 
+from vaekit.data.axes import arranged
+
 _GREY_LEVELS = 255.0
+_FIRST_BLOCK, _BLOCK = 1 << 12, 1 << 22  # bytes that are looked at at once
 
 
-def divisor_of(dtype: np.dtype[Any] | torch.dtype) -> float:
-    """255 for bytes, which are grey levels, and 1 for other numbers."""
-    return _GREY_LEVELS if dtype in (np.uint8, torch.uint8) else 1.0
+def divisor_of(x: Any) -> float:
+    """255 for bytes, which are grey levels; 1 for other numbers, and for bytes that are all 0 or 1.
+
+    Rows are looked at until one holds another number: in grey levels the first few, of 0 and 1 all of them.
+
+    Args:
+        x: a tensor, an array, or what reads rows of one where it is indexed.
+
+    Example:
+        >>> divisor_of(np.array([[0, 255]], np.uint8)), divisor_of(np.array([[0, 1]], np.uint8)), divisor_of(np.array([[255.0]]))
+        (255.0, 1.0, 1.0)
+    """
+    if x.dtype not in (np.uint8, torch.uint8):
+        return 1.0
+    row_bytes = max(1, math.prod(x.shape[1:]))
+    start, count = 0, max(1, _FIRST_BLOCK // row_bytes)
+    while start < x.shape[0]:
+        block = x[start : start + count]
+        if isinstance(block, MaskedTensor):
+            block = block.get_data()[block.get_mask()]
+        elif isinstance(block, np.ma.MaskedArray):
+            block = block.compressed()
+        if math.prod(block.shape) and int(block.max()) > 1:
+            return _GREY_LEVELS
+        start, count = start + count, max(1, _BLOCK // row_bytes)
+    return 1.0
 
 
 def check_real(dtype: np.dtype[Any]) -> None:
@@ -56,10 +82,15 @@ def plain(x: Tensor, name: str) -> Tensor:
     return x.detach() if x.requires_grad else x
 
 
-def floats(x: Tensor | npt.NDArray[Any]) -> Tensor:
+def floats(x: Tensor | npt.NDArray[Any], divisor: float | None = None, form: str = "") -> Tensor:
     """Values as floats, NaN where they are masked: float32, or the dtype of a floating-point tensor.
 
-    Bytes are divided by 255; other integers and booleans keep their values, rounded to float32. Arrays are copied.
+    Integers and booleans keep their values, rounded to float32, but for the divisor. Arrays are copied.
+
+    Args:
+        x: the values [N, *S].
+        divisor: of integers; by default `divisor_of` them.
+        form: what `vaekit.data.axes.arranged` makes of the axes.
 
     Raises:
         TypeError: values that are not real numbers, or a tensor that is not dense.
@@ -70,10 +101,11 @@ def floats(x: Tensor | npt.NDArray[Any]) -> Tensor:
         if values.is_complex():
             raise TypeError("data has to be real numbers, got a complex tensor")
         if not values.is_floating_point():
-            values = values.float() / divisor_of(values.dtype)
-        return values.masked_fill(~x.get_mask(), math.nan) if isinstance(x, MaskedTensor) else values
+            values = values.float() / (divisor_of(values) if divisor is None else divisor)
+        values = values.masked_fill(~x.get_mask(), math.nan) if isinstance(x, MaskedTensor) else values
+        return arranged(values, form).contiguous() if form else values
     check_real(x.dtype)
-    return torch.from_numpy(float32(x)) / divisor_of(x.dtype)
+    return torch.from_numpy(float32(arranged(x, form))) / (divisor_of(x) if divisor is None else divisor)
 
 
 def float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from vaekit.checks import checked_number
+from vaekit.data.arrays import examples_of, parts_of
 from vaekit.data.download import cache_folder, fetch
 from vaekit.data.examples import Examples, as_examples
 from vaekit.data.idx import read_idx
 from vaekit.data.mapped import MappedArray
 from vaekit.data.numpy_files import open_array, read_members
-from vaekit.data.readers import Parts, converter, read_path, reader
+from vaekit.data.readers import Parts, Source, converter, read_path, reader
 from vaekit.data.shards import open_shards
 from vaekit.ops.philox import make_key
 
@@ -158,20 +159,15 @@ def _load_source(source: Any, progress: bool, options: Mapping[str, Any]) -> tup
     if not is_named(source):
         return as_examples(source, **options), None
     if isinstance(source, list):
-        _check_no_options("lists of .npy files", options)
-        return open_shards(source), None
+        return Source("lists of .npy files", open_shards, "")(source, options), None
     source = str(source)
     if not source:
         raise ValueError("the name of the data is empty; '.' is the current folder")
     if source in names():
-        _check_no_options(source, options)
+        if options:
+            raise TypeError(f"{source} takes no options of reading, got {', '.join(options)}")
         return _load_named(source, progress)
     return read_path(Path(source), options, tuple(names()))
-
-
-def _check_no_options(what: str, options: Mapping[str, Any]) -> None:
-    if options:
-        raise TypeError(f"{what} does not take options of reading, got {', '.join(options)}")
 
 
 @converter("names and paths", is_named)
@@ -194,7 +190,7 @@ def _load_named(name: str, progress: bool) -> tuple[Examples, Examples | None]:
         needed = ", ".join(f"{file.name} (md5 {md5})" for file, md5 in wanted.items())
         kind = ConnectionError if isinstance(error, ConnectionError) else ValueError
         raise kind(f"{error} {name} consists of {needed}.") from error
-    return _images(files[0], files[1]), _images(files[2], files[3])
+    return parts_of(_images(files[0], files[1]), _images(files[2], files[3]), layout="NCHW")
 
 
 def _mnist5k() -> tuple[Examples, Examples]:
@@ -212,43 +208,24 @@ def _mnist5k() -> tuple[Examples, Examples]:
     return Examples(x[~held_out], y[~held_out]), Examples(x[held_out], y[held_out])
 
 
+@reader("folders of IDX files", is_folder=lambda folder: any(re.search(r"idx\d-ubyte", p.name) for p in folder.iterdir()))
+def _load_idx(path: Path) -> Parts:
+    images, held_out = _find_idx(path, "train"), _find_idx(path, "t10k")
+    return parts_of(_images(*images), _images(*held_out), layout="NCHW")
+
+
 @reader(".npy files", suffixes=(".npy",))
-def _load_npy(path: Path) -> Parts:
-    return as_examples(open_array(path)), None
+def _load_npy(path: Path, *, layout: str = "auto") -> Parts:
+    return examples_of(open_array(path), layout=layout, name=str(path)), None
 
 
 @reader(".npz files", suffixes=(".npz",))
-def _load_npz(path: Path) -> Parts:
+def _load_npz(path: Path, *, layout: str = "auto") -> Parts:
     arrays = read_members(path, lambda names: _wanted(path, names))
     if "x" in arrays:
-        return as_examples((arrays["x"], arrays.get("y"))), None
+        return examples_of(arrays["x"], arrays.get("y"), layout=layout), None
     train, test = ((arrays[f"x_{part}"], arrays.get(f"y_{part}")) for part in ("train", "test"))
-    return as_examples(train), as_examples(test)
-
-
-def _holds(folder: Path, pattern: str) -> bool:
-    return any(re.search(pattern, file.name) for file in folder.iterdir())
-
-
-def _is_of_shards(folder: Path) -> bool:
-    if _holds(folder, r"idx\d-ubyte"):
-        return False
-    return _holds(folder, r"\.npy$") or all(
-        (folder / part).is_dir() and _is_of_shards(folder / part) for part in ("train", "test")
-    )
-
-
-@reader("folders of shards (x-000.npy, x-001.npy, ...)", is_folder=_is_of_shards)
-def _load_shards(path: Path) -> Parts:
-    if _holds(path, r"\.npy$"):
-        return open_shards(path), None
-    return open_shards(path / "train"), open_shards(path / "test")
-
-
-@reader("folders of IDX files", is_folder=lambda folder: _holds(folder, r"idx\d-ubyte"))
-def _load_idx(path: Path) -> Parts:
-    images, held_out = _find_idx(path, "train"), _find_idx(path, "t10k")
-    return _images(*images), _images(*held_out)
+    return parts_of(train, test, layout=layout)
 
 
 def _wanted(path: Path, names: list[str]) -> list[str]:
@@ -277,11 +254,11 @@ def _find_idx(folder: Path, split: str) -> tuple[Path, Path | None]:
     return images, find("labels")
 
 
-def _images(images: Path, labels: Path | None) -> Examples:
+def _images(images: Path, labels: Path | None) -> tuple[Any, Any]:
     pixels = read_idx(images)
     if pixels.ndim != 3:
         raise ValueError(f"{images} has to hold images, 3 dimensions, but has the shape {pixels.shape}")
-    return as_examples((pixels[:, None], None if labels is None else read_idx(labels)))
+    return pixels[:, None], None if labels is None else read_idx(labels)
 
 
 def _split(examples: Examples, test_fraction: float, seed: int) -> tuple[Examples, Examples]:

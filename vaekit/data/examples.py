@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vaekit.data.conversion import check_real, divisor_of, floats, labels, plain
+from vaekit.data.conversion import labels, plain
 from vaekit.data.mapped import MappedArray
-from vaekit.data.numpy_files import ArrayFile
-from vaekit.data.readers import converter, find_converter
+from vaekit.data.readers import find_converter
 
 
 class Examples(Dataset[Any]):
@@ -81,7 +78,10 @@ def as_examples(data: Any, **options: Any) -> Examples:
     """Examples from a tensor, an array, a table, a path, or a pair (x, y) of one and labels; `Examples` are returned as they are.
 
     - Floating-point tensors keep their dtype. Arrays become float32; a memory map stays on disk.
-    - uint8 means grey levels and is divided by 255. Other integers and booleans keep their values, rounded to float32.
+    - uint8 means grey levels and is divided by 255, unless all are 0 or 1. Other integers and booleans keep their values, rounded
+      to float32.
+    - Images become [N, channels, height, width]. What is which axis is seen from the shape, where it leaves no doubt, or said by
+      the option `layout`, "NHWC" for example; see `vaekit.data.axes.form_of`.
     - Masked elements, of `numpy.ma` or `torch.masked`, are missing: NaN.
     - y [N] becomes int64, y [N, K] floats.
     - A `datasets.Dataset` of Hugging Face has them in its columns "x" and, if there is one, "y"; x stays where it is.
@@ -98,6 +98,7 @@ def as_examples(data: Any, **options: Any) -> Examples:
             such example.
 
     Example:
+        >>> import numpy as np
         >>> as_examples(np.full((2, 3), 255, dtype=np.uint8)).x
         tensor([[1., 1., 1.],
                 [1., 1., 1.]])
@@ -115,33 +116,6 @@ def as_examples(data: Any, **options: Any) -> Examples:
         )
     examples: Examples = found(x, options)
     return examples if y is None else Examples(examples.x, labels(y), examples.rows)
-
-
-@converter("tensors and arrays", lambda data: isinstance(data, (Tensor, np.ndarray, ArrayFile)))
-def _of_array(x: Any) -> Examples:
-    if isinstance(x, ArrayFile):
-        return Examples(MappedArray(x, divisor=divisor_of(x.dtype)))
-    _hint_at_axes(x)
-    stored = x.data if isinstance(x, np.ma.MaskedArray) else x
-    if not isinstance(stored, np.memmap) or stored.ndim == 0:
-        return Examples(floats(x))
-    check_real(stored.dtype)
-    return Examples(MappedArray(x, divisor=divisor_of(stored.dtype)))
-
-
-def _hint_at_axes(x: Any) -> None:
-    """Warn about bytes that look like images whose channel axis is missing or last, and would be misread."""
-    if str(getattr(x, "dtype", "")).rpartition(".")[2] != "uint8":
-        return
-    shape = tuple(x.shape)
-    grey, last = len(shape) == 3, len(shape) == 4 and shape[-1] in (1, 3, 4) and shape[1] > 4
-    if grey or last:
-        advice = "x[:, None] adds the channel axis" if grey else "move the channels, np.moveaxis(x, -1, 1)"
-        warnings.warn(
-            f"bytes of shape {shape} look like images, but those are [examples, channels, height, width] here: {advice}",
-            UserWarning,
-            stacklevel=5,  # whoever called as_examples
-        )
 
 
 def _advice(x: Any) -> str:

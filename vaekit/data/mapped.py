@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vaekit.data.axes import arranged, arranged_shape
 from vaekit.data.conversion import float32
 
 
@@ -20,6 +21,7 @@ class MappedArray:
         array: a memory map, an `ArrayFile`, or any array.
         rows: int64 [M], the rows to take, in this order; all of them by default.
         divisor: of the values.
+        form: what `vaekit.data.axes.arranged` makes of the axes.
 
     Raises:
         ValueError: when indexed, if the file has been cut short since, or holds numbers beyond float32's range.
@@ -32,12 +34,12 @@ class MappedArray:
 
     dtype = torch.float32
 
-    def __init__(self, array: Any, rows: npt.NDArray[np.int64] | None = None, divisor: float = 1.0) -> None:
-        self.array, self.rows, self.divisor = array, rows, divisor
+    def __init__(self, array: Any, rows: npt.NDArray[np.int64] | None = None, divisor: float = 1.0, form: str = "") -> None:
+        self.array, self.rows, self.divisor, self.form = array, rows, divisor, form
 
     @property
     def shape(self) -> torch.Size:
-        return torch.Size((len(self), *self.array.shape[1:]))
+        return arranged_shape((len(self), *self.array.shape[1:]), self.form)
 
     def __len__(self) -> int:
         return len(self.array) if self.rows is None else len(self.rows)
@@ -45,12 +47,12 @@ class MappedArray:
     def take(self, rows: Tensor) -> MappedArray:
         """The rows int64 [M] alone, still on disk."""
         numbers = rows.numpy() if self.rows is None else self.rows[rows.numpy()]
-        return MappedArray(self.array, numbers, self.divisor)
+        return MappedArray(self.array, numbers, self.divisor, self.form)
 
     def __getitem__(self, index: Any) -> Tensor:
         index = index.cpu().numpy() if isinstance(index, Tensor) else index
         _check_not_cut(self.array)
-        values = float32(self.array[index if self.rows is None else self.rows[index]])
+        values = float32(arranged(self.array[index if self.rows is None else self.rows[index]], self.form))
         if self.divisor != 1.0:
             values /= self.divisor  # in NumPy: torch would start threads of its own for each thread that reads
         return torch.from_numpy(values)

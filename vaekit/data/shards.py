@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vaekit.data.conversion import divisor_of, labels
+from vaekit.data.arrays import examples_of, parts_of
+from vaekit.data.conversion import labels
 from vaekit.data.examples import Examples
-from vaekit.data.mapped import MappedArray
 from vaekit.data.numpy_files import ArrayFile, open_array, row_numbers
+from vaekit.data.readers import Parts, reader
 
 PathLike = str | os.PathLike[str]
 
@@ -95,13 +96,14 @@ class Shards:
         return file
 
 
-def open_shards(x: PathLike | Sequence[PathLike], y: Sequence[PathLike] | None = None) -> Examples:
+def open_shards(x: PathLike | Sequence[PathLike], y: Sequence[PathLike] | None = None, *, layout: str = "auto") -> Examples:
     """Examples in .npy files, one file after the other. x stays on disk and is converted a batch at a time; y is read.
 
     Args:
         x: the files [N_i, *S], of one dtype and shape S; or a folder with the files x-NUMBER.npy and, if there are labels,
             y-NUMBER.npy, in the order of the numbers ("x_0.npy" and "x0.npy" will do too).
         y: the files [N_i] or [N_i, K] that belong to those of x.
+        layout: of `vaekit.data.axes.LAYOUTS`.
 
     Raises:
         OSError: a file cannot be read.
@@ -120,9 +122,29 @@ def open_shards(x: PathLike | Sequence[PathLike], y: Sequence[PathLike] | None =
     if isinstance(x, (str, os.PathLike)):
         if y is not None:
             raise ValueError(f"y was given beside a folder: the labels of {os.fspath(x)} are its files y-NUMBER.npy")
-        x, y = _shards_in(Path(x))
-    array = Shards(x)
-    return Examples(MappedArray(array, divisor=divisor_of(array.dtype)), None if y is None else _labels_of(x, y))
+        return examples_of(*_folder(Path(x)), layout=layout)
+    return examples_of(Shards(x), None if y is None else _labels_of(x, y), layout=layout)
+
+
+def _folder(folder: Path) -> tuple[Shards, Any]:
+    x, y = _shards_in(folder)
+    return Shards(x), None if y is None else _labels_of(x, y)
+
+
+def _holds_files(folder: Path) -> bool:
+    return any(folder.glob("*.npy")) and not any(folder.glob("*idx?-ubyte*"))
+
+
+def _is_of_shards(folder: Path) -> bool:
+    parts = [folder / part for part in ("train", "test")]
+    return _holds_files(folder) or all(part.is_dir() and _holds_files(part) for part in parts)
+
+
+@reader("folders of shards (x-000.npy, x-001.npy, ...)", is_folder=_is_of_shards)
+def _read_folder(path: Path, *, layout: str = "auto") -> Parts:
+    if _holds_files(path):
+        return open_shards(path, layout=layout), None
+    return parts_of(_folder(path / "train"), _folder(path / "test"), layout=layout)
 
 
 def _shards_in(folder: Path) -> tuple[list[Path], list[Path] | None]:

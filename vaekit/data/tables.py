@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from vaekit.data.conversion import check_real, divisor_of, labels
+from vaekit.data.arrays import examples_of
+from vaekit.data.conversion import check_real
 from vaekit.data.examples import Examples
-from vaekit.data.mapped import MappedArray
 from vaekit.data.numpy_files import row_numbers
 from vaekit.data.readers import converter
 
@@ -74,7 +74,6 @@ class Column:
 
 
 @converter("tables of the package datasets", is_table)
-def _of_table(table: Any) -> Examples:
-    column = Column(table, "x")
+def _of_table(table: Any, *, layout: str = "auto") -> Examples:
     y = Column(table, "y")[:] if "y" in table.column_names else None
-    return Examples(MappedArray(column, divisor=divisor_of(column.dtype)), labels(y))
+    return examples_of(Column(table, "x"), y, layout=layout)
