@@ -204,8 +204,13 @@ class VAE(nn.Module):
             tensor(True)
         """
         self._check_input(x)
+
+        def reconstructed(x: Tensor, condition: Any, _: int) -> Tensor:
+            parameters = self.natural_parameters(self.encode(x, condition).mean, condition)
+            return self.likelihood.reconstruction(parameters, x)
+
         with evaluation_mode(self):
-            return self._in_pieces(lambda x, condition, _: self.decode(self.encode(x, condition).mean, condition), x, condition)
+            return self._in_pieces(reconstructed, x, condition)
 
     @torch.no_grad()
     def sample(

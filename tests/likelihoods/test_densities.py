@@ -34,7 +34,7 @@ UNITS = {F32: 16.0, F64: 32.0}
 
 
 def test_every_registered_likelihood_has_a_textbook_density_here():
-    assert sorted([*CASES, "columns"]) == likelihoods.names()  # which are made of the others, see test_columns.py
+    assert sorted([*CASES, "columns", "library_size"]) == likelihoods.names()  # which are made of the others
 
 
 def by_formula(likelihood, parameters, x):

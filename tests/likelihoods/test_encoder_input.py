@@ -16,7 +16,7 @@ from vaekit.encoders import MLPEncoder
 from vaekit.likelihoods import Categorical, Poisson
 
 NAN = math.nan
-COUNTS = ["poisson", "negative_binomial", "zero_inflated_negative_binomial"]
+COUNTS = ["poisson", "negative_binomial", "zero_inflated_negative_binomial", "library_size"]
 NAMES = [n for n in likelihoods.names() if n != "columns"]  # which are made of the others
 SHOWN_AS_THEY_ARE = [n for n in NAMES if n not in (*COUNTS, "categorical")]
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vaekit.checks import checked_sizes
+from vaekit.checks import checked_size, checked_sizes
 from vaekit.decoders.base import Decoder, registry
 from vaekit.dense import Linear
 from vaekit.layers import LayerStyle, dense_layers, glorot, precise_layer, with_condition, with_precise_first
@@ -27,6 +27,12 @@ class MLPDecoder(Decoder):
         normalization: before each activation: none, batch, layer or group; see `vaekit.layers.LayerStyle`.
         dropout: the share of each hidden layer's features that are left out in training.
         condition_dim: of a condition, which the first layer reads behind the latents; 0 for none.
+        from_condition: the numbers, from 0 on, of those of the P parameters that depend on the condition alone, linearly: (1,)
+            with a negative binomial is a dispersion for each gene and batch. Such a decoder has no `output_bias`.
+
+    Raises:
+        ValueError: a number in from_condition that is none of the P parameters, or stands there twice, or leaves none for the
+            latents; one without a condition.
 
     Example:
         >>> import torch
@@ -47,17 +53,39 @@ class MLPDecoder(Decoder):
         normalization: str = "none",
         dropout: float = 0.0,
         condition_dim: int = 0,
+        from_condition: Sequence[int] = (),
     ) -> None:
         super().__init__(latent_dim, output_shape, parameters_per_element, condition_dim)
+        self._from_condition = _checked_numbers(from_condition, parameters_per_element, condition_dim)
+        told, features = len(self._from_condition), math.prod(self.output_shape)
         sizes = (math.prod(self.latent_shape) + condition_dim, *checked_sizes("hidden", hidden))
         self.body = dense_layers(sizes, LayerStyle(activation, normalization, dropout))
-        self.head = glorot(Linear(sizes[-1], parameters_per_element * math.prod(self.output_shape)))
+        self.head = glorot(Linear(sizes[-1], (parameters_per_element - told) * features))
+        self.told = glorot(Linear(condition_dim, told * features)) if told else None
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_condition(z, condition)
         parameters = precise_layer(self.head, with_precise_first(self.body, with_condition(z.flatten(1), condition)))
-        return torch.unflatten(parameters, 1, (self.parameters_per_element, *self.output_shape))
+        if self.told is None or condition is None:
+            return torch.unflatten(parameters, 1, (self.parameters_per_element, *self.output_shape))
+        own, told = (iter(part.unflatten(1, (-1, *self.output_shape)).unbind(1)) for part in (parameters, self.told(condition)))
+        each = (next(told if number in self._from_condition else own) for number in range(self.parameters_per_element))
+        return torch.stack(list(each), dim=1)
 
     @property
-    def output_bias(self) -> Tensor:
+    def output_bias(self) -> Tensor | None:
+        if self.told is not None:
+            return None
         return self.head.bias.view(self.parameters_per_element, *self.output_shape)
+
+
+def _checked_numbers(from_condition: Sequence[int], parameters: int, condition_dim: int) -> tuple[int, ...]:
+    numbers = tuple(sorted(checked_size("from_condition", number, least=0) for number in from_condition))
+    if numbers and not condition_dim:
+        raise ValueError(f"from_condition={list(from_condition)}: there is no condition; leave it out, or give the model one")
+    if numbers and (len(set(numbers)) < len(numbers) or len(numbers) >= parameters or numbers[-1] >= parameters):
+        raise ValueError(
+            f"from_condition has to hold different numbers from 0 to {parameters - 1}, fewer than the {parameters} parameter(s) "
+            f"of an element, got {list(from_condition)}"
+        )
+    return numbers

@@ -9,6 +9,7 @@ from vaekit.likelihoods.continuous_bernoulli import ContinuousBernoulli
 from vaekit.likelihoods.discretized_logistic import DiscretizedLogistic
 from vaekit.likelihoods.gaussian import Gaussian
 from vaekit.likelihoods.laplace import Laplace
+from vaekit.likelihoods.library_size import LibrarySize
 from vaekit.likelihoods.negative_binomial import NegativeBinomial, ZeroInflatedNegativeBinomial
 from vaekit.likelihoods.poisson import Poisson
 from vaekit.likelihoods.student_t import StudentT
@@ -25,6 +26,7 @@ __all__ = [
     "DiscretizedLogistic",
     "Gaussian",
     "Laplace",
+    "LibrarySize",
     "Likelihood",
     "NegativeBinomial",
     "Poisson",

@@ -52,6 +52,7 @@ class Likelihood(Part, nn.Module, ABC):
         data_shape: the shape of an example, where the likelihood has no others; None where any shape will do.
         support: the values that x may take; the real numbers unless a likelihood says otherwise.
         is_nominal: whether these are names of classes, which can be equal or not but have no distance.
+        has_log_mean: whether the first parameter is the logarithm of the mean, or of what it is a fixed share of.
 
     Raises:
         ValueError: another word for `missing`.
@@ -63,6 +64,7 @@ class Likelihood(Part, nn.Module, ABC):
     data_shape: tuple[int, ...] | None = None
     support: Support = REAL
     is_nominal: bool = False
+    has_log_mean: bool = False
     missing: str = "refuse"
     operator: ClassVar[NllOperator | None] = None  # the sum of `element_nll` in one pass, where there is one
 
@@ -104,6 +106,13 @@ class Likelihood(Part, nn.Module, ABC):
     @abstractmethod
     def mean(self, parameters: Tensor) -> Tensor:
         """E[x | z]: [B, P, *S] -> [B, *S]."""
+
+    def reconstruction(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """`mean` of an example that shares with x what the likelihood takes as given: [B, P, *S], x [B, *S] -> [B, *S].
+
+        The mean itself unless the likelihood says otherwise; "library_size" takes the total of x.
+        """
+        return self.mean(parameters)
 
     @abstractmethod
     def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:

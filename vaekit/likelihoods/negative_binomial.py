@@ -67,6 +67,7 @@ class NegativeBinomial(DispersedLikelihood):
     """
 
     support = COUNTS
+    has_log_mean = True
     operator = NllOperator(
         "negative_binomial_nll",
         _elements,
@@ -126,6 +127,7 @@ class ZeroInflatedNegativeBinomial(DispersedLikelihood):
     """
 
     support = COUNTS
+    has_log_mean = True
     operator = NllOperator(
         "zero_inflated_negative_binomial_nll",
         _inflated_elements,

@@ -40,6 +40,7 @@ class Poisson(Likelihood):
     """
 
     support = COUNTS
+    has_log_mean = True
     operator = NllOperator("poisson_nll", _elements, COUNTS.filler)
 
     def element_features(self, x: Tensor) -> Tensor:
