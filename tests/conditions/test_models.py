@@ -107,7 +107,7 @@ def test_figures_of_a_dataset_are_those_of_its_batches_in_every_form(figures, ki
     loaders = [
         DataLoader(dataset, batch_size=5),
         DataLoader([{"x": x, "y": y} for x, y in dataset], batch_size=5),
-        DataLoader(vaekit.data.load((X, c), test_fraction=0.5)[0], batch_size=5),
+        DataLoader(vaekit.data.load((X, c), validation=0.5)[0], batch_size=5),
     ]
     for data in ((X, c), (X.numpy(), c.numpy()), *loaders[:2]):
         for name, value in figures(vae, data, batch_size=5).items():

@@ -91,17 +91,17 @@ def test_a_split_has_the_size_asked_for_is_complete_and_keeps_the_order(partitio
     held_out = round(count * fraction)
     whole = numbered(count)
     if not 0 < held_out < count:
-        with pytest.raises(ValueError, match=f"{count} examples cannot be split into two parts with test_fraction={fraction}"):
-            load(whole, test_fraction=fraction, seed=seed)
+        with pytest.raises(ValueError, match=f"{count} examples cannot be split into two parts with validation={fraction}"):
+            load(whole, validation=fraction, seed=seed)
         return
-    rows = partition(*load(whole, test_fraction=fraction, seed=seed), whole)
+    rows = partition(*load(whole, validation=fraction, seed=seed), whole)
     assert (len(rows[0]), len(rows[1])) == (count - held_out, held_out)
 
 
 def test_a_tenth_is_held_out_by_default_with_seed_0():
     train, test = load(numbered(50))
     assert (len(train), len(test)) == (45, 5)
-    assert torch.equal(test.x, load(numbered(50), test_fraction=0.1, seed=0)[1].x)
+    assert torch.equal(test.x, load(numbered(50), validation=0.1, seed=0)[1].x)
     assert not torch.equal(test.x, load(numbered(50), seed=1)[1].x)
 
 
@@ -117,7 +117,7 @@ def test_a_split_is_the_same_whatever_form_the_data_has(tmp_path):
 
 
 def test_labels_go_with_their_examples():
-    train, test = load((numbered(30, (1,)), np.arange(30)), test_fraction=0.3)
+    train, test = load((numbered(30, (1,)), np.arange(30)), validation=0.3)
     for part in (train, test):
         assert part.x[:, 0].tolist() == part.y.tolist()
     assert load(numbered(30))[0].y is None
@@ -125,11 +125,11 @@ def test_labels_go_with_their_examples():
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
 def test_a_fraction_lies_between_0_and_1(fraction):
-    with pytest.raises(ValueError, match="test_fraction"):
-        load(numbered(30), test_fraction=fraction)
+    with pytest.raises(ValueError, match="validation"):
+        load(numbered(30), validation=fraction)
 
 
-@pytest.mark.parametrize("options", [{"test_fraction": "0.1"}, {"seed": 2.5}, {"seed": True}, {"seed": 2**64}, {"seed": "a"}])
+@pytest.mark.parametrize("options", [{"validation": "0.1"}, {"seed": 2.5}, {"seed": True}, {"seed": 2**64}, {"seed": "a"}])
 def test_options_for_a_split_are_numbers(options):
     with pytest.raises((TypeError, ValueError), match=next(iter(options))):
         load(numbered(30), **options)
@@ -173,7 +173,7 @@ def folder(tmp_path_factory):
 def test_a_npy_file_stays_on_the_disk_and_gives_float32(folder, array):
     np.save(folder / "x.npy", array)
     expected = array.astype(np.float32) / (np.float32(255) if array.dtype == np.uint8 and (array > 1).any() else 1)
-    train, test = load(folder / "x.npy", test_fraction=0.4)
+    train, test = load(folder / "x.npy", validation=0.4)
     for part in (train, test):
         assert isinstance(part.x, MappedArray)
         assert isinstance(part.x.array, ArrayFile)
@@ -185,7 +185,7 @@ def test_a_npy_file_stays_on_the_disk_and_gives_float32(folder, array):
 
 def test_a_npy_file_is_split_into_disjoint_parts_that_are_all_of_it(tmp_path, partition):
     np.save(tmp_path / "x.npy", numbered(50, (3, 2), np.float64))
-    rows = partition(*load(tmp_path / "x.npy", test_fraction=0.2), numbered(50, (3, 2)))
+    rows = partition(*load(tmp_path / "x.npy", validation=0.2), numbered(50, (3, 2)))
     assert (len(rows[0]), len(rows[1])) == (40, 10)
 
 
@@ -261,7 +261,7 @@ def test_pickled_objects_are_never_loaded(tmp_path, suffix):
 
 def test_a_npz_file_with_x_and_perhaps_y_is_split(tmp_path, partition):
     x = numbered(40)
-    train, test = load(saved(tmp_path / "xy.npz", x=x, y=np.arange(40)), test_fraction=0.25, seed=1)
+    train, test = load(saved(tmp_path / "xy.npz", x=x, y=np.arange(40)), validation=0.25, seed=1)
     rows = partition(train, test, x)
     assert rows == [train.y.tolist(), test.y.tolist()]
     assert len(test) == 10
@@ -368,13 +368,13 @@ def test_labels_of_another_number_are_refused(idx_folder, idx_bytes):
 # What fits no source
 
 
-@pytest.mark.parametrize("options", [{"test_fraction": 0.1}, {"seed": 0}])
+@pytest.mark.parametrize("options", [{"validation": 0.1}, {"seed": 0}])
 @pytest.mark.parametrize("kind", ["folder", "npz", "mnist5k"])
 def test_options_for_a_split_are_refused_where_there_is_a_test_set(idx_folder, digits, options, kind):
     folder, _ = idx_folder
     split = saved(folder / "split.npz", x_train=numbered(6), x_test=numbered(4))
     source = {"folder": folder, "npz": split, "mnist5k": "mnist5k"}[kind]
-    with pytest.raises(ValueError, match="has a test set of its own; leave test_fraction and seed out"):
+    with pytest.raises(ValueError, match="has a test set of its own; leave validation and seed out"):
         load(source, **options)
 
 

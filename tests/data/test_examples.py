@@ -119,8 +119,8 @@ def test_whole_numbers_of_any_kind_are_labels(y):
 
 @pytest.mark.parametrize(
     "y",
-    [[0.5, 1.0, 2.0], [float("nan"), 1, 2], ["a", "b", "c"], [["a"], ["b"], ["c"]], np.zeros((3, 1, 1)), 3],
-    ids=["fractions", "NaN", "words", "vectors of words", "images", "one"],
+    [[0.5, float("inf"), 2.0], [float("nan"), 1, 2], ["a", None, "c"], [["a"], ["b"], ["c"]], np.zeros((3, 1, 1)), 3],
+    ids=["infinity", "NaN", "a missing word", "vectors of words", "images", "one"],
 )
 def test_labels_that_are_no_list_of_whole_numbers_are_refused_as_labels(y):
     with pytest.raises((TypeError, ValueError), match="label"):

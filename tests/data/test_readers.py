@@ -87,7 +87,7 @@ def test_what_a_converter_takes_is_data_everywhere(own_sources):
     assert torch.equal(as_examples(Odd(), scale=2).x, torch.from_numpy(ROWS) * 2)
     assert as_batches(Odd(), 4).size == 10
     assert as_examples((Odd(), np.arange(10))).y.tolist() == list(range(10))
-    assert len(load(Odd(), test_fraction=0.2)[1]) == 2
+    assert len(load(Odd(), validation=0.2)[1]) == 2
     with pytest.raises(TypeError, match="odd things do not take the option 'size'; they take scale"):
         as_examples(Odd(), size=2)
 
@@ -108,7 +108,7 @@ def test_fit_takes_a_path_and_validates_on_its_test_set(tmp_path):
 def test_names_of_labels_go_with_the_examples():
     names = ("cat", "dog")
     examples = Examples(torch.from_numpy(ROWS), torch.arange(10) % 2, label_names=names)
-    assert all(part.label_names == names for part in (examples, *load(examples, test_fraction=0.2)))
+    assert all(part.label_names == names for part in (examples, *load(examples, validation=0.2)))
     assert as_examples(ROWS).label_names is None
 
 

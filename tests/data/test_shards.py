@@ -179,7 +179,7 @@ def test_workers_of_a_loader_can_read_them_too(tmp_path):
 def test_a_folder_of_shards_is_loaded_and_split(tmp_path, partition):
     write(tmp_path, numbered(50, (3, 2)), [20, 30])
     write(tmp_path, np.arange(50) * 2, [20, 30], "y")
-    train, test = load(tmp_path, test_fraction=0.2)
+    train, test = load(tmp_path, validation=0.2)
     rows = partition(train, test, numbered(50, (3, 2)))
     assert [part.y.tolist() for part in (train, test)] == [[2 * row for row in part] for part in rows]
     assert all(isinstance(part.x, MappedArray) for part in (train, test))
@@ -198,8 +198,8 @@ def test_folders_called_train_and_test_are_two_datasets(tmp_path):
     train, test = load(str(tmp_path))
     assert [part.x[:][:, 0].tolist() for part in (train, test)] == [[0, 1, 2, 3, 4], [0, 1, 2]]
     assert len(load_test(tmp_path)) == 3
-    with pytest.raises(ValueError, match="test_fraction"):
-        load(tmp_path, test_fraction=0.2)
+    with pytest.raises(ValueError, match="validation"):
+        load(tmp_path, validation=0.2)
 
 
 def test_a_folder_of_idx_files_may_hold_an_array_too(tmp_path, idx_files):

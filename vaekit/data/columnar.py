@@ -3,35 +3,86 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
-from vaekit.data.frames import check_names, package
+from vaekit.data.frames import as_frame, check_names, package
 from vaekit.files import open_regular, printable
+
+if TYPE_CHECKING:
+    import narwhals as nw
+
+
+_PIECE = 1 << 20  # numbers that are decoded at once
+
+
+class ParquetRows:
+    """A parquet file, of which columns are read whole or some rows after the other; an index without a name is no column.
+
+    Attributes:
+        names: of its columns.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a damaged file, or two columns of one name; also while reading.
+    """
+
+    def __init__(self, stream: IO[bytes], path: Path) -> None:
+        self._path = path
+        with self._damage_named():
+            # Unless told to, pyarrow reads a whole row group ahead.
+            self._file = package("pyarrow.parquet").ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
+        self.names = columns_of(self._file.schema_arrow, path)
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[ParquetRows]:
+        with open_regular(path) as stream:
+            yield cls(stream, path)
+
+    def __len__(self) -> int:
+        return int(self._file.metadata.num_rows)
+
+    def table(self, names: Sequence[str]) -> Any:
+        """Columns as a table of pyarrow."""
+        with self._damage_named():
+            return self._file.read(columns=list(names))
+
+    def read(self, names: Sequence[str]) -> nw.DataFrame[Any]:
+        """Columns as a frame."""
+        return as_frame(self.table(names)).select(list(names))
+
+    def pieces(self, names: Sequence[str]) -> Iterator[nw.DataFrame[Any]]:
+        """Columns as frames of some rows after the other."""
+        with self._damage_named():
+            for batch in self._file.iter_batches(max(1, _PIECE // len(names)), columns=list(names), use_threads=False):
+                yield as_frame(batch).select(list(names))
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (package("pyarrow").ArrowException, OSError) as error:
+            raise ValueError(
+                f"{self._path} cannot be read as a parquet file: {printable(error)}; it may have been cut short"
+            ) from error
 
 
 def read_parquet(path: Path) -> Any:
     """A table of pyarrow; an index that pandas wrote without a name is no column.
 
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: a damaged file, or two columns of one name.
+    Raises: as `ParquetRows`.
     """
-    arrow, parquet = package("pyarrow"), package("pyarrow.parquet")
-    with open_regular(path) as stream:
-        try:
-            file = parquet.ParquetFile(stream)
-            return file.read(columns=columns_of(file.schema_arrow, path))
-        except (arrow.ArrowException, OSError) as error:
-            raise ValueError(
-                f"{path} cannot be read as a parquet file: {printable(error)}; it may have been cut short"
-            ) from error
+    with ParquetRows.open(path) as rows:
+        return rows.table(rows.names)
 
 
 def read_feather(path: Path) -> Any:
     """A table of pyarrow, from a feather file, or an Arrow file or stream.
 
-    Raises: as `read_parquet`.
+    Raises: as `ParquetRows`.
     """
     arrow = package("pyarrow")
     with open_regular(path) as stream:

@@ -126,11 +126,13 @@ def float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 def labels(y: Any) -> Tensor | None:
-    """Labels, whole numbers of any dtype, as int64 [N]; vectors as floats [N, K].
+    """Labels, whole numbers of any dtype, as int64 [N]; real numbers as floats [N, 1]; vectors as floats [N, K].
+
+    Whole numbers of shape [N, 1], in a dtype of whole numbers, are labels [N].
 
     Raises:
         TypeError: a tensor that is not dense.
-        ValueError: another shape; a label that is missing, fractional or outside int64's range. Names the first such example.
+        ValueError: another shape; a label that is missing or outside int64's range. Names the first such example.
     """
     if y is None:
         return None
@@ -143,13 +145,22 @@ def labels(y: Any) -> Tensor | None:
     if values.ndim == 2:
         if values.is_complex() if isinstance(values, Tensor) else values.dtype.kind not in "fiub":
             raise ValueError(f"labels that are vectors have to be real numbers, got {values.dtype}")
-        if isinstance(values, Tensor):
+        if values.shape[1] == 1 and not _is_floating_point(values):
+            values = values[:, 0]
+        elif isinstance(values, Tensor):
             return values if values.is_floating_point() else values.float()
-        return torch.from_numpy(float32(values))
+        else:
+            return torch.from_numpy(float32(values))
     if isinstance(values, Tensor):
         values = (values.double() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
+    if values.dtype.kind == "f" and np.isfinite(values).all() and (values != np.trunc(values)).any():
+        return torch.from_numpy(float32(values))[:, None]
     _check_whole(values)
     return torch.from_numpy(values.astype(np.int64))
+
+
+def _is_floating_point(values: Tensor | npt.NDArray[Any]) -> bool:
+    return values.is_floating_point() if isinstance(values, Tensor) else values.dtype.kind == "f"
 
 
 def _joined(join: Callable[[Any], npt.NDArray[Any]], y: Any) -> npt.NDArray[Any]:
@@ -190,6 +201,5 @@ def _check_whole(values: npt.NDArray[Any]) -> None:
         return
     first = int(np.argmin(fits))
     raise ValueError(
-        f"labels have to be whole numbers within int64's range, got {values.dtype} {values[first]!s} in example {first}; "
-        "to condition on one real number per example, pass y[:, None]"
+        f"labels have to be whole numbers within int64's range, got {values.dtype} {values[first]!s} in example {first}"
     )

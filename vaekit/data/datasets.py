@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from vaekit.checks import checked_number
+from vaekit.checks import is_number
 from vaekit.data.arrays import examples_of, parts_of
 from vaekit.data.download import cache_folder, fetch
 from vaekit.data.examples import Examples, as_examples
+from vaekit.data.framed import is_table_source
+from vaekit.data.frames import is_frame_file, reads_as_number
 from vaekit.data.idx import read_idx
-from vaekit.data.mapped import MappedArray
 from vaekit.data.numpy_files import open_array, read_members
 from vaekit.data.readers import Parts, Source, converter, read_path, reader
 from vaekit.data.shards import open_shards
-from vaekit.ops.philox import make_key
+from vaekit.data.splits import split
 
 _PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -88,7 +89,12 @@ def names() -> list[str]:
 
 
 def load(
-    source: Any, *, test_fraction: float | None = None, seed: int | None = None, progress: bool = True, **options: Any
+    source: Any,
+    *,
+    validation: float | str | os.PathLike[str] | None = None,
+    seed: int | None = None,
+    progress: bool = True,
+    **options: Any,
 ) -> tuple[Examples, Examples]:
     """Training and test examples.
 
@@ -102,8 +108,12 @@ def load(
             - shards, an array in several .npy files, which stay on disk too: a list of the files, or a folder with x-000.npy,
               x-001.npy, ... (and y-000.npy, ...), or one with two such folders, train and test; see `open_shards`;
             - a .npz file with x_train and x_test (and y_train and y_test), or with x (and y); other arrays are not read;
+            - a table, a frame of pandas, polars or pyarrow or a file of one; see `vaekit.data.framed` and `read_frame`. Its
+              options are `label`, the column that is y, `columns`, `drop`, `group` and `time`;
             - an array or a tensor [N, *S], or a pair (x, y); see `as_examples`.
-        test_fraction: the fraction held out as the test set of a source that has none; a tenth by default.
+        validation: the test set of a source that has none: the fraction that is held out, a tenth by default; the column of a
+            table that says which rows are; or a file, or folder, of further examples. Examples are drawn within each class where
+            y are labels, or by `group` or `time`; see `vaekit.data.splits.held_out_rows`.
         seed: fixes which examples those are; 0 by default.
         progress: whether to show a progress bar for downloads.
         options: of the source's reader, by name.
@@ -126,14 +136,34 @@ def load(
         (torch.Size([45, 3]), torch.Size([5, 3]))
     """
     named = isinstance(source, (str, os.PathLike)) and str(source) in names()
-    if named and (test_fraction is not None or seed is not None):
-        raise ValueError(f"{source} has a test set of its own; leave test_fraction and seed out")
-    train, test = _load_source(source, progress, options)
-    if test is None:
-        return _split(train, 0.1 if test_fraction is None else test_fraction, 0 if seed is None else seed)
-    if test_fraction is not None or seed is not None:
-        raise ValueError(f"{source} has a test set of its own; leave test_fraction and seed out")
-    return train, test
+    if named and (validation is not None or seed is not None):
+        raise ValueError(f"{source} has a test set of its own; leave validation and seed out")
+    return load_parts(source, validation, seed, progress, options, refuses_seed=True)
+
+
+def load_parts(
+    source: Any,
+    validation: Any,
+    seed: int | None,
+    progress: bool,
+    options: Mapping[str, Any],
+    refuses_seed: bool = False,
+) -> tuple[Examples, Examples]:
+    """As `load`; of a source with a test set of its own, the seed says nothing, and is not refused unless `refuses_seed`."""
+    if validation is not None and not is_number(validation) and not isinstance(validation, (str, os.PathLike)):
+        raise TypeError(f"validation is a fraction, a column of a table or a file, got {validation!r}")
+    if isinstance(validation, str) and reads_as_number(validation):
+        raise TypeError(f"validation has to be a number where it is a fraction, {validation}, got {validation!r}")
+    is_column = isinstance(validation, str) and is_table_source(source) and not is_frame_file(validation)
+    train, test = _load_source(source, progress, {**options, "held_out": validation} if is_column else options)
+    if test is not None:
+        if validation is not None or (seed is not None and refuses_seed):
+            raise ValueError(f"{source} has a test set of its own; leave validation and seed out")
+        return train, test
+    if validation is None or is_number(validation) or is_column:
+        return split(train, None if is_column else validation, 0 if seed is None else seed)
+    further = load_test(validation, progress=progress, **options)
+    return train, further.named_as(train)
 
 
 def load_test(source: Any, *, progress: bool = True, **options: Any) -> Examples:
@@ -259,19 +289,3 @@ def _images(images: Path, labels: Path | None) -> tuple[Any, Any]:
     if pixels.ndim != 3:
         raise ValueError(f"{images} has to hold images, 3 dimensions, but has the shape {pixels.shape}")
     return pixels[:, None], None if labels is None else read_idx(labels)
-
-
-def _split(examples: Examples, test_fraction: float, seed: int) -> tuple[Examples, Examples]:
-    """Two disjoint parts of the examples; each keeps their order."""
-    checked_number("test_fraction", test_fraction, above=0.0, below=1.0)
-    make_key(seed)  # checks it
-    count = round(len(examples) * test_fraction)
-    if not 0 < count < len(examples):
-        raise ValueError(f"{len(examples)} examples cannot be split into two parts with test_fraction={test_fraction}")
-    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
-    return _rows(examples, order[count:].sort().values), _rows(examples, order[:count].sort().values)
-
-
-def _rows(examples: Examples, rows: torch.Tensor) -> Examples:
-    x = examples.x.take(rows) if isinstance(examples.x, MappedArray) else examples.x[rows]
-    return Examples(x, None if examples.y is None else examples.y[rows], examples.numbers(rows), examples.label_names)

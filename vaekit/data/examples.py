@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vaekit.data.conversion import labels, plain
+from vaekit.data.conversion import plain
+from vaekit.data.labels import named_labels
 from vaekit.data.mapped import MappedArray
 from vaekit.data.readers import find_converter
+from vaekit.data.splits import Marks
 
 
 class Examples(Dataset[Any]):
@@ -21,6 +24,7 @@ class Examples(Dataset[Any]):
         y: labels int64 [N], vectors float [N, K], or None: a conditional model's condition. Labels also colour pictures.
         rows: int64 [N], the examples' numbers in the file or array they were split from; None where they are 0 to N - 1.
         label_names: what the labels 0, 1, ... are called; None where they have no names.
+        marks: what they are split by besides their labels: groups or times, see `vaekit.data.splits`; None for nothing.
 
     Raises:
         TypeError: x or y is not a tensor, or x is not dense or not floating-point; `as_examples` converts.
@@ -40,6 +44,7 @@ class Examples(Dataset[Any]):
         y: Tensor | None = None,
         rows: Tensor | None = None,
         label_names: Sequence[str] | None = None,
+        marks: Marks | None = None,
     ) -> None:
         for name, value, kinds in (("x", x, (Tensor, MappedArray)), ("y", y, (Tensor, type(None)))):
             if not isinstance(value, kinds):
@@ -50,12 +55,38 @@ class Examples(Dataset[Any]):
             raise ValueError(f"data has to have the shape [examples, ...], got {tuple(x.shape)}; a single column is x[:, None]")
         if y is not None and len(y) != len(x):
             raise ValueError(f"there are {len(x)} examples but {len(y)} labels")
-        self.x, self.y, self.rows = x, y, rows
+        self.x, self.y, self.rows, self.marks = x, y, rows, marks
         self.label_names = None if label_names is None else _checked_names(label_names, y)
 
     def numbers(self, index: Tensor) -> Tensor:
         """The numbers of the examples at `index` int64 [B] in the file or array they came from."""
         return index if self.rows is None else self.rows[index.to(self.rows.device)]
+
+    def take(self, rows: Tensor) -> Examples:
+        """The examples in `rows` int64 [M], which keep their numbers; those on disk stay there."""
+        x = self.x.take(rows) if isinstance(self.x, MappedArray) else self.x[rows]
+        marks = None if self.marks is None else self.marks.take(rows)
+        y = None if self.y is None else self.y[rows]
+        return Examples(x, y, self.numbers(rows), self.label_names, marks)
+
+    def named_as(self, others: Examples) -> Examples:
+        """The examples with their labels numbered as those of the others are, by name.
+
+        Raises:
+            ValueError: a label that the others have no name for.
+        """
+        if self.label_names is None or others.label_names is None or self.label_names == others.label_names:
+            return self
+        assert self.y is not None
+        known = {name: number for number, name in enumerate(others.label_names)}
+        unknown = [self.label_names[number] for number in self.y.unique().tolist() if self.label_names[number] not in known]
+        if unknown:
+            raise ValueError(
+                f"the labels {', '.join(map(repr, unknown))} are in the validation examples alone; those trained on are "
+                f"{', '.join(map(repr, others.label_names))}"
+            )
+        numbers = torch.tensor([known.get(name, -1) for name in self.label_names])
+        return Examples(self.x, numbers[self.y], self.rows, others.label_names, self.marks)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -83,7 +114,9 @@ def as_examples(data: Any, **options: Any) -> Examples:
     - Images become [N, channels, height, width]. What is which axis is seen from the shape, where it leaves no doubt, or said by
       the option `layout`, "NHWC" for example; see `vaekit.data.axes.form_of`.
     - Masked elements, of `numpy.ma` or `torch.masked`, are missing: NaN.
-    - y [N] becomes int64, y [N, K] floats.
+    - y [N] becomes int64 where its numbers are whole, and floats [N, 1] where they are not; y [N, K] becomes floats. Text,
+      categories and booleans become numbered labels with names; see `vaekit.data.labels.named_labels`.
+    - A frame of pandas, polars or pyarrow gives its columns of numbers; see `vaekit.data.framed`.
     - A `datasets.Dataset` of Hugging Face has them in its columns "x" and, if there is one, "y"; x stays where it is.
     - A name or a path, see `load`, gives its training examples: all of them where it has no test set of its own.
 
@@ -94,7 +127,7 @@ def as_examples(data: Any, **options: Any) -> Examples:
     Raises:
         TypeError: data of another kind, values that are not real numbers, or a sparse tensor; says how to convert it. An option
             that data of this kind does not take.
-        ValueError: numbers beyond float32's range; labels that are missing, fractional or outside int64's range. Names the first
+        ValueError: numbers beyond float32's range; labels that are missing or outside int64's range. Names the first
             such example.
 
     Example:
@@ -115,7 +148,10 @@ def as_examples(data: Any, **options: Any) -> Examples:
             f"got {type(x).__name__}{_advice(x)}"
         )
     examples: Examples = found(x, options)
-    return examples if y is None else Examples(examples.x, labels(y), examples.rows)
+    if y is None:
+        return examples
+    numbered, names = named_labels(y)
+    return Examples(examples.x, numbered, examples.rows, names, examples.marks)
 
 
 def _advice(x: Any) -> str:

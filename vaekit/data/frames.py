@@ -265,14 +265,15 @@ def describe(column: nw.Series[Any]) -> str:
     if column.dtype not in (narwhals.String, narwhals.Categorical, narwhals.Enum):
         return f"{column.name!r} {f'is {column.dtype}' if column.count() else 'has no value at all'}"
     values = column.to_list()
-    odd = [row for row, value in enumerate(values) if value is not None and not _reads_as_number(value)]
+    odd = [row for row, value in enumerate(values) if value is not None and not reads_as_number(value)]
     if odd and len(odd) < column.count() / 2:
         return f"{column.name!r} is text where most are numbers: {values[odd[0]]!r} in row {odd[0]}"
     found = list(dict.fromkeys(value for value in values if value is not None))
     return f"{column.name!r} is text: {', '.join(map(repr, found[:3]))}{', ...' if found[3:] else ''}"
 
 
-def _reads_as_number(text: str) -> bool:
+def reads_as_number(text: str) -> bool:
+    """Whether a text is a number as Python writes it."""
     try:
         float(text)
     except ValueError:
