@@ -13,12 +13,12 @@ struct NllOperands {
   const char* op;
   const Tensor& parameters;  // [B, P, *S]
   const Tensor& x;           // [B, *S]
-  OptionalTensor shared;     // [], or where the operator takes it [C], one number for each entry of the last dimension
+  OptionalTensor shared;     // [], or of the last dimensions of S: element i of an example has number i modulo how many there are
   bool ignore_missing;
 };
 
 // A direct call can bring anything: nothing is read out of bounds. `planes` are the P that the operator takes, any where there are none.
-inline void check_nll(const NllOperands& o, std::initializer_list<int64_t> planes, bool takes_columns = false) {
+inline void check_nll(const NllOperands& o, std::initializer_list<int64_t> planes) {
   const auto sizes = o.parameters.sizes(), x_sizes = o.x.sizes();
   const ScalarType dtype = o.parameters.scalar_type(), x_dtype = o.x.scalar_type();
   STD_TORCH_CHECK(is_supported(dtype), o.op, " takes parameters of float16, bfloat16, float32 or float64");
@@ -35,11 +35,11 @@ inline void check_nll(const NllOperands& o, std::initializer_list<int64_t> plane
   check_memory(o.parameters, o.op, "parameters");
   check_memory(o.x, o.op, "x");
   if (o.shared) {
-    const bool is_columns = takes_columns && o.shared->dim() == 1 && sizes.size() > 2 && o.shared->size(0) == sizes.back();
-    STD_TORCH_CHECK((o.shared->dim() == 0 || is_columns) && o.shared->scalar_type() == compute_type(dtype) &&
-                        on_device_of(*o.shared, o.parameters),
-                    o.op, ": the shared parameter is not one number", takes_columns ? ", or one for each column," : "",
-                    " of the dtype that the operator computes in, on the parameters' device");
+    const auto features = o.shared->sizes();
+    const bool is_last = features.size() + 2 <= sizes.size() && std::equal(features.begin(), features.end(), sizes.end() - features.size());
+    STD_TORCH_CHECK(is_last && o.shared->scalar_type() == compute_type(dtype) && on_device_of(*o.shared, o.parameters), o.op,
+                    ": the shared parameter is not one number, or one for each feature, of the dtype that the operator computes "
+                    "in, on the parameters' device");
     check_memory(*o.shared, o.op, "the shared parameter");
   }
 }

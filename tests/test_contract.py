@@ -30,7 +30,11 @@ PARTS = [
     {"posterior": {"name": "diagonal_gaussian", "logvar_bound": 8.0, "initial_logvar": -2.0}},
     *({"decoder": {"name": "conv", "upsample": u}} for u in ("transpose", "nearest", "bilinear")),
     *({"likelihood": {"name": name, **REQUIRED.get(name, {})}} for name in likelihoods.names()),
-    *({"likelihood": {"name": name, option: how}} for name, option in WHERE_FROM for how in ("fixed", "shared", "element")),
+    *(
+        {"likelihood": {"name": name, option: how}}
+        for name, option in WHERE_FROM
+        for how in ("fixed", "shared", "feature", "element")
+    ),
     *({"likelihood": {"name": name, "missing": "ignore", **REQUIRED.get(name, {})}} for name in likelihoods.names()),
     *({"prior": name} for name in priors.names() if name not in VQ.values()),
     *({"loss": name} for name in losses.names() if name not in VQ.values()),

@@ -90,6 +90,7 @@ class VAE(nn.Module):
         compatibility.check_networks_and_condition(encoder, decoder, condition)
         compatibility.check_latents_of("prior", prior, encoder)
         compatibility.check_latents_of("loss", loss, encoder)
+        likelihood.set_data_shape(compatibility.data_shape(decoder, likelihood))
         self.encoder, self.decoder, self.likelihood, self.prior, self.loss = encoder, decoder, likelihood, prior, loss
         self.condition = condition
         self._objectives_without_step: tuple[Loss, ...] = ()  # in a tuple, where it is no submodule a second time

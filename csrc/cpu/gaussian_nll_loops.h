@@ -4,7 +4,7 @@ namespace vaekit {
 namespace VAEKIT_ISA {
 namespace gaussian {
 
-// The mean, and the log variance of each element.
+// The mean, and the log variance of each element or of its feature.
 template <class T>
 VAEKIT_TARGET void values(const NllTile<T>& tile, T* VAEKIT_RESTRICT nll) {
   const T* VAEKIT_RESTRICT mean = tile.parameters[0];
@@ -17,18 +17,27 @@ VAEKIT_TARGET void values(const NllTile<T>& tile, T* VAEKIT_RESTRICT nll) {
 }
 
 template <class T>
-VAEKIT_TARGET void gradients(const NllTile<T>& tile, const T* VAEKIT_RESTRICT grad, T* const* parameters, T*) {
+VAEKIT_TARGET void gradients_of_both(const NllTile<T>& tile, const T* VAEKIT_RESTRICT grad, T* VAEKIT_RESTRICT to_mean,
+                                     T* VAEKIT_RESTRICT to_logvar) {
   const T* VAEKIT_RESTRICT mean = tile.parameters[0];
   const T* VAEKIT_RESTRICT logvar = tile.parameters[1];
   const T* VAEKIT_RESTRICT x = tile.x;
-  T* VAEKIT_RESTRICT to_mean = parameters[0];
-  T* VAEKIT_RESTRICT to_logvar = parameters[1];
   for (int i = 0; i < tile.n; ++i) {
     const WideExp<T> precision = wide_exp<VAEKIT_FUSED>(T(-0.5) * logvar[i]);
     const GaussianSlopes<T> slopes = gaussian_nll_slopes<VAEKIT_FUSED>(mean[i], precision, x[i]);
     to_mean[i] = grad[i] * slopes.mean;
     to_logvar[i] = grad[i] * slopes.logvar;
   }
+}
+
+template <class T>
+VAEKIT_TARGET void gradients(const NllTile<T>& tile, const T* grad, T* const* parameters, T*) {
+  gradients_of_both(tile, grad, parameters[0], parameters[1]);
+}
+
+template <class T>
+VAEKIT_TARGET void gradients_of_features(const NllTile<T>& tile, const T* grad, T* const* parameters, T* to_logvar) {
+  gradients_of_both(tile, grad, parameters[0], to_logvar);
 }
 
 // The mean alone; all elements have one log variance.
@@ -61,6 +70,8 @@ VAEKIT_TARGET void gradients_of_one(const NllTile<T>& tile, const T* VAEKIT_REST
 
 template <class T>
 constexpr NllLoops<T> kLoops = {&values<T>, &gradients<T>};
+template <class T>
+constexpr NllLoops<T> kLoopsOfFeatures = {&values<T>, &gradients_of_features<T>};
 template <class T>
 constexpr NllLoops<T> kLoopsOfOne = {&values_of_one<T>, &gradients_of_one<T>};
 

@@ -19,7 +19,7 @@ namespace {
 
 NllOperands operands_of(const Tensor& parameters, const Tensor& x, const OptionalTensor& log_theta, bool ignore_missing) {
   const NllOperands operands = {"negative_binomial_nll", parameters, x, log_theta, ignore_missing};
-  check_nll(operands, {1, 2}, true);
+  check_nll(operands, {1, 2});
   STD_TORCH_CHECK(!log_theta || parameters.size(1) == 1, operands.op, ": log t is given for each element and once more");
   return operands;
 }

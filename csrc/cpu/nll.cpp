@@ -17,7 +17,7 @@ struct Problem {
   int64_t planes, plane;
   bool ignore_missing;
   double shared;
-  Input columns;  // the shared parameter as the data's elements have it, where there is one for each entry of the last dimension
+  Input features;  // the shared parameter as the data's elements have it, where there is one for each feature
   Rows rows;
 };
 
@@ -31,18 +31,19 @@ Problem problem_of(const NllOperands& o, const NllKernel& kernel) {
     if (i > 0) event *= plane_sizes[i];
   }
   double shared = kernel.shared;
-  Input columns;
-  if (o.shared && o.shared->dim() == 1) {
-    int64_t column_strides[kMaxDims] = {};
-    column_strides[dims - 1] = o.shared->stride(0);
-    columns = Input(o.shared->const_data_ptr(), storage_of(o.shared->scalar_type()), dims, plane_sizes, column_strides);
+  Input features;
+  if (o.shared && o.shared->dim() > 0) {
+    int64_t feature_strides[kMaxDims] = {};
+    const auto last = o.shared->strides();
+    std::copy(last.begin(), last.end(), feature_strides + dims - o.shared->dim());
+    features = Input(o.shared->const_data_ptr(), storage_of(o.shared->scalar_type()), dims, plane_sizes, feature_strides);
   } else if (o.shared) {
     const void* place = o.shared->const_data_ptr();
     shared = o.shared->scalar_type() == ScalarType::Double ? load<double>(place) : load<float>(place);
   }
   const Input first(o.parameters.const_data_ptr(), storage_of(o.parameters.scalar_type()), dims, plane_sizes, plane_strides);
   const int tile = sizes[1] <= 4 ? kMaxTile : kMaxTile / 4;
-  return {kernel, first, input_of(o.x), sizes[1], strides[1], o.ignore_missing, shared, columns, {rows, event, tile}};
+  return {kernel, first, input_of(o.x), sizes[1], strides[1], o.ignore_missing, shared, features, {rows, event, tile}};
 }
 
 template <class T>
@@ -63,7 +64,7 @@ class Scratch {
       : tile_(p.rows.tile), arrays_(p.planes + (p.kernel.spread ? 1 : 0)),
         values_(new T[(1 + arrays_ + (backward ? p.planes + 1 : 0) + p.kernel.scratch) * p.rows.tile]), parameters(arrays_),
         gradients(backward ? p.planes : 0) {
-    if (p.kernel.spread && !p.columns) std::fill(plane(p.planes), plane(p.planes) + tile_, static_cast<T>(p.shared));
+    if (p.kernel.spread && !p.features) std::fill(plane(p.planes), plane(p.planes) + tile_, static_cast<T>(p.shared));
   }
 
   T* x() { return values_.get(); }
@@ -88,7 +89,7 @@ NllTile<T> read(const Problem& p, const Tile& tile, Scratch<T>& scratch) {
   }
   if (p.kernel.spread) {
     T* shared = scratch.plane(p.planes);
-    scratch.parameters[p.planes] = p.columns ? p.columns.read<T>(tile.start, tile.n, shared) : shared;
+    scratch.parameters[p.planes] = p.features ? p.features.read<T>(tile.start, tile.n, shared) : shared;
   }
   const T* x = p.x.read<T>(tile.start, tile.n, scratch.x());
   return {tile.n, Real<T>::kExpLimit, x, scratch.parameters.data(), static_cast<T>(p.shared), p.kernel.option, p.planes,
@@ -145,14 +146,14 @@ void backward_tile(const Problem& p, const Tile& tile, const Input& grad, const 
 
 template <class T>
 void backward_as(const Problem& p, const Input& grad, const Output& out, const Tensor* shared) {
-  const bool by_column = shared != nullptr && shared->dim() == 1;
-  std::vector<double> sums(shared == nullptr || by_column ? 0 : p.rows.rows, 0.0);
+  const bool by_feature = shared != nullptr && shared->dim() > 0;
+  std::vector<double> sums(shared == nullptr || by_feature ? 0 : p.rows.rows, 0.0);
   const auto make = [&] { return Scratch<T>(p, true); };
   const auto elements = [&](const Tile& tile, Scratch<T>& scratch, T* slopes) {
     backward_tile<T>(p, tile, grad, out, scratch, slopes);
   };
-  if (by_column) {
-    sum_columns<T>(p.rows, p.kernel.worth, shared->size(0), make, elements, static_cast<T*>(shared->mutable_data_ptr()));
+  if (by_feature) {
+    sum_columns<T>(p.rows, p.kernel.worth, shared->numel(), make, elements, static_cast<T*>(shared->mutable_data_ptr()));
   } else if (p.rows.rows == 0 || p.rows.event == 0) {
   } else if (shared == nullptr) {
     for_each_tile(p.rows, p.kernel.worth, make,
@@ -161,7 +162,7 @@ void backward_as(const Problem& p, const Input& grad, const Output& out, const T
     sum_rows<T>(p.rows, p.kernel.worth, make, elements, [](const T* values, int n) { return sum_in_double(values, n); },
                 sums.data());
   }
-  if (shared != nullptr && !by_column) {
+  if (shared != nullptr && !by_feature) {
     double total = 0;
     for (const double sum : sums) total += sum;
     *static_cast<T*>(shared->mutable_data_ptr()) = static_cast<T>(total);

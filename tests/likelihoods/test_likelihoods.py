@@ -104,7 +104,7 @@ def test_data_in_the_support_passes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variance": "diagonal"}, "variance .*'fixed', 'shared', 'element'.* 'diagonal'"),
+        ({"variance": "diagonal"}, "variance .*'fixed', 'shared', 'feature', 'element'.* 'diagonal'"),
         ({"sigma": 0.0}, r"sigma .* got 0\.0"),
         ({"sigma": math.inf}, "sigma .* finite .* got inf"),
         ({"variance": "element", "sigma": 1.0}, "leave sigma out"),

@@ -260,7 +260,7 @@ def test_levels_pass_however_they_were_rounded(levels, dtype):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("laplace", {"scale": "both"}, "scale .*'fixed', 'shared', 'element'.* 'both'"),
+        ("laplace", {"scale": "both"}, "scale .*'fixed', 'shared', 'feature', 'element'.* 'both'"),
         ("laplace", {"b": 0.0}, r"b .* got 0\.0"),
         ("laplace", {"scale": "element", "b": 1.0}, 'with scale="element" the decoder gives every scale; leave b out'),
         ("student_t", {"freedom": "none"}, "freedom has to be"),

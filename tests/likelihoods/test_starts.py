@@ -37,7 +37,7 @@ WHERE_FROM = {
 }
 SPECS = [
     *((name, {}) for name in MEANS),
-    *((name, {option: how}) for name, option in WHERE_FROM.items() for how in ("fixed", "shared", "element")),
+    *((name, {option: how}) for name, option in WHERE_FROM.items() for how in ("fixed", "shared", "feature", "element")),
     ("student_t", {"scale": "element", "freedom": "element"}),
     ("discretized_logistic", {"components": 1, "levels": 2}),
     ("discretized_logistic", {"components": 3, "levels": 17}),
@@ -55,6 +55,7 @@ def test_every_registered_likelihood_is_tested_here():
 def test_parameters_of_a_mean_have_that_mean(name, options, dtype, data):
     likelihood = likelihoods.create(name, **options)
     mean = torch.tensor(data.draw(st.lists(MEANS[name], min_size=1, max_size=3)), dtype=dtype)
+    likelihood.set_data_shape(mean.shape)
     if MEANS[name] is INSIDE:
         mean = mean.clamp(1e-3, 1 - 1e-3)  # where rounding has left it
     parameters = likelihood.parameters_of_mean(mean[None])
@@ -116,6 +117,7 @@ def test_a_class_that_is_always_or_never_there_has_finite_parameters():
 def test_what_a_mean_does_not_say_is_as_a_new_decoder_gives_it():
     for name, options in SPECS:
         likelihood = likelihoods.create(name, **options)
+        likelihood.set_data_shape((1,))
         zeros = torch.zeros(likelihood.parameters_per_element, 1, dtype=F64)
         started = likelihood.parameters_of_mean(likelihood.mean(zeros[None]).detach())
         torch.testing.assert_close(started, zeros, atol=1e-6, rtol=0.0)

@@ -72,6 +72,15 @@ class Likelihood(Part, nn.Module, ABC):
         super().__init__()
         self.missing = checked_word("missing, what NaN in the data means,", missing, ("refuse", "ignore"))
 
+    def set_data_shape(self, shape: Sequence[int]) -> None:
+        """Tell the likelihood the shape of an example; one that learns a number for each feature of the data makes them now.
+
+        `VAE` does so for its likelihood.
+
+        Raises:
+            ValueError: it makes them for another shape already.
+        """
+
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         """-log p(x | z) in nats, summed over the elements: parameters [B, P, *S], x [B, *S] -> [B].
 

@@ -26,7 +26,7 @@ class Columns(Likelihood):
 
     The decoder gives what each column needs, one column after the other: [B, 1, the sum of the columns' own P], which is what
     `decoder_output_shape` says. Columns with equal likelihoods are computed together. The nll is the sum of the columns' own.
-    What a likelihood learns, the scale of {"name": "gaussian", "variance": "shared"} for example, each column has for itself.
+    What a likelihood learns, the scale of {"name": "gaussian", "variance": "feature"} or "shared", each column has for itself.
     The encoder sees what each column's likelihood shows of it, one after the other: log(1 + x) of a count, a one-hot vector of
     a class.
 
@@ -73,6 +73,7 @@ class Columns(Likelihood):
             if _is_independent(likelihood):
                 shared.append((spec, grouped[-1][1]))
         for likelihood, numbers in grouped:
+            likelihood.set_data_shape((len(numbers),))
             if isinstance(likelihood, DispersedLikelihood) and len(numbers) > 1:
                 likelihood.learn_by_column(len(numbers))
         self.groups = nn.ModuleList(_Group(likelihood, numbers) for likelihood, numbers in grouped)
@@ -92,7 +93,10 @@ class Columns(Likelihood):
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         """The sum of the columns' own: parameters [B, 1, the sum of their P], x [B, F] -> [B], in nats."""
         self._check_shapes(parameters, x)
-        own, columns = self._parameters_in.split(parameters[:, 0]), self._split_table(x)
+        if len(self.groups) == 1:  # at the cost of that likelihood
+            (likelihood,), ((width, count),) = self._kinds, self._parameters_in.shapes
+            return likelihood.nll(parameters if width == 1 else parameters.reshape(len(x), count, width).mT, x)
+        own, columns = self._parameters_in.split(parameters.squeeze(1)), self._split_table(x)
         terms = [likelihood.nll(*both) for likelihood, *both in zip(self._kinds, own, columns, strict=True)]
         return torch.stack(terms).sum(0)
 
@@ -107,7 +111,7 @@ class Columns(Likelihood):
     def mean(self, parameters: Tensor) -> Tensor:
         """The mean of each column as its likelihood says, for a class the most probable one: [B, 1, ...] -> [B, F]."""
         self._check_shapes(parameters)
-        own = self._parameters_in.split(parameters[:, 0])
+        own = self._parameters_in.split(parameters.squeeze(1))
         return self._joined_table([likelihood.mean(p) for likelihood, p in zip(self._kinds, own, strict=True)])
 
     def parameters_of_mean(self, mean: Tensor) -> Tensor:
@@ -137,7 +141,7 @@ class Columns(Likelihood):
     def sample(self, parameters: Tensor, *, key: Tensor, row_start: int = 0) -> Tensor:
         """As every likelihood's, each column's on its own; synchronises where one of theirs does."""
         self._check_shapes(parameters)
-        own = self._parameters_in.split(parameters[:, 0])
+        own = self._parameters_in.split(parameters.squeeze(1))
         drawn = [
             likelihood.sample(p, key=philox.fold_in(key, number), row_start=row_start)
             for number, (likelihood, p) in enumerate(zip(self._kinds, own, strict=True))
@@ -223,7 +227,8 @@ class _Group(nn.Module):
 class _Layout(nn.Module):
     """Rows that hold several numbers of each column, one column after the other, and the same numbers group by group.
 
-    Each row is gathered once, not once for each group, whose gradients would each be as wide as the row.
+    Where a group's columns lie beside each other, it gets a part of the row in place. Otherwise a row is gathered once, not once
+    for each group, whose gradients would each be as wide as the row.
 
     Args:
         groups: the columns' places in the table, group by group.
@@ -234,6 +239,10 @@ class _Layout(nn.Module):
         super().__init__()
         self.shapes = [(width, len(numbers)) for numbers, width in zip(groups, widths, strict=True)]
         self.total = sum(map(math.prod, self.shapes))
+        order = [number for numbers in groups for number in numbers]
+        self._is_in_place = order == sorted(order)
+        if self._is_in_place:
+            return
         columns: dict[int, tuple[int, int, int]] = {}  # width, place of the first number group by group, distance to the next
         start = 0
         for numbers, (width, count) in zip(groups, self.shapes, strict=True):
@@ -252,11 +261,17 @@ class _Layout(nn.Module):
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """[..., total] -> for each group [..., width, columns]."""
-        parts = rows.index_select(-1, self._grouped).split([math.prod(shape) for shape in self.shapes], -1)
+        if not self._is_in_place:
+            rows = rows.index_select(-1, self._grouped)
+        parts = rows.split([math.prod(shape) for shape in self.shapes], -1)
+        if self._is_in_place:
+            return [part.unflatten(-1, (count, width)).mT for part, (width, count) in zip(parts, self.shapes, strict=True)]
         return [part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def join(self, parts: list[Tensor]) -> Tensor:
         """For each group [..., width, columns] -> [..., total]."""
+        if self._is_in_place:
+            return torch.cat([part.mT.flatten(-2) for part in parts], -1)
         return torch.cat([part.flatten(-2) for part in parts], -1).index_select(-1, self._in_order)
 
 
@@ -264,7 +279,7 @@ def _is_independent(likelihood: Likelihood) -> bool:
     """Whether one object may serve several columns: it treats each element by itself, and learns nothing but by column."""
     by_element = all(getattr(type(likelihood), name) is getattr(Likelihood, name) for name in ("nll", "encoder_input"))
     learned = likelihood.learned if isinstance(likelihood, DispersedLikelihood) else {}
-    return by_element and set(likelihood.state_dict()) == set(learned)
+    return by_element and {name for name, _ in (*likelihood.named_parameters(), *likelihood.named_buffers())} == set(learned)
 
 
 def _specs_by_name(columns: object) -> dict[str, Mapping[str, Any]]:

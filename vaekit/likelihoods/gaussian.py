@@ -16,7 +16,7 @@ from vaekit.ops.nll import NllOperator
 
 
 def _elements(parameters: Tensor, x: Tensor, shared: Tensor | None, start: float) -> Tensor:
-    """The nll of each element; the log variance is the second of two parameters, otherwise `shared` or `start`."""
+    """The nll of each element; the log variance is the second of two parameters, otherwise the learned `shared` or `start`."""
     mean, *others = parameters.unbind(1)
     logvar = others[0] if others else mean.new_full((), start) if shared is None else shared
     standardized = times_exp(x - mean, -0.5 * logvar)
@@ -28,9 +28,10 @@ class Gaussian(DispersedLikelihood):
     """A normal for each element, for real-valued data.
 
     Args:
-        variance: "fixed" at `sigma` squared; "shared", one learned number for all elements, which starts there; "element",
-            from the decoder for each element (P = 2: mean and log variance).
-        sigma: the standard deviation, in the data's units, that "fixed" keeps and "shared" starts from; 1 by default.
+        variance: "fixed" at `sigma` squared; "shared", one learned number for all elements, which starts there; "feature", one
+            for each element of an example, a column of a table or a place in an image; "element", from the decoder for each
+            element (P = 2: mean and log variance).
+        sigma: the standard deviation, in the data's units, that "fixed" keeps and what is learned starts from; 1 by default.
         missing: "refuse" or "ignore" NaN in the data.
 
     Attributes:

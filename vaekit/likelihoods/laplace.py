@@ -25,8 +25,8 @@ class Laplace(DispersedLikelihood):
     p(x) = exp(-|x - m| / b) / (2 b); P = 1: the mean m, or 2 with scale="element": m and log b.
 
     Args:
-        scale: "fixed" at `b`; "shared", one learned number for all elements, which starts there; "element", from the decoder for
-            each element.
+        scale: "fixed" at `b`; "shared", one learned number for all elements, which starts there; "feature", one for each element
+            of an example; "element", from the decoder for each element.
         b: the scale, in the data's units; the standard deviation is sqrt(2) b. 1 by default.
         missing: "refuse" or "ignore" NaN in the data.
 

@@ -72,6 +72,9 @@ class LibrarySize(Likelihood):
         self.features_per_element = self.counts.features_per_element
         self.support = self.counts.support
 
+    def set_data_shape(self, shape: Sequence[int]) -> None:
+        self.counts.set_data_shape(shape)
+
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         """As every likelihood's, given the total of each example."""
         self._check_shapes(parameters, x)

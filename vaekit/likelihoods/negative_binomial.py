@@ -50,8 +50,8 @@ class NegativeBinomial(DispersedLikelihood):
     textbook's differences of log-gamma functions are nothing but rounding. The encoder sees log(1 + x).
 
     Args:
-        dispersion: "element", log t from the decoder for each element; "shared", one learned number for all elements, which
-            starts at `theta`; "fixed" at it.
+        dispersion: "element", log t from the decoder for each element; "feature", one learned number for each element of an
+            example, a gene for example, which starts at `theta`; "shared", one for all elements; "fixed" at it.
         theta: the inverse dispersion t; 1 by default.
         missing: "refuse" or "ignore" NaN in the data.
 
@@ -74,7 +74,6 @@ class NegativeBinomial(DispersedLikelihood):
         COUNTS.filler,
         "Tensor? log_theta, float start",
         shared=True,
-        by_column=True,
     )
 
     def __init__(self, dispersion: str = "element", theta: float | None = None, missing: str = "refuse") -> None:
@@ -110,8 +109,8 @@ class ZeroInflatedNegativeBinomial(DispersedLikelihood):
     The encoder sees log(1 + x).
 
     Args:
-        dispersion: "element", log t from the decoder for each element; "shared", one learned number for all elements, which
-            starts at `theta`; "fixed" at it.
+        dispersion: "element", log t from the decoder for each element; "feature", one learned number for each element of an
+            example, a gene for example, which starts at `theta`; "shared", one for all elements; "fixed" at it.
         theta: the inverse dispersion t; 1 by default.
         missing: "refuse" or "ignore" NaN in the data.
 
@@ -134,7 +133,6 @@ class ZeroInflatedNegativeBinomial(DispersedLikelihood):
         COUNTS.filler,
         "Tensor? log_theta, float start",
         shared=True,
-        by_column=True,
     )
 
     def __init__(self, dispersion: str = "element", theta: float | None = None, missing: str = "refuse") -> None:

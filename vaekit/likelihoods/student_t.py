@@ -30,11 +30,11 @@ class StudentT(DispersedLikelihood):
     log n: P = 1 to 3. `mean` is the location, which is the mean where n > 1 and the median always.
 
     Args:
-        scale: "fixed" at `sigma`; "shared", one learned number for all elements, which starts there; "element", from the decoder
-            for each element.
+        scale: "fixed" at `sigma`; "shared", one learned number for all elements, which starts there; "feature", one for each
+            element of an example; "element", from the decoder for each element.
         sigma: the scale s, in the data's units; 1 by default. The standard deviation is s sqrt(n / (n - 2)) where n > 2.
-        freedom: where the degrees of freedom come from: "fixed", "shared" or "element", as for `scale`.
-        df: the degrees of freedom n that "fixed" keeps and "shared" starts from; 4 by default.
+        freedom: where the degrees of freedom come from: "fixed", "shared", "feature" or "element", as for `scale`.
+        df: the degrees of freedom n that "fixed" keeps and what is learned starts from; 4 by default.
         missing: "refuse" or "ignore" NaN in the data.
 
     Raises:

@@ -73,8 +73,8 @@ class NllOperator:
         elements: the specification, (parameters, x, *options) -> the nll of each element, all in the dtype to compute in.
         filler: a value in the support.
         options: the operator's own arguments as in its schema, "int levels" for example.
-        shared: whether the first of them is "Tensor? <name>", a parameter [] that all elements share and that has a gradient.
-        by_column: whether the kernels take that also as [C], a number for each entry of the last dimension of S.
+        shared: whether the first of them is "Tensor? <name>", a parameter [] that all elements share and that has a gradient, or
+            one of the last dimensions of S, [C] or S itself for example, with a number for each feature.
 
     Example:
         >>> from vaekit.likelihoods import Bernoulli
@@ -90,9 +90,8 @@ class NllOperator:
         options: str = "",
         *,
         shared: bool = False,
-        by_column: bool = False,
     ) -> None:
-        self.name, self._elements, self._filler, self._by_column = name, elements, filler, by_column
+        self.name, self._elements, self._filler = name, elements, filler
         self._tensors = 3 if shared else 2  # the first arguments; the rest are options
         self._on_cpu, self._on_cuda = (native.has_kernel(device, name) for device in ("cpu", "cuda"))
         native.declare(name)
@@ -129,7 +128,7 @@ class NllOperator:
             and parameters.is_floating_point()
             and x.device == parameters.device
             and not x.requires_grad
-            and (shared is None or shared.ndim == 0 or (self._by_column and shared.shape == parameters.shape[2:][-1:]))
+            and (shared is None or shared.shape == parameters.shape[2:][parameters.ndim - 2 - shared.ndim :])
             and not dispatch.transforms_are_active()
             and not dispatch.forward_mode_is_on()
             and not dispatch.is_recorded()
