@@ -30,7 +30,7 @@ from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal
 
 if TYPE_CHECKING:
-    from vaekit.evaluation import Imputation
+    from vaekit.evaluation import Imputation, Scores
 
 _MEAN_CHUNK = 4096  # rows at a time: the statistics of classes are many times as large as x
 _PIECE_ELEMENTS = 1 << 18  # of the data, at a time: a decoder's activations are some hundred times as large
@@ -278,6 +278,12 @@ class VAE(nn.Module):
         from vaekit import evaluation
 
         return evaluation.impute(self, x, draws=draws, samples=samples, seed=seed, key=key)
+
+    def score(self, x: Any, *, elements: bool = False, samples: int = 500, seed: int = 0, key: Tensor | None = None) -> Scores:
+        """log p(x) of each example, in nats: `vaekit.evaluation.score`, which says what it takes, gives and raises."""
+        from vaekit import evaluation
+
+        return evaluation.score(self, x, elements=elements, samples=samples, seed=seed, key=key)
 
     @torch.no_grad()
     def initialize_output_bias(self, x: Tensor | Iterable[Tensor]) -> None:

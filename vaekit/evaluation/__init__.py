@@ -12,12 +12,14 @@ from vaekit.evaluation.errors import reconstruction_error
 from vaekit.evaluation.imputation import Imputation, imputations, impute
 from vaekit.evaluation.latents import LatentStatistics, latent_statistics
 from vaekit.evaluation.sampler import fitted_codes, fitted_mixture
+from vaekit.evaluation.scoring import Scores, score, scores
 from vaekit.evaluation.terms import evaluate
 
 __all__ = [
     "Bound",
     "Imputation",
     "LatentStatistics",
+    "Scores",
     "dci",
     "disentanglement",
     "evaluate",
@@ -30,5 +32,7 @@ __all__ = [
     "latent_statistics",
     "mutual_information_gap",
     "reconstruction_error",
+    "score",
+    "scores",
     "separated_attribute_predictability",
 ]
