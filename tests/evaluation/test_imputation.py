@@ -132,7 +132,7 @@ def test_every_likelihood_fills_with_values_that_it_supports(name):
         assert got.isfinite().all()
     for drawn in filled.draws:
         vae.likelihood.check(drawn)
-    if name not in ("poisson", "negative_binomial", "zero_inflated_negative_binomial", "discretized_logistic"):
+    if name != "discretized_logistic" and (vae.likelihood.is_nominal or not vae.likelihood.support.whole):
         vae.likelihood.check(filled.x)
 
 
@@ -169,6 +169,18 @@ def test_the_columns_of_one_draw_belong_together():
     drawn = vae.impute(torch.full((1, 2), NAN), draws=200, samples=200).draws[:, 0]
     assert ((drawn[:, 0] > 1.0) == (drawn[:, 1] > 1.0)).all()
     assert 0.3 < (drawn[:, 0] > 1.0).float().mean() < 0.7
+
+
+def test_counts_of_a_library_size_are_filled_in_proportion_to_what_is_observed():
+    spec = {"name": "library_size", "counts": "poisson", "missing": "ignore"}
+    vae = vaekit.create_vae(input_shape=(3,), latent_dim=1, likelihood=spec, seed=0)
+    shares = torch.tensor([[0.2, 0.5, 0.3]])
+    by_sign(vae.decoder, shares.log(), shares.log())
+    filled = vae.impute(torch.tensor([[40.0, 60.0, NAN], [400.0, NAN, 600.0]]), draws=500, samples=3)
+    expected = torch.tensor([100 * 0.3 / 0.7, 1000 * 0.5 / 0.5])
+    torch.testing.assert_close(filled.x[[0, 1], [2, 1]], expected)
+    means = filled.draws[:, [0, 1], [2, 1]].mean(0)
+    assert ((means - expected).abs() < 4.5 * (expected / 500).sqrt()).all()
 
 
 def test_a_conditional_model_imputes_given_the_condition():

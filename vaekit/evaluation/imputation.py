@@ -122,16 +122,16 @@ def _check_likelihood(vae: VAE) -> None:
 
 @torch.no_grad()
 def _imputed(vae: VAE, piece: Piece, key: Tensor, samples: int, draws: int | None) -> Imputation:
-    x, likelihood = piece.batch.x, vae.likelihood
+    x = piece.batch.x
     sums, latents, log_weights = WeightSums(len(x)), [], []
     with evaluation_mode(vae):
         for drawn in weighted_draws(vae, piece.batch, key, piece.row_start, samples, piece.at_once):
-            expected = likelihood.expected_statistics(drawn.parameters.flatten(0, 1))
+            expected, value_of = drawn.likelihood.expected_statistics(drawn.parameters), drawn.likelihood.value_of
             sums.add(drawn.log_weights, expected.unflatten(0, drawn.log_weights.shape))
             if draws is not None:
                 latents.append(drawn.z)
                 log_weights.append(drawn.log_weights)
-        mean = likelihood.value_of(sums.mean)
+        mean = value_of(sums.mean)
         filled = None
         if draws is not None:
             filled = _resampled(vae, piece, torch.cat(latents), torch.cat(log_weights), key, draws)
@@ -158,5 +158,6 @@ def _resampled(vae: VAE, piece: Piece, z: Tensor, log_weights: Tensor, key: Tens
     rows, drawn = torch.arange(len(batch.x), device=z.device), []
     for of_draw, data_key in zip(chosen.unbind(1), data, strict=True):
         parameters = vae.natural_parameters(z[of_draw, rows], batch.condition)
-        drawn.append(vae.likelihood.sample(parameters, key=data_key, row_start=row_start))
+        likelihood, parameters = vae.likelihood.given_observed(parameters, batch.x)
+        drawn.append(likelihood.sample(parameters, key=data_key, row_start=row_start))
     return torch.stack(drawn).to(batch.x.dtype)

@@ -24,7 +24,6 @@ from vaekit.checks import checked_flag, checked_number, checked_size
 from vaekit.evaluation.terms import evaluation_key
 from vaekit.evaluation.weighting import Draws, Piece, WeightSums, pieces, weighted_draws
 from vaekit.inputs import checked_batches
-from vaekit.likelihoods.base import Likelihood
 from vaekit.modes import evaluation_mode
 from vaekit.ops import philox
 from vaekit.vae import VAE
@@ -145,7 +144,7 @@ def _scored(vae: VAE, piece: Piece, key: Tensor, samples: int, elements: bool) -
             if not elements:
                 sums.add(draws.log_weights)
                 continue
-            nll = _element_nll(vae.likelihood, draws, x)
+            nll = _element_nll(draws, x)
             sums.add(draws.log_weights, nll)
             own = draws.log_weights.view(*nll.shape[:2], *(1,) * (nll.ndim - 2))
             without.add((own + nll.cpu().double()).flatten(1))
@@ -158,9 +157,9 @@ def _scored(vae: VAE, piece: Piece, key: Tensor, samples: int, elements: bool) -
     return Scores(log_likelihood, sums.effective_sample_size, own_nll, surprise.masked_fill(missing, math.nan))
 
 
-def _element_nll(likelihood: Likelihood, draws: Draws, x: Tensor) -> Tensor:
+def _element_nll(draws: Draws, x: Tensor) -> Tensor:
     """The nll of each element under each of k draws, of some value where x is missing: [k, B, *S]."""
     count = len(draws.z)
-    filled = x.masked_fill(x.isnan(), likelihood.support.filler).expand(count, *x.shape).flatten(0, 1)
-    nll = likelihood.element_nll(draws.parameters.flatten(0, 1), filled)
+    filled = x.masked_fill(x.isnan(), draws.likelihood.support.filler).expand(count, *x.shape).flatten(0, 1)
+    nll = draws.likelihood.element_nll(draws.parameters, filled)
     return nll.view(count, *x.shape)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vaekit.data import Batch, Batches
 from vaekit.evaluation.terms import on_device
+from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.draws import repeated
 from vaekit.ops import philox
 from vaekit.ops.precision import wide
@@ -31,11 +32,13 @@ class Draws(NamedTuple):
 
     Attributes:
         z: [k, B, *latent_shape].
-        parameters: [k, B, P, *output_shape], what the decoder makes of them.
+        likelihood: of each element of x given z and what is observed.
+        parameters: [k B, P, *output_shape], its own.
         log_weights: [k, B], in nats; float64 on the CPU.
     """
 
     z: Tensor
+    likelihood: Likelihood
     parameters: Tensor
     log_weights: Tensor
 
@@ -59,10 +62,10 @@ def weighted_draws(vae: VAE, batch: Batch, key: Tensor, row_start: int, num_samp
         chunk_key = key + torch.tensor([0, first], device=key.device) * philox.SAMPLE_STRIDE
         z, log_ratio = posterior.rsample_log_ratio(vae.prior, key=chunk_key, num_samples=count, row_start=row_start)
         condition = None if batch.condition is None else repeated(batch.condition, count)
-        parameters = vae.natural_parameters(z.flatten(0, 1), condition)
-        nll = vae.likelihood.nll(parameters, repeated(batch.x, count)).view(count, examples)
+        parameters, x = vae.natural_parameters(z.flatten(0, 1), condition), repeated(batch.x, count)
+        nll = vae.likelihood.nll(parameters, x).view(count, examples)
         log_weights = -(nll.cpu().double() + log_ratio.cpu().double())  # MPS has no float64
-        yield Draws(z, parameters.unflatten(0, (count, examples)), log_weights)
+        yield Draws(z, *vae.likelihood.given_observed(parameters, x), log_weights)
 
 
 class WeightSums:

@@ -193,6 +193,14 @@ class Likelihood(Part, nn.Module, ABC):
         """
         return self.mean(parameters).unsqueeze(1)
 
+    def given_observed(self, parameters: Tensor, x: Tensor) -> tuple[Likelihood, Tensor]:
+        """The likelihood of each element given z and what is observed of x, NaN elsewhere: itself, where z says all about each.
+
+        Returns:
+            a likelihood whose elements are independent, and its parameters for them, [B, P, *S].
+        """
+        return self, parameters
+
     def value_of(self, statistics: Tensor) -> Tensor:
         """The value that stands for a mean of statistics: itself, or the most probable class: [B, Q, *S] -> [B, *S]."""
         return statistics.squeeze(1)

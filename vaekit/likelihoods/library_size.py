@@ -83,6 +83,10 @@ class LibrarySize(Likelihood):
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         return self.counts.element_nll(self._of_library(parameters, x), x)
 
+    def given_observed(self, parameters: Tensor, x: Tensor) -> tuple[Likelihood, Tensor]:
+        """The counts, given the total of what is observed."""
+        return self.counts, self._of_library(parameters, x)
+
     def element_features(self, x: Tensor) -> Tensor:
         return self.counts.element_features(x)
 
