@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 
 from vaekit import conditions, data, divergences, evaluation, plots, runs
+from vaekit.cli import outputs
 from vaekit.cli.console import say, table
 from vaekit.cli.current_folder import import_matplotlib
-from vaekit.cli.options import DataOption, OutOption, RunArgument, SeedOption, WeightsOption
+from vaekit.cli.options import DataOption, ReadOption, RunArgument, SeedOption, WeightsOption
+from vaekit.cli.written import KINDS, target
 from vaekit.inputs import check_examples
 from vaekit.modes import evaluation_mode
 from vaekit.ops import make_key
@@ -21,6 +23,16 @@ from vaekit.plots import catalogue
 from vaekit.plots.drawing import save_figure
 from vaekit.training import History, NonFiniteLossError
 from vaekit.vae import VAE
+
+PictureOrNumbersOption = Annotated[
+    Any,
+    typer.Option(
+        "--out",
+        metavar="FILE",
+        parser=target,
+        help=f"Where to write the picture; by default in RUN. Or numbers, by the ending of its name: {KINDS}.",
+    ),
+]
 
 
 def evaluate(
@@ -56,19 +68,34 @@ def evaluate(
 
 def reconstruct(
     run: RunArgument,
+    given: outputs.DataArgument = None,
     source: DataOption = None,
-    count: Annotated[int, typer.Option(help="How many held-out examples.", min=1)] = 5,
+    count: Annotated[
+        int | None, typer.Option(help="How many held-out examples; 5 by default, and in a file of numbers all.", min=1)
+    ] = None,
     weights: WeightsOption = None,
-    out: OutOption = None,
+    reading: ReadOption = None,
+    out: PictureOrNumbersOption = None,
+    overwrite: outputs.OverwriteOption = False,
 ) -> None:
-    """Picture held-out examples and their reconstructions."""
-    import_matplotlib()
+    """Picture held-out examples and their reconstructions, or write these as numbers."""
+    if given is not None and source is not None:
+        raise ValueError(f"the data is named twice, {given} and --data {source}; leave one of them out")
+    source = source if given is None else given
+    is_picture = out is None or not out.kind
+    if not is_picture:
+        out.check(overwrite)
     vae = runs.saved_model(run, weights)
-    test = runs.held_out_data(run, source)
+    test = outputs.read(run, source, reading)
+    if not is_picture:
+        outputs.write_reconstructions(vae, test if count is None else test.take(catalogue.spread_rows(test, count)), out)
+        return
+    import_matplotlib()
+    count = 5 if count is None else count
     rows = catalogue.spread_rows(test, count)
     check_examples(vae, test, "test", rows)
     figure = plots.reconstructions(vae, test.x[rows], catalogue.conditions_of(vae, test, rows))
-    say(save_figure(figure, out or run / "reconstructions.png"))
+    say(save_figure(figure, out.path if out else run / "reconstructions.png"))
 
 
 def sample(
@@ -86,13 +113,21 @@ def sample(
     draw: Annotated[bool, typer.Option("--draw", help="Draw from the likelihood as well, instead of taking its mean.")] = False,
     weights: WeightsOption = None,
     seed: SeedOption = 0,
-    out: OutOption = None,
+    out: PictureOrNumbersOption = None,
+    overwrite: outputs.OverwriteOption = False,
 ) -> None:
-    """Picture new examples that the model makes up."""
-    import_matplotlib()
+    """Picture new examples that the model makes up, or write them as numbers."""
+    is_picture = out is None or not out.kind
+    if not is_picture:
+        out.check(overwrite)
     vae = runs.saved_model(run, weights)
     rows = None if condition is None else _parsed_conditions(vae, condition)
-    say(save_figure(plots.samples(vae, count, rows, draw=draw, key=make_key(seed)), out or run / "samples.png"))
+    if not is_picture:
+        outputs.write_samples(vae, 16 if count is None else count, rows, draw, seed, out)
+        return
+    import_matplotlib()
+    figure = plots.samples(vae, count, rows, draw=draw, key=make_key(seed))
+    say(save_figure(figure, out.path if out else run / "samples.png"))
 
 
 def plot(run: RunArgument, source: DataOption = None, weights: WeightsOption = None) -> None:

@@ -40,10 +40,6 @@ ReadOption = Annotated[
 WeightsOption = Annotated[
     str | None, typer.Option("--weights", metavar="best|last", help="Which weights of the run to take; best by default.")
 ]
-OutOption = Annotated[
-    Path | None,
-    typer.Option("--out", metavar="FILE", parser=named_path, help="Where to write the picture; by default in RUN."),
-]
 SeedOption = Annotated[int, typer.Option(help="Fixes the noise.")]
 
 

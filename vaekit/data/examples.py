@@ -24,6 +24,7 @@ class Examples(Dataset[Any]):
         y: labels int64 [N], vectors float [N, K], or None: a conditional model's condition. Labels also colour pictures.
         rows: int64 [N], the examples' numbers in the file or array they were split from; None where they are 0 to N - 1.
         label_names: what the labels 0, 1, ... are called; None where they have no names.
+        columns: what the entries of x [N, F] are called; None where they have no names.
         marks: what they are split by besides their labels: groups or times, see `vaekit.data.splits`; None for nothing.
 
     Raises:
@@ -45,6 +46,7 @@ class Examples(Dataset[Any]):
         rows: Tensor | None = None,
         label_names: Sequence[str] | None = None,
         marks: Marks | None = None,
+        columns: Sequence[str] | None = None,
     ) -> None:
         for name, value, kinds in (("x", x, (Tensor, MappedArray)), ("y", y, (Tensor, type(None)))):
             if not isinstance(value, kinds):
@@ -56,6 +58,7 @@ class Examples(Dataset[Any]):
         if y is not None and len(y) != len(x):
             raise ValueError(f"there are {len(x)} examples but {len(y)} labels")
         self.x, self.y, self.rows, self.marks = x, y, rows, marks
+        self.columns = None if columns is None else tuple(columns)
         self.label_names = None if label_names is None else _checked_names(label_names, y)
 
     def numbers(self, index: Tensor) -> Tensor:
@@ -67,7 +70,7 @@ class Examples(Dataset[Any]):
         x = self.x.take(rows) if isinstance(self.x, MappedArray) else self.x[rows]
         marks = None if self.marks is None else self.marks.take(rows)
         y = None if self.y is None else self.y[rows]
-        return Examples(x, y, self.numbers(rows), self.label_names, marks)
+        return Examples(x, y, self.numbers(rows), self.label_names, marks, self.columns)
 
     def named_as(self, others: Examples) -> Examples:
         """The examples with their labels numbered as those of the others are, by name.

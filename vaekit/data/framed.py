@@ -203,7 +203,7 @@ def examples_of(rows: Rows, choice: Choice, where: str) -> Examples:
         )
     except TypeError as error:
         raise TypeError(f"{where}: {error}. Name such a column as label, or leave it out with drop=[...]") from error
-    return Examples(x, y, label_names=names, marks=marks)
+    return Examples(x, y, label_names=names, marks=marks, columns=of_x)
 
 
 def _in_memory(rows: Rows, names: Sequence[str]) -> Tensor:

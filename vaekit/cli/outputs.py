@@ -1,0 +1,213 @@
+"""`vaekit encode`, `impute` and `score`, and the numbers of `reconstruct` and `sample`: what a model makes of data, in files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from vaekit import data, evaluation, runs
+from vaekit.cli.console import say
+from vaekit.cli.options import ReadOption, RunArgument, SeedOption, WeightsOption
+from vaekit.cli.written import KINDS, TABLES, Arrays, Target, target, write
+from vaekit.evaluation.terms import on_device
+from vaekit.inputs import checked_batches
+from vaekit.likelihoods import Columns, LibrarySize
+from vaekit.modes import evaluation_mode
+from vaekit.ops import make_key
+from vaekit.vae import VAE
+
+_BATCH = 1000  # examples at a time
+
+DataArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[DATA]", help="A dataset's name or path; by default what was held out when the run was trained."),
+]
+FileOption = Annotated[
+    Any, typer.Option("--out", metavar="FILE", parser=target, help=f"Where to write, by the ending of its name: {KINDS}.")
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there already.")]
+SamplesOption = Annotated[int, typer.Option(help="Draws of z for each example, weighted by importance.", min=1)]
+
+
+def encode(
+    run: RunArgument,
+    source: DataArgument = None,
+    out: FileOption = ...,
+    weights: WeightsOption = None,
+    reading: ReadOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write the latents of data: the mean of q(z | x), and where it is known its standard deviation."""
+    out.check(overwrite, (*TABLES, ".npy", ".npz"))
+    vae = runs.saved_model(run, weights)
+    examples = read(run, source, reading)
+    names = _numbered("z", math.prod(vae.latent_shape))
+    columns = {"mean": names, "standard_deviation": [f"{name} standard deviation" for name in names]}
+    write(out, _encoded(vae, examples), columns, "mean", len(examples), (math.nan, math.nan))
+    _say_where(out, len(examples))
+
+
+def impute(
+    run: RunArgument,
+    source: DataArgument = None,
+    out: FileOption = ...,
+    draws: Annotated[
+        int | None,
+        typer.Option(help="Write so many draws of what is missing instead of its mean: of a table a row for each.", min=1),
+    ] = None,
+    samples: SamplesOption = 500,
+    weights: WeightsOption = None,
+    reading: ReadOption = None,
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Fill missing values, and leave all others as they are."""
+    out.check(overwrite)
+    vae = runs.saved_model(run, weights)
+    examples = read(run, source, reading)
+    sizes: list[Tensor] = []
+
+    def parts() -> Iterator[Arrays]:
+        row = 0
+        for part in evaluation.imputations(vae, examples, draws=draws, samples=samples, seed=seed):
+            sizes.append(part.effective_sample_size)
+            if part.draws is None:
+                yield {"x": part.x.numpy()}
+                continue
+            each = part.draws.transpose(0, 1).contiguous()  # [B, M, ...]
+            if out.is_table or out.kind == "/":
+                numbers = torch.cartesian_prod(torch.arange(row, row + len(each)), torch.arange(each.shape[1]))
+                yield {"row": numbers[:, 0].numpy(), "draw": numbers[:, 1].numpy(), "x": each.flatten(0, 1).numpy()}
+            else:
+                yield {"x": each.numpy(), "effective_sample_size": part.effective_sample_size.numpy()}
+            row += len(each)
+
+    in_rows = len(examples) * (draws or 1) if out.is_table or out.kind == "/" else len(examples)
+    write(out, parts(), {"x": column_names(vae, examples)}, "x", in_rows, limits_of(vae))
+    size = torch.cat(sizes)
+    _say_where(out, len(examples))
+    say(
+        f"effective sample size {float(size.nanmedian()):.1f} of {samples} (median), {float(size.nan_to_num(0.0).min()):.1f} at "
+        "least; more --samples where it is small",
+        error=True,
+    )
+
+
+def score(
+    run: RunArgument,
+    source: DataArgument = None,
+    out: FileOption = ...,
+    elements: Annotated[
+        bool, typer.Option("--elements", help="Score each element as well, of a table each column: its nll, its surprise.")
+    ] = False,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            help="Mark as anomalies what scores below this share of the data that was held out when the run was trained: 0.05."
+        ),
+    ] = None,
+    samples: SamplesOption = 500,
+    weights: WeightsOption = None,
+    reading: ReadOption = None,
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write how probable each example is: log p(x) by the importance-weighted bound, in nats."""
+    out.check(overwrite, (*TABLES, ".npy", ".npz"))
+    vae = runs.saved_model(run, weights)
+    examples = read(run, source, reading)
+    limit = None
+    if share is not None:
+        limit = evaluation.score(vae, runs.held_out_data(run), samples=samples, seed=seed).threshold(share)
+
+    def parts() -> Iterator[Arrays]:
+        for part in evaluation.scores(vae, examples, elements=elements, samples=samples, seed=seed):
+            fields = {name: value for name, value in part._asdict().items() if value is not None}
+            if limit is not None:
+                fields["is_anomaly"] = part.log_likelihood < limit
+            yield {name: value.numpy() for name, value in fields.items()}
+
+    names = column_names(vae, examples)
+    columns = {"element_nll": [f"{name} nll" for name in names], "surprise": [f"{name} surprise" for name in names]}
+    write(out, parts(), columns, "log_likelihood", len(examples), (math.nan, math.nan))
+    _say_where(out, len(examples))
+    if limit is not None:
+        say(f"anomalies have a log p(x) below {limit:.4f} nats", error=True)
+
+
+def write_reconstructions(vae: VAE, examples: data.Examples, out: Target) -> None:
+    """All examples reconstructed."""
+
+    def parts() -> Iterator[Arrays]:
+        for batch in on_device(vae, checked_batches(vae, examples, _BATCH)):
+            yield {"x": vae.reconstruct(batch.x, batch.condition).cpu().numpy()}
+
+    write(out, parts(), {"x": column_names(vae, examples)}, "x", len(examples), limits_of(vae))
+    _say_where(out, len(examples))
+
+
+def write_samples(vae: VAE, count: int, rows: Tensor | None, draw: bool, seed: int, out: Target) -> None:
+    """`count` samples, of a conditional model for each of its conditions."""
+    condition = None if rows is None else rows.repeat_interleave(count, 0)
+    total = count if condition is None else len(condition)
+    made = vae.sample(total, condition, draw=draw, key=make_key(seed)).cpu().numpy()
+    write(out, [{"x": made}], {"x": column_names(vae, None)}, "x", total, limits_of(vae))
+    _say_where(out, total)
+
+
+def read(run: Any, source: str | None, reading: Sequence[str] | None) -> data.Examples:
+    """DATA as --read says, or what was held out.
+
+    Raises:
+        ValueError: --read without DATA, or one that is no OPTION=VALUE.
+    """
+    options: dict[str, Any] = {}
+    for each in reading or []:
+        name, equals, text = each.partition("=")
+        if source is None or not name or not equals:
+            raise ValueError(f"--read takes OPTION=VALUE, label=kind for example, and is for DATA, got {each!r}")
+        try:
+            options[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            options[name] = text
+    return runs.held_out_data(run) if source is None else data.load_test(source, **options)
+
+
+def column_names(vae: VAE, examples: data.Examples | None) -> list[str]:
+    """The names of the elements of x: the data's, or those that the likelihood has, or x0, x1, ..."""
+    size = math.prod(vae.input_shape)
+    named = None if examples is None else examples.columns
+    if named is None and isinstance(vae.likelihood, (Columns, LibrarySize)):
+        named = vae.likelihood.names if isinstance(vae.likelihood, Columns) else vae.likelihood.features
+    return _numbered("x", size) if named is None or len(named) != size else list(named)
+
+
+def limits_of(vae: VAE) -> tuple[float, float]:
+    """The values that are black and white in a picture."""
+    return vae.likelihood.support.lowest, vae.likelihood.support.highest
+
+
+@torch.no_grad()
+def _encoded(vae: VAE, examples: data.Examples) -> Iterator[Arrays]:
+    for batch in on_device(vae, checked_batches(vae, examples, _BATCH)):
+        with evaluation_mode(vae):
+            posterior = vae.encode(batch.x, batch.condition)
+        arrays = {"mean": posterior.mean}
+        if posterior.variances is not None:
+            arrays["standard_deviation"] = posterior.variances.sqrt()
+        yield {name: value.cpu().numpy() for name, value in arrays.items()}
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [f"{name}{number}" for number in range(count)]
+
+
+def _say_where(out: Target, count: int) -> None:
+    if out.path is not None:
+        say(f"{count:,} examples in {out.path}")
