@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from vaekit.vae import VAE
 
 
 class TermSums:
-    """Sums of loss terms over batches of different sizes, kept on the device: adding does not synchronise.
+    """Sums of loss terms over batches of different sizes: tensors on the device, which adding leaves there, or numbers once read.
 
     Example:
         >>> sums = TermSums()
@@ -30,7 +30,7 @@ class TermSums:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor | float] = {}
         self._examples: dict[str, int] = {}
 
     @classmethod
@@ -52,43 +52,45 @@ class TermSums:
         for name, total in other._sums.items():
             self._add(name, total, other._examples[name])
 
-    def _add(self, name: str, total: Tensor, examples: int) -> None:
+    def _add(self, name: str, total: Tensor | float, examples: int) -> None:
         self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._examples[name] = self._examples.get(name, 0) + examples
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums, and of how many examples each is."""
-        return {"sums": dict(self._sums), "examples": dict(self._examples)}
+        """The sums, and of how many examples each is; reads them."""
+        sums = {name: torch.as_tensor(value, dtype=torch.float64, device="cpu") for name, value in self._sums.items()}
+        return {"sums": sums, "examples": dict(self._examples)}
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go on from the sums of `state_dict`, on `device`."""
-        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the sums of `state_dict`, as numbers."""
+        self._sums = {name: float(value) for name, value in state["sums"].items()}
         self._examples = dict(state["examples"])
 
     def means(self) -> dict[str, float]:
         """Each term's mean over the examples that had it, in nats; synchronises."""
-        if not self._sums:
-            return {}
-        sums = torch.stack(list(self._sums.values())).tolist()
-        return {name: value / max(self._examples[name], 1) for name, value in zip(self._sums, sums, strict=True)}
+        return {name: value / max(self._examples[name], 1) for name, value in zip(self._sums, _read(self._sums), strict=True)}
 
 
 def over_all_processes(each: Sequence[TermSums], ranks: Ranks) -> Sequence[TermSums]:
-    """What all processes have summed up, for each of some sums of this one; of several processes it waits for the device.
+    """What all processes have summed up, for each of some sums of this one, as numbers, which are read all at once.
 
     It is added up in the order of the ranks, so that every process has the same to the last bit.
     """
-    if ranks.world == 1 or not each:
-        return each
-    totals = [total for sums in each for total in sums._sums.values()]
-    flat = iter(torch.stack(totals).tolist() if totals else ())
-    own = [{name: [next(flat), sums._examples[name]] for name in sums._sums} for sums in each]
+    read = iter(_read({(sums, name): total for sums in each for name, total in sums._sums.items()}))
+    own = [{name: [next(read), sums._examples[name]] for name in sums._sums} for sums in each]
     together = [TermSums() for _ in each]
     for of_rank in ranks.gather(own):
         for sums, named in zip(together, of_rank, strict=True):
             for name, (total, examples) in named.items():
-                sums._add(name, torch.tensor(total, dtype=torch.float64), examples)
+                sums._add(name, total, examples)
     return together
+
+
+def _read(sums: Mapping[Any, Tensor | float]) -> list[float]:
+    """The values in their order; what is on a device is read at once."""
+    tensors = [value for value in sums.values() if isinstance(value, Tensor)]
+    read = iter(torch.stack(tensors).tolist() if tensors else ())
+    return [next(read) if isinstance(value, Tensor) else value for value in sums.values()]
 
 
 def evaluation_key(seed: int) -> Tensor:

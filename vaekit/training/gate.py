@@ -75,7 +75,9 @@ class Buffers:
 
     @torch.no_grad()
     def put_back(self, bad: Tensor) -> None:
-        """Make them what they were before the step, if the flag says so."""
+        """Make them what they were before the step, if the flag says so; on the CPU it is simply read."""
+        if bad.is_cpu and not bad:
+            return
         for (module, name), kept in zip(self._places, self._kept, strict=True):
             buffer = getattr(module, name)
             buffer.copy_(torch.where(bad, kept, buffer))

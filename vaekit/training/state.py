@@ -117,8 +117,8 @@ class RunState:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.history.load_state_dict(state["history"])
-        self.sums.load_state_dict(state["sums"], self.vae.device)
-        self.window.load_state_dict(state["window"], self.vae.device)
+        self.sums.load_state_dict(state["sums"])
+        self.window.load_state_dict(state["window"])
         for name in _PLAIN:
             setattr(self, name, state[name])
         self.history.interrupted, self.history.reason = False, ""
