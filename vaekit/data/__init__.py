@@ -11,6 +11,7 @@ from vaekit.data.frames import as_frame, is_frame, read_frame
 from vaekit.data.kinds import as_batches
 from vaekit.data.mapped import MappedArray
 from vaekit.data.readers import readable
+from vaekit.data.schema import Schema
 from vaekit.data.shapes import Shapes, shapes
 from vaekit.data.sharding import share
 from vaekit.data.shards import open_shards
@@ -24,6 +25,7 @@ __all__ = [
     "Column",
     "Examples",
     "MappedArray",
+    "Schema",
     "Shapes",
     "Stream",
     "Whole",
