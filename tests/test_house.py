@@ -45,7 +45,7 @@ FLOORS = [
     {"vae", "saving"},  # VAE.save is short for saving.save
     {"presets", "compose"},
     {"inputs", "divided"},
-    {"evaluation", "training", "plots"},
+    {"evaluation", "training", "plots", "cells"},
     {"runs"},
     {"cli", "integrations", "__main__"},
 ]

@@ -4,6 +4,7 @@ from vaekit import safe_path  # noqa: F401 (before anything else is imported)
 
 # isort: split
 from vaekit import (
+    cells,
     conditions,
     data,
     decoders,
@@ -78,6 +79,7 @@ __all__ = [
     "Tracker",
     "UnknownNameError",
     "build_info",
+    "cells",
     "conditions",
     "create_vae",
     "data",

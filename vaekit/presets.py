@@ -149,15 +149,17 @@ def single_cell() -> dict[str, Any]:
 
     R. Lopez et al., "Deep generative modeling for single-cell transcriptomics", 2018, doi:10.1038/s41592-018-0229-2, in the
     defaults of scvi-tools: what is modelled is how a cell's counts are shared out among the genes; of a condition= (a
-    batch, covariates) the decoder alone is told. With layer normalisation in place of batch normalisation, and a dispersion for
-    each gene in each cell.
+    batch, covariates) the decoder alone is told. With layer normalisation in place of batch normalisation.
     """
     return {
         "input_shape": (2000,),
         "latent_dim": 10,
         "encoder": {"name": "mlp", "hidden": (128,), "normalization": "layer", "dropout": 0.1, "condition_dim": 0},
         "decoder": {"name": "mlp", "hidden": (128,), "normalization": "layer"},
-        "likelihood": {"name": "library_size", "counts": "zero_inflated_negative_binomial"},
+        "likelihood": {
+            "name": "library_size",
+            "counts": {"name": "zero_inflated_negative_binomial", "dispersion": "feature"},
+        },
     }
 
 

@@ -163,11 +163,11 @@ class VAE(nn.Module):
 
         The encoder sees what `likelihood.encoder_input` makes of x. With a likelihood that ignores missing values that is 0 for
         each NaN: the zero imputation of P.-A. Mattei, J. Frellsen, "MIWAE", 2019, arXiv:1812.02633, section 2. Standardised data
-        has its mean there.
+        has its mean there. An encoder that is not told the condition can do without it.
         """
         self._check_input(x)
-        told = self._embedded(condition, x.shape[0])
-        posterior = self.encoder(self.likelihood.encoder_input(x), *(told if self.encoder.condition_dim else ()))
+        told = self._embedded(condition, x.shape[0]) if self.encoder.condition_dim or self.condition is None else ()
+        posterior = self.encoder(self.likelihood.encoder_input(x), *told)
         if not isinstance(posterior, Posterior):
             raise TypeError(
                 f"{type(self.encoder).__name__}.forward has to return a vaekit.Posterior, "

@@ -3,6 +3,7 @@
 from vaekit.data.ahead import moved
 from vaekit.data.batch import Batch
 from vaekit.data.batches import Batches
+from vaekit.data.cells import Cells
 from vaekit.data.datasets import is_named, load, load_test, names
 from vaekit.data.download import cache_folder
 from vaekit.data.examples import Examples, as_examples
@@ -22,6 +23,7 @@ from vaekit.data.whole import Whole
 __all__ = [
     "Batch",
     "Batches",
+    "Cells",
     "Column",
     "Examples",
     "MappedArray",

@@ -1,0 +1,160 @@
+"""What a model says of cells: names matched, numbers written where they belong, changes found, unseen batches learned alone."""
+
+import anndata
+import numpy as np
+import pandas
+import pytest
+import torch
+from scipy import sparse
+
+import vaekit
+from vaekit import cells as of_cells
+
+GENES = 12
+RNG = np.random.default_rng(0)
+PROFILES = RNG.dirichlet(np.full(GENES, 5.0), 2)
+PROFILES[1, :2] = PROFILES[0, :2] * [4.0, 0.25]  # the two genes that change
+PROFILES[1, 2:] = PROFILES[0, 2:]
+PROFILES /= PROFILES.sum(1, keepdims=True)
+EFFECTS = {
+    "a": np.ones(GENES),
+    "b": np.where(np.arange(GENES) % 3 == 0, 2.0, 1.0),
+    "c": np.where(np.arange(GENES) % 3 == 1, 4.0, 1.0),
+}
+
+
+def simulated(batches, n=300, seed=1) -> anndata.AnnData:
+    rng = np.random.default_rng(seed)
+    kind, batch = rng.integers(2, size=n), rng.choice(list(batches), n)
+    share = PROFILES[kind] * np.stack([EFFECTS[name] for name in batch])
+    share /= share.sum(1, keepdims=True)
+    counts = rng.poisson(share * rng.uniform(150, 500, (n, 1))).astype(np.float32)
+    obs = pandas.DataFrame({"kind": np.array(["first", "second"])[kind], "batch": batch}, index=[f"c{i}" for i in range(n)])
+    made = anndata.AnnData(sparse.csr_matrix(counts), obs=obs)
+    made.var_names = [f"g{i}" for i in range(GENES)]
+    return made
+
+
+def trained(**options) -> vaekit.VAE:
+    data = vaekit.data.as_examples(simulated("ab"), batch="batch", label="kind")
+    networks = {"encoder": {"hidden": (16,), "dropout": 0.0}, "decoder": {"hidden": (16,)}, "seed": 0, **options}
+    vae = of_cells.create_vae(data, latent_dim=2, likelihood={"counts": "poisson"}, **networks)
+    vaekit.fit(vae, data, epochs=40, batch_size=50, learning_rate=1e-2, progress=False)
+    return vae
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return trained()
+
+
+def test_names_are_saved_with_the_model(vae, tmp_path):
+    again = vaekit.load(vae.save(tmp_path))
+    assert again.likelihood.features == tuple(f"g{i}" for i in range(GENES))
+    assert (again.condition.names, again.condition.column) == (("a", "b"), "batch")
+
+
+def test_genes_are_matched_by_name(vae):
+    adata = simulated("ba", n=20)
+    straight = of_cells.matching(vae, adata)
+    with pytest.warns(UserWarning, match="another order"):
+        turned = of_cells.matching(vae, adata[:, ::-1].copy())
+    assert torch.equal(turned.x[:], straight.x[:])
+    assert torch.equal(turned.y, straight.y)
+    more = anndata.concat([adata, adata[:, :1].copy()[:, [0]]], axis=1, merge="first", index_unique=None)
+    more.var_names = [*adata.var_names, "other"]
+    with pytest.warns(UserWarning, match="1 genes of the data are not the model's"):
+        assert torch.equal(of_cells.matching(vae, more).x[:], straight.x[:])
+
+
+def test_genes_that_are_missing_are_told(vae):
+    few = simulated("ab", n=20)[:, 3:].copy()
+    with pytest.raises(ValueError, match=r"3 of the model's 12 genes are not in the data \(g0, g1, g2"):
+        of_cells.matching(vae, few)
+    with pytest.warns(UserWarning, match="taken as 0"):
+        taken = of_cells.matching(vae, few, missing_genes="zero")
+    assert not taken.x[:][:, :3].any()
+    assert np.array_equal(taken.x[:][:, 3:].numpy(), few.X.toarray())
+
+
+def test_batches_are_matched_by_name_and_an_unseen_one_is_told(vae):
+    only_b = simulated("b", n=10)
+    assert of_cells.matching(vae, only_b).y.tolist() == [1] * 10
+    with pytest.raises(ValueError, match="not trained on batch c, but on a, b; vaekit.cells.adapt"):
+        of_cells.matching(vae, simulated("ac", n=20))
+    with pytest.raises(ValueError, match="does not know the names of its genes"):
+        of_cells.matching(vaekit.create_vae("single-cell", input_shape=(GENES,)), only_b)
+
+
+def test_latents_and_expression_are_written_where_they_belong(vae):
+    adata = simulated("ab", n=30)
+    of_cells.embed(adata, vae, key="Z")
+    cells = of_cells.matching(vae, adata)
+    means = vae.encode(cells.x[:]).mean
+    np.testing.assert_allclose(adata.obsm["Z"], means.detach(), rtol=1e-5)
+    of_cells.normalize(adata, vae, into="shares", size=1.0)
+    of_cells.normalize(adata, vae, into="of b", batch="b")
+    np.testing.assert_allclose(adata.layers["shares"].sum(1), 1.0, rtol=1e-5)
+    expected = torch.softmax(vae.natural_parameters(means, torch.ones(30).long())[:, 0], 1) * 1e4
+    np.testing.assert_allclose(adata.layers["of b"], expected.detach(), rtol=1e-4)
+    is_b = (adata.obs["batch"] == "b").to_numpy()
+    np.testing.assert_allclose(adata.layers["of b"][is_b], 1e4 * adata.layers["shares"][is_b], rtol=1e-4)
+    turned = adata[:, ::-1].copy()
+    with pytest.warns(UserWarning, match="another order"):
+        of_cells.normalize(turned, vae, into="shares", size=1.0)
+    np.testing.assert_allclose(turned.layers["shares"][:, ::-1], adata.layers["shares"], rtol=1e-5)
+
+
+def test_the_genes_that_change_are_found_with_the_size_of_their_change(vae):
+    table = of_cells.differential_expression(simulated("ab"), vae, "kind", "second", "first", delta=1.0, draws=2000)
+    assert set(table.index[:2]) == {"g0", "g1"}
+    assert list(table.index[table["is_changed"]]) == list(table.index[:2])
+    truth = np.log2(PROFILES[1] / PROFILES[0])
+    np.testing.assert_allclose(table.loc[["g0", "g1"], "log2_change"], truth[:2], atol=0.4)
+    other = of_cells.differential_expression(simulated("ab"), vae, "kind", "second", delta=1.0, draws=2000)
+    pandas.testing.assert_frame_equal(table, other)  # "all others" are the first here
+    turned = of_cells.differential_expression(simulated("ab"), vae, "kind", "first", "second", draws=2000)
+    np.testing.assert_allclose(turned.loc[table.index, "log2_change"], -table["log2_change"], atol=0.1)
+    with pytest.raises(ValueError, match="no cells whose kind is third; there are: first, second"):
+        of_cells.differential_expression(simulated("ab"), vae, "kind", "third")
+
+
+@pytest.mark.parametrize("options", [{}, {"dim": 3}], ids=["one-hot", "learned"])
+@pytest.mark.parametrize("told", [0, None], ids=["decoder", "both"])
+def test_an_unseen_batch_is_learned_and_nothing_else_moves(options, told):
+    condition = {"name": "labels", "classes": 2, "names": ["a", "b"], "column": "batch", **options}
+    encoder = {"hidden": (16,), "dropout": 0.5} if told == 0 else {"name": "mlp", "hidden": (16,)}
+    vae = trained(condition=condition, encoder=encoder)
+    unseen = simulated("c", seed=5)
+    grown = of_cells.adapt(vae, unseen, epochs=30)
+    assert grown.condition.names == ("a", "b", "c")
+    known, own = simulated("ab", n=30), of_cells.matching(grown, unseen)
+    before, after = (of_cells.matching(one, known) for one in (vae, grown))
+    torch.testing.assert_close(
+        grown.reconstruct(after.x[:], after.y), vae.reconstruct(before.x[:], before.y), rtol=1e-4, atol=1e-4
+    )
+    for name, value in grown.state_dict().items():
+        old = vae.state_dict()[name]
+        if old.shape == value.shape:
+            assert torch.equal(old, value), name
+        else:
+            kept = value[: len(old)] if options else value[..., : old.shape[-1]]
+            assert torch.equal(kept, old), name
+    nll = [float(grown(own.x[:], number, key=vaekit.make_key(0)).reconstruction.detach().mean()) for number in range(3)]
+    assert nll[2] < min(nll[:2]) - 1.0
+    assert all(parameter.requires_grad for parameter in grown.parameters())
+    with pytest.raises(ValueError, match="knows all of batch"):
+        of_cells.adapt(vae, known)
+
+
+def test_an_unseen_batch_beside_covariates_is_put_in_its_place():
+    adata = simulated("ab")
+    adata.obs["age"] = np.linspace(-1, 1, 300)
+    data = vaekit.data.as_examples(adata, batch="batch", covariates=["kind", "age"])
+    vae = of_cells.create_vae(data, latent_dim=2, decoder={"hidden": (16,)}, likelihood={"counts": "poisson"}, seed=0).eval()
+    unseen = simulated("ac", n=60)
+    unseen.obs["age"] = 0.5
+    grown = of_cells.adapt(vae, unseen, epochs=1)
+    z, rows = torch.randn(4, 2), torch.tensor([[0.0, 1.0, 0.3], [1.0, 0.0, -0.2], [1.0, 1.0, 0.1], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(grown.decode(z, rows), vae.decode(z, rows))
+    assert of_cells.matching(grown, unseen).y[:, 0].unique().tolist() == [0.0, 2.0]

@@ -1,0 +1,265 @@
+"""Cells: counts of genes with what is known of each cell, from AnnData in memory or .h5ad files, which stay where they are.
+
+I. Virshup, S. Rybakov, F. J. Theis, P. Angerer, F. A. Wolf, "anndata: Annotated data", 2021, doi:10.1101/2021.12.16.473007.
+Counts that are held sparse, by rows, stay so and become dense a batch at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vaekit.data.conversion import check_real
+from vaekit.data.examples import Examples
+from vaekit.data.mapped import MappedArray
+from vaekit.data.numpy_files import row_numbers
+from vaekit.data.readers import converter, reader
+
+
+class Counts:
+    """Rows of counts [N, G], dense or sparse by rows, in memory or on disk, as dense arrays when they are indexed.
+
+    Args:
+        matrix: scipy's CSR, anndata's of a file, an h5py dataset or an array.
+        genes: int64 [G], the columns to take, in this order; -1 is one that is not there, whose counts are 0. All by default.
+
+    Attributes:
+        shape: (N, G).
+        dtype: of the counts.
+
+    Raises:
+        TypeError: values that are not real numbers.
+
+    Example:
+        >>> from scipy.sparse import csr_matrix
+        >>> Counts(csr_matrix(np.eye(3)), genes=np.array([2, -1, 0]))[[2, 0]]
+        array([[1., 0., 0.],
+               [0., 0., 1.]])
+    """
+
+    def __init__(self, matrix: Any, genes: npt.NDArray[np.int64] | None = None) -> None:
+        self._matrix, self._genes = matrix, genes
+        self.dtype = np.dtype(matrix.dtype)
+        check_real(self.dtype)
+        self.shape = (int(matrix.shape[0]), int(matrix.shape[1]) if genes is None else len(genes))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
+        rows = row_numbers(index, len(self), "the counts")
+        chosen, places = np.unique(rows.reshape(-1), return_inverse=True)  # files are read in one order, each row once
+        read = self._matrix[chosen] if len(chosen) else np.empty((0, self._matrix.shape[1]), self.dtype)
+        dense = read.toarray() if hasattr(read, "toarray") else np.asarray(read)
+        return self._of_genes(dense)[places].reshape((*rows.shape, self.shape[1]))
+
+    def _of_genes(self, counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if self._genes is None:
+            return counts
+        taken = counts[:, self._genes.clip(min=0)]
+        taken[:, self._genes < 0] = 0
+        return taken
+
+
+class Cells(Examples):
+    """Cells with their counts, what a model is told of them, and names.
+
+    Attributes:
+        x: float32 [N, G], counts: a tensor, or a `MappedArray` over what is sparse or on disk.
+        y: what a conditional model is told: the batch int64 [N], or columns float32 [N, K]; the labels, or None, without.
+        genes: their names, in the order of x.
+        condition: what `vaekit.create_vae` takes as condition= for this y, with the names of what is in it; None without.
+        labels: int64 [N], the type of each cell, or None; `label_names` are theirs where y is the labels.
+        kinds: the labels' names.
+    """
+
+    def __init__(
+        self,
+        x: Tensor | MappedArray,
+        y: Tensor | None,
+        genes: Sequence[str],
+        condition: Mapping[str, Any] | list[Mapping[str, Any]] | None = None,
+        labels: Tensor | None = None,
+        kinds: Sequence[str] = (),
+        rows: Tensor | None = None,
+    ) -> None:
+        super().__init__(x, labels if y is None else y, rows, kinds if y is None and labels is not None else None)
+        self.genes, self.condition, self.labels, self.kinds = tuple(genes), condition, labels, tuple(kinds)
+
+    def take(self, rows: Tensor) -> Cells:
+        base = super().take(rows)
+        labels = None if self.labels is None else self.labels[rows]
+        y = None if self.condition is None else base.y
+        return Cells(base.x, y, self.genes, self.condition, labels, self.kinds, base.rows)
+
+
+def is_anndata(data: Any) -> bool:
+    """Whether this is an AnnData object; the package is not imported."""
+    return type(data).__module__.partition(".")[0] == "anndata" and hasattr(data, "obs") and hasattr(data, "layers")
+
+
+@converter("AnnData objects", is_anndata, extra="cells")
+def cells_of(
+    data: Any, *, layer: str | None = None, batch: str | None = None, label: str | None = None, covariates: Sequence[str] = ()
+) -> Cells:
+    """An AnnData object as cells.
+
+    Args:
+        data: the AnnData, in memory or backed.
+        layer: the layer that holds the counts; X by default.
+        batch: the column of obs that a conditional model is told: the batch of each cell.
+        label: the column of obs with the type of each cell, for pictures and scores.
+        covariates: further columns of obs that it is told: classes, or numbers.
+
+    Raises:
+        KeyError: no such layer, or no such column.
+        ValueError: missing values in a column; two genes of one name.
+    """
+    x = counts_of(data, layer)
+    names = [str(name) for name in data.var_names]
+    y, condition = conditions_of(data.obs, batch, covariates)
+    labels, kinds = (None, ()) if label is None else numbered(data.obs, label)
+    return Cells(x, y, _checked_genes(names), condition, None if labels is None else torch.from_numpy(labels), kinds)
+
+
+@reader(".h5ad files", suffixes=(".h5ad",), extra="cells")
+def read_cells(
+    path: Path, *, layer: str | None = None, batch: str | None = None, label: str | None = None, covariates: Sequence[str] = ()
+) -> tuple[Cells, None]:
+    """Cells of a .h5ad file, whose counts stay on disk and are read a batch at a time; the rest as `cells_of`."""
+    return cells_of(StoredCells(path), layer=layer, batch=batch, label=label, covariates=covariates), None
+
+
+class StoredCells:
+    """What is read of a .h5ad file: obs and var now, counts when they are asked for.
+
+    Args:
+        path: of the file.
+
+    Attributes:
+        obs, var_names: as of an AnnData.
+        layers: name -> counts.
+        X: the counts of the file's X.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import h5py
+        from anndata.io import read_elem
+
+        self._file = h5py.File(path, "r")
+        self.obs, self.var_names = read_elem(self._file["obs"]), read_elem(self._file["var"]).index
+
+    @property
+    def layers(self) -> dict[str, Any]:
+        return {name: self._matrix(f"layers/{name}") for name in self._file.get("layers", ())}
+
+    @property
+    def X(self) -> Any:
+        return self._matrix("X") if "X" in self._file else None
+
+    def _matrix(self, name: str) -> Any:
+        import h5py
+        from anndata.io import sparse_dataset
+
+        stored = self._file[name]
+        return stored if isinstance(stored, h5py.Dataset) else sparse_dataset(stored)
+
+
+def matrix_of(data: Any, layer: str | None) -> Any:
+    """The counts of a layer, or X, that can be read by rows; what is sparse by columns is turned in memory.
+
+    Raises:
+        KeyError: no such layer.
+        ValueError: there is no X.
+    """
+    if layer is not None and layer not in data.layers:
+        raise KeyError(f"there is no layer {layer!r}; there are: {', '.join(data.layers) or 'none'}")
+    matrix = data.X if layer is None else data.layers[layer]
+    if matrix is None:
+        raise ValueError(
+            f"there is no X; name the layer that holds the counts, layer=; there are: {', '.join(data.layers) or 'none'}"
+        )
+    if getattr(matrix, "format", "csr") == "csr":
+        return matrix
+    held = matrix.to_memory() if hasattr(matrix, "to_memory") else matrix
+    return held.tocsr()
+
+
+def counts_of(data: Any, layer: str | None, genes: npt.NDArray[np.int64] | None = None) -> Tensor | MappedArray:
+    """The counts as `Examples` hold them: dense float32 as they are, and all else converted a batch at a time."""
+    matrix = matrix_of(data, layer)
+    if genes is None and isinstance(matrix, np.ndarray) and matrix.dtype == np.float32 and not isinstance(matrix, np.memmap):
+        return torch.from_numpy(np.ascontiguousarray(matrix))
+    return MappedArray(Counts(matrix, genes))
+
+
+def conditions_of(
+    obs: Any, batch: str | None, covariates: Sequence[str]
+) -> tuple[Tensor | None, Mapping[str, Any] | list[Mapping[str, Any]] | None]:
+    """What a model is told by columns of obs, and the condition that takes it: classes first, then numbers."""
+    wanted = [*([] if batch is None else [batch]), *covariates]
+    if not wanted:
+        return None, None
+    numbers = [name for name in wanted if _is_number(column_of(obs, name)) and name != batch]
+    parts: list[Mapping[str, Any]] = []
+    columns: list[npt.NDArray[Any]] = []
+    for name in (name for name in wanted if name not in numbers):
+        values, levels = numbered(obs, name)
+        parts.append({"name": "labels", "classes": len(levels), "names": levels, "column": name})
+        columns.append(values)
+    if not numbers and len(parts) == 1:
+        return torch.from_numpy(columns[0]), parts[0]
+    if numbers:
+        parts.append({"name": "vector", "size": len(numbers), "names": numbers})
+    columns += [numbers_of(obs, name) for name in numbers]
+    return torch.from_numpy(np.stack([column.astype(np.float32) for column in columns], axis=1)), parts
+
+
+def column_of(obs: Any, name: str) -> Any:
+    """A column of obs.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    if name not in obs:
+        raise KeyError(f"obs has no column {name!r}; it has: {', '.join(map(str, obs.columns)) or 'none'}")
+    return obs[name]
+
+
+def numbered(obs: Any, name: str) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """The classes in a column of obs as numbers, and their names, sorted or in the order of a category's levels."""
+    column = _whole(column_of(obs, name), name)
+    levels = [str(level) for level in column.astype("category").cat.remove_unused_categories().cat.categories]
+    places = {level: number for number, level in enumerate(levels)}
+    return np.array([places[str(value)] for value in column], dtype=np.int64), levels
+
+
+def numbers_of(obs: Any, name: str) -> npt.NDArray[np.float32]:
+    """A column of numbers of obs."""
+    numbers: npt.NDArray[np.float32] = _whole(column_of(obs, name), name).to_numpy(dtype=np.float32)
+    return numbers
+
+
+def _is_number(column: Any) -> bool:
+    return getattr(column.dtype, "kind", "O") in "fiu"
+
+
+def _whole(column: Any, name: str) -> Any:
+    if column.isna().any():
+        raise ValueError(
+            f"the column {name!r} of obs is missing in {int(column.isna().sum())} of {len(column)} cells; fill it first"
+        )
+    return column
+
+
+def _checked_genes(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two genes are called {twice!r}; adata.var_names_make_unique() gives each its own name")
+    return names
