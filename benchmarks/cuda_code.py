@@ -50,6 +50,27 @@ CSRC = Path(__file__).resolve().parents[1] / "csrc"
 FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-cubin", "-Xptxas", "-v")
 STORAGE = {"float": 4, "double": 8, "BFloat16": 2, "Half": 2}  # bytes
 OPERANDS = {"forward": 2, "backward": 3}  # read in the loop, 16 bytes at a time
+LIKELIHOODS = {  # as csrc/cuda/*_nll.cuh call them, and whether a thread takes 16 bytes at a time
+    "BernoulliNll": True,
+    "GaussianNll": True,
+    "DiscretizedLogisticNll": False,
+    "PoissonNll": False,
+    "NegativeBinomialNll": False,
+    "ZeroInflatedNll": False,
+}
+PARTS = {  # of the library, and the headers of csrc/cuda that have their kernels
+    "reparameterize_kl": ("reparameterize_kl",),
+    "nll": ("bernoulli_nll", "gaussian_nll", "discretized_logistic_nll", "count_nll"),
+    "pairs": ("kernel_sum", "log_aggregate"),
+}
+AGGREGATES = {  # the kernels of csrc/cuda/log_aggregate.cuh
+    "marginals": "Forward",
+    "joint": "Forward",
+    "weights": "Backward",
+    "columns": "Backward",
+    "rows": "Backward",
+    "gradients": "Backward",
+}
 SIZES = ("64x2", "64x20", "128x64", "512x128", "4096x256", "16384x512")  # of reparameterize_kl.py
 BLOCK = 256  # threads
 LAUNCH = 4e-6  # seconds
@@ -137,7 +158,7 @@ class Kernel(NamedTuple):
 
     def bytes(self) -> int:
         """Of a number in storage."""
-        return STORAGE[re.split("[<,>]", self.name)[1]]
+        return next(STORAGE[word] for word in re.split("[<, >]+", self.name) if word in STORAGE)
 
     def count(self, pattern: str, loop: bool = False) -> int:
         return sum(re.fullmatch(pattern, i.name) is not None for i in (self.loop if loop else self.code))
@@ -202,27 +223,50 @@ def supported() -> tuple[str, ...]:
     return tuple(name for name in ARCHITECTURES if f"sm_{name.replace('.', '')}" in known)
 
 
-def source(only: str = "") -> str:
-    """Every kernel, instantiated, or those whose names hold `only`."""
-    kernels = [f"add_segments<{storage}>(__grid_constant__ const Forward)" for storage in ("float", "double")]
-    for storage in STORAGE:
-        for family in ("forward", "backward"):
-            of = f"(__grid_constant__ const {family.capitalize()})"
-            kernels += [
-                f"{family}_usual<{storage}>{of}",
-                f"{family}_any<{storage}, true>{of}",
-                f"{family}_any<{storage}, false>{of}",
-            ]
-    lines = "".join(f"template __global__ void {kernel};\n" for kernel in kernels if only in kernel)
-    return f'#include "cuda/reparameterize_kl.cuh"\nnamespace vaekit::cuda {{\n{lines}}}\n'
+def instances(part: str) -> list[str]:
+    """The kernels of a part of the library, and the arguments that they take."""
+    kernels = []
+    if part == "reparameterize_kl":
+        kernels += [f"add_parts<{storage}>(__grid_constant__ const Parts)" for storage in ("float", "double")]
+        for storage in STORAGE:
+            for family in ("forward", "backward"):
+                of = f"(__grid_constant__ const {family.capitalize()})"
+                kernels += [
+                    f"{family}_{kind}{of}" for kind in (f"usual<{storage}>", f"any<{storage}, true>", f"any<{storage}, false>")
+                ]
+    if part == "nll":
+        for storage, size in STORAGE.items():
+            for likelihood, takes_vectors in LIKELIHOODS.items():
+                for n in (1, 16 // size) if takes_vectors else (1,):
+                    kernels += [
+                        f"nll_{family}<{likelihood}, {storage}, {n}>(__grid_constant__ const Nll{family.capitalize()})"
+                        for family in ("forward", "backward")
+                    ]
+    if part == "pairs":
+        for storage in ("float", "double"):
+            kernels += [f"prepare_aggregate<{storage}>(__grid_constant__ const Prepare<{storage}>)"]
+            for family, direction in AGGREGATES.items():
+                kernels += [f"aggregate_{family}<{storage}>(__grid_constant__ const Aggregate{direction}<{storage}>)"]
+            kernels += [f"write_bandwidths<{storage}>(__grid_constant__ const Bandwidths)"]
+            for kernel in ("Gaussian", "InverseMultiquadric"):
+                kernels += [f"kernel_sum_strips<{kernel}, {storage}>(__grid_constant__ const KernelSumForward)"]
+                kernels += [f"kernel_sum_gradients<{kernel}, {storage}>(__grid_constant__ const KernelSumBackward)"]
+    return kernels
 
 
-def build(architecture: str, folder: Path, csrc: Path = CSRC, only: str = "") -> None:
+def source(part: str, only: str = "") -> str:
+    """Every kernel of a part, instantiated, or those whose names hold `only`."""
+    includes = "".join(f'#include "cuda/{header}.cuh"\n' for header in PARTS[part])
+    lines = "".join(f"template __global__ void {kernel};\n" for kernel in instances(part) if only in kernel)
+    return f"{includes}namespace vaekit::cuda {{\n{lines}}}\n"
+
+
+def build(architecture: str, folder: Path, csrc: Path = CSRC, only: str = "", part: str = "reparameterize_kl") -> None:
     """Leaves what ptxas said and nvdisasm's listing in `folder`, for `read`; `csrc` may be a changed copy."""
     nvcc, nvdisasm, number = find_nvcc(), find_nvdisasm(), architecture.replace(".", "")
     folder.mkdir(parents=True, exist_ok=True)
     file, cubin = folder / "kernels.cu", folder / "kernels.cubin"
-    file.write_text(source(only))
+    file.write_text(source(part, only))
     target = f"-gencode=arch=compute_{number},code=sm_{number}"
     compiled = subprocess.run([nvcc, *FLAGS, target, f"-I{csrc}", file, "-o", cubin], capture_output=True, text=True)
     if compiled.returncode:
@@ -236,9 +280,9 @@ def read(folder: Path) -> dict[str, Kernel]:
     return parse((folder / "messages.txt").read_text(), (folder / "listing.txt").read_text())
 
 
-def kernels_of(architecture: str) -> dict[str, Kernel]:
+def kernels_of(architecture: str, part: str) -> dict[str, Kernel]:
     with tempfile.TemporaryDirectory() as folder:
-        build(architecture, Path(folder))
+        build(architecture, Path(folder), part=part)
         return read(Path(folder))
 
 
@@ -247,12 +291,13 @@ def kernels_of(architecture: str) -> dict[str, Kernel]:
 
 def readable(symbol: str) -> str:
     """The name of a kernel from its symbol, _ZN6vaekit4cuda11forward_anyIfLb1EEEvNS0_7ForwardE for forward_any<float, true>."""
-    types = {"f": "float", "d": "double", "NS_8BFloat16E": "BFloat16", "NS_4HalfE": "Half"}
-    found = re.search(rf"4cuda\d+(\w+?)I({'|'.join(types)})(?:Lb([01])E)?EEv", symbol)
+    words = {"f": "float", "d": "double", "Lb0E": "false", "Lb1E": "true"}
+    argument = r"[fd]|NS\d*_\d+[A-Za-z]\w*?E|Lb[01]E|Li\d+E"
+    found = re.search(rf"4cuda\d+(\w+?)I((?:{argument})+)EEv", symbol)
     if not found:
         raise ValueError(f"not a kernel's symbol: {symbol}")
-    name, storage, vectors = found.groups()
-    return f"{name}<{types[storage]}{'' if vectors is None else ', true' if vectors == '1' else ', false'}>"
+    arguments = [words.get(word) or re.sub(r"^(NS\d*_\d+|Li)|E$", "", word) for word in re.findall(argument, found[2])]
+    return f"{found[1]}<{', '.join(arguments)}>"
 
 
 def parse(messages: str, listing: str) -> dict[str, Kernel]:
@@ -410,15 +455,16 @@ def main() -> None:
         metavar="X.Y",
         help=f"default, where nvcc knows them: {' '.join(ARCHITECTURES)}",
     )
+    parser.add_argument("--part", choices=PARTS, default="reparameterize_kl", help="of the library's kernels")
     args = parser.parse_args()
     from harness import table
 
     try:
         for architecture in args.architectures or supported():
-            kernels = kernels_of(architecture)
+            kernels = kernels_of(architecture, args.part)
             print(f"compute capability {architecture}\n{table(made(architecture, kernels))}\n")
             for name, gpu in GPUS.items():
-                if gpu.architecture == architecture:
+                if gpu.architecture == architecture and args.part == "reparameterize_kl":
                     print(f"{name}: PREDICTED, never measured; times of a call with all B x D elements")
                     print(f"{table(predictions(gpu, kernels))}\n")
     except Missing as error:

@@ -17,8 +17,10 @@ from torch import Tensor
 
 import vaekit
 from vaekit import likelihoods
+from vaekit.likelihoods import Likelihood
 from vaekit.losses import squared_mmd
 from vaekit.losses.total_correlation import log_aggregate, log_weights
+from vaekit.ops.kernel_sum import kernel_sum
 
 SHAPES = ((64, 20), (33, 3), (5, 129), (1, 1), (2, 3000))
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -45,10 +47,23 @@ def calls() -> Iterator[Call]:
         yield f"reparameterize_kl {options}", lambda mu, logvar, o=options: operator(mu, logvar, **o), [mu, logvar], mu.dtype
     prior = [normal(33, 129, seed=2), normal(33, 129, seed=3)]
     yield "reparameterize_kl prior", lambda m, v, *p: operator(m, v, prior=p), [mu, logvar, *prior], mu.dtype
-    for name, data in data_of_likelihoods():
-        likelihood = likelihoods.create(name)
+    for name, likelihood, data in likelihoods_with_data():
         parameters = normal(len(data), likelihood.parameters_per_element, *data.shape[1:])
-        yield f"nll of {name}", lambda p, x, of=likelihood: (of.nll(p, x),), [parameters, data], torch.float32
+        # Data that asks for a gradient gets the formula, not the kernel.
+        yield (
+            f"nll of {name}",
+            lambda p, x, of=likelihood: (of.to(p.device).nll(p, x.detach()),),
+            [parameters, data],
+            torch.float32,
+        )
+    counts = (3 * normal(70, 29).abs()).floor()
+    for name, shared in (("one dispersion", normal()), ("a dispersion for each column", normal(29, seed=6))):
+        yield (
+            f"nll of negative_binomial with {name}",
+            lambda p, t, x: (torch.ops.vaekit.negative_binomial_nll(p, x.detach(), t, 0.0, False),),
+            [normal(70, 1, 29), shared, counts],
+            torch.float32,
+        )
     eps = normal(65, 7, seed=4)
     yield (
         "log_aggregate",
@@ -57,15 +72,23 @@ def calls() -> Iterator[Call]:
         torch.float32,
     )
     yield "squared_mmd", lambda x, y: (squared_mmd(x, y),), [normal(65, 7), eps], torch.float32
+    for within in (False, True):
+        yield (
+            f"kernel_sum of Gaussian kernels{' within a sample' * within}",
+            lambda x, y, within=within: (kernel_sum(x, None if within else y, [1.0, 9.0], True),),
+            [normal(65, 37), normal(33, 37, seed=7)],
+            torch.float32,
+        )
 
 
-def data_of_likelihoods() -> Iterator[tuple[str, Tensor]]:
-    uniform = torch.rand(33, 29, generator=torch.Generator().manual_seed(0))
-    counts = (8 * uniform).floor() * (uniform > 0.5)
-    for name in ("bernoulli", "gaussian", "laplace", "student_t", "continuous_bernoulli"):
-        yield name, uniform
-    for name in ("poisson", "negative_binomial", "zero_inflated_negative_binomial"):
-        yield name, counts
+def likelihoods_with_data() -> Iterator[tuple[str, Likelihood, Tensor]]:
+    for shape in ((33, 29), (5, 64), (2, 5000)):
+        uniform = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        counts = (8 * uniform).floor() * (uniform > 0.5)
+        for name in ("bernoulli", "gaussian", "laplace", "student_t", "continuous_bernoulli", "discretized_logistic"):
+            yield f"{name} {shape}", likelihoods.create(name), (255 * uniform).round() / 255
+        for name in ("poisson", "negative_binomial", "zero_inflated_negative_binomial"):
+            yield f"{name} {shape}", likelihoods.create(name), counts
 
 
 def results(function: Callable[..., tuple[Tensor, ...]], tensors: Sequence[Tensor], device: str) -> list[Tensor]:

@@ -159,7 +159,7 @@ VAEKIT_INLINE CountNll<T> negative_binomial_of_none(T log_mean, T log_theta, T l
   // is a sum of positive terms.
   const T s = ratio * half, t = s * s, rest = t * artanh_series<fused>(t);
   const T log_one = multiply_add<fused>(s + s, rest, s + s), beyond = distance + log_one;
-  const T most = std::numeric_limits<T>::max(), finite = least > most ? most : least;  // 0 times it is 0
+  const T most = Real<T>::kLargest, finite = least > most ? most : least;  // 0 times it is 0
   return {least * (mean_is_less ? multiply_add<fused>(half + half, rest, half + half) : beyond), least * share,
           finite * (mean_is_less ? half * multiply_add<fused>(ratio, share, rest + rest) : beyond - share), T(0)};
 }
@@ -241,7 +241,7 @@ VAEKIT_INLINE CountNll<T> zero_inflated_of_none(T log_mean, T log_theta, T logit
   const T log_one = log_one_plus<fused>(near ? kept * growth : e_sum);
   const T far = (log_one_plus<fused>(e_logit) - log_one) + (-logit < n.nll ? -logit : n.nll);
   // Where nothing was counted, what n's derivative is does not matter, if it is a number.
-  const T most = std::numeric_limits<T>::max();
+  const T most = Real<T>::kLargest;
   const T by_log_theta = n.by_log_theta > most ? most : n.by_log_theta;
   return {near ? -log_one : far, counted * n.by_log_mean, counted * by_log_theta, lost * (growth * kept)};
 }

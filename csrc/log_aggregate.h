@@ -10,16 +10,15 @@ namespace vaekit {
 constexpr double kSqrtHalf = 0.70710678118654752440;
 constexpr double kLog2Pi = 1.83787706640934548356;  // log(2 pi)
 
+template <class T>
+constexpr T kLogLargest = static_cast<T>(sizeof(T) == 8 ? 709.782712893383973096 : 88.7228391116729996);  // of T's numbers
+
 // Within these limits everything is finite for means up to 1e18 in float, and so no product is 0 times infinity. They show at none
 // but equal means: others are infinitely far apart, in units of such a sigma, with them as without.
 template <class T>
 struct AggregateLimits {
-  T exp, lowest, inverse_sigma, sigma;  // of e^x, of exp_or_zero, and of the logarithms of 1 / sigma and sigma
-  AggregateLimits()
-      : exp(Real<T>::kExpLimit),
-        lowest(kLowestExponent<T>),
-        inverse_sigma(std::log(std::numeric_limits<T>::max()) - T(43)),
-        sigma(std::log(std::numeric_limits<T>::max()) - T(3)) {}
+  // Of e^x, of exp_or_zero, and of the logarithms of 1 / sigma and sigma.
+  T exp = Real<T>::kExpLimit, lowest = kLowestExponent<T>, inverse_sigma = kLogLargest<T> - T(43), sigma = kLogLargest<T> - T(3);
 };
 
 template <bool fused, class T>

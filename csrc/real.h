@@ -51,6 +51,7 @@ struct Real<float> {
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding and subtracting it rounds to a whole number
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // High has 10 bits: n * High is exact
   static constexpr float kExpLimit = 104.0f;  // beyond it e^x is 0 or infinite
+  static constexpr float kLargest = std::numeric_limits<float>::max(), kInfinity = std::numeric_limits<float>::infinity();
 };
 
 template <>
@@ -61,6 +62,7 @@ struct Real<double> {
   static constexpr double kRound = 6755399441055744.0;
   static constexpr double kLn2High = 0.693147180369123816490, kLn2Low = 1.90821492927058770002e-10;
   static constexpr double kExpLimit = 746.0;
+  static constexpr double kLargest = std::numeric_limits<double>::max(), kInfinity = std::numeric_limits<double>::infinity();
 };
 
 // (e^r - 1 - r) / r^2 on [-0.8, 0.8]: minimax, relative error 2.5e-8 and 6e-17.

@@ -20,8 +20,8 @@ SUFFIX = ".dll" if WINDOWS else ".so"
 
 
 def headers() -> list[str]:
-    """All headers; a change in any of them compiles every library again."""
-    return sorted(path.as_posix() for path in Path("csrc").rglob("*") if path.suffix in (".h", ".cuh"))
+    """All headers, and what is included like one; a change in any of them compiles every library again."""
+    return sorted(path.as_posix() for path in Path("csrc").rglob("*") if path.suffix in (".h", ".cuh", ".cu"))
 
 
 def cpu_library() -> Extension:
@@ -67,7 +67,7 @@ def cuda_library() -> Extension:
     )
     return Extension(
         "vaekit._C_cuda",
-        sources=["csrc/cuda/reparameterize_kl.cu"],
+        sources=["csrc/cuda/library.cu"],
         depends=headers(),
         include_dirs=["csrc"],
         define_macros=[TORCH_TARGET, ("USE_CUDA", "1")],  # torch's headers declare their CUDA functions under USE_CUDA

@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "../pair_operands.h"
 #include "instruction_sets.h"
 #include "library.h"
 #include "pairs.h"
@@ -18,38 +19,14 @@
 namespace vaekit {
 namespace {
 
-constexpr const char* kName = "kernel_sum";
+constexpr const char* kName = kKernelSum;
+using Arguments = KernelSumArguments;
 constexpr int64_t kPerKernel = 4;  // what a kernel costs, in latents
 
 template <class T>
 const KernelLoops<T>& loops() {
   static const KernelLoops<T>& chosen = VAEKIT_TABLE_OF(instruction_set(), kernel_sum::kLoops<T>);
   return chosen;
-}
-
-// --- operands --------------------------------------------------------------------------------------------------------------
-
-struct Arguments {
-  const Tensor& x;
-  const OptionalTensor& y;  // absent: x itself
-  const std::vector<double>& bandwidths;
-  bool is_gaussian;
-
-  const Tensor& points() const { return y ? *y : x; }
-};
-
-void check_points(const Tensor& points, const Tensor& x, const char* name) {
-  STD_TORCH_CHECK(points.dim() == 2 && points.size(1) == x.size(1) && points.scalar_type() == x.scalar_type() && on_device_of(points, x),
-                  kName, ": ", name, " is not [points, latents] with x's latents, dtype and device");
-  check_memory(points, kName, name);
-}
-
-void check(const Arguments& a) {
-  const ScalarType dtype = a.x.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, kName, " takes float32 or float64");
-  STD_TORCH_CHECK(a.x.dim() == 2, kName, ": x is not [points, latents]");
-  check_points(a.x, a.x, "x");
-  if (a.y) check_points(*a.y, a.x, "y");
 }
 
 // --- what a call works on --------------------------------------------------------------------------------------------------
@@ -216,9 +193,7 @@ void backward_as(const Arguments& a, double grad, const Tensor& out) {
 Tensor backward(const Tensor& grad, const Tensor& x, const OptionalTensor& y, std::vector<double> bandwidths, bool is_gaussian) {
   const Arguments a = {x, y, bandwidths, is_gaussian};
   check(a);
-  STD_TORCH_CHECK(grad.dim() == 0 && grad.scalar_type() == ScalarType::Double && on_device_of(grad, x), kName,
-                  ": the gradient is not one float64 number on x's device");
-  check_memory(grad, kName, "grad");
+  check_gradient(grad, a);
   const double factor = *static_cast<const double*>(grad.const_data_ptr());
   Tensor out = empty(x.sizes().data(), 2, x.scalar_type(), x, kName);
   x.scalar_type() == ScalarType::Double ? backward_as<double>(a, factor, out) : backward_as<float>(a, factor, out);

@@ -7,6 +7,7 @@
 // depends on how many threads there are. What is held is a few arrays of the inputs' size, and the weights of a block.
 #include "log_aggregate.h"
 
+#include "../pair_operands.h"
 #include "instruction_sets.h"
 #include "library.h"
 #include "pairs.h"
@@ -18,7 +19,8 @@
 namespace vaekit {
 namespace {
 
-constexpr const char* kName = "log_aggregate";
+constexpr const char* kName = kLogAggregate;
+using Arguments = AggregateArguments;
 constexpr int kLatentsPerSum = 8;            // whose densities are added up before they come to the sum over all
 constexpr int64_t kWeightsAtOnce = 1 << 18;  // of a block of rows with all examples
 constexpr int64_t kMostRows = 256;           // of a block
@@ -28,41 +30,6 @@ template <class T>
 const AggregateLoops<T>& loops() {
   static const AggregateLoops<T>& chosen = VAEKIT_TABLE_OF(instruction_set(), log_aggregate::kLoops<T>);
   return chosen;
-}
-
-// --- operands --------------------------------------------------------------------------------------------------------------
-
-struct Arguments {
-  const Tensor &mu, &logvar, &eps;
-  int64_t first;
-  double own;
-};
-
-void check_like(const Tensor& tensor, int64_t rows, const Arguments& a, const char* name) {
-  STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(0) == rows && tensor.size(1) == a.mu.size(1), kName, ": ", name,
-                  " has a shape that does not fit mu's");
-  STD_TORCH_CHECK(tensor.scalar_type() == a.mu.scalar_type() && on_device_of(tensor, a.mu), kName, ": ", name,
-                  " has not mu's dtype and device");
-  check_memory(tensor, kName, name);
-}
-
-void check(const Arguments& a) {
-  const ScalarType dtype = a.mu.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, kName, " takes float32 or float64");
-  STD_TORCH_CHECK(a.mu.dim() == 2 && a.mu.size(1) > 0, kName, ": mu is not [examples, latents], of at least one latent");
-  STD_TORCH_CHECK(a.eps.dim() == 2, kName, ": eps is not [rows, latents]");
-  check_like(a.mu, a.mu.size(0), a, "mu");
-  check_like(a.logvar, a.mu.size(0), a, "logvar");
-  check_like(a.eps, a.eps.size(0), a, "eps");
-  STD_TORCH_CHECK(0 <= a.first && a.first <= a.mu.size(0) - a.eps.size(0), kName,
-                  ": the rows are not examples first, first + 1, ... of mu");
-}
-
-void check_row_like(const Tensor& tensor, const Arguments& a, const char* name) {
-  STD_TORCH_CHECK(tensor.dim() == 1 && tensor.size(0) == a.eps.size(0) && tensor.scalar_type() == a.mu.scalar_type() &&
-                      on_device_of(tensor, a.mu),
-                  kName, ": ", name, " is not like the result for q(z)");
-  check_memory(tensor, kName, name);
 }
 
 // --- what a call works on --------------------------------------------------------------------------------------------------
@@ -407,8 +374,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor& of_joint, const Tensor& of_mar
   check(a);
   check_row_like(of_joint, a, "of_joint");
   check_row_like(joint, a, "joint");
-  check_like(of_marginals, eps.size(0), a, "of_marginals");
-  check_like(marginals, eps.size(0), a, "marginals");
+  check_aggregate_like(of_marginals, eps.size(0), a, "of_marginals");
+  check_aggregate_like(marginals, eps.size(0), a, "marginals");
   Tensor of_mu = empty(mu.sizes().data(), 2, mu.scalar_type(), mu, kName);
   Tensor of_logvar = empty(mu.sizes().data(), 2, mu.scalar_type(), mu, kName);
   if (mu.size(0) > 0) {

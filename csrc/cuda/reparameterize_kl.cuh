@@ -1,113 +1,21 @@
 // The CUDA kernels of vaekit::reparameterize_kl and its backward, on raw pointers, and how a call is laid out on the device. No torch
 // header and no CUDA header: tests/csrc compiles this very file for the CPU and runs it there, a fiber for each thread.
 //
-// A group of threads takes a row (one event) at a time: a few threads for a tiny row, so that a warp holds many; a warp for a short
-// one; the block for a long one, and several blocks for one longer than kSegment. A thread takes 16 bytes of mu and of logvar at a
-// time, makes their noise in registers from the key, and writes 16 bytes of z; the divergences are added within the thread, then over
-// the group by shuffles, in an order that follows from the shape alone. Where a tensor's place or strides do not allow 16 bytes, the
-// elements of one Philox block are read one by one. The arithmetic is that of the CPU kernel (../gaussian.h), bit for bit but for
-// the payload of a NaN.
+// A group of threads takes a row (one event) at a time (rows.cuh). A thread takes 16 bytes of mu and of logvar at a time, makes their
+// noise in registers from the key, and writes 16 bytes of z; the divergences are added within the thread, then over the group by
+// shuffles, in an order that follows from the shape alone. Where a tensor's place or strides do not allow 16 bytes, the elements of one
+// Philox block are read one by one. The arithmetic is that of the CPU kernel (../gaussian.h), bit for bit but for the payload of a NaN.
 //
 // A kernel is launched through a function object `launch(kernel, grid, argument)` that the caller gives.
 #pragma once
 
 #include "../gaussian.h"
-#include "../half.h"
-
-#if !defined(__CUDACC__) && !defined(__grid_constant__)
-#define __grid_constant__
-#endif
+#include "rows.cuh"
 
 namespace vaekit {
 namespace cuda {
 
-constexpr int kBlockBits = 8, kThreads = 1 << kBlockBits;  // of a block
-constexpr int kWarp = 32;
-constexpr int kVectorBytes = 16;
-constexpr int kSegment = 4096;              // elements of a row that one block takes
-constexpr int64_t kBlocksPerProcessor = 32;  // beyond these, a block takes several rows
-
-constexpr unsigned kWholeWarp = 0xFFFFFFFFu;
-
-// --- storage types ---------------------------------------------------------------------------------------------------------
-
-template <class S>
-struct Compute {
-  using Type = float;
-};
-template <>
-struct Compute<double> {
-  using Type = double;
-};
-
-VAEKIT_INLINE float widen(float x) { return x; }
-VAEKIT_INLINE double widen(double x) { return x; }
-VAEKIT_INLINE float widen(BFloat16 x) { return to_float(x); }
-VAEKIT_INLINE float widen(Half x) {
-#if defined(__CUDA_ARCH__)
-  float wide;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
-  return wide;
-#else
-  return to_float(x);
-#endif
-}
-
-VAEKIT_INLINE void narrow(float x, float& out) { out = x; }
-VAEKIT_INLINE void narrow(double x, double& out) { out = x; }
-VAEKIT_INLINE void narrow(float x, BFloat16& out) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
-#else
-  out = to_bfloat16(x);
-#endif
-}
-VAEKIT_INLINE void narrow(float x, Half& out) {
-#if defined(__CUDA_ARCH__)
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
-#else
-  out = to_half(x);
-#endif
-}
-
-template <class S>
-constexpr int kLength = kVectorBytes / static_cast<int>(sizeof(S));  // elements of 16 bytes
-
-template <class S>
-struct alignas(kVectorBytes) Vector {
-  S values[kLength<S>];
-};
-
-template <class S>
-VAEKIT_INLINE Vector<S> load_vector(const void* data, int64_t place) {
-  return *reinterpret_cast<const Vector<S>*>(static_cast<const S*>(data) + place);
-}
-
-// `place` counts in S; an index into vectors, because nvcc otherwise stores number by number.
-template <class S>
-VAEKIT_INLINE void store_vector(void* data, int64_t place, const Vector<S>& vector) {
-  static_cast<Vector<S>*>(data)[static_cast<uint64_t>(place) / kLength<S>] = vector;
-}
-
-// --- where the operands lie ------------------------------------------------------------------------------------------------
-
-// One operand: element `column` of row `row` of sample k lies at data + k * sample_stride + row * row_stride + column * column_stride.
-struct View {
-  const void* data = nullptr;
-  int64_t sample_stride = 0, row_stride = 0, column_stride = 0;
-
-  VAEKIT_INLINE explicit operator bool() const { return data != nullptr; }
-  VAEKIT_INLINE int64_t offset(int64_t row, int64_t sample = 0) const { return sample * sample_stride + row * row_stride; }
-};
-
-// What a group of threads does: rows of so many elements, each in segments that different blocks take.
-struct Work {
-  int64_t rows, event, segments;
-  int segment;     // elements of a segment: those of the row, or kSegment
-  int group_bits;  // 2^group_bits threads share a row: up to a warp, or the whole block
-
-  VAEKIT_INLINE int group() const { return 1 << group_bits; }
-};
+// --- a call ----------------------------------------------------------------------------------------------------------------
 
 struct Operands {
   Work work;
@@ -123,7 +31,7 @@ struct Operands {
 struct Forward : Operands {
   void* z;           // [K?, rows, event]
   void* kl;          // [rows], or [rows, event] where not reduced
-  double* segments;  // [rows, segments], or null where a row is one segment: sums that `add_segments` adds
+  double* segments;  // [rows, segments], or null where a row is one segment: sums that `add_parts` adds
 };
 
 struct Backward : Operands {
@@ -206,58 +114,6 @@ VAEKIT_INLINE T sum_of(const T (&values)[n]) {
     for (int i = 0; i < length; ++i) sums[i] += sums[i + length];
   }
   return sums[0];
-}
-
-#if defined(__CUDACC__)
-#define VAEKIT_DEVICE __device__ __forceinline__
-#else
-#define VAEKIT_DEVICE inline
-#endif
-
-// The sum over `width` neighbouring threads, in the first of them; every thread of the warp takes part.
-template <class T>
-VAEKIT_DEVICE T sum_over_threads(T value, int width) {
-  for (int distance = width / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(kWholeWarp, value, distance, width);
-  return value;
-}
-
-// The sum over the block, in its first thread; every thread takes part.
-template <class T>
-VAEKIT_DEVICE double sum_over_block(T value) {
-  __shared__ double of_warps[kThreads / kWarp];
-  const T of_warp = sum_over_threads(value, kWarp);
-  if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp] = of_warp;
-  __syncthreads();
-  double sum = 0;
-  if (threadIdx.x == 0) {
-    for (int warp = 0; warp < kThreads / kWarp; ++warp) sum += of_warps[warp];
-  }
-  __syncthreads();  // before the next row's sums are written
-  return sum;
-}
-
-// This thread's place in its group.
-VAEKIT_DEVICE int lane_of(const Work& work) { return threadIdx.x & (work.group() - 1); }
-
-// A piece of work of a group of threads: `length` columns of a row, from `begin` on.
-struct Segment {
-  int64_t row, begin, number;
-  int length;
-};
-
-// Calls f for each piece of work of this thread's group. All threads of a block go round together, so that f may wait for the
-// others; where there is no row left for a group the length is 0.
-template <class F>
-VAEKIT_DEVICE void for_each_segment(const Work& work, const F& f) {
-  const int64_t at_once = kThreads >> work.group_bits, mine = threadIdx.x >> work.group_bits;
-  for (int64_t number = blockIdx.y; number < work.segments; number += gridDim.y) {
-    const int64_t begin = number * work.segment, left = work.event - begin;
-    const int length = left < work.segment ? static_cast<int>(left) : work.segment;
-    for (int64_t first = blockIdx.x * at_once; first < work.rows; first += gridDim.x * at_once) {
-      const int64_t row = first + mine;
-      f(Segment{row, begin, number, row < work.rows ? length : 0});
-    }
-  }
 }
 
 // Blocks of the noise begin where the stream says: so many elements before the segment's first. `stream` is the place of its row.
@@ -384,17 +240,6 @@ __global__ void __launch_bounds__(kThreads) forward_any(__grid_constant__ const 
   });
 }
 
-// kl of rows that were taken in segments; a block takes a row.
-template <class T>
-__global__ void __launch_bounds__(kThreads) add_segments(__grid_constant__ const Forward p) {
-  for (int64_t row = blockIdx.x; row < p.work.rows; row += gridDim.x) {
-    double share = 0;
-    for (int64_t i = threadIdx.x; i < p.work.segments; i += kThreads) share += p.segments[row * p.work.segments + i];
-    const double sum = sum_over_block(share);
-    if (threadIdx.x == 0) static_cast<T*>(p.kl)[row] = static_cast<T>(sum);
-  }
-}
-
 template <class S>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<S>) backward_usual(__grid_constant__ const Backward p) {
   using T = typename Compute<S>::Type;
@@ -504,52 +349,6 @@ __global__ void __launch_bounds__(kThreads) backward_any(__grid_constant__ const
 
 // --- host: how a call is laid out ------------------------------------------------------------------------------------------
 
-// The stride from one element to the next of some dimensions of a tensor, in row-major order; false where there is not one.
-inline bool single_stride(int dims, const int64_t* sizes, const int64_t* strides, int64_t& stride) {
-  stride = 0;
-  int64_t count = 1;  // elements of the dimensions seen
-  for (int i = dims - 1; i >= 0; --i) {
-    if (sizes[i] == 1) continue;
-    if (count == 1) {
-      stride = strides[i];
-    } else if (strides[i] != count * stride) {
-      return false;
-    }
-    count *= sizes[i];
-  }
-  return true;
-}
-
-// Whether 16 bytes can be taken at a time, for elements of so many bytes.
-inline bool takes_vectors(const View& view, int64_t bytes) {
-  const auto whole = [&](int64_t stride) { return stride * bytes % kVectorBytes == 0; };
-  return !view || (reinterpret_cast<uintptr_t>(view.data) % kVectorBytes == 0 && whole(view.sample_stride) &&
-                   whole(view.row_stride) && view.column_stride == 1);
-}
-
-inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-struct Grid {
-  unsigned x, y, z;  // rows, segments, samples
-};
-
-inline int64_t at_most(int64_t wanted, int64_t most) { return wanted < most ? wanted : most; }
-
-// Fills in p.work; n elements are taken at a time. Which threads share a row depends on its length alone, and so does
-// the order of its sum.
-inline Grid lay_out(Operands& p, int n, int processors) {
-  Work& work = p.work;
-  work.segment = static_cast<int>(at_most(work.event, kSegment));
-  work.segments = ceiling(work.event, work.segment);
-  const int64_t steps = ceiling(work.event, n);
-  work.group_bits = 0;
-  while (work.group() < kWarp && work.group() < steps) ++work.group_bits;
-  if (steps > 4 * kWarp) work.group_bits = kBlockBits;
-  const int64_t most = kBlocksPerProcessor * processors, x = at_most(ceiling(work.rows, kThreads / work.group()), most);
-  const int64_t y = at_most(work.segments, ceiling(most, x));
-  return {static_cast<unsigned>(x), static_cast<unsigned>(y), static_cast<unsigned>(at_most(p.samples, ceiling(most, x * y)))};
-}
-
 // How many doubles Forward::segments has to hold.
 inline int64_t segments_of(const Forward& p) {
   return p.reduce && p.work.event > kSegment ? p.work.rows * ceiling(p.work.event, kSegment) : 0;
@@ -571,7 +370,8 @@ template <class S, class Launch>
 void forward(Forward p, int processors, const Launch& launch) {
   using T = typename Compute<S>::Type;
   const bool vectors = takes_vectors<S>(p);
-  const Grid grid = lay_out(p, vectors ? kLength<S> : kPerBlock<T>, processors);
+  share_rows(p.work, vectors ? kLength<S> : kPerBlock<T>);
+  const Grid grid = grid_of(p.work, p.samples, processors);
   if (vectors && is_usual(p)) {
     launch(forward_usual<S>, grid, p);
   } else if (vectors) {
@@ -579,7 +379,9 @@ void forward(Forward p, int processors, const Launch& launch) {
   } else {
     launch(forward_any<S, false>, grid, p);
   }
-  if (p.segments) launch(add_segments<T>, {static_cast<unsigned>(at_most(p.work.rows, kBlocksPerProcessor * processors)), 1, 1}, p);
+  if (!p.segments) return;
+  const Parts parts = {p.segments, p.work.rows, p.work.segments, p.work.segments, 1, p.kl};
+  add_up<T>(parts, processors, launch);
 }
 
 // Samples are added up in their order, by the thread that has the element.
@@ -588,8 +390,8 @@ void backward(Backward p, int processors, const Launch& launch) {
   using T = typename Compute<S>::Type;
   const bool vectors =
       takes_vectors<S>(p) && takes_vectors(p.grad_z, sizeof(S)) && (p.reduce || takes_vectors(p.grad_kl, sizeof(T)));
-  Grid grid = lay_out(p, vectors ? kLength<S> : kPerBlock<T>, processors);
-  grid.z = 1;
+  share_rows(p.work, vectors ? kLength<S> : kPerBlock<T>);
+  const Grid grid = grid_of(p.work, 1, processors);
   if (vectors && is_usual(p) && p.grad_z && p.grad_kl && p.grad_mu && p.grad_logvar) {
     launch(backward_usual<S>, grid, p);
   } else if (vectors) {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from helpers import cuda_on_cpu
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
@@ -84,3 +85,25 @@ def build_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def internals(build_folder):
     return load_module(build_module("vaekit_internals", HERE / "internals.cpp", build_folder / "internals"))
+
+
+@pytest.fixture(scope="session")
+def library(build_folder):
+    """The CUDA library that runs on the CPU."""
+    if not sys.platform.startswith("linux") or not any(map(shutil.which, ("g++", "c++", "clang++"))):
+        pytest.skip("no C++ compiler that is known to make such a library here")
+    out = build_folder / "cuda_library.so"
+    with FileLock(f"{out}.lock"):
+        if not out.exists():
+            command = [sys.executable, HERE / "cuda_library.py", out, *os.environ.get("CXXFLAGS", "").split()]
+            built = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert built.returncode == 0, built.stderr
+    return cuda_on_cpu.load(out)
+
+
+@pytest.fixture
+def launches(library):
+    """launches(order, seed, processors) sets how the next kernels are run."""
+    library.set_launches(cuda_on_cpu.NATURAL, 0, 1)
+    yield library.set_launches
+    library.set_launches(cuda_on_cpu.NATURAL, 0, 1)

@@ -1,6 +1,6 @@
-// The CUDA library itself, csrc/cuda/reparameterize_kl.cu, compiled by the host's compiler: its operators take tensors on the CPU and
-// its kernels run there (cuda_on_cpu.h). Registered as vaekit_cuda_on_cpu::reparameterize_kl and _backward, or, with
-// IN_PLACE_OF_THE_CPU_KERNEL, as the CPU kernel of vaekit's own operators, so that all their tests can run on it.
+// The CUDA library itself, csrc/cuda/library.cu, compiled by the host's compiler: its operators take tensors on the CPU and its kernels
+// run there (cuda_on_cpu.h). Registered as vaekit_cuda_on_cpu::reparameterize_kl and so on, or, with IN_PLACE_OF_THE_CPU_KERNEL, as the
+// CPU kernels of vaekit's own operators, so that all their tests can run on them.
 
 // What a torch without CUDA has not, or not for tensors on the CPU: torch's headers declare these names instead, defined below.
 #define aoti_torch_get_current_cuda_stream on_cpu_get_current_cuda_stream
@@ -34,9 +34,10 @@ void torch_c10_cuda_free_error_msg(char*) {}
 #endif
 #define VAEKIT_CUDA_ARCHITECTURES "on the CPU"
 
-#include "cuda/reparameterize_kl.cu"
+#include "cuda/library.cu"
 
 VAEKIT_EXPORT const char* vaekit_cpu_capability() { return "CUDA on the CPU"; }
+VAEKIT_EXPORT const char* vaekit_cpu_operators() { return vaekit_cuda_operators(); }
 
 // The launches that come: their order of threads and blocks (natural, reversed, shuffled with the seed), and for how many
 // multiprocessors a call is laid out.

@@ -2,7 +2,7 @@
 
     python tests/csrc/cuda_library.py FILE [a flag of the compiler ...]
 
-makes FILE, with the operators vaekit_cuda_on_cpu::reparameterize_kl and _backward. A FILE named _C_cpu.so, in the folder of a
+makes FILE, with the operators vaekit_cuda_on_cpu::reparameterize_kl and so on. A FILE named _C_cpu.so, in the folder of a
 package vaekit that was installed with its CPU library, takes that library's place: all that this vaekit does on the CPU is then
 done by the CUDA kernels.
 """

@@ -221,7 +221,9 @@ def test_messages_and_listing_have_to_agree():
 def test_names_are_readable():
     assert cuda_code.readable("_ZN6vaekit4cuda11forward_anyINS_8BFloat16ELb1EEEvNS0_7ForwardE") == "forward_any<BFloat16, true>"
     assert cuda_code.readable("_ZN6vaekit4cuda12backward_anyIdLb0EEEvNS0_8BackwardE") == "backward_any<double, false>"
-    assert cuda_code.readable("_ZN6vaekit4cuda12add_segmentsIdEEvNS0_7ForwardE") == "add_segments<double>"
+    assert cuda_code.readable("_ZN6vaekit4cuda9add_partsIdEEvNS0_5PartsE") == "add_parts<double>"
+    nll = "_ZN6vaekit4cuda11nll_forwardINS0_12BernoulliNllENS_8BFloat16ELi8EEEvNS0_10NllForwardE"
+    assert cuda_code.readable(nll) == "nll_forward<BernoulliNll, BFloat16, 8>"
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,11 @@ import pytest
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
-KERNELS = "cuda/reparameterize_kl.cuh"
 FLAGS = ["-std=c++17", "-Og", "-ffp-contract=off"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
-# What is planted: the text that it replaces, the new one, and what is said of it.
-FAULTS = {
+# What is planted, for each program that runs kernels: the text that it replaces, the new one, and what is said of it.
+OF_THE_OPERATOR = {
     "a missing barrier": (
         "  __syncthreads();\n  double sum = 0;",
         "  double sum = 0;",
@@ -61,7 +60,7 @@ FAULTS = {
         r"heap-buffer-overflow|z\[\d+\] is",
     ),
     "16 bytes from where a row does not begin at a multiple of them": (
-        "whole(view.row_stride) && ",
+        "whole(view.row_stride) &&",
         "",
         "misaligned address|alignment",
     ),
@@ -76,8 +75,8 @@ FAULTS = {
         r"z\[\d+\] is",
     ),
     "segments whose sums are not all added": (
-        "i < p.work.segments; i += kThreads",
-        "i + 1 < p.work.segments; i += kThreads",
+        "i < p.results ? first : p.count;",
+        "i < p.results ? first + 1 : p.count;",
         r"kl\[\d+\] is",
     ),
     "samples of one stream": (
@@ -116,15 +115,86 @@ FAULTS = {
         r"kl\[\d+\] is",
     ),
 }
+OF_LIKELIHOODS = {
+    "what rounding took of a sum": (
+        "low += (high - (sum - part)) + (value - part);",
+        "low += high - (sum - part);",
+        "a sum is",
+    ),
+    "what rounding took in other threads": (
+        "    add(other.high);\n    low += other.low;",
+        "    add(other.low);",
+        r"nll\[\d+\] is",
+    ),
+    "a missing barrier before the sums of warps are added": (
+        "  __syncthreads();\n  if (threadIdx.x == 0) {",
+        "  if (threadIdx.x == 0) {",
+        r"(nll|shared)\[\d+\] is",
+    ),
+    "a missing barrier before the sums of warps are used again": (
+        "  __syncthreads();  // before the next sums are written\n",
+        "",
+        r"(nll|shared)\[\d+\] is",
+    ),
+    "a missing element that counts": (
+        "sum.add(p.ignore_missing && x[j] != x[j] ? T(0) : nll[j]);",
+        "sum.add(nll[j]);",
+        r"nll\[\d+\] is",
+    ),
+    "a missing element with a gradient": (
+        "narrow(is_missing(i) ? T(0) : values[i], piece.values[i]);",
+        "narrow(values[i], piece.values[i]);",
+        r"gradient\[\d+\] is",
+    ),
+    "gradients of another plane": (
+        "(row * p.planes + number) * p.event + column) / n",
+        "(row * p.planes + 1 - number) * p.event + column) / n",
+        r"gradient\[\d+\] is",
+    ),
+    "a row of a group that has none": (
+        "lane < segment.length ? segment.row : p.rows;",
+        "segment.row;",
+        "heap-buffer-overflow",
+    ),
+    "a sum that a group without a row writes": (
+        "if (lane_of(work) != 0 || segment.row >= work.rows) return;",
+        "if (lane_of(work) != 0) return;",
+        "heap-buffer-overflow",
+    ),
+    "16 bytes from where a row does not begin at a multiple of them": (
+        "whole(view.row_stride) &&",
+        "",
+        "misaligned address|alignment",
+    ),
+    "columns of the next row": (
+        "p.columns == p.event ? column : column % p.columns",
+        "column",
+        "heap-buffer-overflow",
+    ),
+    "parts of columns that take each other's rows": (
+        "row_step = by_column ? p.work.rows : p.rows;",
+        "row_step = by_column ? p.work.rows + 1 : p.rows;",
+        r"(shared|gradient)\[\d+\] is",
+    ),
+    "results that no block adds up": (
+        "start < p.results; start += gridDim.x * at_once",
+        "start + 1 < p.results; start += gridDim.x * at_once",
+        r"(nll|shared)\[\d+\] is",
+    ),
+}
+FAULTS = {
+    (program, fault): planted
+    for program, faults in (("cuda_faults.cpp", OF_THE_OPERATOR), ("cuda_nll_faults.cpp", OF_LIKELIHOODS))
+    for fault, planted in faults.items()
+}
 
 
-def run(folder, csrc, flags=SANITIZERS):
+def run(folder, csrc, program, flags=SANITIZERS):
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++")), None)
     if compiler is None or not sys.platform.startswith("linux"):
         pytest.skip("no C++ compiler whose sanitizers are known to work here")
-    program = folder / "cuda_faults"
     built = subprocess.run(
-        [compiler, *FLAGS, *flags, "-I", csrc, HERE / "cuda_faults.cpp", "-o", program],
+        [compiler, *FLAGS, *flags, "-I", csrc, HERE / program, "-o", folder / "faults"],
         capture_output=True,
         text=True,
         check=False,
@@ -133,23 +203,24 @@ def run(folder, csrc, flags=SANITIZERS):
         pytest.skip("the compiler has no sanitizers")
     assert built.returncode == 0, built.stderr[-3000:]
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-    done = subprocess.run([program], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([folder / "faults"], env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_kernels_are_right_and_clean_under_the_sanitizers(tmp_path):
-    assert run(tmp_path, CSRC) == (0, "all is right\n")
+@pytest.mark.parametrize("program", ["cuda_faults.cpp", "cuda_nll_faults.cpp"])
+def test_the_kernels_are_right_and_clean_under_the_sanitizers(program, tmp_path):
+    assert run(tmp_path, CSRC, program) == (0, "all is right\n")
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_shows(fault, tmp_path):
-    old, new, said = FAULTS[fault]
+@pytest.mark.parametrize(("program", "fault"), FAULTS, ids=map(" ".join, FAULTS))
+def test_a_planted_fault_shows(program, fault, tmp_path):
+    old, new, said = FAULTS[program, fault]
     shutil.copytree(CSRC, tmp_path / "csrc")
-    kernels = tmp_path / "csrc" / KERNELS
-    text = kernels.read_text()
-    assert text.count(old) >= 1, f"the kernels no longer have {old!r}"
-    kernels.write_text(text.replace(old, new))
+    having = [file for file in (tmp_path / "csrc" / "cuda").glob("*.cuh") if old in file.read_text()]
+    assert having, f"the kernels no longer have {old!r}"
+    for file in having:
+        file.write_text(file.read_text().replace(old, new))
     needs_sanitizers = re.search("overflow|misaligned|SEGV", said)  # with which compiling takes twice as long
-    code, output = run(tmp_path, tmp_path / "csrc", SANITIZERS if needs_sanitizers else [])
+    code, output = run(tmp_path, tmp_path / "csrc", program, SANITIZERS if needs_sanitizers else [])
     assert code != 0
     assert re.search(said, output), output[:2000]

@@ -1,57 +1,20 @@
 """The CUDA library run on the CPU (cuda_library.cpp): its operators against the reference and, to the bit, the CPU kernel."""
 
-import ctypes
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
+from helpers.cuda_on_cpu import CPU_FUSES, NATURAL, REVERSED, SHUFFLED
 from helpers.operands import assert_like_the_reference, backward_scales, calls, forward_scales
 from helpers.strategies import DTYPES
 from hypothesis import given
 from hypothesis import strategies as st
 
-import vaekit
 from vaekit import make_key
 from vaekit.ops import native, reference
 from vaekit.ops.operands import ALL, LOGVAR, MU, PRIOR_LOGVAR, PRIOR_MU, Operands
-
-HERE = Path(__file__).parent
-NATURAL, REVERSED, SHUFFLED = range(3)
-
-# On a processor with fused multiply-adds the CPU kernel computes what CUDA does; without it rounds more often.
-CPU_FUSES = "-v" in vaekit.build_info()["cpu kernel"].partition(";")[0]
-
-
-@pytest.fixture(scope="session")
-def library(build_folder):
-    if not sys.platform.startswith("linux") or not any(map(shutil.which, ("g++", "c++", "clang++"))):
-        pytest.skip("no C++ compiler that is known to make such a library here")
-    out = build_folder / "cuda_library.so"
-    with FileLock(f"{out}.lock"):
-        if not out.exists():
-            command = [sys.executable, HERE / "cuda_library.py", out, *os.environ.get("CXXFLAGS", "").split()]
-            built = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert built.returncode == 0, built.stderr
-    operators = torch.library.Library("vaekit_cuda_on_cpu", "DEF")
-    for operator in (torch.ops.vaekit.reparameterize_kl, torch.ops.vaekit.reparameterize_kl_backward):
-        operators.define(str(operator.default._schema).removeprefix("vaekit::"))
-    torch.ops.load_library(out)
-    loaded = ctypes.CDLL(str(out))
-    loaded.set_launches.argtypes = [ctypes.c_int, ctypes.c_uint64, ctypes.c_int]
-    loaded.operators = operators  # which live as long as this
-    return loaded
-
-
-@pytest.fixture
-def launches(library):
-    """launches(order, seed, processors) sets how the next kernels are run."""
-    yield library.set_launches
-    library.set_launches(NATURAL, 0, 1)
 
 
 @pytest.fixture

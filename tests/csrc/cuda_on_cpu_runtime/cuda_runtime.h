@@ -1,4 +1,4 @@
-// What csrc/cuda/reparameterize_kl.cu uses of CUDA's runtime, for cuda_library.cpp: a kernel runs on the CPU, at once. It insists on
+// What csrc/cuda/ uses of CUDA's runtime, for cuda_library.cpp: a kernel runs on the CPU, at once. It insists on
 // the current stream, on a device that was guarded and set, and on CUDA's limits of a grid.
 #pragma once
 
