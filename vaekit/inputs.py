@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaekit.conditions import Labels
 from vaekit.data import Batch, Batches, Examples, Whole, as_batches, is_named, load_test
 from vaekit.vae import VAE
 
@@ -33,10 +34,20 @@ def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") ->
         data = load_test(data)
     batches = as_batches(data, batch_size, conditional=vae.condition is not None)
     if isinstance(batches, Whole):
+        batches.examples = named_as_trained(vae, batches.examples)
         x = batches.examples.x
         batches.is_checked = isinstance(x, Tensor) or math.prod(x.shape) <= _ELEMENTS_READ_TWICE
         check_examples(vae, batches.examples, name, rows=None if batches.is_checked else torch.arange(0))
     return batches
+
+
+def named_as_trained(vae: VAE, examples: Examples) -> Examples:
+    """The examples with labels that have the numbers of the model's classes, where both have names.
+
+    Raises:
+        ValueError: a label that is none of the model's classes.
+    """
+    return examples.numbered_as(getattr(vae.condition, "names", None) if isinstance(vae.condition, Labels) else None)
 
 
 def checked(vae: VAE, batches: Batches) -> Iterator[Batch]:

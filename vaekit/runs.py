@@ -33,7 +33,7 @@ _FIT_PARTS = tuple(  # which may be a name and options, {"name": ..., option: ..
     name for name, hint in get_type_hints(FitOptions).items() if Mapping in [get_origin(kind) for kind in get_args(hint)]
 )
 READING = "reading"  # the options of what reads the data
-KEYS = ("data", READING, "preset", *specs.MODEL_OPTIONS, *FIT_KEYS)
+KEYS = ("data", READING, "validation", "preset", *specs.MODEL_OPTIONS, *FIT_KEYS)
 
 
 def merged_settings(
@@ -192,12 +192,14 @@ class Run:
         """
         options = FitOptions(**{key: settings[key] for key in FIT_KEYS if key in settings})  # refuses what `fit` would
         source = settings["data"]
-        train, test = data.load(source, progress=progress, **settings.get(READING, {}))
+        train, test = _parts_of(settings, progress)
         path = None if source in data.names() else Path(source).resolve()
         settings = {**settings, "data": source if path is None else str(path), **record.plain_options(options)}
+        if Path(str(settings.get("validation", ""))).is_file():
+            settings["validation"] = str(Path(settings["validation"]).resolve())
         settings.setdefault("input_shape", list(train.x.shape[1:]))
         if "condition" in settings:
-            settings["condition"] = _condition_of(settings["condition"], train, test)
+            settings["condition"] = _condition_of(settings["condition"], train, test, settings.get(READING, {}).get("label"))
         parts = {key: settings[key] for key in specs.MODEL_OPTIONS if key in settings}
         vae = create_vae(settings.get("preset"), seed=settings["seed"], **parts)
         settings = {key: settings[key] for key in KEYS if key in settings}  # in one order, whoever gave them
@@ -221,8 +223,15 @@ class Run:
         return fit(self.vae, self.train, validation=self.test, out=out, resume=resume, progress=progress, **options)
 
 
-def _condition_of(part: Any, train: data.Examples, test: data.Examples) -> Any:
-    """The condition with what the data says of it: how many labels there are, or how long the vectors are."""
+def _parts_of(settings: Settings, progress: bool = True) -> tuple[data.Examples, data.Examples]:
+    """What a run is trained on and what is held out: a function of its settings."""
+    return data.load_parts(
+        settings["data"], settings.get("validation"), settings.get("seed", 0), progress, settings.get(READING, {})
+    )
+
+
+def _condition_of(part: Any, train: data.Examples, test: data.Examples, column: str | None = None) -> Any:
+    """The condition with what the data says of it: how many labels there are and their names, or how long the vectors are."""
     part = {"name": "several", "parts": part} if isinstance(part, list) else part
     spec: Any = {"name": part} if isinstance(part, str) else part
     if not isinstance(spec, dict):
@@ -236,7 +245,9 @@ def _condition_of(part: Any, train: data.Examples, test: data.Examples) -> Any:
         raise ValueError(f"the condition {spec['name']!r} needs {form}, but the data's y has the shape {tuple(train.y.shape)}")
     if spec.get("name") == "labels":
         highest = max(int(part.y.max()) for part in (train, test) if part.y is not None)
-        return {"classes": max(highest + 1, 1, *(len(part.label_names or ()) for part in (train, test))), **spec}
+        classes = max(highest + 1, 1, *(len(part.label_names or ()) for part in (train, test)))
+        named = {} if train.label_names is None else {"names": list(train.label_names)}
+        return {"classes": classes, **named, **({} if column is None else {"column": column}), **spec}
     if spec.get("name") == "vector":
         return {"size": train.y.shape[1], **spec}
     if spec.get("name") == "several" and isinstance(spec.get("parts"), list):
@@ -351,11 +362,20 @@ def held_out_data(folder: Path, source: str | None = None) -> data.Examples:
         ValueError: nothing says what the run was trained on.
     """
     if source is not None:
-        return data.load_test(source)
+        return data.load_test(source, **_reading_of(folder, source))
     for file in (folder / RUN_FILE, folder.parent / RUN_FILE):  # a model folder may be one within a run
-        if file.is_file() and (named := (settings := read_settings(file)).get("data")) is not None:
-            return data.load(named, **settings.get(READING, {}))[1]
+        if file.is_file() and (settings := read_settings(file)).get("data") is not None:
+            return _parts_of(settings)[1]
     raise ValueError(f"{folder} has no {RUN_FILE} that says what it was trained on; name the data with --data")
+
+
+def _reading_of(folder: Path, source: str) -> Settings:
+    """How other data is read: as that of the run, where both are tables."""
+    for file in (folder / RUN_FILE, folder.parent / RUN_FILE):
+        if file.is_file() and data.is_table_source(source):
+            settings = read_settings(file)
+            return settings.get(READING, {}) if data.is_table_source(settings.get("data")) else {}
+    return {}
 
 
 def read_history(folder: Path) -> History | None:

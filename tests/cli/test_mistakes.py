@@ -27,7 +27,7 @@ TRAINING_MISTAKES = {
     "no part": (["--set", "=3"], ["--set", "'=3'"]),
     "no option": (["--set", "encoder.=3"], ["encoder"]),
     "option of a value": (["--set", "epochs.first=3"], ["--set epochs.first=3"]),
-    "unknown key": (["--set", "momentum=0.9"], ["'momentum'", "data, reading, preset"]),
+    "unknown key": (["--set", "momentum=0.9"], ["'momentum'", "data, reading"]),
     "latent_dim 0": (["--latent-dim", "0"], ["latent_dim", "0"]),
     "latent_dim 0 by set": (["--set", "latent_dim=0"], ["latent_dim", "0"]),
     "batch_size 0": (["--batch-size", "0"], ["batch_size", "0"]),

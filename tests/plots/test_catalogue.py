@@ -80,7 +80,7 @@ def test_samples_have_a_row_for_each_condition_or_where_those_are_many_for_a_few
 
 def test_a_latent_space_shows_at_most_5000_points(monkeypatch):
     shown = []
-    monkeypatch.setattr(pictures, "latent_space", lambda vae, x, y, condition: shown.append((x, y)))
+    monkeypatch.setattr(pictures, "latent_space", lambda vae, x, y, condition, names: shown.append((x, y)))
     CATALOGUE["latent_space"].draw(subject(model((1,)), n=7001, y=torch.arange(7001)))
     ((x, y),) = shown
     assert len(x) == len(y) == 5000

@@ -158,3 +158,8 @@ def test_a_number_of_steps_out_of_range_is_refused(steps):
 def test_traversals_from_another_number_of_examples_are_refused(n):
     with pytest.raises(ValueError, match=f"one example.*{n}"):
         plots.traversals(model(), data(n))
+
+
+def test_labels_have_their_names_in_the_legend():
+    (axes,) = plots.latent_space(model(), data(20), torch.arange(20) % 2 * 2, label_names=("rome", "london", "oslo")).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["rome", "oslo"]

@@ -439,7 +439,7 @@ NAN[7, 2] = math.nan
         (X, {"validation": NAN}, ValueError, "validation: sample 7 holds NaN"),
         (DataLoader(NAN, batch_size=10), {}, ValueError, "train, the batch of step 0: sample 7 holds NaN"),
         (DataLoader(X * 3, batch_size=10), {}, ValueError, "but the data ranges from"),
-        ("mnist5k", {}, TypeError, "data has to be a tensor"),
+        ("mnist5k", {}, ValueError, "the model takes examples of shape"),
         (X.double(), {}, TypeError, "x is torch.float64, the model's weights are torch.float32"),
     ],
 )  # fmt: skip

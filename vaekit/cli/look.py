@@ -16,7 +16,7 @@ from vaekit.cli.console import say, table
 from vaekit.cli.current_folder import import_matplotlib
 from vaekit.cli.options import DataOption, ReadOption, RunArgument, SeedOption, WeightsOption
 from vaekit.cli.written import KINDS, target
-from vaekit.inputs import check_examples
+from vaekit.inputs import check_examples, named_as_trained
 from vaekit.modes import evaluation_mode
 from vaekit.ops import make_key
 from vaekit.plots import catalogue
@@ -47,7 +47,7 @@ def evaluate(
 ) -> None:
     """Print loss, reconstruction and KL on held-out data, the error of reconstructions, and which latent dimensions are used."""
     vae = runs.saved_model(run, weights)
-    test = runs.held_out_data(run, source)
+    test = named_as_trained(vae, runs.held_out_data(run, source))
     terms = evaluation.evaluate(vae, test, batch_size=batch_size, seed=seed)
     say(table([(name, f"{value:.4f}") for name, value in terms.items()]))
     if bad := [name for name, value in terms.items() if not math.isfinite(value)]:
@@ -86,7 +86,7 @@ def reconstruct(
     if not is_picture:
         out.check(overwrite)
     vae = runs.saved_model(run, weights)
-    test = outputs.read(run, source, reading)
+    test = named_as_trained(vae, outputs.read(run, source, reading))
     if not is_picture:
         outputs.write_reconstructions(vae, test if count is None else test.take(catalogue.spread_rows(test, count)), out)
         return
@@ -134,7 +134,7 @@ def plot(run: RunArgument, source: DataOption = None, weights: WeightsOption = N
     """Draw all pictures of a run again."""
     import_matplotlib()
     vae = runs.saved_model(run, weights)
-    test = runs.held_out_data(run, source)
+    test = named_as_trained(vae, runs.held_out_data(run, source))
     subject = catalogue.Subject(vae, test)
     check_examples(vae, test, "test", torch.cat([subject.few, subject.many]).unique())
     draw_pictures(run, vae, test, runs.read_history(run))

@@ -23,6 +23,14 @@ def named_path(text: str) -> Path:
     return Path(text)
 
 
+def fraction_or_name(text: str) -> float | str:
+    """A number, or the text as it is."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", parser=named_path, help="A folder made by `vaekit train`, or one with a saved model.")
 ]
@@ -35,6 +43,18 @@ ReadOption = Annotated[
         "--read",
         metavar="OPTION=VALUE",
         help="An option of what reads DATA, as often as you like: short for --set reading.OPTION=VALUE.",
+    ),
+]
+LabelOption = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="The column of a table that is y: labels. Short for --read label=COLUMN.")
+]
+ValidationOption = Annotated[
+    Any,
+    typer.Option(
+        parser=fraction_or_name,
+        metavar="FRACTION|COLUMN|FILE",
+        help="What is held out of data without a test set: a fraction, 0.1 by default; the column of a table that says so; a "
+        "file. --read group=COLUMN holds out whole groups, --read time=COLUMN the last rows.",
     ),
 ]
 WeightsOption = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,7 +15,7 @@ from vaekit.cli import signals
 from vaekit.cli.console import fail, say, table
 from vaekit.cli.current_folder import import_matplotlib
 from vaekit.cli.look import draw_pictures
-from vaekit.cli.options import ReadOption, named_path, with_flags_of
+from vaekit.cli.options import LabelOption, ReadOption, ValidationOption, named_path, with_flags_of
 from vaekit.cli.torchrun import place_or_hand_over
 from vaekit.data import readable
 from vaekit.layout import LAST
@@ -48,6 +49,8 @@ def train(
         ),
     ] = None,
     reading: ReadOption = None,
+    label: LabelOption = None,
+    validation: ValidationOption = None,
     config: Annotated[
         Path | None,
         typer.Option("--config", metavar="RUN.JSON", parser=named_path, help="A whole run, as every run folder holds one."),
@@ -71,12 +74,11 @@ def train(
     Without anything else, the dense autoencoder 784-2000-256-2 learns 4,500 handwritten digits. Options given here win over
     --set, --set over --config, --config over the preset.
     """
-    values = {"data": source, "preset": preset, "latent_dim": latent_dim, **fit_options}
+    values = {"data": source, "validation": validation, "preset": preset, "latent_dim": latent_dim, **fit_options}
     if resume is not None and (config is not None or out is not None):
         raise ValueError("--resume goes on with a run in its own folder and with its own run.json: without --config and --out")
     config = config if resume is None else runs.run_file_of(resume)
-    assigned = [*(assignments or []), *(f"{runs.READING}.{option}" for option in reading or [])]
-    settings = runs.merged_settings(config, assigned, values, resume is not None)
+    settings = runs.merged_settings(config, _assigned(assignments, reading, label), values, resume is not None)
     place = place_or_hand_over(settings.get("devices", 1), context.obj)
     import_matplotlib()
     run = runs.Run.prepare(settings, progress and not place.rank)
@@ -88,6 +90,12 @@ def train(
             _say_what_is_trained(run, progress)
             history = _trained(run, folder, interruption, resume is not None, progress)
         _say_what_is_there(run, folder, history, interruption)
+
+
+def _assigned(assignments: list[str] | None, reading: list[str] | None, label: str | None) -> list[str]:
+    """What --set, --read and --label say, as --set has it."""
+    read = [*(reading or []), *([] if label is None else [f"label={json.dumps(label)}"])]
+    return [*(assignments or []), *(f"{runs.READING}.{option}" for option in read)]
 
 
 def _say_what_is_there(run: runs.Run, folder: Path, history: History, interruption: signals.Interruption) -> None:

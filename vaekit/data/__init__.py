@@ -4,12 +4,13 @@ from vaekit.data.ahead import moved
 from vaekit.data.batch import Batch
 from vaekit.data.batches import Batches
 from vaekit.data.cells import Cells
-from vaekit.data.datasets import is_named, load, load_test, names
+from vaekit.data.datasets import is_named, load, load_parts, load_test, names
 from vaekit.data.download import cache_folder
 from vaekit.data.examples import Examples, as_examples
 from vaekit.data.fingerprint import differences
+from vaekit.data.framed import is_table_source
 from vaekit.data.frames import as_frame, is_frame, read_frame
-from vaekit.data.kinds import as_batches
+from vaekit.data.kinds import as_batches, with_validation
 from vaekit.data.mapped import MappedArray
 from vaekit.data.readers import readable
 from vaekit.data.schema import Schema
@@ -36,9 +37,11 @@ __all__ = [
     "as_frame",
     "cache_folder",
     "differences",
-    "is_named",
     "is_frame",
+    "is_named",
+    "is_table_source",
     "load",
+    "load_parts",
     "load_test",
     "moved",
     "names",
@@ -47,4 +50,5 @@ __all__ = [
     "read_frame",
     "shapes",
     "share",
+    "with_validation",
 ]

@@ -163,7 +163,7 @@ def load_parts(
     if validation is None or is_number(validation) or is_column:
         return split(train, None if is_column else validation, 0 if seed is None else seed)
     further = load_test(validation, progress=progress, **options)
-    return train, further.named_as(train)
+    return train, further.numbered_as(train.label_names)
 
 
 def load_test(source: Any, *, progress: bool = True, **options: Any) -> Examples:

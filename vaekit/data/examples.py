@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,26 +71,28 @@ class Examples(Dataset[Any]):
         x = self.x.take(rows) if isinstance(self.x, MappedArray) else self.x[rows]
         marks = None if self.marks is None else self.marks.take(rows)
         y = None if self.y is None else self.y[rows]
-        return Examples(x, y, self.numbers(rows), self.label_names, marks, self.columns)
+        return self.changed(x=x, y=y, rows=self.numbers(rows), marks=marks)
 
-    def named_as(self, others: Examples) -> Examples:
-        """The examples with their labels numbered as those of the others are, by name.
+    def changed(self, **changes: Any) -> Examples:
+        """The examples with other values of some of their attributes."""
+        return Examples(**{name: getattr(self, name) for name in inspect.signature(Examples).parameters} | changes)
+
+    def numbered_as(self, names: Sequence[str] | None) -> Examples:
+        """The examples with the labels of these names 0, 1, ...; as they are where either has no names.
 
         Raises:
-            ValueError: a label that the others have no name for.
+            ValueError: a label of another name.
         """
-        if self.label_names is None or others.label_names is None or self.label_names == others.label_names:
+        if self.y is None or self.label_names is None or names is None or self.label_names == tuple(names):
             return self
-        assert self.y is not None
-        known = {name: number for number, name in enumerate(others.label_names)}
-        unknown = [self.label_names[number] for number in self.y.unique().tolist() if self.label_names[number] not in known]
-        if unknown:
+        known = {name: number for number, name in enumerate(names)}
+        if unknown := [name for name in (self.label_names[number] for number in self.y.unique().tolist()) if name not in known]:
             raise ValueError(
-                f"the labels {', '.join(map(repr, unknown))} are in the validation examples alone; those trained on are "
-                f"{', '.join(map(repr, others.label_names))}"
+                f"the labels {', '.join(map(repr, unknown))} are not among those trained on, {', '.join(map(repr, names))}; "
+                "leave those examples out, or train on some of them"
             )
         numbers = torch.tensor([known.get(name, -1) for name in self.label_names])
-        return Examples(self.x, numbers[self.y], self.rows, others.label_names, self.marks)
+        return self.changed(y=numbers[self.y], label_names=names)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -154,7 +157,7 @@ def as_examples(data: Any, **options: Any) -> Examples:
     if y is None:
         return examples
     numbered, names = named_labels(y)
-    return Examples(examples.x, numbered, examples.rows, names, examples.marks)
+    return examples.changed(y=numbered, label_names=names)
 
 
 def _advice(x: Any) -> str:

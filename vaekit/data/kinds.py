@@ -7,9 +7,12 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from vaekit.checks import checked_size
+from vaekit.checks import checked_size, is_number
 from vaekit.data.examples import Examples, as_examples
+from vaekit.data.framed import is_table_source
+from vaekit.data.frames import is_frame_file
 from vaekit.data.readers import find_converter
+from vaekit.data.splits import split
 from vaekit.data.stream import Stream
 from vaekit.data.whole import Whole
 
@@ -32,12 +35,42 @@ def as_batches(data: Any, batch_size: int, conditional: bool = False) -> Whole |
         [2, 2, 1]
     """
     checked_size("batch_size", batch_size)
-    is_loader = isinstance(data, (DataLoader, IterableDataset))
-    if is_loader or (
-        find_converter(data) is None and isinstance(data, Iterable) and not isinstance(data, Dataset) and not _is_whole(data)
-    ):
-        return Stream(data, conditional)
-    return Whole(as_examples(data), batch_size, conditional)
+    return Stream(data, conditional) if _is_stream(data) else Whole(as_examples(data), batch_size, conditional)
+
+
+def with_validation(train: Any, validation: Any, seed: int) -> tuple[Any, Any]:
+    """What is trained on and what is validated on, where a part of `train` is held out for it; otherwise both as they are.
+
+    Args:
+        train: what `as_batches` takes.
+        validation: a fraction of it, the name of a column of a frame, or data. None where nothing is validated on, unless the
+            examples to train on are marked as held out.
+        seed: fixes what is drawn for a fraction.
+
+    Raises:
+        TypeError: a fraction of a loader.
+        ValueError: as `vaekit.data.splits.split`.
+
+    Example:
+        >>> import torch
+        >>> [len(part) for part in with_validation(torch.rand(10, 3), 0.2, seed=0)]
+        [8, 2]
+    """
+    if is_number(validation):
+        if _is_stream(train):
+            raise TypeError(f"validation={validation} is a fraction of whole examples; of a loader, give validation a loader too")
+        return split(as_examples(train), validation, seed)
+    if isinstance(validation, str) and is_table_source(train) and not is_frame_file(validation):
+        return split(as_examples(train, held_out=validation))
+    if validation is None and isinstance(train, Examples) and train.marks is not None and train.marks.held_out is not None:
+        return split(train)
+    return train, validation
+
+
+def _is_stream(data: Any) -> bool:
+    if isinstance(data, (DataLoader, IterableDataset)):
+        return True
+    return find_converter(data) is None and isinstance(data, Iterable) and not isinstance(data, Dataset) and not _is_whole(data)
 
 
 def _is_whole(data: Any) -> bool:

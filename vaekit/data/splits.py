@@ -63,7 +63,7 @@ def split(examples: Examples, fraction: float | None = None, seed: int = 0) -> t
     if marks is not None and marks.held_out is not None:
         if fraction is not None:
             raise ValueError(f"a column says already which examples are held out; leave held_out or validation={fraction} out")
-        is_held_out = marks.held_out
+        is_held_out, examples = marks.held_out, examples.changed(marks=None)
         if is_held_out.all() or not is_held_out.any():
             raise ValueError(f"{'all' if is_held_out.any() else 'none'} of the {len(examples)} examples are held out; mark some")
     else:

@@ -113,7 +113,8 @@ def _samples(subject: Subject) -> Figure:
 def _latent_space(subject: Subject) -> Figure:
     rows, y = subject.many, subject.examples.y
     labels = None if y is None else y[rows]
-    return pictures.latent_space(subject.vae, subject.examples.x[rows], labels, subject.conditions(rows))
+    names = subject.examples.label_names
+    return pictures.latent_space(subject.vae, subject.examples.x[rows], labels, subject.conditions(rows), names)
 
 
 def _is_two_dimensional(subject: Subject) -> bool:

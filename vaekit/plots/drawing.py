@@ -101,11 +101,11 @@ def label_elements(figure: Figure, shape: Sequence[int]) -> None:
         figure.supxlabel("column" if len(shape) == 1 else "position")
 
 
-def draw_classes(axes: Axes, points: Tensor, labels: Tensor) -> None:
-    """Points [N, 2], each with the colour and the marker of its label [N], and a legend beside them."""
+def draw_classes(axes: Axes, points: Tensor, labels: Tensor, names: Sequence[str] | None = None) -> None:
+    """Points [N, 2], each with the colour and the marker of its label [N], and a legend with their names beside them."""
     for position, label in enumerate(sorted(set(labels.tolist()))):
         colour = CLASS_COLOURS[position % len(CLASS_COLOURS)]
         marker = CLASS_MARKERS[position % len(CLASS_MARKERS)]
         x, y = points[labels == label].numpy().T
-        axes.scatter(x, y, s=18, color=colour, marker=marker, linewidths=0, label=str(label))
+        axes.scatter(x, y, s=18, color=colour, marker=marker, linewidths=0, label=str(label) if names is None else names[label])
     axes.legend(title="label", markerscale=1.6, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import torch
@@ -162,7 +162,9 @@ def _one_for_each_row(kind: Condition, condition: Any) -> Tensor:
 
 
 @_in_evaluation_mode
-def latent_space(vae: VAE, x: Tensor, y: Tensor | None = None, condition: Any = None) -> Figure:
+def latent_space(
+    vae: VAE, x: Tensor, y: Tensor | None = None, condition: Any = None, label_names: Sequence[str] | None = None
+) -> Figure:
     """The posterior means of x in a two-dimensional latent space, coloured and marked by label.
 
     Args:
@@ -170,6 +172,7 @@ def latent_space(vae: VAE, x: Tensor, y: Tensor | None = None, condition: Any = 
         x: [N, *input_shape].
         y: integer labels [N]; or vectors [N, K], which are not shown; or None.
         condition: of each example, for a conditional model; y by default.
+        label_names: what the labels 0, 1, ... are called in the legend; their numbers by default.
 
     Raises:
         ValueError: another number of latent dimensions; another number of labels than of examples.
@@ -192,7 +195,7 @@ def latent_space(vae: VAE, x: Tensor, y: Tensor | None = None, condition: Any = 
     if y is None or torch.as_tensor(y).ndim > 1:  # vectors have no colour
         axes.scatter(means[:, 0].numpy(), means[:, 1].numpy(), s=9, color=BLUE, linewidths=0)
     else:
-        draw_classes(axes, means, torch.as_tensor(y).cpu())
+        draw_classes(axes, means, torch.as_tensor(y).cpu(), label_names)
     axes.set(title=f"posterior means of {len(x)} examples", xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
     axes.grid(alpha=0.3)
     return figure

@@ -15,7 +15,7 @@ import torch
 from vaekit import seeding
 from vaekit.batch_norm import normalising_over_all_processes
 from vaekit.checks import checked_flag
-from vaekit.data import Batches
+from vaekit.data import Batches, with_validation
 from vaekit.evaluation.terms import evaluation_key, mean_terms
 from vaekit.gathering import Ranks
 from vaekit.inputs import checked, checked_batches
@@ -91,7 +91,9 @@ def fit(
             batches are x, (x, ...) or {"x": x}. For a conditional model y is the condition, and a loader's batches are
             (x, y, ...) or {"x": x, "y": y}. Whole examples are reshuffled every epoch; an incomplete last batch counts.
         validation: the same, evaluated after every epoch with the same noise each time; noise goes by an example's place, so that
-            a loader should keep its order, or shuffle by a global generator, which is seeded for it.
+            a loader should keep its order, or shuffle by a global generator, which is seeded for it. Or a fraction of whole
+            examples that is held out, 0.1 for example: drawn by `seed`, within each class where y are labels, or by the groups
+            or times of the examples (`vaekit.data.splits`); or the column of a frame that says which rows are.
         epochs: passes over `train`.
         planned_epochs: for how many of them a schedule of the learning rate is made that leaves out its `steps`; `epochs` by
             default. A run that is resumed with more epochs keeps the schedule that it began with, as its run.json then says, and
@@ -228,6 +230,7 @@ def fit(
     preflight.check_accumulation(vae, accumulate)
     if strategy == "fsdp":
         preflight.check_division(vae, options)
+    train, validation, said = *with_validation(train, validation, seed), validation
     batches, validation_batches = checked_batches(vae, train, batch_size, "train"), None
     if validation is not None:
         validation_batches = checked_batches(vae, validation, batch_size, "validation")
@@ -277,7 +280,7 @@ def fit(
         if snapshot is not None:
             restore(snapshot, parts)
             state.stop = state.stop and epochs <= snapshot.about["options"]["epochs"]
-        record.write(vae, options, engine.device, engine.precision)
+        record.write(vae, options, engine.device, engine.precision, said)
         checkpoints.claim(about, parts)  # from here on nothing is refused
         if snapshot is not None:
             checkpoints.go_on(snapshot, state)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from vaekit import dense, specs
+from vaekit.checks import is_number
 from vaekit.files import write_atomically
 from vaekit.layout import BEST, ENVIRONMENT_FILE, HISTORY_FILE, LAST, RUN_FILE
 from vaekit.ops import build_info
@@ -79,8 +80,10 @@ class Record:
                 for name in (ENVIRONMENT_FILE, *([] if self._is_claimed else [RUN_FILE])):
                     (self._folder / name).unlink(missing_ok=True)
 
-    def write(self, vae: VAE, options: FitOptions, device: torch.device, precision: object) -> None:
+    def write(self, vae: VAE, options: FitOptions, device: torch.device, precision: object, validation: object = None) -> None:
         """Say what the run is made from, unless that has been said, and where it runs.
+
+        `validation` is said too where it is a fraction, a column or a file, which hold the same examples out again.
 
         "dense layers", beside what `environment` says, is what computes the model's in float32 on the CPU, by shape.
 
@@ -92,7 +95,7 @@ class Record:
         taken = f"{self._folder} has just become another run's; choose another folder"
         if not self._is_claimed and os.path.lexists(self._folder / RUN_FILE):
             raise FileExistsError(taken)
-        settings, file = settings_of(vae, options), self._folder / ENVIRONMENT_FILE
+        settings, file = {**settings_of(vae, options), **_said_of(validation)}, self._folder / ENVIRONMENT_FILE
         earlier = _sessions(file) if self._is_resumed else []
         # First: a run.json without it is one that somebody else put there.
         place = {**environment(device, precision), "dense layers": dense.measured_for(vae, options.batch_size)}
@@ -134,6 +137,12 @@ def settings_of(vae: VAE, options: FitOptions) -> dict[str, Any]:
     config = vae.config()
     parts = {kind: config[kind] for kind in specs.KINDS if kind in config}
     return {"input_shape": list(vae.input_shape), "latent_dim": vae.latent_shape[0], **parts, **plain_options(options)}
+
+
+def _said_of(validation: object) -> dict[str, Any]:
+    if isinstance(validation, os.PathLike) or (isinstance(validation, str) and os.path.exists(validation)):
+        return {"validation": os.path.abspath(validation)}
+    return {"validation": validation} if is_number(validation) or isinstance(validation, str) else {}
 
 
 def plain_options(options: FitOptions) -> dict[str, Any]:

@@ -1,0 +1,75 @@
+"""`vaekit train people.csv --label diagnosis --validation 0.2`, and what looks at the run afterwards."""
+
+import json
+
+import numpy as np
+import pandas
+import pytest
+from helpers.commands import QUICK, command
+
+import vaekit
+from vaekit import runs
+from vaekit.data import load
+
+NUMBERS = ["--set", "encoder=mlp", "--set", "decoder=mlp", "--set", "likelihood=gaussian", "--latent-dim", 2]
+
+
+@pytest.fixture
+def people(tmp_path):
+    """A file with numbers, a label, a patient and a column that says what is held out."""
+    random = np.random.default_rng(0)
+    frame = pandas.DataFrame(random.normal(size=(80, 3)).round(3), columns=["a", "b", "c"])
+    frame["diagnosis"], frame["patient"] = ["ill", "well", "well", "healed"] * 20, np.arange(80) // 8
+    frame["part"] = np.where(np.arange(80) % 5 == 0, "test", "train")
+    frame.to_csv(tmp_path / "people.csv", index=False)
+    return tmp_path / "people.csv"
+
+
+def test_a_run_on_a_table_says_how_it_was_read_and_split_and_evaluates_on_the_same_rows(people, tmp_path, capsys):
+    read = ["--label", "diagnosis", "--read", 'drop=["part"]', "--read", "group=patient"]
+    out = tmp_path / "run"
+    options = ["--validation", "0.2", "--set", "condition=labels", "--seed", "4"]
+    assert command("train", people, *read, *options, *NUMBERS, *QUICK, "--out", out) == 0
+    settings = json.loads((out / "run.json").read_text())
+    assert settings["validation"] == 0.2
+    assert settings["reading"] == {"label": "diagnosis", "drop": ["part"], "group": "patient"}
+    assert settings["condition"]["names"] == ["healed", "ill", "well"]
+    assert settings["condition"]["column"] == "diagnosis"
+    assert vaekit.load(out / "best").condition.names == ("healed", "ill", "well")
+    held_out = runs.held_out_data(out)
+    expected = load(people, validation=0.2, seed=4, label="diagnosis", drop=["part"], group="patient")[1]
+    assert held_out.rows.tolist() == expected.rows.tolist()
+    assert len(held_out) == 16
+    capsys.readouterr()
+    assert command("evaluate", out) == 0
+    assert "means over 16 examples" in capsys.readouterr().out
+    assert command("train", "--resume", out, "--epochs", "2", "--no-progress") == 0
+
+
+def test_a_column_or_a_file_says_what_is_held_out(people, tmp_path):
+    read = ["--label", "diagnosis", "--read", 'columns=["a","b","c"]', *NUMBERS, *QUICK]
+    assert command("train", people, *read, "--validation", "part", "--out", tmp_path / "column") == 0
+    assert runs.held_out_data(tmp_path / "column").rows.tolist() == list(range(0, 80, 5))
+    further = tmp_path / "further.csv"
+    pandas.read_csv(people)[:7].to_csv(further, index=False)
+    assert command("train", people, *read, "--validation", further, "--out", tmp_path / "file") == 0
+    held_out = runs.held_out_data(tmp_path / "file")
+    assert (len(held_out), held_out.label_names) == (7, ("healed", "ill", "well"))
+    other = runs.held_out_data(tmp_path / "column", str(further))
+    assert other.label_names == held_out.label_names
+
+
+def test_a_seed_draws_other_rows_and_the_same_seed_the_same(people, tmp_path):
+    rows = []
+    for number, seed in enumerate((0, 0, 1)):
+        out = tmp_path / str(number)
+        read = ["--read", 'columns=["a","b","c"]', "--seed", seed]
+        assert command("train", people, *read, *NUMBERS, *QUICK, "--out", out) == 0
+        rows.append(runs.held_out_data(out).rows.tolist())
+    assert rows[0] == rows[1] != rows[2]
+
+
+def test_a_wrong_column_is_one_line(people, mistake):
+    assert "no column 'diagnose'; did you mean 'diagnosis'?" in mistake("train", people, "--label", "diagnose", *NUMBERS)
+    assert "no column 'prat'; did you mean 'part'?" in mistake("train", people, "--validation", "prat", *NUMBERS)
+    assert "has a test set of its own" in mistake("train", "mnist5k", "--validation", "0.2")
