@@ -45,7 +45,7 @@ FLOORS = [
     {"vae", "saving"},  # VAE.save is short for saving.save
     {"presets", "compose"},
     {"inputs", "divided"},
-    {"evaluation", "training", "plots", "cells"},
+    {"evaluation", "training", "plots", "cells", "exporting"},
     {"runs"},
     {"cli", "integrations", "__main__"},
 ]

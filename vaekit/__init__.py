@@ -23,6 +23,7 @@ from vaekit.conditions import Condition
 from vaekit.decoders import Decoder
 from vaekit.encoders import Encoder
 from vaekit.evaluation import evaluate
+from vaekit.exporting import export
 from vaekit.likelihoods import Likelihood
 from vaekit.losses import Batch, Elbo, Loss, LossTerms, StepContext
 from vaekit.ops import build_info, fold_in, has_native, make_key, reparameterize_kl
@@ -88,6 +89,7 @@ __all__ = [
     "encoders",
     "epoch_order",
     "evaluate",
+    "export",
     "fit",
     "fold_in",
     "has_native",

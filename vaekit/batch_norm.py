@@ -34,8 +34,10 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     def _check_input_dim(self, input: Tensor) -> None:  # torch's name; the hook in which its classes look at their input
+        if not self.training:  # when an exported model's number of rows is not to be looked at
+            return
         count = rows_of_all(len(input))
-        if self.training and count * math.prod(input.shape[2:]) == 1:
+        if count * math.prod(input.shape[2:]) == 1:
             raise ValueError(
                 f"batch normalisation over a batch of {(count, *input.shape[1:])} has one value for each feature, and so no "
                 'variance; train with larger batches (the last one of an epoch counts), or take normalization="layer" or "group"'

@@ -1,4 +1,4 @@
-"""The `vaekit` command: train, replay, evaluate, encode, reconstruct, sample, impute, score, plot, list, doctor.
+"""The `vaekit` command: train, replay, evaluate, encode, reconstruct, sample, impute, score, export, plot, list, doctor.
 
 A command says what was done and hands its work on; the work itself is done in the rooms below.
 """
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vaekit.cli import console, doctor, look, outputs, parts, replay, train
+from vaekit.cli import console, doctor, exports, look, outputs, parts, replay, train
 from vaekit.cli.current_folder import import_named
 from vaekit.training import NonFiniteLossError
 
@@ -52,6 +52,7 @@ app.command()(look.reconstruct)
 app.command()(look.sample)
 app.command()(outputs.impute)
 app.command()(outputs.score)
+app.command()(exports.export)
 app.command()(look.plot)
 app.command("list")(parts.list_parts)
 app.command()(doctor.doctor)

@@ -55,5 +55,13 @@ class Prior(Part, nn.Module, ABC):
             `dtype` [n, *S].
         """
 
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Draws of z made of standard normal noise [B, *S], for where noise comes from outside: an exported sampler's.
+
+        Raises:
+            NotImplementedError: the prior draws more than that, a component for example.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not make its draws of standard normal noise alone")
+
 
 registry: Registry[Prior] = Registry("prior", "vaekit.priors", Prior)

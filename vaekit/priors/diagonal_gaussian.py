@@ -43,4 +43,7 @@ class LearnedGaussian(Prior):
 
     def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype, row_start: int = 0) -> Tensor:
         eps = philox.normal(key, shape, reference.compute_dtype(dtype), row_start * math.prod(shape[1:]))
-        return (self.mu + torch.exp(0.5 * self.logvar) * eps).to(dtype)
+        return self.from_noise(eps).to(dtype)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        return self.mu + torch.exp(0.5 * self.logvar) * noise

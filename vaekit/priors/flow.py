@@ -66,9 +66,12 @@ class Flow(Prior):
 
     def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype, row_start: int = 0) -> Tensor:
         size = math.prod(shape[1:])
-        eps = philox.normal(key, (shape[0], size), reference.compute_dtype(dtype), row_start * size)
-        z = eps if self.flow is None else self.flow.inverse(eps)
-        return z.reshape(tuple(shape)).to(dtype)
+        eps = philox.normal(key, shape, reference.compute_dtype(dtype), row_start * size)
+        return self.from_noise(eps).to(dtype)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        z = noise.flatten(1)
+        return (z if self.flow is None else self.flow.inverse(z)).reshape(noise.shape)
 
 
 def _log_standard_normal(z: Tensor) -> Tensor:
