@@ -57,7 +57,7 @@ def calls() -> Iterator[Call]:
             torch.float32,
         )
     counts = (3 * normal(70, 29).abs()).floor()
-    for name, shared in (("one dispersion", normal()), ("a dispersion for each column", normal(29, seed=6))):
+    for name, shared in (("one dispersion", normal()), ("a dispersion for each feature", normal(29, seed=6))):
         yield (
             f"nll of negative_binomial with {name}",
             lambda p, t, x: (torch.ops.vaekit.negative_binomial_nll(p, x.detach(), t, 0.0, False),),

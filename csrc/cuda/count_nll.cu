@@ -28,7 +28,7 @@ struct NegativeBinomialOperator {
 
   NllOperands operands(const Tensor& parameters, const Tensor& x, const OptionalTensor& log_theta, bool ignore_missing) const {
     const NllOperands operands = {name, parameters, x, log_theta, ignore_missing};
-    check_nll(operands, {planes, planes + 1}, true);
+    check_nll(operands, {planes, planes + 1});
     STD_TORCH_CHECK(!log_theta || parameters.size(1) == planes, name, ": log t is given for each element and once more");
     return operands;
   }

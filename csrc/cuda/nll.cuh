@@ -5,7 +5,7 @@
 // their order, and that order follows from the shape and the layout alone. Double arithmetic is left to what happens once for a row or
 // less: where a row is so long that several blocks share it, and for the gradient of a parameter that all elements share.
 //
-// Backward has no sums but for that gradient. One for each column is added up by a thread that has the column, over every so many rows.
+// Backward has no sums but for that gradient. One for each feature is added up by a thread that has the column, over every so many rows.
 //
 // An operator's arithmetic is a type with
 //     kTakesVectors      whether a thread takes 16 bytes of each operand at a time, where they lie so, or else an element
@@ -24,10 +24,10 @@ struct Nll {
   Work work;
   int64_t rows, event, planes;  // elements of a row, and parameters of each
   View parameters, x;           // a plane is parameters' `sample`
-  View shared;                  // one number or one for each column of `columns`, or absent
+  View shared;                  // one number or one for each feature of `features`, or absent
   Number of_x;
   bool ignore_missing;  // where x is NaN
-  int64_t columns;      // of which the shared parameter has one number each, or 0
+  int64_t features;      // of which the shared parameter has one number each, or 0
   double start;         // the shared parameter where it is absent
   int64_t option;       // the operator's own
   double constants[3];  // the operator's own
@@ -41,7 +41,7 @@ struct NllForward : Nll {
 struct NllBackward : Nll {
   View grad;        // [rows]
   void* gradients;  // [rows, planes, event]
-  double* parts;    // of the shared parameter's gradient: [rows, segments] or [work.rows, columns]; null where it is not wanted
+  double* parts;    // of the shared parameter's gradient: [rows, segments] or [work.rows, features]; null where it is not wanted
 };
 
 // --- device: elements ------------------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ struct Place {
   // The shared parameter, of one element or for all alike.
   VAEKIT_INLINE T shared() const {
     if (!p.shared) return static_cast<T>(p.start);
-    const int64_t place = p.columns == 0 ? 0 : p.columns == p.event ? column : column % p.columns;
+    const int64_t place = p.features == 0 ? 0 : p.features == p.event ? column : column % p.features;
     return static_cast<const T*>(p.shared.data)[place * p.shared.column_stride];
   }
 };
@@ -145,17 +145,17 @@ __global__ void __launch_bounds__(kThreads) nll_forward(__grid_constant__ const 
   });
 }
 
-// Where sums go by column, work's rows are parts of the data's rows, every so many of them, and its event the columns, of which a
+// Where sums go by feature, work's rows are parts of the data's rows, every so many of them, and its event the features, of which a
 // thread has one.
 template <class A, class S, int n>
 __global__ void __launch_bounds__(kThreads) nll_backward(__grid_constant__ const NllBackward p) {
   using T = typename Compute<S>::Type;
-  const bool by_column = p.columns > 0;
-  const int64_t step = by_column ? p.columns : p.work.group() * n, row_step = by_column ? p.work.rows : p.rows;
+  const bool by_feature = p.features > 0;
+  const int64_t step = by_feature ? p.features : p.work.group() * n, row_step = by_feature ? p.work.rows : p.rows;
   for_each_segment(p.work, [&](const Segment& segment) {
     Sum<T> sum = {};
     const int lane = lane_of(p.work) * n;
-    const int64_t begin = segment.begin + lane, end = by_column ? p.event : segment.begin + segment.length;
+    const int64_t begin = segment.begin + lane, end = by_feature ? p.event : segment.begin + segment.length;
     for (int64_t row = lane < segment.length ? segment.row : p.rows; row < p.rows; row += row_step) {
       const T grad = static_cast<const T*>(p.grad.data)[p.grad.offset(row)];
       for (int64_t column = begin; column < end; column += step) {
@@ -169,38 +169,38 @@ __global__ void __launch_bounds__(kThreads) nll_backward(__grid_constant__ const
       }
     }
     if (!p.parts) return;
-    if (!by_column) {
+    if (!by_feature) {
       finish(p.work, segment, sum, static_cast<T*>(nullptr), p.parts);
     } else if (lane < segment.length) {
-      p.parts[segment.row * p.columns + begin] = sum.wide();
+      p.parts[segment.row * p.features + begin] = sum.wide();
     }
   });
 }
 
 // --- host: how a call is laid out ------------------------------------------------------------------------------------------
 
-constexpr int64_t kRowsOfPart = 8, kMostParts = 256;  // so that the parts of sums by column need little memory
+constexpr int64_t kRowsOfPart = 8, kMostParts = 256;  // so that the parts of sums by feature need little memory
 
-// How the rows of forward, and of backward but for sums by column, are shared by groups of threads that take n elements at a time.
+// How the rows of forward, and of backward but for sums by feature, are shared by groups of threads that take n elements at a time.
 inline void share_rows(Nll& p, int n) {
   p.work.rows = p.rows, p.work.event = p.event;
   share_rows(p.work, n);
 }
 
-inline void share_columns(Nll& p) {
-  p.work.event = p.columns;
+inline void share_features(Nll& p) {
+  p.work.event = p.features;
   share_rows(p.work, 1);
   const int64_t parts = at_most(p.rows / kRowsOfPart, kMostParts * (kThreads / p.work.group()));
   p.work.rows = parts < 1 ? 1 : parts;
   p.work.segment = p.work.group();
-  p.work.segments = ceiling(p.columns, p.work.segment);
+  p.work.segments = ceiling(p.features, p.work.segment);
 }
 
 template <class A, class S>
 bool takes_vectors(const Nll& p) {
   constexpr int n = kLength<S>;
   const int64_t of_x = p.of_x == Number::kDouble ? 8 : p.of_x == Number::kFloat ? 4 : 2, most = n * of_x;
-  return A::kTakesVectors && p.columns == 0 && p.event % n == 0 && takes_vectors(p.parameters, sizeof(S)) &&
+  return A::kTakesVectors && p.features == 0 && p.event % n == 0 && takes_vectors(p.parameters, sizeof(S)) &&
          takes_vectors(p.x, of_x, most < kVectorBytes ? most : kVectorBytes);
 }
 
@@ -209,9 +209,9 @@ inline int64_t segments_of(const NllForward& p) { return p.event > kSegment ? p.
 
 // How many doubles NllBackward::parts has to hold where the shared parameter's gradient is wanted.
 inline int64_t parts_of(NllBackward p) {
-  if (p.columns == 0) return p.rows * ceiling(p.event, at_most(p.event, kSegment));
-  share_columns(p);
-  return p.work.rows * p.columns;
+  if (p.features == 0) return p.rows * ceiling(p.event, at_most(p.event, kSegment));
+  share_features(p);
+  return p.work.rows * p.features;
 }
 
 template <class A, class S, class Launch>
@@ -233,8 +233,8 @@ void forward_nll(NllForward p, int processors, const Launch& launch) {
 template <class A, class S, class Launch>
 void backward_nll(NllBackward p, void* shared, int processors, const Launch& launch) {
   using T = typename Compute<S>::Type;
-  if (p.columns > 0) {
-    share_columns(p);
+  if (p.features > 0) {
+    share_features(p);
     launch(nll_backward<A, S, 1>, grid_of(p.work, 1, processors), p);
   } else if (takes_vectors<A, S>(p)) {
     share_rows(p, kLength<S>);
@@ -244,7 +244,7 @@ void backward_nll(NllBackward p, void* shared, int processors, const Launch& lau
     launch(nll_backward<A, S, 1>, grid_of(p.work, 1, processors), p);
   }
   if (!p.parts) return;
-  const Parts parts = p.columns > 0 ? Parts{p.parts, p.columns, 1, p.work.rows, p.columns, shared}
+  const Parts parts = p.features > 0 ? Parts{p.parts, p.features, 1, p.work.rows, p.features, shared}
                                     : Parts{p.parts, 1, 0, p.work.rows * p.work.segments, 1, shared};
   add_up<T>(parts, processors, launch);
 }

@@ -40,7 +40,7 @@ class NllCall {
     p.parameters = parameters_, p.x = x_, p.shared = shared_;
     p.of_x = number_of(o_.x.scalar_type());
     p.ignore_missing = o_.ignore_missing;
-    p.columns = o_.shared && o_.shared->dim() == 1 ? o_.shared->size(0) : 0;
+    p.features = o_.shared && o_.shared->dim() > 0 ? o_.shared->numel() : 0;
     p.start = options_.start, p.option = options_.option;
     std::copy(options_.constants, options_.constants + 3, p.constants);
   }

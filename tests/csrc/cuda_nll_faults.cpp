@@ -60,7 +60,7 @@ void run(const Case& c, Order order, uint64_t seed) {
     cuda_on_cpu::launch(cuda_on_cpu::Settings{order, seed}, kernel, {grid.x, grid.y, grid.z}, unsigned{cuda::kThreads}, p);
   };
   const auto fill = [&](cuda::Nll& p) {
-    p.rows = c.rows, p.event = c.event, p.planes = 2, p.columns = c.columns;
+    p.rows = c.rows, p.event = c.event, p.planes = 2, p.features = c.columns;
     p.parameters = {parameters.data(), c.event, row, 1}, p.x = {x.data(), 0, c.event, 1};
     p.shared = {shared.data(), 0, 0, c.columns > 0 ? 1 : 0};
     p.of_x = cuda::Number::kFloat, p.ignore_missing = c.missing;

@@ -166,14 +166,14 @@ OF_LIKELIHOODS = {
         "",
         "misaligned address|alignment",
     ),
-    "columns of the next row": (
-        "p.columns == p.event ? column : column % p.columns",
+    "features of the next row": (
+        "p.features == p.event ? column : column % p.features",
         "column",
         "heap-buffer-overflow",
     ),
-    "parts of columns that take each other's rows": (
-        "row_step = by_column ? p.work.rows : p.rows;",
-        "row_step = by_column ? p.work.rows + 1 : p.rows;",
+    "parts of features that take each other's rows": (
+        "row_step = by_feature ? p.work.rows : p.rows;",
+        "row_step = by_feature ? p.work.rows + 1 : p.rows;",
         r"(shared|gradient)\[\d+\] is",
     ),
     "results that no block adds up": (

@@ -107,6 +107,16 @@ def test_where_operands_lie_changes_no_gradient(launches, name, dtype, how):
         torch.testing.assert_close(got[2:], gradients[1:], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("features", [(4, 5), (3, 4, 5)])
+@pytest.mark.parametrize("name", [name for name in LIKELIHOODS if name.endswith("each feature")])
+def test_features_may_have_several_dimensions_and_strides(launches, name, features):
+    call = call_of(name, (20, 3, 4, 5))
+    shared = torch.linspace(-2.0, 3.0, math.prod(features)).view(features).mT.contiguous().mT
+    call = call._replace(options=(shared, *call.options[1:]))
+    assert_like_the_formula(call, gradient_of(call), both(call, gradient_of(call)))
+    assert_like_the_cpu_kernel(call, gradient_of(call))
+
+
 @every_likelihood
 def test_one_row_or_one_number_may_stand_for_all(launches, name):
     call, grad = call_of(name, (4, 16)), torch.ones(()).expand(4)
@@ -155,7 +165,7 @@ def test_a_row_is_the_exact_sum_of_its_elements(launches, name, size):
     call = call_of(name, (2, size))
     alone = call._replace(parameters=call.parameters.transpose(1, 2).reshape(2 * size, -1, 1), x=call.x.reshape(-1, 1))
     if any(isinstance(o, Tensor) and o.ndim == 1 for o in call.options):
-        pytest.skip("a column is no column of its own row")
+        pytest.skip("an element alone is another feature")
     for row, elements in zip(call.forward(NAMESPACE).tolist(), alone.forward(NAMESPACE).view(2, size).tolist(), strict=True):
         assert abs(row - math.fsum(elements)) <= torch.finfo(torch.float32).eps * abs(row)
 

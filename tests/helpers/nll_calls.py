@@ -21,6 +21,7 @@ LIKELIHOODS = {
     "bernoulli": Bernoulli(),
     "gaussian of a fixed variance": Gaussian(sigma=0.5),
     "gaussian of a shared variance": Gaussian("shared", 0.5),
+    "gaussian of a variance for each feature": Gaussian("shared", 0.5),
     "gaussian": Gaussian("element"),
     "discretized_logistic": DiscretizedLogistic(components=3),
     "discretized_logistic of one component": DiscretizedLogistic(components=1, levels=5),
@@ -28,9 +29,9 @@ LIKELIHOODS = {
     "negative_binomial": NegativeBinomial(),
     "negative_binomial of a fixed dispersion": NegativeBinomial("fixed", 3.0),
     "negative_binomial of a shared dispersion": NegativeBinomial("shared", 3.0),
-    "negative_binomial of a dispersion for each column": NegativeBinomial("shared", 3.0),
+    "negative_binomial of a dispersion for each feature": NegativeBinomial("shared", 3.0),
     "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomial(),
-    "zero_inflated_negative_binomial of a dispersion for each column": ZeroInflatedNegativeBinomial("shared", 3.0),
+    "zero_inflated_negative_binomial of a dispersion for each feature": ZeroInflatedNegativeBinomial("shared", 3.0),
 }
 # The largest error of an element, in units of 1 and its size.
 NEAR = {torch.float32: 4e-6, torch.float64: 2e-12, torch.bfloat16: 8e-3, torch.float16: 1e-3}
@@ -68,7 +69,7 @@ def call_of(name: str, shape: tuple, dtype: torch.dtype = torch.float32, scale: 
 def options_of(name: str, dtype: torch.dtype, shape: tuple) -> tuple:
     likelihood = LIKELIHOODS[name]
     options = likelihood._operator_options(torch.zeros(shape[0], likelihood.parameters_per_element, *shape[1:]))
-    if name.endswith("each column"):
+    if name.endswith("each feature"):
         options = (torch.linspace(-2.0, 3.0, 2 * shape[-1])[::2], *options[1:])
     return tuple(o.detach().to(compute_dtype(dtype)) if isinstance(o, Tensor) else o for o in options)
 
