@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers.memory import LargestTensor
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
@@ -95,8 +96,31 @@ def test_first_and_second_derivatives_are_those_of_differences(is_gaussian):
         (lambda x: kernel_sum(x, x, BANDWIDTHS, is_gaussian), (x,)),
     ):
         assert torch.autograd.gradcheck(function, inputs)
-        if "cpu" in module._KERNELS:  # in PyTorch, torch.cdist has first derivatives alone
-            assert torch.autograd.gradgradcheck(function, inputs)
+        assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("has_others", [True, False])
+def test_second_and_third_derivatives_in_blocks_are_those_of_the_specification_at_once(has_others, monkeypatch):
+    inputs = [torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in ((5, 7) if has_others else (7,))]
+
+    def derivatives(function):
+        first = torch.autograd.grad(function(*inputs).sin(), inputs, create_graph=True)
+        second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), inputs, create_graph=True)
+        return *second, *torch.autograd.grad(sum(gradient.square().sum() for gradient in second), inputs)
+
+    at_once = derivatives(lambda x, y=None: specification(x, y, BANDWIDTHS, False, every_order=True))
+    monkeypatch.setattr(pairwise, "_ELEMENTS_AT_ONCE", 8 * 7 * 3 * 2)  # two rows
+    for got, want in zip(derivatives(lambda x, y=None: kernel_sum(x, y, BANDWIDTHS, False)), at_once, strict=True):
+        assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+def test_second_derivatives_hold_no_pairs_of_all_rows(monkeypatch):
+    monkeypatch.setattr(pairwise, "_ELEMENTS_AT_ONCE", 1)
+    x, y = (torch.randn(48, 6, requires_grad=True) for _ in range(2))
+    with LargestTensor() as largest:
+        first = torch.autograd.grad(kernel_sum(x, y, BANDWIDTHS, False), (x, y), create_graph=True)
+        torch.autograd.grad(first[0].square().sum() + first[1].square().sum(), (x, y))
+    assert largest.elements == 48 * 6
 
 
 @pytest.mark.parametrize("is_gaussian", [False, True], ids=["imq", "gaussian"])

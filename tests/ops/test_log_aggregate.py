@@ -8,6 +8,7 @@ import sys
 import mpmath
 import pytest
 import torch
+from helpers.memory import LargestTensor
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -136,6 +137,32 @@ def test_first_and_second_derivatives_are_those_of_differences():
     mu.requires_grad_(), logvar.requires_grad_()
     assert torch.autograd.gradcheck(lambda m, s: log_aggregate(m, s, eps[:3], 1, OWN), (mu, logvar))
     assert torch.autograd.gradgradcheck(lambda m, s: log_aggregate(m, s, eps[:3], 1, OWN), (mu, logvar))
+
+
+def second_and_third(function, inputs):
+    """Derivatives of the squares of the gradients, and of those derivatives' squares."""
+    first = torch.autograd.grad(sum(result.sin().sum() for result in function(*inputs)), inputs, create_graph=True)
+    second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), inputs, create_graph=True)
+    return *second, *torch.autograd.grad(sum(gradient.square().sum() for gradient in second), inputs)
+
+
+def test_second_and_third_derivatives_in_blocks_are_those_of_the_specification_at_once(monkeypatch):
+    mu, logvar, eps = torch.randn(3, 7, 3, dtype=torch.float64).unbind()
+    mu.requires_grad_(), logvar.requires_grad_()
+    at_once = second_and_third(lambda m, s: forward(m, s, eps[:5], 1, OWN), (mu, logvar))
+    monkeypatch.setattr(pairwise, "_ELEMENTS_AT_ONCE", 8 * 7 * 3 * 2)  # two rows
+    for got, want in zip(second_and_third(lambda m, s: log_aggregate(m, s, eps[:5], 1, OWN), (mu, logvar)), at_once, strict=True):
+        assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+def test_second_derivatives_hold_no_pairs_of_all_rows(monkeypatch):
+    monkeypatch.setattr(pairwise, "_ELEMENTS_AT_ONCE", 1)
+    mu, logvar, eps = torch.randn(3, 48, 6).unbind()
+    mu.requires_grad_(), logvar.requires_grad_()
+    with LargestTensor() as largest:
+        first = torch.autograd.grad(log_aggregate(mu, logvar, eps, 0, OWN)[0].sum(), (mu, logvar), create_graph=True)
+        torch.autograd.grad(first[0].square().sum() + first[1].square().sum(), (mu, logvar))
+    assert largest.elements == 48 * 6
 
 
 def test_the_written_out_backward_is_autograds_of_the_specification():

@@ -6,8 +6,9 @@ For rows i, which are examples `first`, `first` + 1, ... of the batch, and z_i =
     marginals[i, d] = log sum_j w_ij q(z_id | x_j)
 
 with w_ij = e^own where j is the row's own example and 1 elsewhere. Its specification, in PyTorch, is `forward` and `backward`
-here: the default kernels, a block of rows at a time, so that [B, B, D] is never held. A compiled library (native.py) registers
-its own. Derivatives of higher order, torch.func's transforms and forward-mode differentiation take `forward` itself.
+here: the default kernels, a block of rows at a time, so that [B, B, D] is never held, nor in the second derivatives, which
+differentiate `forward` block by block. A compiled library (native.py) registers its own. Derivatives of yet higher order,
+torch.func's transforms and forward-mode differentiation take `forward` itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vaekit.ops import dispatch, native, schema
-from vaekit.ops.pairwise import row_blocks
+from vaekit.ops.pairwise import row_blocks, second_derivatives
 
 _NAME, _OPTIONS = "log_aggregate", "Tensor mu, Tensor logvar, Tensor eps, SymInt first, float own"
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -59,10 +60,15 @@ def forward(mu: Tensor, logvar: Tensor, eps: Tensor, first: int, own: float) -> 
     pairs = _Pairs(mu, logvar, eps, first, own)
     joint, marginals = [mu.new_empty(0)], [mu.new_empty(0, mu.shape[1])]
     for rows in pairs.blocks:
-        _, log_density, log_weight = pairs.log_densities(rows)
-        joint.append((log_density.sum(1) + log_weight).logsumexp(-1))
-        marginals.append((log_density + log_weight.unsqueeze(1)).logsumexp(-1))
+        of_joint, of_marginals = _of_rows(pairs, rows)
+        joint.append(of_joint)
+        marginals.append(of_marginals)
     return torch.cat(joint), torch.cat(marginals)
+
+
+def _of_rows(pairs: _Pairs, rows: slice) -> tuple[Tensor, Tensor]:
+    _, log_density, log_weight = pairs.log_densities(rows)
+    return (log_density.sum(1) + log_weight).logsumexp(-1), (log_density + log_weight.unsqueeze(1)).logsumexp(-1)
 
 
 def backward(
@@ -130,15 +136,37 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _gradients(ctx: Any, of_joint: Tensor, of_marginals: Tensor) -> tuple[Tensor | None, ...]:
     """One for each argument of the operator, differentiable where autograd records."""
-    joint, marginals, mu, logvar, eps = ctx.saved_tensors
-    nothing = (None,) * (1 + len(ctx.options))
+    arguments = (of_joint, of_marginals, *ctx.saved_tensors, *ctx.options)
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        inputs = mu.view_as(mu), logvar.view_as(logvar)  # two gradients where the same tensor is given twice
-        results = forward(*inputs, eps, *ctx.options)
-        found = torch.autograd.grad(results, inputs, (of_joint, of_marginals), create_graph=True)
-        return (*found, *nothing)
-    found = _backward(of_joint, of_marginals, joint, marginals, mu, logvar, eps, *ctx.options)
-    return (*found, *nothing)
+        found = _Gradients.apply(*arguments)  # type: ignore[no-untyped-call]
+    else:
+        found = _backward(*arguments)
+    return (*found, *(None,) * (1 + len(ctx.options)))
+
+
+class _Gradients(torch.autograd.Function):
+    """The operator's backward, which has derivatives of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        of_joint, of_marginals, _, _, mu, logvar, eps, *ctx.options = arguments
+        ctx.save_for_backward(of_joint, of_marginals, mu, logvar, eps)
+        with dispatch.below_autograd():
+            return _backward(*arguments)
+
+    @staticmethod
+    def backward(ctx: Any, of_mu: Tensor, of_logvar: Tensor) -> tuple[Tensor | None, ...]:
+        of_joint, of_marginals, mu, logvar, eps = ctx.saved_tensors
+        # So many arrays of a block's size are held at a time that the block is to be as much smaller.
+        blocks = row_blocks(len(eps), 8 * mu.numel(), mu.device)
+        found, by_results = second_derivatives(
+            lambda rows, mu, logvar: _of_rows(_Pairs(mu, logvar, eps, *ctx.options), rows),
+            blocks,
+            (mu, logvar),
+            (of_mu, of_logvar),
+            (of_joint, of_marginals),
+        )
+        return *by_results, None, None, *found, *(None,) * (1 + len(ctx.options))
 
 
 torch.library.register_autograd(f"vaekit::{_NAME}", _gradients, setup_context=_keep, lib=schema.LIBRARY)
