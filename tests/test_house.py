@@ -47,6 +47,7 @@ FLOORS = [
     {"inputs", "divided"},
     {"evaluation", "training", "plots", "cells", "exporting"},
     {"runs"},
+    {"table"},
     {"cli", "integrations", "__main__"},
 ]
 

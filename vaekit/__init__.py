@@ -32,6 +32,7 @@ from vaekit.posteriors import DiagonalGaussian, Posterior
 from vaekit.priors import Prior, StandardNormal
 from vaekit.registry import Registry, UnknownNameError
 from vaekit.saving import load
+from vaekit.table import Table
 from vaekit.training import (
     Callback,
     EarlyStopping,
@@ -76,6 +77,7 @@ __all__ = [
     "RunState",
     "StandardNormal",
     "StepContext",
+    "Table",
     "TimeLimit",
     "Tracker",
     "UnknownNameError",

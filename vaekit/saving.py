@@ -34,11 +34,12 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")  # that a model's weight
 _COMPILED = "_orig_mod"  # where torch.compile keeps the module that it wraps
 
 
-def save(vae: VAE, folder: str | os.PathLike[str]) -> Path:
+def save(vae: VAE, folder: str | os.PathLike[str], beside: Mapping[str, Any] | None = None) -> Path:
     """Write `model.safetensors` and `config.json` into `folder`.
 
     Whatever interrupts it, each of the two is the earlier file or the new one; `model.safetensors`, the one that counts, is
-    written first. Weights are written one at a time, so that saving needs no second copy of the model.
+    written first. Weights are written one at a time, so that saving needs no second copy of the model. `read_config` gives back
+    what is to lie `beside` the parts in the config, plain data by name.
 
     Returns:
         the folder.
@@ -49,7 +50,7 @@ def save(vae: VAE, folder: str | os.PathLike[str]) -> Path:
         OSError: the folder cannot be created or written.
     """
     vae = _unwrapped(vae)
-    config = json.dumps(config_of(vae), indent=2)
+    config = json.dumps({**config_of(vae), **(beside or {})}, indent=2)
     folder = writable_folder(folder)
     write_atomically(folder / WEIGHTS_FILE, partial(weights.write, tensors=_state(vae), metadata={"vaekit": config}))
     write_atomically(folder / CONFIG_FILE, (config + "\n").encode())
@@ -123,6 +124,17 @@ def load(path: str | os.PathLike[str]) -> VAE:
             stacklevel=2,
         )
     return vae.eval()
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The config in a model's file, with what `save` was given to lie beside the parts.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`.
+    """
+    file = _file_at(Path(path))
+    with weights.opened(file) as stored:
+        return _config_in(stored.metadata, file)
 
 
 def _unwrapped(vae: VAE) -> VAE:

@@ -30,6 +30,7 @@ def test_the_numbers_that_seeds_mean_stay_as_they_are():
     assert numbers(streams.Run) == {"STEPS": 0, "ORDER": 1, "EVALUATION": 2, "LOADER": 3, "VALIDATION": 4}
     assert numbers(streams.Step) == {"OBJECTIVE": 1, "LAYERS": 2, "IMPUTATION": 3}
     assert numbers(streams.Imputation) == {"CHOICE": 0, "DATA": 1}
+    assert numbers(streams.Given) == {"LATENTS": 0, "PLACES": 1, "DATA": 2, "ORDER": 3}
     assert numbers(streams.Generators) == {"PYTHON": -1, "NUMPY": -2}  # where processes have 1, 2, ...
     assert numbers(streams.Sample) == {"COMPONENT": 1, "DATA": -1}
 

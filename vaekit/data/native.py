@@ -99,6 +99,28 @@ def read(series: Any) -> Read:
     return _read_levels(series, present, missing, name)
 
 
+def single(value: Any, column: Any) -> Read:
+    """One value of a column as `read` has a whole one: a number, a level, or a date or time as ISO text or an object.
+
+    Raises:
+        TypeError: a value of another sort.
+    """
+    missing = np.zeros(1, dtype=bool)
+    if column.sort in ("date", "datetime") and column.levels is None:
+        unit = "D" if column.sort == "date" else {number: unit for unit, number in _TICKS.items()}[column.ticks]
+        ticks = np.array([str(value)], f"M8[{unit}]").astype(np.int64)
+        return Read(column.sort, ticks, missing, "null", column.dtype, column.ticks)
+    if isinstance(value, (bool, np.bool_)):
+        return Read("boolean", np.array([bool(value)]), missing, "null", "")
+    if isinstance(value, (int, np.integer)):
+        return Read("integer", np.array([int(value)]), missing, "null", "", column.ticks)
+    if isinstance(value, (float, np.floating)):
+        return Read("float", np.array([float(value)]), missing, "null", "")
+    if isinstance(value, str):
+        return Read("text", np.array([value], dtype=object), missing, "null", "")
+    raise TypeError(f"the value of the column {column.name!r} has to be a number, a level or a date, got {value!r}")
+
+
 def _read_time(name: str, present: Any, missing: Any, dtype: str) -> Read:
     nw, kind = package("narwhals"), present.dtype
     if kind == nw.Date:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vaekit.data.columns import Column
 from vaekit.data.guessing import guessed
-from vaekit.data.native import LIBRARIES, columns_of, frame_of, read, series_of
+from vaekit.data.native import LIBRARIES, columns_of, frame_of, read, series_of, single
 
 _FORMAT = 1
 
@@ -174,6 +174,54 @@ class Schema:
         made = {}
         for number, (name, column) in enumerate(self.columns.items()):
             made[name] = series_of(self.library, name, *column.decode(np.ascontiguousarray(numbers[:, number])), column)
+        return frame_of(self.library, made, len(numbers))
+
+    def encode_values(self, values: Mapping[str, Any]) -> Tensor:
+        """The numbers of single values by column, float64 [F], NaN where there is none, or None is given.
+
+        Args:
+            values: {column: value}: a number, a level, or a date or time as ISO text.
+
+        Raises:
+            TypeError, ValueError: as `encode`; an unknown column, None for a column without missing values.
+
+        Example:
+            >>> import pandas
+            >>> schema = Schema.guess(pandas.DataFrame({"age": [31, 45, 62], "smoker": ["no", "yes", "no"]}))
+            >>> schema.encode_values({"smoker": "yes"})
+            tensor([nan, 1.], dtype=torch.float64)
+        """
+        encoded = torch.full((len(self.columns),), torch.nan, dtype=torch.float64)
+        for name, value in values.items():
+            column = self._column(name)
+            if value is None and not column.missing:
+                raise ValueError(f"the column {name!r} has no missing values, but None is given")
+            if value is not None:
+                encoded[list(self.columns).index(name)] = float(column.encode(single(value, column))[0])
+        return encoded
+
+    def filled(self, frame: Any, x: Tensor) -> Any:
+        """The frame, in the schema's order, with its missing values from x [N, F], which has numbers as `decode` takes them.
+
+        Observed values are not encoded and decoded, but stay what they are.
+
+        Raises:
+            ValueError: an x of another shape, or without a value where one is missing.
+        """
+        _, series = columns_of(frame)
+        numbers = x.detach().cpu().double().numpy()
+        made = {}
+        for number, (name, column) in enumerate(self.columns.items()):
+            data = read(series[name])
+            values = np.ascontiguousarray(numbers[:, number])
+            if data.missing.any():
+                values = np.where(data.missing, values, 0.0)
+                decoded, still = column.decode(values)
+                decoded = decoded.astype(object) if data.values.dtype == object else decoded
+                decoded[~data.missing] = data.values
+                made[name] = series_of(self.library, name, decoded, still, column)
+            else:
+                made[name] = series_of(self.library, name, data.values, data.missing, column)
         return frame_of(self.library, made, len(numbers))
 
     def to_config(self) -> dict[str, Any]:

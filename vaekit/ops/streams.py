@@ -34,6 +34,15 @@ class Imputation:
     DATA = 1  # x given z
 
 
+class Given:
+    """Of the key of a sample with given columns."""
+
+    LATENTS = 0  # the draws from the prior among which the given columns choose
+    PLACES = 1  # of those that are kept
+    DATA = 2  # x given z
+    ORDER = 3  # of the rows
+
+
 class Generators:
     """Of a key whose first word seeds torch's global generators: LOADER of an epoch, VALIDATION, LAYERS."""
 
