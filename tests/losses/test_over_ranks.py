@@ -11,6 +11,7 @@ from torch import distributed
 import vaekit
 from vaekit.data import share
 from vaekit.gathering import Ranks
+from vaekit.losses import mmd
 
 SIZES = (10, 3, 1)  # not divisible by 4; with empty shares
 WORLDS = (2, 4)
@@ -25,6 +26,7 @@ MODELS = {
     "dip ii": {"loss": {"name": "dip_vae", "kind": "ii"}},
     "info_vae": {"loss": "info_vae"},
     "wae": {"loss": {"name": "wae", "statistic": "v", "kernel": "rbf"}},
+    "wae with a prior that learns": {"loss": "wae", "prior": "diagonal_gaussian"},
     "capacity": {"loss": {"name": "capacity", "capacity": 0.3, "gamma": 10.0, "per": "batch"}},
     "factor": {"loss": {"name": "factor", "hidden": (8,)}},
     "free bits by dimension": {"loss": {"name": "free_bits", "free_nats": 0.05}},
@@ -65,10 +67,27 @@ def two_steps(name, size, ranks):
     return {"rows": {n: v.detach() for n, v in rows.items()}, "scalars": scalars, "grads": grads, "buffers": vae.state_dict()}
 
 
+def rows_compared(name):
+    """How many rows a process compares with how many, in each sum over pairs."""
+    compared, counted = [], mmd.kernel_sum
+
+    def counting(x, y, *options):
+        compared.append((len(x), len(x if y is None else y)))
+        return counted(x, y, *options)
+
+    mmd.kernel_sum = counting
+    try:
+        two_steps(name, 10, Ranks(distributed.get_rank(), distributed.get_world_size()))
+    finally:
+        mmd.kernel_sum = counted
+    return compared
+
+
 def all_models():
     with process_group():
         ranks = Ranks(distributed.get_rank(), distributed.get_world_size())
-        return {(name, size): two_steps(name, size, ranks) for name in MODELS for size in SIZES}
+        seen = {(name, size): two_steps(name, size, ranks) for name in MODELS for size in SIZES}
+        return {**seen, "compared": {name: rows_compared(name) for name in ("info_vae", "wae")}}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +111,14 @@ def test_an_objective_is_that_of_the_whole_batch(name, size, world, seen):
     for one in each:
         for kind in ("scalars", "grads", "buffers"):
             close(one[kind], whole[kind])
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("name", ["info_vae", "wae"])
+def test_each_process_compares_its_own_rows_with_all(name, world, seen):
+    for rank, of_rank in enumerate(seen[world]):
+        own = share(10, rank, world)
+        assert of_rank["compared"][name] == [(own.stop - own.start, 10)] * 6  # codes, draws, and both, in two steps
 
 
 def test_every_objective_that_compares_examples_is_here():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vaekit.checks import checked_number, checked_word
-from vaekit.gathering import gathered
+from vaekit.gathering import gathered, rows_of_all, shares, summed
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import Drawn, batch_mean, drawn
 from vaekit.ops import philox, reference, streams
@@ -64,17 +64,40 @@ def squared_mmd(x: Tensor, y: Tensor, kernel: str = "imq", scales: Sequence[floa
     if x.dtype != y.dtype or x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"x and y have to be both float32 or both float64, got {x.dtype} and {y.dtype}; x.float() for example")
     _check_options(kernel, scales, statistic)
-    count, bandwidths, is_gaussian = len(x), [2.0 * x.shape[1] * scale for scale in scales], kernel == "rbf"
-    within = (kernel_sum(x, None, bandwidths, is_gaussian), kernel_sum(y, None, bandwidths, is_gaussian))
-    across = kernel_sum(x, y, bandwidths, is_gaussian) / max(count * count, 1)
+    kernels = [2.0 * x.shape[1] * scale for scale in scales], kernel == "rbf"
+    totals = kernel_sum(x, None, *kernels), kernel_sum(y, None, *kernels), kernel_sum(x, y, *kernels)
+    return _of_totals(*totals, len(x), len(scales), statistic).to(x.dtype)
+
+
+def _of_totals(of_x: Tensor, of_y: Tensor, across: Tensor, count: int, scales: int, statistic: str) -> Tensor:
+    """The squared discrepancy, from the sums of the kernel over all pairs of the points."""
+    within, across = (of_x, of_y), across / max(count * count, 1)
     if statistic == "v":
         squared = sum(within) / max(count * count, 1) - 2.0 * across
     elif count == 1:
         squared = 0.0 * across
     else:
-        itself = count * float(len(scales))  # k(x, x) is 1 at each scale
+        itself = count * float(scales)  # k(x, x) is 1 at each scale
         squared = sum(total - itself for total in within) / max(count * (count - 1), 1) - 2.0 * across
-    return squared.to(x.dtype)
+    return squared
+
+
+def _divided_squared_mmd(x: Tensor, y: Tensor, kernel: str, scales: Sequence[float], statistic: str) -> Tensor:
+    """`squared_mmd` of the points of all processes, of which each has some rows: those it compares with all."""
+    kernels = [2.0 * x.shape[1] * scale for scale in scales], kernel == "rbf"
+    all_x, all_y = gathered(x.detach()), gathered(y.detach())
+
+    def within(own: Tensor, every: Tensor) -> Tensor:
+        # Every pair is there twice, once with either point as the constant.
+        total = kernel_sum(own, every, *kernels)
+        return 2.0 * total - total.detach()
+
+    across = kernel_sum(x, all_y, *kernels)
+    if y.requires_grad:  # a prior that learns
+        from_y = kernel_sum(y, all_x, *kernels)
+        across = across + (from_y - from_y.detach())
+    of_x, of_y, across = summed(torch.stack([within(x, all_x), within(y, all_y), across]))
+    return _of_totals(of_x, of_y, across, rows_of_all(len(x)), len(scales), statistic).to(x.dtype)
 
 
 def _check_options(kernel: str, scales: Sequence[float], statistic: str) -> None:
@@ -103,7 +126,8 @@ class _MatchesPrior(Loss):
         key = philox.fold_in(context.key, streams.Step.OBJECTIVE)
         of_prior = model.prior.sample(z.shape, key=key, dtype=z.dtype, row_start=context.row_start)
         codes, of_prior = (t.flatten(1).to(reference.compute_dtype(t.dtype)) for t in (z, of_prior))
-        squared = squared_mmd(gathered(codes), gathered(of_prior), self.kernel, self.scales, self.statistic)
+        discrepancy = squared_mmd if shares() is None else _divided_squared_mmd
+        squared = discrepancy(codes, of_prior, self.kernel, self.scales, self.statistic)
         return terms, {**terms.levels, "mmd": squared}
 
 
