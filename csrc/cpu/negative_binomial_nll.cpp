@@ -2,14 +2,8 @@
 #include "../counts.h"
 #include "instruction_sets.h"
 #include "library.h"
-#include "nll.h"
+#include "nll_operators.h"
 #include "rows.h"
-
-namespace vaekit {
-
-constexpr int64_t kOfElement = 1;  // the option: the decoder gives log t for each element
-
-}  // namespace vaekit
 
 #define VAEKIT_LOOPS "negative_binomial_nll_loops.h"
 #include "for_each_instruction_set.h"
@@ -17,33 +11,17 @@ constexpr int64_t kOfElement = 1;  // the option: the decoder gives log t for ea
 namespace vaekit {
 namespace {
 
-NllOperands operands_of(const Tensor& parameters, const Tensor& x, const OptionalTensor& log_theta, bool ignore_missing) {
-  const NllOperands operands = {"negative_binomial_nll", parameters, x, log_theta, ignore_missing};
-  check_nll(operands, {1, 2});
-  STD_TORCH_CHECK(!log_theta || parameters.size(1) == 1, operands.op, ": log t is given for each element and once more");
-  return operands;
-}
+struct NegativeBinomialNll {
+  static constexpr const char* kName = "negative_binomial_nll";
+  static constexpr int64_t kGrain = 4096, kPlanes = 1;
 
-NllKernel kernel_of(const Tensor& parameters, double start) {
-  const int set = instruction_set();
-  const bool of_element = parameters.size(1) == 2;
-  return {VAEKIT_TABLE_OF(set, negative_binomial::kLoops<float>),
-          VAEKIT_TABLE_OF(set, negative_binomial::kLoops<double>),
-          4096, start, !of_element, of_element ? kOfElement : 0};
-}
-
-Tensor forward(const Tensor& parameters, const Tensor& x, const OptionalTensor& log_theta, double start, bool ignore_missing) {
-  const NllOperands operands = operands_of(parameters, x, log_theta, ignore_missing);  // checked before their sizes are read
-  return nll(operands, kernel_of(parameters, start));
-}
-
-std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& parameters, const Tensor& x,
-                                    const OptionalTensor& log_theta, double start, bool ignore_missing) {
-  const NllOperands operands = operands_of(parameters, x, log_theta, ignore_missing);
-  return nll_backward(grad, operands, kernel_of(parameters, start));
-}
+  template <class T>
+  static const NllLoops<T>& loops() {
+    return VAEKIT_TABLE_OF(instruction_set(), negative_binomial::kLoops<T>);
+  }
+};
 
 }  // namespace
 }  // namespace vaekit
 
-VAEKIT_CPU_OPERATOR(negative_binomial_nll, vaekit::forward, vaekit::backward)
+VAEKIT_CPU_OPERATOR(negative_binomial_nll, vaekit::DispersedNll<vaekit::NegativeBinomialNll>::forward, vaekit::DispersedNll<vaekit::NegativeBinomialNll>::backward)

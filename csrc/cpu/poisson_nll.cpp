@@ -2,7 +2,7 @@
 #include "../counts.h"
 #include "instruction_sets.h"
 #include "library.h"
-#include "nll.h"
+#include "nll_operators.h"
 #include "rows.h"
 
 #define VAEKIT_LOOPS "poisson_nll_loops.h"
@@ -11,26 +11,17 @@
 namespace vaekit {
 namespace {
 
-constexpr const char* kName = "poisson_nll";
+struct PoissonNll {
+  static constexpr const char* kName = "poisson_nll";
+  static constexpr int64_t kGrain = 8192, kPlanes = 1;
 
-NllKernel kernel() {
-  const int set = instruction_set();
-  return {VAEKIT_TABLE_OF(set, poisson::kLoops<float>), VAEKIT_TABLE_OF(set, poisson::kLoops<double>), 8192};
-}
-
-Tensor forward(const Tensor& parameters, const Tensor& x, bool ignore_missing) {
-  const NllOperands operands = {kName, parameters, x, std::nullopt, ignore_missing};
-  check_nll(operands, {1});
-  return nll(operands, kernel());
-}
-
-Tensor backward(const Tensor& grad, const Tensor& parameters, const Tensor& x, bool ignore_missing) {
-  const NllOperands operands = {kName, parameters, x, std::nullopt, ignore_missing};
-  check_nll(operands, {1});
-  return std::get<0>(nll_backward(grad, operands, kernel()));
-}
+  template <class T>
+  static const NllLoops<T>& loops() {
+    return VAEKIT_TABLE_OF(instruction_set(), poisson::kLoops<T>);
+  }
+};
 
 }  // namespace
 }  // namespace vaekit
 
-VAEKIT_CPU_OPERATOR(poisson_nll, vaekit::forward, vaekit::backward)
+VAEKIT_CPU_OPERATOR(poisson_nll, vaekit::PlainNll<vaekit::PoissonNll>::forward, vaekit::PlainNll<vaekit::PoissonNll>::backward)
