@@ -46,7 +46,7 @@ FLOORS = [
     {"presets", "compose"},
     {"inputs", "divided"},
     {"evaluation", "training", "plots", "cells", "exporting"},
-    {"runs"},
+    {"runs", "from_data"},
     {"table"},
     {"cli", "integrations", "__main__"},
 ]

@@ -9,6 +9,7 @@ from scipy import sparse
 
 import vaekit
 from vaekit import cells as of_cells
+from vaekit import runs
 
 GENES = 12
 RNG = np.random.default_rng(0)
@@ -52,6 +53,20 @@ def test_names_are_saved_with_the_model(vae, tmp_path):
     again = vaekit.load(vae.save(tmp_path))
     assert again.likelihood.features == tuple(f"g{i}" for i in range(GENES))
     assert (again.condition.names, again.condition.column) == (("a", "b"), "batch")
+
+
+def test_the_command_keeps_the_names_too(tmp_path):
+    path = tmp_path / "cells.h5ad"
+    simulated("ab", n=60).write_h5ad(path)
+    settings = {"data": str(path), "preset": "single-cell", "seed": 0, "latent_dim": 2, "reading": {"batch": "batch"}}
+    run = runs.Run.prepare(settings, progress=False)
+    assert run.vae.likelihood.features == tuple(f"g{i}" for i in range(GENES))
+    assert (run.vae.condition.names, run.vae.condition.column) == (("a", "b"), "batch")
+    again = runs.Run.prepare(run.settings, progress=False)  # as a run that goes on
+    assert again.settings == run.settings
+    of_cells.embed(simulated("ab", n=10), run.vae)
+    other = runs.Run.prepare({**settings, "likelihood": "poisson", "reading": {}}, progress=False)
+    assert other.vae.condition is None
 
 
 def test_genes_are_matched_by_name(vae):
@@ -103,6 +118,20 @@ def test_latents_and_expression_are_written_where_they_belong(vae):
     with pytest.warns(UserWarning, match="another order"):
         of_cells.normalize(turned, vae, into="shares", size=1.0)
     np.testing.assert_allclose(turned.layers["shares"][:, ::-1], adata.layers["shares"], rtol=1e-5)
+
+
+def test_expression_as_of_a_batch_changes_the_batch_and_no_covariate():
+    adata = simulated("ab", n=30)
+    adata.obs["age"] = np.linspace(-1, 1, 30)
+    labels = {"name": "labels", "classes": 2, "names": ["a", "b"], "column": "batch"}
+    condition = [{"name": "vector", "size": 1, "names": ["age"]}, labels]
+    data = vaekit.data.as_examples(adata, batch="batch")
+    vae = of_cells.create_vae(data, latent_dim=2, condition=condition, likelihood={"counts": "poisson"}, seed=0).eval()
+    of_cells.normalize(adata, vae, into="b", batch="b", size=1.0)
+    cells = of_cells.matching(vae, adata)
+    told = torch.stack([torch.linspace(-1, 1, 30), torch.ones(30)], 1)
+    expected = torch.softmax(vae.natural_parameters(vae.encode(cells.x[:]).mean, told)[:, 0], 1)
+    np.testing.assert_allclose(adata.layers["b"], expected.detach(), rtol=1e-4)
 
 
 def test_the_genes_that_change_are_found_with_the_size_of_their_change(vae):
