@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from helpers.commands import QUICK, SMALL, command
 
+import vaekit
 from vaekit import runs
 from vaekit.cli.options import with_flags_of
 from vaekit.training import FitOptions
@@ -176,3 +178,22 @@ def test_what_is_not_an_option_of_fit_is_refused(assignment, data, tmp_path, mis
 def test_a_run_json_that_says_an_option_twice_is_refused(tmp_path, data, mistake):
     (tmp_path / "run.json").write_text('{"epochs": 3, "fit": {"epochs": 4}}')
     assert "epochs" in mistake("train", data, "--config", tmp_path / "run.json", "--out", tmp_path / "out")
+
+
+def test_layout_and_array_say_what_is_in_the_data(tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 3, 6, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", mine=pictures, kinds=np.arange(20) % 2)
+    small = ["--set", "encoder.hidden=[4]", "--set", "decoder.hidden=[4]"]
+    said = ["--layout", "NHWC", "--array", "x=mine", "--array", "y=kinds"]
+    assert command("train", tmp_path / "x.npz", *said, *small, *QUICK, "--out", tmp_path / "run") == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["reading"] == {
+        "layout": "NHWC",
+        "arrays": {"x": "mine", "y": "kinds"},
+    }
+    assert vaekit.load(tmp_path / "run" / "last").input_shape == (3, 3, 6)
+
+
+@pytest.mark.parametrize("array", ["mine", "x=", "=mine"])
+def test_an_array_without_a_role_or_a_name_is_one_line(tmp_path, mistake, array):
+    np.savez(tmp_path / "x.npz", mine=np.ones((20, 3)))
+    assert "takes x=NAME" in mistake("train", tmp_path / "x.npz", "--array", array)

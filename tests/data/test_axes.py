@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vaekit
-from vaekit.data import as_examples, load, load_test, open_shards
+from vaekit.data import as_examples, conversion, load, load_test, open_shards
 from vaekit.data.axes import LAYOUTS, arranged, arranged_shape, form_of
 from vaekit.data.numpy_files import ArrayFile
 
@@ -126,6 +126,15 @@ def test_one_grey_level_in_the_last_row_makes_all_of_them_grey_levels(tmp_path):
     np.save(tmp_path / "x.npy", x)
     for source in (x, torch.from_numpy(x), tmp_path / "x.npy"):
         assert load_test(source).x[:][0, 0] == np.float32(1) / np.float32(255)
+
+
+def test_every_row_is_looked_at(monkeypatch):
+    monkeypatch.setattr(conversion, "_BLOCK", 4 * 5000)
+    for row in range(30):
+        x = np.zeros((30, 5000), np.uint8)
+        assert conversion.divisor_of(x) == 1
+        x[row, row] = 2
+        assert conversion.divisor_of(x) == 255, row
 
 
 def test_bytes_mean_the_same_in_both_parts_of_a_split(tmp_path):

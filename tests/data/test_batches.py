@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
 import vaekit
 from vaekit.data import Batch, Examples, MappedArray, Stream, Whole, as_batches, share
@@ -182,9 +182,13 @@ def test_a_batch_size_is_a_whole_number_of_at_least_1(batch_size):
         as_batches(whole(5), batch_size)
 
 
-def test_a_dataset_that_is_not_a_loader_is_refused_with_the_advice_to_make_one():
+def test_a_dataset_without_a_length_is_refused_with_the_advice_to_make_a_loader():
+    class Endless(Dataset):
+        def __getitem__(self, row):
+            return torch.zeros(3)
+
     with pytest.raises(TypeError, match="DataLoader"):
-        as_batches(TensorDataset(torch.zeros(5, 3)), 2)
+        as_batches(Endless(), 2)
 
 
 def test_a_name_and_a_mapping_are_not_taken_for_loaders():

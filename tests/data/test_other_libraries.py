@@ -110,10 +110,38 @@ def test_a_table_of_pictures_is_grey_levels(table):
     assert as_examples(made).y is None
 
 
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_table_with_a_column_of_pictures_and_named_labels_is_examples(grey):
+    datasets, image = pytest.importorskip("datasets"), pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 7) if grey else (6, 9, 7, 3), np.uint8)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    pictures = [image.fromarray(picture) for picture in pixels]
+    made = datasets.Dataset.from_dict({"image": pictures, "label": [0, 1] * 3}, features=features)
+    expected = torch.from_numpy(pixels).float() / 255
+    expected = expected[:, None] if grey else expected.permute(0, 3, 1, 2)
+    for kind in (None, "torch"):
+        examples = as_examples(made.with_format(kind))
+        assert torch.equal(examples.x[:], expected)
+        assert torch.equal(examples.x[torch.tensor([4, 0])], expected[[4, 0]])
+        assert (examples.y.tolist(), examples.label_names) == ([0, 1] * 3, ("cat", "dog"))
+    assert as_examples(made, size=4, colour="grey").x.shape == (6, 1, 4, 4)
+    other = datasets.Dataset.from_dict(
+        {"image": [*pictures, pictures[0].rotate(90, expand=True)]}, features=datasets.Features(image=datasets.Image())
+    )
+    with pytest.raises(ValueError, match="row 6 is 7 x 9, the first 9 x 7: size=64"):
+        as_examples(other).x[:]
+    assert as_examples(other, size=5).x[:].shape[2:] == (5, 5)
+
+
+def test_pictures_options_are_refused_of_a_table_without_pictures(table):
+    with pytest.raises(TypeError, match="size and colour are options of pictures, but the column 'x'"):
+        as_examples(table, size=3)
+
+
 def test_tables_that_are_not_examples_are_refused(table):
     datasets = pytest.importorskip("datasets")
     cases = {
-        "needs the column 'x', it has: image, y; rename_column": table.rename_column("x", "image"),
+        "needs the column 'x', it has: photo, y; rename_column": table.rename_column("x", "photo"),
         "has a transform.*DataLoader": table.with_transform(lambda rows: rows),
         "different shapes": datasets.Dataset.from_dict({"x": [[1.0], [1.0, 2.0]]}),
         "real numbers": datasets.Dataset.from_dict({"x": [["a"], ["b"]]}),

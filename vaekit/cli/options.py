@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +11,8 @@ from types import GenericAlias
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
+
+from vaekit.runs import READING
 
 C = TypeVar("C", bound=Callable[..., None])
 
@@ -57,10 +60,43 @@ ValidationOption = Annotated[
         "file. --read group=COLUMN holds out whole groups, --read time=COLUMN the last rows.",
     ),
 ]
+LayoutOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|NCHW|NHWC|NHW|NCL|NC", help="What the axes of DATA are; seen from the shape where it leaves no doubt."
+    ),
+]
+ArrayOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--array",
+        metavar="x=NAME",
+        help="What the examples in DATA are called, and with y=NAME the labels, x_test=NAME and y_test=NAME a test set.",
+    ),
+]
 WeightsOption = Annotated[
     str | None, typer.Option("--weights", metavar="best|last", help="Which weights of the run to take; best by default.")
 ]
 SeedOption = Annotated[int, typer.Option(help="Fixes the noise.")]
+
+
+def assignments_of(
+    given: list[str] | None, options: list[str] | None, label: str | None, layout: str | None, arrays: list[str] | None
+) -> list[str]:
+    """All of --set, with the options of reading as "reading.layout=NHWC": their own flags win over --read, that over --set.
+
+    Raises:
+        ValueError: an --array that is not ROLE=NAME.
+    """
+    named = [array.partition("=") for array in arrays or []]
+    if wrong := next((array for array, (role, _, name) in zip(arrays or [], named, strict=True) if not (role and name)), None):
+        raise ValueError(f"--array takes x=NAME, y=NAME, x_test=NAME or y_test=NAME, got {wrong!r}")
+    said = {"label": label, "layout": layout, **{f"arrays.{role}": name for role, _, name in named}}
+    return [
+        *(given or []),
+        *(f"{READING}.{option}" for option in options or []),
+        *(f"{READING}.{option}={json.dumps(value)}" for option, value in said.items() if value is not None),
+    ]
 
 
 def with_flags_of(record: type) -> Callable[[C], C]:

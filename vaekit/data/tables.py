@@ -1,17 +1,21 @@
-"""Tables of the package `datasets` of Hugging Face, whose columns x and y are examples; the package itself is not imported."""
+"""Tables of the package `datasets` of Hugging Face as examples, by their columns' names; the package itself is not imported."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from vaekit.checks import checked_word
 from vaekit.data.arrays import examples_of
 from vaekit.data.conversion import check_real
 from vaekit.data.examples import Examples
+from vaekit.data.map_datasets import X, Y
 from vaekit.data.numpy_files import row_numbers
+from vaekit.data.pictures import GREY, Form, arranged_picture, size_of
 from vaekit.data.readers import converter
 
 
@@ -73,7 +77,60 @@ class Column:
         return array
 
 
-@converter("tables of the package datasets", is_table)
-def _of_table(table: Any, *, layout: str = "auto") -> Examples:
-    y = Column(table, "y")[:] if "y" in table.column_names else None
-    return examples_of(Column(table, "x"), y, layout=layout)
+class PictureColumn:
+    """A column of pictures as an array [N, C, H, W] of bytes, decoded by Pillow when its rows are indexed.
+
+    Args:
+        table: of the package `datasets`.
+        name: of the column.
+        size: height and width of all; that of the first picture by default.
+        colour: "colour", "grey", or "auto": what the first picture is.
+
+    Raises:
+        ValueError: when indexed, a picture of another size than the first, where no size is said.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, table: Any, name: str, size: int | Sequence[int] | None, colour: str) -> None:
+        checked_word("colour", colour, ("auto", "colour", "grey"))
+        self._table, self._name, self._is_fixed = table.select_columns([name]).with_format(None), name, size is None
+        first = self._table[0][name]
+        is_grey = first.mode in GREY if colour == "auto" else colour == "grey"
+        self._form = Form(*size_of(size, first.size[::-1]), is_grey, False)
+        self.shape = (len(table), 1 if is_grey else 3, self._form.height, self._form.width)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
+        rows = row_numbers(index, len(self), f"the column {self._name!r}")
+        values = np.empty((rows.size, *self.shape[1:]), self.dtype)
+        flat = rows.reshape(-1).tolist()
+        for place, image in enumerate(self._table[flat][self._name] if flat else []):
+            if self._is_fixed and image.size != (self._form.width, self._form.height):
+                raise ValueError(
+                    f"the picture in row {flat[place]} is {image.height} x {image.width}, the first {self._form.height} x "
+                    f"{self._form.width}: size=64, or size=[HEIGHT, WIDTH], makes them one"
+                )
+            values[place] = arranged_picture(image, self._form)
+        return values.reshape((*rows.shape, *self.shape[1:]))
+
+
+def _named(table: Any, names: Sequence[str]) -> str | None:
+    return next((name for name in names if name in table.column_names), None)
+
+
+@converter("tables of the package datasets", is_table, extra="images")
+def _of_table(table: Any, *, layout: str = "auto", size: int | Sequence[int] | None = None, colour: str = "auto") -> Examples:
+    """Examples of the column x, image, img or pixel_values, and labels of y, label or labels; pictures are decoded when used."""
+    x, y = _named(table, X) or "x", _named(table, Y)
+    features = getattr(table, "features", None) or {}
+    labels = None if y is None else Column(table, y)[:]
+    names = getattr(features.get(y), "names", None)  # of a ClassLabel
+    if type(features.get(x)).__name__ == "Image" and len(table):
+        array = PictureColumn(table, x, size, colour)
+        return examples_of(array, labels, layout="NCHW", divisor=255.0, label_names=names)
+    if size is not None or colour != "auto":
+        raise TypeError(f"size and colour are options of pictures, but the column {x!r} is of {features.get(x)}")
+    return examples_of(Column(table, x), labels, layout=layout, label_names=names)
