@@ -330,6 +330,35 @@ def test_compiled_it_is_one_graph_with_the_same_numbers(name):
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
 
 
+@needs_kernel
+@every_likelihood
+@pytest.mark.compile
+def test_compiled_a_dear_formula_is_left_to_its_kernels(name):
+    likelihood = made(name)
+    parameters, x = operands(likelihood, (3, 5))
+    called = set()
+
+    def backend(graph, inputs):
+        called.update(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    torch.compiler.reset()
+    torch.compile(lambda p: likelihood.nll(p, x), fullgraph=True, backend=backend)(parameters)
+    dear = isinstance(likelihood, (DiscretizedLogistic, NegativeBinomial, ZeroInflatedNegativeBinomial))
+    assert (f"vaekit.{likelihood.operator.name}.default" in called) == dear
+    exported = torch.export.export(_Nll(likelihood), (parameters, x))
+    assert not [node for node in exported.graph.nodes if "vaekit" in str(node.target)]
+
+
+class _Nll(torch.nn.Module):
+    def __init__(self, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+
+    def forward(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return self.likelihood.nll(parameters, x)
+
+
 @every_likelihood
 def test_the_operators_pass_torchs_own_checks(name):
     likelihood = made(name, torch.float64)

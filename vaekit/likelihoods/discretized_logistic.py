@@ -88,7 +88,7 @@ class DiscretizedLogistic(Likelihood):
             ),
         )
 
-    operator = NllOperator("discretized_logistic_nll", _elements, 0.0, "int levels")
+    operator = NllOperator("discretized_logistic_nll", _elements, 0.0, "int levels", dear=True)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         return _elements(parameters, x, self.levels)

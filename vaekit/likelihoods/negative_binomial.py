@@ -73,6 +73,7 @@ class NegativeBinomial(DispersedLikelihood):
         _elements,
         COUNTS.filler,
         "Tensor? log_theta, float start",
+        dear=True,
         shared=True,
     )
 
@@ -132,6 +133,7 @@ class ZeroInflatedNegativeBinomial(DispersedLikelihood):
         _inflated_elements,
         COUNTS.filler,
         "Tensor? log_theta, float start",
+        dear=True,
         shared=True,
     )
 

@@ -73,6 +73,7 @@ class NllOperator:
         elements: the specification, (parameters, x, *options) -> the nll of each element, all in the dtype to compute in.
         filler: a value in the support.
         options: the operator's own arguments as in its schema, "int levels" for example.
+        dear: whether the formula takes so long that torch.compile should call the kernels too, instead of fusing it.
         shared: whether the first of them is "Tensor? <name>", a parameter [] that all elements share and that has a gradient, or
             one of the last dimensions of S, [C] or S itself for example, with a number for each feature.
 
@@ -89,9 +90,10 @@ class NllOperator:
         filler: float,
         options: str = "",
         *,
+        dear: bool = False,
         shared: bool = False,
     ) -> None:
-        self.name, self._elements, self._filler = name, elements, filler
+        self.name, self._elements, self._filler, self._is_dear = name, elements, filler, dear
         self._tensors = 3 if shared else 2  # the first arguments; the rest are options
         self._on_cpu, self._on_cuda = (native.has_kernel(device, name) for device in ("cpu", "cuda"))
         native.declare(name)
@@ -114,12 +116,14 @@ class NllOperator:
 
     def __call__(self, parameters: Tensor, x: Tensor, *options: Any, ignore_missing: bool = False) -> Tensor:
         """The nll of each example, [B, P, *S], [B, *S] -> [B], differentiable; of shapes that were checked."""
-        if torch.compiler.is_compiling() or not self._serves(parameters, x, *options[: self._tensors - 2]):
+        is_compiling = torch.compiler.is_compiling()
+        if (is_compiling and not self._is_dear) or not self._serves(parameters, x, *options[: self._tensors - 2]):
             return self.specification(parameters, x, *options, ignore_missing)
         dtype = compute_dtype(parameters.dtype)
         if x.dtype != dtype and (x.dtype not in _NARROW or dtype == torch.float64):
             x = x.to(dtype)
-        rows: Tensor = _apply(self, parameters, x, *options, ignore_missing)
+        arguments = (parameters, x, *options, ignore_missing)
+        rows: Tensor = self.forward(*arguments) if is_compiling else _apply(self, *arguments)
         return rows
 
     def _serves(self, parameters: Tensor, x: Tensor, shared: Tensor | None = None) -> bool:
