@@ -29,7 +29,10 @@ def condition_of(part: Any, train: data.Examples, test: data.Examples, column: s
     if not isinstance(spec, dict):
         return part
     if train.y is None:
-        raise ValueError("the model is to be conditional, but the data has no labels or vectors: a .npz file with x and y has")
+        raise ValueError(
+            "the model is to be conditional, but the data has no labels or vectors: a .npz file with x and y has, and a table "
+            "whose column is named, --label COLUMN"
+        )
     dimensions = {"labels": 1, "vector": 2, "several": 2}.get(str(spec.get("name")))
     if dimensions is not None and train.y.ndim != dimensions:
         form = "a vector for each example, y[:, None] for a single number"

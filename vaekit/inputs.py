@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from vaekit.conditions import Labels
-from vaekit.data import Batch, Batches, Examples, Whole, as_batches, is_named, load_test
+from vaekit.data import Batch, Batches, Examples, Whole, as_batches, as_examples, is_named, is_table_source, load_test
+from vaekit.likelihoods import Columns
 from vaekit.vae import VAE
 
 _ELEMENTS_AT_ONCE = 1 << 24  # to bound the temporaries of a check
@@ -30,8 +31,11 @@ def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") ->
     Raises:
         TypeError, ValueError: as `as_batches` and `check_examples`.
     """
+    reading = reading_of(vae) if is_table_source(data) else {}
     if name != "train" and is_named(data):
-        data = load_test(data)
+        data = load_test(data, **reading)
+    elif reading:
+        data = as_examples(data, **reading)
     batches = as_batches(data, batch_size, conditional=vae.condition is not None)
     if isinstance(batches, Whole):
         batches.examples = named_as_trained(vae, batches.examples)
@@ -39,6 +43,13 @@ def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") ->
         batches.is_checked = isinstance(x, Tensor) or math.prod(x.shape) <= _ELEMENTS_READ_TWICE
         check_examples(vae, batches.examples, name, rows=None if batches.is_checked else torch.arange(0))
     return batches
+
+
+def reading_of(vae: VAE) -> dict[str, Any]:
+    """The options by which a table becomes what the model takes: its schema, and the column of its labels, where it has them."""
+    schema = vae.likelihood.schema if isinstance(vae.likelihood, Columns) else None
+    label = vae.condition.column if isinstance(vae.condition, Labels) else None
+    return {name: value for name, value in (("schema", schema), ("label", label)) if value is not None}
 
 
 def named_as_trained(vae: VAE, examples: Examples) -> Examples:
@@ -76,6 +87,12 @@ def check_examples(vae: VAE, examples: Examples, name: str, rows: Tensor | None 
         TypeError: a dtype that differs from the weights'.
         ValueError: another shape, a missing condition, or values that `check_values` refuses.
     """
+    own = vae.likelihood.schema if isinstance(vae.likelihood, Columns) else None
+    if own is not None and examples.schema is not None and own != examples.schema:
+        raise ValueError(
+            f"{name}: the table was encoded by another schema than the model's; encode it by that, "
+            "vaekit.data.as_examples(table, schema=vae.likelihood.schema)"
+        )
     if tuple(examples.x.shape[1:]) != vae.input_shape:
         expected = ", ".join(map(str, vae.input_shape))
         raise ValueError(

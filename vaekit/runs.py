@@ -24,6 +24,7 @@ from vaekit.training.precision import Precision
 from vaekit.vae import VAE
 
 DEFAULT_PRESET = "dense-mnist"
+TABLE_PRESET = "table"  # of a table, whose schema then chooses the likelihood
 DEFAULT_DATA = "mnist5k"
 
 Settings = dict[str, Any]
@@ -65,7 +66,8 @@ def merged_settings(
             f"{config} does not say on what data: the run was begun by vaekit.fit. Give DATA, a file with the same data, or call "
             f"vaekit.resume({str(config.parent)!r}, ...)"
         )
-    defaults = {"data": DEFAULT_DATA, "seed": 0, **({} if _describes_a_model(settings) else {"preset": DEFAULT_PRESET})}
+    preset = TABLE_PRESET if data.is_table_source(settings.get("data")) else DEFAULT_PRESET
+    defaults = {"data": DEFAULT_DATA, "seed": 0, **({} if _describes_a_model(settings) else {"preset": preset})}
     return {**defaults, **settings}
 
 
@@ -193,7 +195,11 @@ class Run:
         """
         options = FitOptions(**{key: settings[key] for key in FIT_KEYS if key in settings})  # refuses what `fit` would
         source = settings["data"]
+        if settings.get("preset") == TABLE_PRESET and "likelihood" not in settings and data.is_table_source(source):
+            settings = {**settings, READING: {"schema": "guess", **settings.get(READING, {})}}
         train, test = _parts_of(settings, progress)
+        if train.schema is not None:
+            settings = _with_schema(settings, train.schema)
         path = None if source in data.names() else Path(source).resolve()
         settings = {**settings, "data": source if path is None else str(path), **record.plain_options(options)}
         if Path(str(settings.get("validation", ""))).is_file():
@@ -231,6 +237,13 @@ def _parts_of(settings: Settings, progress: bool = True) -> tuple[data.Examples,
     return data.load_parts(
         settings["data"], settings.get("validation"), settings.get("seed", 0), progress, settings.get(READING, {})
     )
+
+
+def _with_schema(settings: Settings, schema: data.Schema) -> Settings:
+    """The settings with the schema itself in the place of "guess", and the likelihood that it chooses unless there is one."""
+    config = schema.to_config()
+    chosen = {"likelihood": {**schema.likelihood(), "schema": config}}
+    return {**chosen, **settings, READING: {**settings[READING], "schema": config}}
 
 
 @contextmanager
@@ -314,14 +327,14 @@ def held_out_data(folder: Path, source: str | None = None) -> data.Examples:
         ValueError: nothing says what the run was trained on.
     """
     if source is not None:
-        return data.load_test(source, **_reading_of(folder, source))
+        return data.load_test(source, **reading_of(folder, source))
     for file in (folder / RUN_FILE, folder.parent / RUN_FILE):  # a model folder may be one within a run
         if file.is_file() and (settings := read_settings(file)).get("data") is not None:
             return _parts_of(settings)[1]
     raise ValueError(f"{folder} has no {RUN_FILE} that says what it was trained on; name the data with --data")
 
 
-def _reading_of(folder: Path, source: str) -> Settings:
+def reading_of(folder: Path, source: str) -> Settings:
     """How other data is read: as that of the run, where both are tables."""
     for file in (folder / RUN_FILE, folder.parent / RUN_FILE):
         if file.is_file() and data.is_table_source(source):

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from vaekit import conditions, decoders, encoders, likelihoods, losses, priors
+from vaekit.data import Schema
 from vaekit.registry import Registry, recorded_spec
 
 
@@ -106,6 +107,8 @@ def plain_value(kind: str, option: str, value: Any) -> Any:
         return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, (list, tuple)):
         return [plain_value(kind, option, v) for v in value]
+    if isinstance(value, Schema):
+        value = value.to_config()
     if isinstance(value, Mapping):
         return {str(k): plain_value(kind, option, v) for k, v in value.items()}
     nested = recorded_spec(value)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas
 import pytest
+import torch
 from helpers.commands import QUICK, command
 
 import vaekit
@@ -73,3 +74,30 @@ def test_a_wrong_column_is_one_line(people, mistake):
     assert "no column 'diagnose'; did you mean 'diagnosis'?" in mistake("train", people, "--label", "diagnose", *NUMBERS)
     assert "no column 'prat'; did you mean 'part'?" in mistake("train", people, "--validation", "prat", *NUMBERS)
     assert "has a test set of its own" in mistake("train", "mnist5k", "--validation", "0.2")
+
+
+def test_a_table_trains_by_its_schema_which_stays_with_the_run(people, tmp_path, capsys):
+    out, small = tmp_path / "run", ["--set", "encoder.hidden=[16]", "--set", "decoder.hidden=[16]", *QUICK]
+    read = ["--label", "diagnosis", "--read", "group=patient", "--read", 'schema={"a":{"transform":"none"}}']
+    assert command("train", people, *read, *small, "--out", out) == 0
+    assert "column  kind" in capsys.readouterr().out  # the schema as a table
+    settings = json.loads((out / "run.json").read_text())
+    vae = vaekit.load(out / "best")
+    assert vae.likelihood.names == ("a", "b", "c", "part")
+    assert vae.likelihood.schema.to_config() == settings["reading"]["schema"]
+    assert vae.likelihood.schema.columns["a"].transform == "none"
+    held_out = runs.held_out_data(out)
+    expected = load(people, label="diagnosis", group="patient", schema=vae.likelihood.schema)[1]
+    assert torch.equal(held_out.x, expected.x)
+    assert command("evaluate", out, "--data", people) == 0
+    assert command("encode", out, people, "--out", tmp_path / "z.csv") == 0
+    assert len(pandas.read_csv(tmp_path / "z.csv")) == 80
+    assert command("train", "--resume", out, "--epochs", "2", "--no-progress") == 0
+
+
+def test_a_likelihood_that_is_named_is_not_chosen_by_a_schema(people, tmp_path, mistake):
+    read = ["--read", 'drop=["diagnosis","part"]']
+    likelihood = ["--set", "likelihood=gaussian", "--set", "likelihood.variance=shared"]
+    assert command("train", people, *read, *likelihood, *QUICK, "--out", tmp_path / "run") == 0
+    assert "schema" not in json.loads((tmp_path / "run" / "run.json").read_text())["reading"]
+    assert "schema='guess'" in mistake("train", people, *likelihood)

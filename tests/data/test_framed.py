@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vaekit.data import Examples, as_examples, framed, load
+from vaekit.data import Examples, Schema, as_examples, as_frame, framed, load
 from vaekit.data.labels import named_labels
 
 N = 60
@@ -84,7 +84,10 @@ def test_columns_are_chosen_by_name_in_the_order_given():
         ({"label": "il"}, "no column 'il'; did you mean 'ill'.*It has: 'age', 'height'"),
         ({"columns": ["age", "weight"]}, "no column 'weight'"),
         ({"drop": "ill"}, r"drop has to be a list of names, got 'ill'; \['ill'\] is one"),
-        ({}, "'ill' is text: 'yes', 'no'; 'patient' is text: 'p0', 'p1', 'p2', ...; .*label, or leave it out with drop"),
+        (
+            {},
+            "'ill' is text: 'yes', 'no'; 'patient' is text: 'p0', .*as label, leave it out with drop=.*schema='guess'",
+        ),
         ({"columns": ["age"], "group": "patient", "time": "seen"}, "one of groups, times and held_out, got groups and times"),
         ({"columns": ["age"], "time": "patient"}, "'patient', by which examples are split, is String, neither numbers nor dates"),
         ({"columns": ["age"], "held_out": "ill"}, "has to say which rows are held out.*it is 'yes' in row 0"),
@@ -154,6 +157,44 @@ def test_a_split_is_a_function_of_the_seed_and_is_refused_where_there_is_one(tmp
         load(PEOPLE, columns=["age"], validation=True)
     with pytest.raises(ValueError, match="no column 'prat'; did you mean 'part'"):
         load(PEOPLE, columns=["age"], validation="prat")
+
+
+# --- a schema --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_schema_encodes_a_table_of_any_kind(tmp_path, name):
+    source, options = SOURCES[name](tmp_path), {"label": "ill", "drop": ["patient", "seen"]}
+    examples = as_examples(source, **options, schema="guess")
+    assert list(examples.schema.columns) == list(examples.columns) == ["age", "height", "part"]
+    assert torch.equal(examples.x.isnan(), torch.nn.functional.pad(X.isnan(), (0, 1)))
+    expected = as_examples(PEOPLE, **options, schema="guess")
+    torch.testing.assert_close(examples.x, expected.x, equal_nan=True)
+    frame = as_frame(examples.schema.decode(examples.x))
+    assert frame["part"].to_list() == PEOPLE["part"].to_list()
+    for one in (examples.schema, examples.schema.to_config()):  # whose columns are x: nothing has to be dropped
+        again = as_examples(source, label="ill", schema=one)
+        assert same(again.x, examples.x)
+        assert again.take(torch.arange(3)).schema == examples.schema
+
+
+def test_settings_of_a_schema_correct_the_guess():
+    examples = as_examples(PEOPLE, columns=["age"], schema={"age": {"kind": "number", "transform": "none"}})
+    assert examples.schema.columns["age"].transform == "none"
+    assert same(examples.x, X[:, :1])
+    with pytest.raises(TypeError, match='schema is a vaekit.data.Schema, its config, settings of columns or "guess", got 3'):
+        as_examples(PEOPLE, schema=3)
+
+
+def test_parquet_larger_than_memory_is_encoded_by_a_schema_that_there_is(tmp_path, monkeypatch):
+    schema = Schema.guess(PEOPLE[["age", "height", "ill"]])
+    monkeypatch.setattr(framed, "_MOST_IN_MEMORY", 10)
+    monkeypatch.setenv("VAEKIT_DATA", str(tmp_path / "cache"))
+    examples = as_examples(write(PEOPLE, tmp_path / "a.parquet"), schema=schema)
+    assert not isinstance(examples.x, torch.Tensor)
+    assert same(examples.x[:], schema.encode(PEOPLE[["age", "height", "ill"]]))
+    with pytest.raises(ValueError, match="too large to guess a schema from all of it"):
+        load(tmp_path / "a.parquet", schema="guess")
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------------

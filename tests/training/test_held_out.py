@@ -71,3 +71,24 @@ def test_real_numbers_are_a_vector_condition_or_left_alone():
     y = torch.linspace(0.1, 0.9, 40).numpy()
     told = losses((X, y), 0.25, condition={"name": "vector", "size": 1})
     assert told != losses((X, y), 0.25) == losses(X, 0.25)
+
+
+def test_a_model_with_a_schema_takes_the_table_as_it_is(tmp_path):
+    frame = pandas.DataFrame(X.numpy(), columns=["a", "b", "c"]).assign(town=LABELS, kind=["x", "y"] * 20)
+    train, test = load(frame, label="kind", schema="guess", validation=0.25)
+    condition = {"name": "labels", "classes": 2, "names": train.label_names, "column": "kind"}
+    likelihood = {**train.schema.likelihood(), "schema": train.schema.to_config()}
+
+    def fitted(train, validation, **options):
+        vae = vaekit.create_vae(latent_dim=2, likelihood=likelihood, condition=condition, seed=0)
+        return vaekit.fit(vae, train, validation=validation, **OPTIONS, **options)["val_loss"]
+
+    assert fitted(train, test) == fitted(frame, 0.25, out=tmp_path)
+    vae = vaekit.load(tmp_path / "best")
+    assert vae.likelihood.schema == train.schema
+    assert vaekit.evaluate(vae, frame) == vaekit.evaluate(vae, as_examples(frame, label="kind", schema=train.schema))
+    other = as_examples(frame, label="kind", schema={"a": {"transform": "none"}})
+    with pytest.raises(ValueError, match="train: the table was encoded by another schema than the model's"):
+        fitted(other, None)
+    with pytest.raises(ValueError, match="the schema's columns are a, b, c, town, the likelihood's a; they have to be the same"):
+        vaekit.likelihoods.create("columns", columns={"a": "gaussian"}, schema=train.schema)

@@ -176,7 +176,7 @@ def read(run: Any, source: str | None, reading: Sequence[str] | None) -> data.Ex
             options[name] = json.loads(text)
         except (ValueError, RecursionError):
             options[name] = text
-    return runs.held_out_data(run) if source is None else data.load_test(source, **options)
+    return runs.held_out_data(run) if source is None else data.load_test(source, **{**runs.reading_of(run, source), **options})
 
 
 def column_names(vae: VAE, examples: data.Examples | None) -> list[str]:

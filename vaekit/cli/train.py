@@ -132,6 +132,8 @@ def _say_what_is_trained(run: runs.Run, progress: bool) -> None:
         f"training {names['encoder']} encoder, {names['decoder']} decoder, {names['likelihood']} likelihood: "
         f"{parameters:,} parameters, {describe_latents(run.vae)}"
     )
+    if run.train.schema is not None:
+        say(str(run.train.schema))
     say(f"on {run.settings['data']}: {len(run.train):,} examples, and {len(run.test):,} held out")
     if not progress:  # which says it too
         say(f"training {run.where()}")

@@ -14,6 +14,7 @@ from vaekit.data.conversion import plain
 from vaekit.data.labels import named_labels
 from vaekit.data.mapped import MappedArray
 from vaekit.data.readers import find_converter
+from vaekit.data.schema import Schema
 from vaekit.data.splits import Marks
 
 
@@ -27,6 +28,7 @@ class Examples(Dataset[Any]):
         label_names: what the labels 0, 1, ... are called; None where they have no names.
         columns: what the entries of x [N, F] are called; None where they have no names.
         marks: what they are split by besides their labels: groups or times, see `vaekit.data.splits`; None for nothing.
+        schema: by which a table became x; None where there was none.
 
     Raises:
         TypeError: x or y is not a tensor, or x is not dense or not floating-point; `as_examples` converts.
@@ -48,6 +50,7 @@ class Examples(Dataset[Any]):
         label_names: Sequence[str] | None = None,
         marks: Marks | None = None,
         columns: Sequence[str] | None = None,
+        schema: Schema | None = None,
     ) -> None:
         for name, value, kinds in (("x", x, (Tensor, MappedArray)), ("y", y, (Tensor, type(None)))):
             if not isinstance(value, kinds):
@@ -58,7 +61,7 @@ class Examples(Dataset[Any]):
             raise ValueError(f"data has to have the shape [examples, ...], got {tuple(x.shape)}; a single column is x[:, None]")
         if y is not None and len(y) != len(x):
             raise ValueError(f"there are {len(x)} examples but {len(y)} labels")
-        self.x, self.y, self.rows, self.marks = x, y, rows, marks
+        self.x, self.y, self.rows, self.marks, self.schema = x, y, rows, marks, schema
         self.columns = None if columns is None else tuple(columns)
         self.label_names = None if label_names is None else _checked_names(label_names, y)
 

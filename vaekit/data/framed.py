@@ -10,12 +10,13 @@ import difflib
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -38,6 +39,7 @@ from vaekit.data.labels import labels_of
 from vaekit.data.mapped import MappedArray
 from vaekit.data.numpy_files import ArrayFile
 from vaekit.data.readers import Parts, converter, reader
+from vaekit.data.schema import Schema
 from vaekit.data.splits import Marks
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ class Choice:
     group: str | None = None
     time: str | None = None
     held_out: str | None = None
+    schema: str | Mapping[str, Any] | Schema | None = None
 
     def of_x(self, names: list[str], where: str) -> list[str]:
         """The columns of x.
@@ -128,6 +131,7 @@ def _of_frame(
     group: str | None = None,
     time: str | None = None,
     held_out: str | None = None,
+    schema: str | Mapping[str, Any] | Schema | None = None,
 ) -> Examples:
     """Examples of a frame of pandas, polars or pyarrow.
 
@@ -140,12 +144,17 @@ def _of_frame(
         group: a column whose values are never on both sides of a split, a patient's number for example; no part of x.
         time: a column of numbers or dates by which the last part is held out; no part of x.
         held_out: a column that says which rows are held out: booleans, 0 and 1, or "train" and "test"; no part of x.
+        schema: encodes columns of every kind, see `vaekit.data.Schema`: one that there is, whose columns are x, or what its
+            `to_config` gives; "guess", or {column: {setting: value}} of what is known better, for one that is guessed from the
+            columns of x, in rows that are held out too.
 
     Raises:
         TypeError: a column of x that is not numbers, or one of dates that is not.
         ValueError: a column that is not there or has no name, missing labels, groups or times.
     """
-    return examples_of(InMemory(as_frame(data)), Choice(label, columns, drop, group, time, held_out), "the frame")
+    return examples_of(
+        InMemory(as_frame(data)), Choice(label, columns, drop, group, time, held_out, known_schema(schema)), "the frame"
+    )
 
 
 @reader(
@@ -162,6 +171,7 @@ def _read(
     group: str | None = None,
     time: str | None = None,
     held_out: str | None = None,
+    schema: str | Mapping[str, Any] | Schema | None = None,
     delimiter: str | None = None,
     decimal: str | None = None,
     encoding: str | None = None,
@@ -173,13 +183,38 @@ def _read(
     Of a parquet file that is larger than 256 MiB as float32, x is decoded row group by row group into an unnamed array on disk,
     in the cache folder, from which rows are read where they are indexed; it goes with the process. Other files are read whole.
     """
-    choice = Choice(label, columns, drop, group, time, held_out)
+    choice = Choice(label, columns, drop, group, time, held_out, known_schema(schema))
     told = {"delimiter": delimiter, "decimal": decimal, "encoding": encoding, "header": header, "sheet": sheet}
     if ending_of(path) == ".parquet" and not any(value is not None for value in told.values()):
         with columnar.ParquetRows.open(path) as rows:
             return examples_of(rows, choice, str(path)), None
     frame = read_frame(path, delimiter=delimiter, decimal=decimal, encoding=encoding, header=header, sheet=sheet)
     return examples_of(InMemory(frame), choice, str(path)), None
+
+
+def known_schema(given: Any) -> Any:
+    """What was given as the schema, with a `Schema` in the place of its config.
+
+    Raises:
+        TypeError: something else than a schema, its config, settings or "guess".
+    """
+    if given is None or given == "guess" or isinstance(given, Schema):
+        return given
+    if not isinstance(given, Mapping):
+        raise TypeError(f'schema is a vaekit.data.Schema, its config, settings of columns or "guess", got {given!r}')
+    return Schema.from_config(given) if "format" in given else given
+
+
+def _schema_of(rows: Rows, choice: Choice, of_x: Sequence[str], where: str) -> Schema | None:
+    given = choice.schema
+    if given is None or isinstance(given, Schema):
+        return given
+    if not isinstance(rows, InMemory) and len(rows) * len(of_x) > _MOST_IN_MEMORY:
+        raise ValueError(
+            f"{where} is too large to guess a schema from all of it; guess one from a part, vaekit.data.Schema.guess(frame), and "
+            "give it as schema="
+        )
+    return Schema.guess(rows.read(of_x).to_native(), None if isinstance(given, str) else given)
 
 
 def examples_of(rows: Rows, choice: Choice, where: str) -> Examples:
@@ -190,27 +225,31 @@ def examples_of(rows: Rows, choice: Choice, where: str) -> Examples:
         choice: what its columns are for.
         where: they are, for messages.
     """
-    of_x = choice.of_x(list(rows.names), where)
+    names = list(rows.names)
+    if isinstance(choice.schema, Schema) and choice.columns is None:
+        choice = replace(choice, columns=list(choice.schema.columns))
+    of_x = choice.of_x(names, where)
     if not len(rows):
         raise ValueError(f"{where} has no rows")
-    y, names = (None, None) if choice.label is None else labels_of(rows.read([choice.label])[choice.label])
-    marks = _marks(rows, choice)
+    y, label_names = (None, None) if choice.label is None else labels_of(rows.read([choice.label])[choice.label])
+    marks, schema = _marks(rows, choice), _schema_of(rows, choice, of_x, where)
+    is_small = isinstance(rows, InMemory) or len(rows) * len(of_x) <= _MOST_IN_MEMORY
+
+    def encode(piece: nw.DataFrame[Any]) -> npt.NDArray[Any]:
+        return matrix(piece) if schema is None else schema.encode(piece.to_native()).numpy()
+
     try:
-        x = (
-            _in_memory(rows, of_x)
-            if len(rows) * len(of_x) <= _MOST_IN_MEMORY or isinstance(rows, InMemory)
-            else _on_disk(rows, of_x)
-        )
+        x = torch.from_numpy(encode(rows.read(of_x))) if is_small else _on_disk(rows, of_x, encode)
     except TypeError as error:
-        raise TypeError(f"{where}: {error}. Name such a column as label, or leave it out with drop=[...]") from error
-    return Examples(x, y, label_names=names, marks=marks, columns=of_x)
+        if schema is not None:
+            raise
+        raise TypeError(
+            f"{where}: {error}. Name such a column as label, leave it out with drop=[...], or let schema='guess' encode it"
+        ) from error
+    return Examples(x, y, label_names=label_names, marks=marks, columns=of_x, schema=schema)
 
 
-def _in_memory(rows: Rows, names: Sequence[str]) -> Tensor:
-    return torch.from_numpy(matrix(rows.read(names)))
-
-
-def _on_disk(rows: Rows, names: Sequence[str]) -> MappedArray:
+def _on_disk(rows: Rows, names: Sequence[str], encode: Callable[[nw.DataFrame[Any]], npt.NDArray[Any]]) -> MappedArray:
     """x in a .npy file that goes with the array, written piece by piece."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -220,7 +259,7 @@ def _on_disk(rows: Rows, names: Sequence[str]) -> MappedArray:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_2_0(file, header)
             for piece in rows.pieces(names):
-                values = matrix(piece)
+                values = encode(piece)
                 written += len(values)
                 file.write(values.astype("<f4", copy=False).data)
             file.flush()

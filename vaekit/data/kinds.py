@@ -38,7 +38,7 @@ def as_batches(data: Any, batch_size: int, conditional: bool = False) -> Whole |
     return Stream(data, conditional) if _is_stream(data) else Whole(as_examples(data), batch_size, conditional)
 
 
-def with_validation(train: Any, validation: Any, seed: int) -> tuple[Any, Any]:
+def with_validation(train: Any, validation: Any, seed: int, options: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
     """What is trained on and what is validated on, where a part of `train` is held out for it; otherwise both as they are.
 
     Args:
@@ -46,6 +46,7 @@ def with_validation(train: Any, validation: Any, seed: int) -> tuple[Any, Any]:
         validation: a fraction of it, the name of a column of a frame, or data. None where nothing is validated on, unless the
             examples to train on are marked as held out.
         seed: fixes what is drawn for a fraction.
+        options: by which a table is read.
 
     Raises:
         TypeError: a fraction of a loader.
@@ -56,12 +57,13 @@ def with_validation(train: Any, validation: Any, seed: int) -> tuple[Any, Any]:
         >>> [len(part) for part in with_validation(torch.rand(10, 3), 0.2, seed=0)]
         [8, 2]
     """
+    options = (options or {}) if is_table_source(train) else {}
     if is_number(validation):
         if _is_stream(train):
             raise TypeError(f"validation={validation} is a fraction of whole examples; of a loader, give validation a loader too")
-        return split(as_examples(train), validation, seed)
+        return split(as_examples(train, **options), validation, seed)
     if isinstance(validation, str) and is_table_source(train) and not is_frame_file(validation):
-        return split(as_examples(train, held_out=validation))
+        return split(as_examples(train, **options, held_out=validation))
     if validation is None and isinstance(train, Examples) and train.marks is not None and train.marks.held_out is not None:
         return split(train)
     return train, validation

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaekit.data.schema import Schema
 from vaekit.likelihoods.base import Likelihood, registry
 from vaekit.likelihoods.positive import DispersedLikelihood
 from vaekit.likelihoods.support import Support
@@ -34,6 +35,11 @@ class Columns(Likelihood):
         columns: {column: likelihood, ...} in the order of the table's columns, or a list of likelihoods, whose columns are then
             called "0", "1", ...; a likelihood is a name or {"name": ..., option: ...}.
         missing: "refuse" or "ignore" NaN in the data, for all columns.
+        schema: that by which a table became x, a `vaekit.data.Schema` or what its `to_config` gives; kept with the model, so that
+            `fit` and `evaluate` take tables as they are.
+
+    Attributes:
+        schema: the same, as a `vaekit.data.Schema`, or None.
 
     Raises:
         TypeError: columns of another kind; an option that a column's likelihood does not take.
@@ -57,10 +63,17 @@ class Columns(Likelihood):
         self,
         columns: Mapping[str, str | Mapping[str, Any]] | Sequence[str | Mapping[str, Any]],
         missing: str = "refuse",
+        schema: Schema | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(missing)
         specs = _specs_by_name(columns)
         self.names = tuple(specs)
+        self.schema = schema if schema is None or isinstance(schema, Schema) else Schema.from_config(schema)
+        if self.schema is not None and tuple(self.schema.columns) != self.names:
+            raise ValueError(
+                f"the schema's columns are {', '.join(self.schema.columns)}, the likelihood's {', '.join(self.names)}; they have "
+                "to be the same, in the same order"
+            )
         shared: list[tuple[Mapping[str, Any], list[int]]] = []  # the columns that are computed together, by their spec
         grouped: list[tuple[Likelihood, list[int]]] = []
         for number, (name, spec) in enumerate(specs.items()):
