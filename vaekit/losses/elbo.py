@@ -53,5 +53,6 @@ class Elbo(Loss):
         self.beta, self.num_samples = checked_schedule("beta", beta), checked_size("num_samples", num_samples)
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
-        _, _, reconstruction, kl, levels = drawn(model, batch, context, self.num_samples)
+        draws = None if self.num_samples == 1 else self.num_samples  # of one draw the same numbers, in fewer operations
+        _, _, reconstruction, kl, levels = drawn(model, batch, context, draws)
         return LossTerms(batch_mean(reconstruction + self.beta(context.step) * kl), reconstruction, kl, levels)

@@ -203,7 +203,8 @@ class Guard:
     @torch.no_grad()
     def judge(self) -> bool:
         """Whether the optimizer is to be called; from now on `bad` is the flag of this step."""
-        nothing = (torch.cat([value.reshape(-1) for value in self._seen]) * 0).sum()  # 0 times infinity is NaN
+        flat = [value if value.ndim == 1 else value.reshape(-1) for value in self._seen]
+        nothing = (torch.cat(flat) * 0).sum()  # 0 times infinity is NaN
         self._seen = []
         self._ranks.add_up(nothing)
         bad = nothing.isnan()
