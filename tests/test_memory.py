@@ -1,6 +1,9 @@
 """Laws of the bound on memory: what would exceed it is refused before it is made, and nothing else changes."""
 
 import importlib
+import platform
+import subprocess
+import sys
 import threading
 from contextlib import nullcontext
 
@@ -108,3 +111,29 @@ def test_bounds_in_two_threads_that_overlap_leave_torch_compile_as_it_was():
     with without:
         torch.compile(lambda x: x + 1, backend=lambda graph, inputs: compiled.append(graph) or graph.forward)(torch.ones(2))
     assert len(compiled) == 1
+
+
+# Three blocks of 6 MB come and go, as the gradients of a layer do; the faults of the later rounds.
+FAULTS = """
+import resource, sys, torch
+from vaekit.memory import keep_freed_blocks
+if sys.argv[1] == "keep":
+    keep_freed_blocks()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for round in range(20):
+    if round == 10:
+        before = faults()
+    blocks = [torch.ones(1_500_000) for _ in range(3)]
+    del blocks
+print(faults() - before, torch.ones(1).item())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_blocks_that_come_and_go_are_not_given_back_to_the_system(tmp_path):
+    def faults(word):
+        program = [sys.executable, "-c", FAULTS, word]
+        return int(subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()[0])
+
+    assert faults("keep") < 500 < 4000 < faults("leave")

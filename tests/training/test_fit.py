@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import vaekit
 from vaekit import Callback, EarlyStopping, Elbo, NonFiniteLossError, fold_in, make_key
-from vaekit.training import watch
+from vaekit.training import gate, watch
 from vaekit.training.checkpoints import Checkpoints
 
 
@@ -409,6 +409,7 @@ def test_nothing_in_a_step_waits_for_the_device(trackers, monkeypatch):
             return function(*args, **(kwargs or {}))
 
     monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 1e9)
+    monkeypatch.setattr(gate, "READ_ON", ())  # as on a GPU
     counts = []
     for batch_size in (25, 2):
         Reads.count = 0

@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 
 from vaekit import dense
 from vaekit.gathering import Ranks
+from vaekit.memory import keep_freed_blocks
 from vaekit.ops.applied import applied
 from vaekit.training.precision import Precision
 from vaekit.training.processes import Place, Reasons, checked_devices, checked_strategy, place_of_this_process
@@ -71,6 +72,8 @@ class Engine:
         self.device: torch.device = _with_index(chosen) if self._fabric is None else self._fabric.device
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+        elif self.device.type == "cpu":
+            keep_freed_blocks()
         self.ranks = Ranks()
         self._reasons = Reasons(place)
         if place.world > 1:

@@ -10,6 +10,8 @@ from torch.utils.hooks import RemovableHandle
 
 from vaekit.training.optimizers.direct import DirectAdam
 
+READ_ON = ("cpu",)  # devices on which reading a flag waits for nothing
+
 
 class Gate:
     """Lets an optimizer's step through only if it is good; what says so stays on the device where the optimizer allows it.
@@ -76,7 +78,7 @@ class Buffers:
     @torch.no_grad()
     def put_back(self, bad: Tensor) -> None:
         """Make them what they were before the step, if the flag says so; on the CPU it is simply read."""
-        if bad.is_cpu and not bad:
+        if bad.device.type in READ_ON and not bad:
             return
         for (module, name), kept in zip(self._places, self._kept, strict=True):
             buffer = getattr(module, name)
