@@ -108,6 +108,66 @@ def test_the_other_kernels_hardly_spill(kernels, architecture):
         assert (kernel.count(r"STG\..*\b128\b.*") > 0) == vectors, kernel.name
 
 
+# The oldest architecture and the one that most is said of; compiling for each of six takes a minute.
+OTHER_PARTS = [(part, architecture) for part in ("nll", "pairs") for architecture in ("7.5", "9.0")]
+# Kernels whose registers do not quite suffice, and the bytes of stack that they take.
+SPILLING = {
+    "nll_forward<DiscretizedLogisticNll, double, 1>": 40,
+    "nll_backward<DiscretizedLogisticNll, double, 1>": 40,
+    "kernel_sum_gradients<InverseMultiquadric, double>": 24,
+    "kernel_sum_gradients<InverseMultiquadric, float>": 8,
+}
+# Instructions in double of a float32 kernel: a row's or a block's sum, a shared parameter; the last step of gradients over pairs.
+WIDE = {"nll": 9, "pairs": 48}
+
+
+@pytest.fixture(scope="session", params=OTHER_PARTS, ids=" ".join)
+def other_kernels(request, build_folder):
+    part, architecture = request.param
+    skip_without_tools()
+    if architecture not in cuda_code.supported():
+        pytest.skip(f"this nvcc does not compile for {architecture}")
+    return part, architecture, compiled(build_folder / f"cuda_code_{part}_{architecture}", architecture, part=part)
+
+
+def shortcomings_of_others(kernel, part, architecture):
+    found = []
+    if kernel.stack > SPILLING.get(kernel.name, 0):
+        found.append(f"local memory: {kernel.spills} bytes spilled, {kernel.stack} of stack")
+    if kernel.resident(architecture) < (1 if part == "pairs" else 2):
+        found.append(f"threads: {kernel.registers} registers")
+    wide = sum(i.unit() in ("fp64", "conv64") for i in kernel.code)
+    if kernel.bytes() < 8 and wide > WIDE[part]:
+        found.append(f"double: {wide} instructions")
+    if re.search(r", [248]>$", kernel.name):  # so many elements at a time
+        if not kernel.count(r"LDG\..*\b128\b.*"):
+            found.append("16 bytes: no loads")
+        if kernel.name.startswith("nll_backward") and not kernel.count(r"STG\..*\b128\b.*"):
+            found.append("16 bytes: no stores")
+    return found
+
+
+def test_the_kernels_of_likelihoods_and_over_pairs_are_compiled_well(other_kernels):
+    part, architecture, kernels = other_kernels
+    assert len(kernels) == len(cuda_code.instances(part))
+    found = {name: shortcomings_of_others(kernel, part, architecture) for name, kernel in kernels.items()}
+    assert {name: faults for name, faults in found.items() if faults} == {}
+
+
+def test_sums_in_double_are_found(tmp_path):
+    skip_without_tools()
+    shutil.copytree(cuda_code.CSRC, tmp_path / "csrc")
+    file = tmp_path / "csrc" / "cuda" / "sums.cuh"
+    text = file.read_text()
+    before = "const float sum = high + value, part = sum - high;"
+    assert before in text
+    file.write_text(text.replace(before, "const double sum = double(high) + value, part = sum - high;"))
+    architecture = cuda_code.supported()[-1]
+    cuda_code.build(architecture, tmp_path, csrc=tmp_path / "csrc", only="nll_forward<BernoulliNll, float, 4>", part="nll")
+    (kernel,) = cuda_code.read(tmp_path).values()
+    assert any(line.startswith("double") for line in shortcomings_of_others(kernel, "nll", architecture))
+
+
 def test_too_many_registers_or_instructions_are_found(kernels, architecture):
     kernel = kernels["backward_usual<double>"]
     greedy = kernel._replace(registers=96, loop=[*kernel.loop, *[cuda_code.Instruction("", "DADD", "")] * 100])
