@@ -23,6 +23,7 @@ CONDITIONS = {
     "none": None,
     "labels": {"name": "labels", "classes": 3, "dim": 2},
     "vector": {"name": "vector", "size": 2},
+    "several": [{"name": "labels", "classes": 3, "dim": 2}, {"name": "vector", "size": 1}],
 }
 EXAMPLES = 24
 
@@ -96,7 +97,8 @@ def test_the_grid_holds_every_part():
 def test_what_fits_together_trains_saves_and_loads(combination, tmp_path):
     vae = combination.build()
     x = data_in_support(vae.likelihood, (EXAMPLES, *SHAPES[combination.dimensions]))
-    y = {"none": None, "labels": torch.arange(EXAMPLES) % 3, "vector": torch.linspace(-1, 1, 2 * EXAMPLES).view(-1, 2)}
+    labels, vector = torch.arange(EXAMPLES) % 3, torch.linspace(-1, 1, 2 * EXAMPLES).view(-1, 2)
+    y = {"none": None, "labels": labels, "vector": vector, "several": torch.stack([labels.float(), vector[:, 0]], 1)}
     told = y[combination.condition]
     data = x if told is None else (x, told)
     before = vaekit.evaluate(vae, data)["loss"]

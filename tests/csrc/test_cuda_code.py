@@ -183,7 +183,7 @@ CUH, PHILOX_H = "cuda/reparameterize_kl.cuh", "philox.h"
     [
         (CUH, "kl[j] = d.kl;", "T list[32] = {}; list[segment.length % 32] = d.kl; kl[j] = list[i % 32];", "local memory"),
         (CUH, "kBlocksAtOnce = sizeof(S) == 4 ? 5 :", "kBlocksAtOnce = sizeof(S) == 4 ? 8 :", "local memory"),
-        (CUH, "struct alignas(kVectorBytes) Vector", "struct Vector", "16 bytes"),
+        ("cuda/storage.cuh", "struct alignas(kVectorBytes) Vector", "struct Vector", "16 bytes"),
         (PHILOX_H, "VAEKIT_UNROLL(10)", "VAEKIT_UNROLL(1)", "philox"),
     ],
     ids=["array", "registers", "alignment", "rounds"],

@@ -151,11 +151,6 @@ OF_LIKELIHOODS = {
         "(row * p.planes + 1 - number) * p.event + column) / n",
         r"gradient\[\d+\] is",
     ),
-    "a row of a group that has none": (
-        "lane < segment.length ? segment.row : p.rows;",
-        "segment.row;",
-        "heap-buffer-overflow",
-    ),
     "a sum that a group without a row writes": (
         "if (lane_of(work) != 0 || segment.row >= work.rows) return;",
         "if (lane_of(work) != 0) return;",

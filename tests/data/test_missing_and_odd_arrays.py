@@ -285,13 +285,6 @@ def test_arrays_of_other_things_are_refused(make, advice):
         as_examples(make())
 
 
-def test_sparse_matrices_are_refused_with_what_makes_arrays_of_them():
-    sparse = pytest.importorskip("scipy.sparse")
-    for take in (as_examples, lambda x: as_examples((x, [0, 1])), lambda x: as_batches(x, 2)):
-        with pytest.raises(TypeError, match=r"toarray\(\)"):
-            take(sparse.eye_array(2, format="csr"))
-
-
 def test_a_table_has_what_its_array_has():
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame({"a": pandas.array([1, None], dtype="Int64"), "b": [0.5, 1.5]})
