@@ -45,7 +45,7 @@ class VAEEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         latent_dim: int | None = None,
         hidden: Sequence[int] = (128, 128),
         epochs: int | None = None,
-        beta: float = 1.0,
+        beta: float = 0.5,
         batch_size: int = BATCH,
         learning_rate: float = 3e-3,
         samples: int = 100,
