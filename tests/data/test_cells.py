@@ -1,11 +1,15 @@
 """AnnData in memory, backed, and in .h5ad files: what comes in batches is what was put in."""
 
+import pickle
+
 import anndata
+import h5py
 import numpy as np
 import pandas
 import pytest
 import torch
 from scipy import sparse
+from torch.utils.data import DataLoader
 
 import vaekit
 from vaekit.data import Cells
@@ -91,6 +95,29 @@ def test_parts_of_a_split_know_what_the_whole_knew():
     assert torch.equal(test.y, whole.y[test.rows])
     assert torch.equal(test.labels, whole.labels[test.rows])
     assert vaekit.data.load(adata_of(HELD["csr"]), label="kind")[0].label_names == ("B", "NK", "T")
+
+
+@pytest.mark.parametrize("held", ["csr", "dense"])
+def test_a_file_is_read_by_other_processes_too(held, tmp_path):
+    adata_of(HELD[held]).write_h5ad(tmp_path / "cells.h5ad")
+    cells = vaekit.data.load_test(tmp_path / "cells.h5ad")
+    assert np.array_equal(pickle.loads(pickle.dumps(cells.x.array))[[3, 1]], DENSE[[3, 1]])
+    loader = DataLoader(cells, batch_size=16, num_workers=2)
+    assert np.array_equal(torch.cat(list(loader)).numpy(), DENSE)
+
+
+def test_a_damaged_file_is_told_by_its_name(tmp_path):
+    path = tmp_path / "cells.h5ad"
+    adata_of(HELD["csr"]).write_h5ad(path)
+    whole = path.read_bytes()
+    for content in (b"", b"no HDF5", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"cells\.h5ad cannot be read as an \.h5ad file"):
+            vaekit.data.load(path)
+    with h5py.File(path, "w") as file:
+        file["x"] = DENSE
+    with pytest.raises(ValueError, match=r"cells\.h5ad cannot be read as an \.h5ad file.*obs"):
+        vaekit.data.load(path)
 
 
 def test_genes_that_are_not_there_count_nothing():

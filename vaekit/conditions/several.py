@@ -39,7 +39,7 @@ class Several(Condition):
     def __init__(self, parts: Sequence[str | Mapping[str, Any] | Condition]) -> None:
         super().__init__()
         if isinstance(parts, (str, Mapping)) or not isinstance(parts, Sequence) or not parts:
-            raise TypeError(f"parts has to be a list of one or more conditions, got {parts!r}")
+            raise TypeError(f"several conditions have to be a list of one or more, got {parts!r}")
         self.parts = nn.ModuleList(registry.build(part) for part in parts)
         for part in self:
             if part.columns is None:

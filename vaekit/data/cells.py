@@ -17,9 +17,11 @@ from torch import Tensor
 
 from vaekit.data.conversion import check_real
 from vaekit.data.examples import Examples
+from vaekit.data.hdf5 import HDF5Item
 from vaekit.data.mapped import MappedArray
 from vaekit.data.numpy_files import row_numbers
 from vaekit.data.readers import converter, reader
+from vaekit.files import open_regular
 
 
 class Counts:
@@ -145,29 +147,54 @@ class StoredCells:
     Attributes:
         obs, var_names: as of an AnnData.
         layers: name -> counts.
-        X: the counts of the file's X.
+        X: the counts of the file's X, or None.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it is damaged, or holds no cells.
     """
 
     def __init__(self, path: Path) -> None:
         import h5py
         from anndata.io import read_elem
 
-        self._file = h5py.File(path, "r")
-        self.obs, self.var_names = read_elem(self._file["obs"]), read_elem(self._file["var"]).index
+        open_regular(path).close()
+        try:
+            with h5py.File(path, "r") as file:
+                self.obs, self.var_names = read_elem(file["obs"]), read_elem(file["var"]).index
+                layers = list(file.get("layers", ()))
+                self.X = StoredCounts(str(path), "X") if "X" in file else None
+                self.layers = {name: StoredCounts(str(path), f"layers/{name}") for name in layers}
+        except (OSError, KeyError, RuntimeError) as error:
+            why = error.args[0] if error.args else error  # a KeyError shows quotes around it
+            raise ValueError(f"{path} cannot be read as an .h5ad file ({why}); it may be damaged or cut short") from error
 
-    @property
-    def layers(self) -> dict[str, Any]:
-        return {name: self._matrix(f"layers/{name}") for name in self._file.get("layers", ())}
 
-    @property
-    def X(self) -> Any:
-        return self._matrix("X") if "X" in self._file else None
+class StoredCounts(HDF5Item):
+    """Counts of a .h5ad file, dense or sparse, of which rows are read when they are indexed.
 
-    def _matrix(self, name: str) -> Any:
+    Attributes:
+        shape: (N, G).
+        dtype: of the counts.
+        format: "csr" where rows can be read, "csc" where columns are.
+    """
+
+    def __init__(self, file: str, name: str) -> None:
+        super().__init__(file, name)
+        matrix = self._opened()
+        self.shape, self.dtype, self.format = matrix.shape, matrix.dtype, getattr(matrix, "format", "csr")
+
+    def __getitem__(self, rows: Any) -> Any:
+        return self._opened()[rows]
+
+    def to_memory(self) -> Any:
+        """All of them, as scipy holds them."""
+        return self._opened().to_memory()
+
+    def _of(self, stored: Any) -> Any:
         import h5py
         from anndata.io import sparse_dataset
 
-        stored = self._file[name]
         return stored if isinstance(stored, h5py.Dataset) else sparse_dataset(stored)
 
 

@@ -17,10 +17,29 @@ from vaekit.data.readers import Parts, reader
 from vaekit.files import open_regular
 
 
-class HDF5Array:
-    """The array [N, *S] of an HDF5 file under a name; its rows are read when they are indexed.
+class HDF5Item:
+    """What an HDF5 file has under a name; a process that was forked, or that got it by pickle, opens the file again."""
 
-    A process that was forked, or that got it by pickle, opens the file again.
+    def __init__(self, file: str, name: str) -> None:
+        self._file, self._name, self._process, self._item = file, name, -1, None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._file, self._name)
+
+    def _opened(self) -> Any:
+        if self._process != os.getpid():
+            import h5py
+
+            self._item, self._process = self._of(h5py.File(self._file, "r")[self._name]), os.getpid()
+        return self._item
+
+    def _of(self, stored: Any) -> Any:
+        """What stands for h5py's object."""
+        return stored
+
+
+class HDF5Array(HDF5Item):
+    """The array [N, *S] of an HDF5 file under a name; its rows are read when they are indexed.
 
     Attributes:
         shape: [N, *S].
@@ -32,13 +51,10 @@ class HDF5Array:
     """
 
     def __init__(self, file: str, name: str) -> None:
-        self._file, self._name, self._process, self._array = file, name, -1, None
+        super().__init__(file, name)
         array = self._opened()
         self.shape: tuple[int, ...] = tuple(array.shape)
         self.dtype: np.dtype[Any] = array.dtype
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._file, self._name)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -54,13 +70,6 @@ class HDF5Array:
         chosen: Any = slice(int(wanted[0]), int(wanted[-1]) + 1) if is_run else wanted
         values: npt.NDArray[Any] = self._opened()[chosen]
         return values[place].reshape((*rows.shape, *self.shape[1:]))
-
-    def _opened(self) -> Any:
-        if self._process != os.getpid():
-            import h5py
-
-            self._array, self._process = h5py.File(self._file, "r")[self._name], os.getpid()
-        return self._array
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 An operator sums the elements of each example, [B, P, *S] and [B, *S] -> [B] nats, without a temporary of the data's size. Its
 specification is the formula of an element in PyTorch, which is its default kernel too; a compiled library (native.py) registers
 its own for a device. Backward is an operator of its own and keeps the inputs only. Derivatives of higher order, torch.func's
-transforms, forward-mode differentiation, torch.compile and export take the formula itself, and so does what no kernel serves.
+transforms, forward-mode differentiation and export take the formula itself, and so does what no kernel serves. So does
+torch.compile, which fuses it, unless the formula is dear.
 """
 
 from __future__ import annotations
