@@ -101,3 +101,26 @@ def test_a_likelihood_that_is_named_is_not_chosen_by_a_schema(people, tmp_path, 
     assert command("train", people, *read, *likelihood, *QUICK, "--out", tmp_path / "run") == 0
     assert "schema" not in json.loads((tmp_path / "run" / "run.json").read_text())["reading"]
     assert "schema='guess'" in mistake("train", people, *likelihood)
+
+
+def test_tables_are_written_in_the_units_that_were_read(tmp_path):
+    random = np.random.default_rng(0)
+    frame = pandas.DataFrame({"age": random.integers(18, 80, 60).astype(float), "smoker": random.choice(["no", "yes"], 60)})
+    frame.loc[::9, "age"], frame.loc[::7, "smoker"] = np.nan, None
+    frame.to_csv(tmp_path / "people.csv", index=False)
+    run, source = tmp_path / "run", tmp_path / "people.csv"
+    assert command("train", source, *QUICK, "--out", run) == 0
+    for name in ("filled.csv", "filled.parquet"):
+        assert command("impute", run, source, "--samples", "20", "--out", tmp_path / name) == 0
+        filled = (pandas.read_csv if name.endswith("csv") else pandas.read_parquet)(tmp_path / name)
+        assert list(filled) == list(frame)
+        for column in frame:
+            observed = frame[column].notna()
+            assert (filled[column][observed] == frame[column][observed]).all()
+        assert filled["age"].between(18, 79).all()
+        assert set(filled["smoker"]) <= {"no", "yes"}
+    assert command("sample", run, "--count", "5", "--out", tmp_path / "made.tsv") == 0
+    made = pandas.read_csv(tmp_path / "made.tsv", sep="\t")
+    assert set(made["smoker"]) <= {"no", "yes"}
+    assert command("sample", run, "--count", "5", "--out", tmp_path / "made.npy") == 0
+    assert np.load(tmp_path / "made.npy").shape == (5, 2)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from torch import Tensor
@@ -15,6 +16,7 @@ from vaekit import data, evaluation, runs
 from vaekit.cli.console import say
 from vaekit.cli.options import ReadOption, RunArgument, SeedOption, WeightsOption
 from vaekit.cli.written import KINDS, TABLES, Arrays, Target, target, write
+from vaekit.data.frames import package
 from vaekit.evaluation.terms import on_device
 from vaekit.inputs import checked_batches
 from vaekit.likelihoods import Columns, LibrarySize
@@ -89,7 +91,7 @@ def impute(
             row += len(each)
 
     in_rows = len(examples) * (draws or 1) if out.is_table or out.kind == "/" else len(examples)
-    write(out, parts(), {"x": column_names(vae, examples)}, "x", in_rows, limits_of(vae))
+    write(out, _in_units(vae, parts(), out), {"x": column_names(vae, examples)}, "x", in_rows, limits_of(vae))
     size = torch.cat(sizes)
     _say_where(out, len(examples))
     say(
@@ -148,7 +150,7 @@ def write_reconstructions(vae: VAE, examples: data.Examples, out: Target) -> Non
         for batch in on_device(vae, checked_batches(vae, examples, _BATCH)):
             yield {"x": vae.reconstruct(batch.x, batch.condition).cpu().numpy()}
 
-    write(out, parts(), {"x": column_names(vae, examples)}, "x", len(examples), limits_of(vae))
+    write(out, _in_units(vae, parts(), out), {"x": column_names(vae, examples)}, "x", len(examples), limits_of(vae))
     _say_where(out, len(examples))
 
 
@@ -157,7 +159,7 @@ def write_samples(vae: VAE, count: int, rows: Tensor | None, draw: bool, seed: i
     condition = None if rows is None else rows.repeat_interleave(count, 0)
     total = count if condition is None else len(condition)
     made = vae.sample(total, condition, draw=draw, key=make_key(seed)).cpu().numpy()
-    write(out, [{"x": made}], {"x": column_names(vae, None)}, "x", total, limits_of(vae))
+    write(out, _in_units(vae, [{"x": made}], out), {"x": column_names(vae, None)}, "x", total, limits_of(vae))
     _say_where(out, total)
 
 
@@ -186,6 +188,19 @@ def column_names(vae: VAE, examples: data.Examples | None) -> list[str]:
     if named is None and isinstance(vae.likelihood, (Columns, LibrarySize)):
         named = vae.likelihood.names if isinstance(vae.likelihood, Columns) else vae.likelihood.features
     return _numbered("x", size) if named is None or len(named) != size else list(named)
+
+
+def _in_units(vae: VAE, parts: Iterable[Arrays], out: Target) -> Iterable[Arrays]:
+    """The parts with each column of x in its own unit, where a table is written and the model knows the table's schema."""
+    schema = getattr(vae.likelihood, "schema", None)
+    if schema is None or not out.is_table:
+        return parts
+    return ({**{k: v for k, v in arrays.items() if k != "x"}, **_columns(schema, arrays["x"])} for arrays in parts)
+
+
+def _columns(schema: data.Schema, x: np.ndarray[Any, Any]) -> Arrays:
+    table = package("narwhals").from_native(schema.decode(torch.from_numpy(x)), eager_only=True).to_arrow()
+    return {name: np.array([*table[name].to_pylist(), None], dtype=object)[:-1] for name in table.column_names}
 
 
 def limits_of(vae: VAE) -> tuple[float, float]:

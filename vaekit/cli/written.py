@@ -128,7 +128,9 @@ def _write_delimited(stream: BinaryIO, parts: Iterable[Arrays], columns: Mapping
         if is_first:
             writer.writerow(table)
             is_first = False
-        writer.writerows(zip(*(["" if v != v else str(v) for v in column] for column in table.values()), strict=True))
+        writer.writerows(
+            zip(*(["" if v is None or v != v else str(v) for v in column] for column in table.values()), strict=True)
+        )
     text.flush()
     text.detach()
 
