@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vaekit.conditions import Labels
-from vaekit.data import Batch, Batches, Examples, Whole, as_batches, as_examples, is_named, is_table_source, load_test
-from vaekit.likelihoods import Columns
+from vaekit.data import Batch, Batches, Cells, Examples, Whole, as_batches, as_examples, is_named, is_table_source, load_test
+from vaekit.likelihoods import Columns, LibrarySize
 from vaekit.vae import VAE
 
 _ELEMENTS_AT_ONCE = 1 << 24  # to bound the temporaries of a check
@@ -53,11 +53,18 @@ def reading_of(vae: VAE) -> dict[str, Any]:
 
 
 def named_as_trained(vae: VAE, examples: Examples) -> Examples:
-    """The examples with labels that have the numbers of the model's classes, where both have names.
+    """The examples with labels that have the numbers of the model's classes, where both have names; cells with its genes too.
 
     Raises:
-        ValueError: a label that is none of the model's classes.
+        ValueError: a label that is none of the model's classes, a gene that is not there.
+
+    Warns:
+        UserWarning: genes in another order, or that are not the model's.
     """
+    if isinstance(examples, Cells):
+        features = vae.likelihood.features if isinstance(vae.likelihood, LibrarySize) else None
+        cells = examples if features is None else examples.of_genes(features)
+        return cells if vae.condition is None else cells.told_as(vae.config()["condition"])
     return examples.numbered_as(getattr(vae.condition, "names", None) if isinstance(vae.condition, Labels) else None)
 
 

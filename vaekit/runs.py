@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from vaekit import data, files, saving, specs
 from vaekit.compose import create_vae
+from vaekit.data.cells import is_cells_file
 from vaekit.from_data import condition_of, named_by
 from vaekit.layout import BEST, HISTORY_FILE, LAST, RUN_FILE
 from vaekit.training import FitOptions, History, fit, record
@@ -334,12 +335,23 @@ def held_out_data(folder: Path, source: str | None = None) -> data.Examples:
     raise ValueError(f"{folder} has no {RUN_FILE} that says what it was trained on; name the data with --data")
 
 
-def reading_of(folder: Path, source: str) -> Settings:
-    """How other data is read: as that of the run, where both are tables."""
+def held_out_source(folder: Path) -> Path | None:
+    """The file that the test set of a run is in, or a part of; None where nothing says so, or it is no file."""
     for file in (folder / RUN_FILE, folder.parent / RUN_FILE):
-        if file.is_file() and data.is_table_source(source):
+        if file.is_file():
             settings = read_settings(file)
-            return settings.get(READING, {}) if data.is_table_source(settings.get("data")) else {}
+            named = [Path(str(settings.get(key, ""))) for key in ("validation", "data")]
+            return next((path for path in named if path.is_file()), None)
+    return None
+
+
+def reading_of(folder: Path, source: str) -> Settings:
+    """How other data is read: as that of the run, where both are tables, or both are cells."""
+    for file in (folder / RUN_FILE, folder.parent / RUN_FILE):
+        for is_of_kind in (data.is_table_source, is_cells_file):
+            if file.is_file() and is_of_kind(source):
+                settings = read_settings(file)
+                return settings.get(READING, {}) if is_of_kind(settings.get("data")) else {}
     return {}
 
 

@@ -101,6 +101,36 @@ def test_batches_are_matched_by_name_and_an_unseen_one_is_told(vae):
         of_cells.matching(vaekit.create_vae("single-cell", input_shape=(GENES,)), only_b)
 
 
+@pytest.mark.parametrize("held", ["sparse", "dense"])
+def test_cells_are_what_they_are_by_name_wherever_a_model_takes_them(vae, held):
+    only_b = simulated("b", n=20)
+    if held == "dense":
+        only_b.X = only_b.X.toarray()
+    straight = vae.score(of_cells.matching(vae, only_b), samples=10).log_likelihood
+    turned = vaekit.data.as_examples(only_b[:, ::-1].copy(), batch="batch")
+    assert turned.y.tolist() == [0] * 20  # the only batch there is
+    with pytest.warns(UserWarning, match="another order"):
+        scored = vae.score(turned, samples=10).log_likelihood
+    torch.testing.assert_close(scored, straight)
+    with pytest.raises(ValueError, match="not trained on batch c, but on a, b"):
+        vae.score(vaekit.data.as_examples(simulated("c", n=5), batch="batch"))
+    with pytest.raises(ValueError, match="3 of the model's 12 genes are not in the data"):
+        vae.score(vaekit.data.as_examples(only_b[:, 3:].copy(), batch="batch"))
+
+
+def test_several_conditions_are_found_by_the_names_of_their_columns():
+    adata = simulated("ab", n=40)
+    adata.obs["age"], adata.obs["reads"] = np.linspace(-1, 1, 40), np.arange(40.0)
+    told = {"batch": "batch", "covariates": ["age", "kind", "reads"]}
+    vae = of_cells.create_vae(vaekit.data.as_examples(adata, **told), latent_dim=2, likelihood={"counts": "poisson"}, seed=0)
+    some = adata[adata.obs["kind"] == "second"].copy()
+    straight = vae.score(of_cells.matching(vae, some), samples=5).log_likelihood
+    other = vaekit.data.as_examples(some, batch="kind", covariates=["reads", "batch", "age"])
+    torch.testing.assert_close(vae.score(other, samples=5).log_likelihood, straight)
+    with pytest.raises(ValueError, match=r"told the numbers 'reads' of each cell, these were read with 'batch'.*matching"):
+        vae.score(vaekit.data.as_examples(some, batch="batch", covariates=["age", "kind"]))
+
+
 def test_latents_and_expression_are_written_where_they_belong(vae):
     adata = simulated("ab", n=30)
     of_cells.embed(adata, vae, key="Z")

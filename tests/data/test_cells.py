@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 import vaekit
 from vaekit.data import Cells
-from vaekit.data.cells import Counts
+from vaekit.data.sparse import MatrixRows
 
 RNG = np.random.default_rng(0)
 DENSE = RNG.poisson(0.7, (40, 6)).astype(np.float32)
@@ -67,7 +67,7 @@ def test_what_is_sparse_stays_sparse():
     matrix = sparse.csr_matrix(DENSE)
     cells = vaekit.data.as_examples(adata_of(matrix))
     assert not isinstance(cells.x, torch.Tensor)
-    assert np.shares_memory(cells.x.array._matrix.data, matrix.data)
+    assert np.shares_memory(cells.x.array.matrix.data, matrix.data)
 
 
 def test_one_batch_is_labels_and_more_are_columns():
@@ -121,7 +121,7 @@ def test_a_damaged_file_is_told_by_its_name(tmp_path):
 
 
 def test_genes_that_are_not_there_count_nothing():
-    taken = Counts(sparse.csr_matrix(DENSE), np.array([4, -1, 0]))[[3, -1]]
+    taken = MatrixRows(sparse.csr_matrix(DENSE), np.array([4, -1, 0]))[[3, -1]]
     assert np.array_equal(taken, np.stack([DENSE[[3, 39], 4], np.zeros(2), DENSE[[3, 39], 0]], 1))
 
 

@@ -5,7 +5,7 @@ They need the extra `cells`: `pip install "vaekit[cells]"`.
 
 from vaekit.cells.adapting import adapt
 from vaekit.cells.change import differential_expression
-from vaekit.cells.expression import embed, normalize
+from vaekit.cells.expression import embed, expression_of, normalize
 from vaekit.cells.models import create_vae, matching
 
-__all__ = ["adapt", "create_vae", "differential_expression", "embed", "matching", "normalize"]
+__all__ = ["adapt", "create_vae", "differential_expression", "embed", "expression_of", "matching", "normalize"]

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vaekit.cells.models import as_of_batch, batch_of, batches_of, matching, shares_of
 from vaekit.checks import checked_number
+from vaekit.data import Batch
 from vaekit.modes import evaluation_mode
 from vaekit.vae import VAE
 
@@ -64,10 +66,16 @@ def normalize(
     places = {str(name): place for place, name in enumerate(adata.var_names)}
     own = np.array([places.get(name, -1) for name in cells.genes])
     start = 0
-    with evaluation_mode(vae), torch.no_grad():
-        for rows in batches_of(vae, cells):
-            told = as_of_batch(vae, rows.condition, number)
-            shares = shares_of(vae, vae.encode(rows.x, rows.condition).mean, told) * size
-            written[start : start + len(rows.x), own[own >= 0]] = shares.cpu().float().numpy()[:, own >= 0]
-            start += len(rows.x)
+    for rows in batches_of(vae, cells):
+        expression = expression_of(vae, rows, size, number)
+        written[start : start + len(rows.x), own[own >= 0]] = expression.cpu().float().numpy()[:, own >= 0]
+        start += len(rows.x)
     adata.layers[into] = written
+
+
+@torch.no_grad()
+def expression_of(vae: VAE, cells: Batch, size: float = 1e4, batch: int | None = None) -> Tensor:
+    """The normalised expression of some cells on the model's device, float [B, genes]: see `normalize`."""
+    with evaluation_mode(vae):
+        told = as_of_batch(vae, cells.condition, batch)
+        return shares_of(vae, vae.encode(cells.x, cells.condition).mean, told) * size

@@ -6,20 +6,17 @@ doi:10.1038/s41592-018-0229-2.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from vaekit import compose, inputs
-from vaekit.checks import checked_word
 from vaekit.conditions import Condition, Labels, Several, Vector
 from vaekit.data import Batch, Cells, Whole
-from vaekit.data.cells import column_of, counts_of, numbered, numbers_of
+from vaekit.data.cells import checked_genes, class_numbers, counts_of, numbered, numbers_of
 from vaekit.likelihoods import LibrarySize
 from vaekit.vae import VAE
 
@@ -75,31 +72,12 @@ def matching(
     features = vae.likelihood.features if isinstance(vae.likelihood, LibrarySize) else None
     if features is None:
         raise ValueError("the model does not know the names of its genes; vaekit.cells.create_vae makes one that does")
-    order = _order_of(features, [str(name) for name in adata.var_names], missing_genes)
-    x = counts_of(adata, layer, order)
     y = None if vae.condition is None else _told(vae.condition, adata.obs, new)
     labels, kinds = (None, []) if label is None else numbered(adata.obs, label)
     condition = None if vae.condition is None else vae.config()["condition"]
-    return Cells(x, y, features, condition, None if labels is None else torch.from_numpy(labels), kinds)
-
-
-def _order_of(features: Sequence[str], names: list[str], missing_genes: str) -> npt.NDArray[np.int64] | None:
-    """Where the data has each of the model's genes, -1 for one that is not there; None where all are in their place."""
-    checked_word("missing_genes", missing_genes, ("refuse", "zero"))
-    if names == list(features):
-        return None
-    places = {name: place for place, name in enumerate(names)}
-    order = np.array([places.get(name, -1) for name in features], dtype=np.int64)
-    missing = [name for name, place in zip(features, order, strict=True) if place < 0]
-    told = f"{len(missing)} of the model's {len(features)} genes are not in the data ({', '.join(missing[:5])}, ...)"
-    if missing and (missing_genes == "refuse" or len(missing) == len(features)):
-        raise ValueError(f'{told}; missing_genes="zero" takes their counts as 0')
-    extra = len(names) - (len(features) - len(missing))
-    found = [f"{told}; their counts are taken as 0"] if missing else []
-    found += [f"{extra} genes of the data are not the model's, and left out"] if extra else []
-    found += ["the data has the model's genes in another order"] if (np.diff(order[order >= 0]) < 0).any() else []
-    warnings.warn("; ".join(found), UserWarning, stacklevel=4)
-    return order
+    names = checked_genes([str(name) for name in adata.var_names])
+    cells = Cells(counts_of(adata, layer), y, names, condition, None if labels is None else torch.from_numpy(labels), kinds)
+    return cells.of_genes(features, missing_genes)
 
 
 def _told(condition: Condition, obs: Any, new: bool) -> Tensor:
@@ -111,16 +89,8 @@ def _told(condition: Condition, obs: Any, new: bool) -> Tensor:
         return torch.from_numpy(np.stack([numbers_of(obs, name) for name in condition.names], axis=1))
     if not isinstance(condition, Labels) or condition.names is None or condition.column is None:
         raise ValueError("the model does not know what its condition is called; vaekit.cells.create_vae makes one that does")
-    column_of(obs, condition.column)
     values, levels = numbered(obs, condition.column)
-    unknown = [level for level in levels if level not in condition.names]
-    if unknown and not new:
-        raise ValueError(
-            f"the model was not trained on {condition.column} {', '.join(unknown[:5])}, but on {', '.join(condition.names[:20])}"
-            "; vaekit.cells.adapt(vae, adata) learns what is new"
-        )
-    known = [*condition.names, *unknown]
-    return torch.from_numpy(np.array([known.index(level) for level in levels], dtype=np.int64)[values])
+    return class_numbers({"names": condition.names, "column": condition.column}, levels, new)[torch.from_numpy(values)]
 
 
 def shares_of(vae: VAE, z: Tensor, told: Any) -> Tensor:

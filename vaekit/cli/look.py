@@ -86,9 +86,10 @@ def reconstruct(
     if not is_picture:
         out.check(overwrite)
     vae = runs.saved_model(run, weights)
-    test = named_as_trained(vae, outputs.read(run, source, reading))
+    test = outputs.read(run, vae, source, reading)
     if not is_picture:
-        outputs.write_reconstructions(vae, test if count is None else test.take(catalogue.spread_rows(test, count)), out)
+        some = test if count is None else test.take(catalogue.spread_rows(test, count))
+        outputs.write_reconstructions(vae, run, source, some, out)
         return
     import_matplotlib()
     count = 5 if count is None else count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,12 +14,15 @@ import typer
 from torch import Tensor
 
 from vaekit import data, evaluation, runs
+from vaekit.cells import expression_of
+from vaekit.cli.annotated import AnnotatedCells
 from vaekit.cli.console import say
 from vaekit.cli.options import ReadOption, RunArgument, SeedOption, WeightsOption
 from vaekit.cli.written import KINDS, TABLES, Arrays, Target, target, write
+from vaekit.data.cells import columns_of, is_cells_file, parts_of
 from vaekit.data.frames import package
 from vaekit.evaluation.terms import on_device
-from vaekit.inputs import checked_batches
+from vaekit.inputs import checked_batches, named_as_trained
 from vaekit.likelihoods import Columns, LibrarySize
 from vaekit.modes import evaluation_mode
 from vaekit.ops import make_key
@@ -46,12 +50,13 @@ def encode(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write the latents of data: the mean of q(z | x), and where it is known its standard deviation."""
-    out.check(overwrite, (*TABLES, ".npy", ".npz"))
+    out.check(overwrite, (*TABLES, ".npy", ".npz", ".h5ad"))
     vae = runs.saved_model(run, weights)
-    examples = read(run, source, reading)
+    examples = read(run, vae, source, reading)
     names = _numbered("z", math.prod(vae.latent_shape))
     columns = {"mean": names, "standard_deviation": [f"{name} standard deviation" for name in names]}
-    write(out, _encoded(vae, examples), columns, "mean", len(examples), (math.nan, math.nan))
+    cells = cells_of(vae, run, source, examples, {"mean": "obsm/X_vaekit", "standard_deviation": "obsm/X_vaekit_deviation"})
+    write(out, _encoded(vae, examples), columns, "mean", len(examples), (math.nan, math.nan), cells)
     _say_where(out, len(examples))
 
 
@@ -70,9 +75,9 @@ def impute(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Fill missing values, and leave all others as they are."""
-    out.check(overwrite)
+    out.check(overwrite, (*TABLES, ".npy", ".npz", "/"))
     vae = runs.saved_model(run, weights)
-    examples = read(run, source, reading)
+    examples = read(run, vae, source, reading)
     sizes: list[Tensor] = []
 
     def parts() -> Iterator[Arrays]:
@@ -121,9 +126,9 @@ def score(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write how probable each example is: log p(x) by the importance-weighted bound, in nats."""
-    out.check(overwrite, (*TABLES, ".npy", ".npz"))
+    out.check(overwrite, (*TABLES, ".npy", ".npz", ".h5ad"))
     vae = runs.saved_model(run, weights)
-    examples = read(run, source, reading)
+    examples = read(run, vae, source, reading)
     limit = None
     if share is not None:
         limit = evaluation.score(vae, runs.held_out_data(run), samples=samples, seed=seed).threshold(share)
@@ -137,20 +142,28 @@ def score(
 
     names = column_names(vae, examples)
     columns = {"element_nll": [f"{name} nll" for name in names], "surprise": [f"{name} surprise" for name in names]}
-    write(out, parts(), columns, "log_likelihood", len(examples), (math.nan, math.nan))
+    of_cells = ("log_likelihood", "effective_sample_size", "is_anomaly")
+    of_genes = {"element_nll": "layers/vaekit_nll", "surprise": "layers/vaekit_surprise"}
+    cells = cells_of(vae, run, source, examples, {name: f"obs/vaekit_{name}" for name in of_cells} | of_genes)
+    write(out, parts(), columns, "log_likelihood", len(examples), (math.nan, math.nan), cells)
     _say_where(out, len(examples))
     if limit is not None:
         say(f"anomalies have a log p(x) below {limit:.4f} nats", error=True)
 
 
-def write_reconstructions(vae: VAE, examples: data.Examples, out: Target) -> None:
-    """All examples reconstructed."""
+def write_reconstructions(vae: VAE, run: Path, source: str | None, examples: data.Examples, out: Target) -> None:
+    """All examples reconstructed; of cells, the normalised expression as well."""
+    cells = cells_of(vae, run, source, examples, {"x": "layers/vaekit_reconstruction", "expression": "layers/vaekit"})
 
     def parts() -> Iterator[Arrays]:
         for batch in on_device(vae, checked_batches(vae, examples, _BATCH)):
-            yield {"x": vae.reconstruct(batch.x, batch.condition).cpu().numpy()}
+            arrays = {"x": vae.reconstruct(batch.x, batch.condition)}
+            if out.kind == ".h5ad" and isinstance(vae.likelihood, LibrarySize):
+                arrays["expression"] = expression_of(vae, batch)
+            yield {name: values.cpu().numpy() for name, values in arrays.items()}
 
-    write(out, _in_units(vae, parts(), out), {"x": column_names(vae, examples)}, "x", len(examples), limits_of(vae))
+    columns = {"x": column_names(vae, examples)}
+    write(out, _in_units(vae, parts(), out), columns, "x", len(examples), limits_of(vae), cells)
     _say_where(out, len(examples))
 
 
@@ -159,12 +172,14 @@ def write_samples(vae: VAE, count: int, rows: Tensor | None, draw: bool, seed: i
     condition = None if rows is None else rows.repeat_interleave(count, 0)
     total = count if condition is None else len(condition)
     made = vae.sample(total, condition, draw=draw, key=make_key(seed)).cpu().numpy()
-    write(out, _in_units(vae, [{"x": made}], out), {"x": column_names(vae, None)}, "x", total, limits_of(vae))
+    genes = _genes_of(vae)
+    cells = None if genes is None else AnnotatedCells({"x": "X"}, genes, obs=_described(vae, condition))
+    write(out, _in_units(vae, [{"x": made}], out), {"x": column_names(vae, None)}, "x", total, limits_of(vae), cells)
     _say_where(out, total)
 
 
-def read(run: Any, source: str | None, reading: Sequence[str] | None) -> data.Examples:
-    """DATA as --read says, or what was held out.
+def read(run: Path, vae: VAE, source: str | None, reading: Sequence[str] | None) -> data.Examples:
+    """DATA as --read says, or what was held out; with the model's classes and genes.
 
     Raises:
         ValueError: --read without DATA, or one that is no OPTION=VALUE.
@@ -178,7 +193,37 @@ def read(run: Any, source: str | None, reading: Sequence[str] | None) -> data.Ex
             options[name] = json.loads(text)
         except (ValueError, RecursionError):
             options[name] = text
-    return runs.held_out_data(run) if source is None else data.load_test(source, **{**runs.reading_of(run, source), **options})
+    if source is None:
+        return named_as_trained(vae, runs.held_out_data(run))
+    as_before = runs.reading_of(run, source)
+    if (is_cells_file(source) and vae.condition is None) or as_before.get("batch") or as_before.get("covariates"):
+        as_before = {name: value for name, value in as_before.items() if name != "label"}  # new cells need not have types
+    return named_as_trained(vae, data.load_test(source, **{**as_before, **options}))
+
+
+def cells_of(vae: VAE, run: Path, source: str | None, examples: data.Examples, places: dict[str, str]) -> AnnotatedCells | None:
+    """What an .h5ad file of these examples is about; None where the model knows no genes."""
+    genes = _genes_of(vae)
+    path = runs.held_out_source(run) if source is None else Path(source)
+    if genes is None or path is None or not is_cells_file(path):
+        return None if genes is None else AnnotatedCells(places, genes)
+    return AnnotatedCells(places, genes, path, None if examples.rows is None else examples.rows.numpy())
+
+
+def _genes_of(vae: VAE) -> tuple[str, ...] | None:
+    return vae.likelihood.features if isinstance(vae.likelihood, LibrarySize) else None
+
+
+def _described(vae: VAE, condition: Tensor | None) -> dict[str, np.ndarray[Any, Any]]:
+    """What cells that were made up are told, by the columns' names: the names of classes, and numbers."""
+    if condition is None or vae.condition is None:
+        return {}
+    columns, described = iter(condition.reshape(len(condition), -1).unbind(1)), {}
+    for part in parts_of(vae.config()["condition"]):
+        for name in columns_of(part):
+            values = next(columns).numpy()
+            described[name] = np.array(part["names"])[values.astype(np.int64)] if part["name"] == "labels" else values
+    return described
 
 
 def column_names(vae: VAE, examples: data.Examples | None) -> list[str]:

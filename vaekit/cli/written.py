@@ -1,4 +1,4 @@
-"""Files of numbers, by the ending of their name: .csv, .tsv, .parquet, .npy, .npz, and folders of .png files.
+"""Files of numbers, by the ending of their name: .csv, .tsv, .parquet, .npy, .npz, .h5ad, and folders of .png files.
 
 What is written comes in parts, arrays by name with a few rows each, so that a file may be larger than memory (an .npz is not).
 """
@@ -18,14 +18,15 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import typer
 
+from vaekit.cli.annotated import AnnotatedCells
 from vaekit.data.frames import package
 from vaekit.files import writable_folder, write_atomically
 
 Arrays: TypeAlias = "Mapping[str, np.ndarray[Any, Any]]"
 
-FILES = (".csv", ".tsv", ".parquet", ".npy", ".npz")
+FILES = (".csv", ".tsv", ".parquet", ".npy", ".npz", ".h5ad")
 TABLES = (".csv", ".tsv", ".parquet")
-KINDS = f"{', '.join(FILES)}, a folder of .png files with a / at its end, or - for .csv on stdout"
+KINDS = f"{', '.join(FILES)} (cells), a folder of .png files with a / at its end, or - for .csv on stdout"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,13 @@ def target(text: str) -> Target:
 
 
 def write(
-    out: Target, parts: Iterable[Arrays], columns: Mapping[str, list[str]], main: str, count: int, limits: tuple[float, float]
+    out: Target,
+    parts: Iterable[Arrays],
+    columns: Mapping[str, list[str]],
+    main: str,
+    count: int,
+    limits: tuple[float, float],
+    cells: AnnotatedCells | None = None,
 ) -> None:
     """Write all parts, whole or not at all.
 
@@ -86,10 +93,11 @@ def write(
         main: the array that an .npy file, or a picture, shows.
         count: the number of rows in all parts together.
         limits: the values that are black and white in pictures.
+        cells: what an .h5ad file is about.
 
     Raises:
         OSError: it cannot be written.
-        ValueError: pictures of what is none, or of values without limits.
+        ValueError: pictures of what is none, or of values without limits; an .h5ad file of what are no cells.
     """
     if out.path is None:
         _write_delimited(sys.stdout.buffer, parts, columns, ",")
@@ -104,6 +112,12 @@ def write(
         ".npy": lambda stream: _write_npy(stream, parts, main, count),
         ".npz": lambda stream: _write_npz(stream, parts),
     }
+    if out.kind == ".h5ad":
+        if cells is None:
+            raise ValueError(
+                f"{out.path}: an .h5ad file is about cells, and the model knows no genes by name; write another kind"
+            )
+        writers[".h5ad"] = lambda stream: cells.write(stream.name, parts, count)
     writable_folder(out.path.parent)
     write_atomically(out.path, writers[out.kind])
 

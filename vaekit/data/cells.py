@@ -6,6 +6,8 @@ Counts that are held sparse, by rows, stay so and become dense a batch at a time
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,58 +17,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vaekit.data.conversion import check_real
+from vaekit.checks import checked_word
 from vaekit.data.examples import Examples
 from vaekit.data.hdf5 import HDF5Item
 from vaekit.data.mapped import MappedArray
-from vaekit.data.numpy_files import row_numbers
 from vaekit.data.readers import converter, reader
+from vaekit.data.sparse import MatrixRows
 from vaekit.files import open_regular
-
-
-class Counts:
-    """Rows of counts [N, G], dense or sparse by rows, in memory or on disk, as dense arrays when they are indexed.
-
-    Args:
-        matrix: scipy's CSR, anndata's of a file, an h5py dataset or an array.
-        genes: int64 [G], the columns to take, in this order; -1 is one that is not there, whose counts are 0. All by default.
-
-    Attributes:
-        shape: (N, G).
-        dtype: of the counts.
-
-    Raises:
-        TypeError: values that are not real numbers.
-
-    Example:
-        >>> from scipy.sparse import csr_matrix
-        >>> Counts(csr_matrix(np.eye(3)), genes=np.array([2, -1, 0]))[[2, 0]]
-        array([[1., 0., 0.],
-               [0., 0., 1.]])
-    """
-
-    def __init__(self, matrix: Any, genes: npt.NDArray[np.int64] | None = None) -> None:
-        self._matrix, self._genes = matrix, genes
-        self.dtype = np.dtype(matrix.dtype)
-        check_real(self.dtype)
-        self.shape = (int(matrix.shape[0]), int(matrix.shape[1]) if genes is None else len(genes))
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
-        rows = row_numbers(index, len(self), "the counts")
-        chosen, places = np.unique(rows.reshape(-1), return_inverse=True)  # files are read in one order, each row once
-        read = self._matrix[chosen] if len(chosen) else np.empty((0, self._matrix.shape[1]), self.dtype)
-        dense = read.toarray() if hasattr(read, "toarray") else np.asarray(read)
-        return self._of_genes(dense)[places].reshape((*rows.shape, self.shape[1]))
-
-    def _of_genes(self, counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if self._genes is None:
-            return counts
-        taken = counts[:, self._genes.clip(min=0)]
-        taken[:, self._genes < 0] = 0
-        return taken
 
 
 class Cells(Examples):
@@ -100,6 +57,127 @@ class Cells(Examples):
         y = None if self.condition is None else base.y
         return Cells(base.x, y, self.genes, self.condition, labels, self.kinds, base.rows)
 
+    def of_genes(self, genes: Sequence[str], missing: str = "refuse") -> Cells:
+        """The cells with the counts of these genes, in this order.
+
+        Args:
+            genes: their names.
+            missing: "refuse" those that are not there, or take their counts as "zero" and warn.
+
+        Raises:
+            ValueError: genes that are missing.
+
+        Warns:
+            UserWarning: genes that are missing, in another order, or more than these.
+        """
+        order = order_of(genes, self.genes, missing)
+        if order is None:
+            return self
+        if isinstance(self.x, Tensor):
+            x: Tensor | MappedArray = torch.from_numpy(MatrixRows(self.x.numpy(), order)[:])
+        else:
+            x = MappedArray(self.x.array.of_columns(order), self.x.rows)
+        y = None if self.condition is None else self.y
+        return Cells(x, y, genes, self.condition, self.labels, self.kinds, self.rows)
+
+    def told_as(self, condition: Mapping[str, Any]) -> Cells:
+        """The cells with the y that a model's condition takes, found by the names of its columns and classes.
+
+        Args:
+            condition: its config. One without names takes y as it is.
+
+        Raises:
+            ValueError: a column that was not read; a class that the model was not trained on.
+        """
+        parts = parts_of(condition)
+        if self.y is None or self.condition is None or not all(columns_of(part) for part in parts):
+            return self
+        columns = list(self.y[:, None].unbind(1) if self.y.ndim == 1 else self.y.unbind(1))
+        own: dict[str, tuple[Tensor, Sequence[str]]] = {}  # the names of classes beside them, () beside numbers
+        for part in parts_of(self.condition):
+            levels = part["names"] if part["name"] == "labels" else ()
+            own |= {name: (columns.pop(0), levels) for name in columns_of(part)}
+        told: list[Tensor] = []
+        for part in parts:
+            for name in columns_of(part):
+                values, levels = own.get(name, (None, ()))
+                if values is None or bool(levels) != (part["name"] == "labels"):
+                    form = "classes" if part["name"] == "labels" else "numbers"
+                    raise ValueError(
+                        f"the model is told the {form} {name!r} of each cell, these were read with {', '.join(map(repr, own))}"
+                        "; vaekit.cells.matching(vae, adata) reads what the model needs"
+                    )
+                told.append(class_numbers(part, levels)[values.long()] if levels else values)
+        y = told[0] if condition["name"] == "labels" else torch.stack([each.float() for each in told], dim=1)
+        return Cells(self.x, y, self.genes, dict(condition), self.labels, self.kinds, self.rows)
+
+
+def columns_of(part: Mapping[str, Any]) -> list[str]:
+    """The columns of obs that a condition's config names; [] where it names none."""
+    names = part.get("names") or ()
+    return list(map(str, names)) if part["name"] == "vector" else [str(part["column"])] if names and part.get("column") else []
+
+
+def parts_of(condition: Mapping[str, Any] | list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The conditions of a condition's config, one after the other."""
+    if isinstance(condition, list):
+        return condition
+    parts: list[Mapping[str, Any]] = condition["parts"] if condition["name"] == "several" else [condition]
+    return parts
+
+
+def class_numbers(part: Mapping[str, Any], levels: Sequence[str], new: bool = False) -> Tensor:
+    """The numbers int64 [K] that the classes of a model's condition have, of K names.
+
+    Args:
+        part: the condition's config, with names and column.
+        levels: the names.
+        new: number those that are not known after those that are, instead of refusing them.
+
+    Raises:
+        ValueError: a name that is not known.
+    """
+    unknown = [level for level in levels if level not in part["names"]]
+    if unknown and not new:
+        raise ValueError(
+            f"the model was not trained on {part['column']} {', '.join(unknown[:5])}, but on {', '.join(part['names'][:20])}"
+            "; vaekit.cells.adapt(vae, adata) learns what is new"
+        )
+    known = [*part["names"], *unknown]
+    return torch.tensor([known.index(level) for level in levels])
+
+
+def order_of(genes: Sequence[str], names: Sequence[str], missing: str) -> npt.NDArray[np.int64] | None:
+    """Where `names` has each of the genes, -1 for one that is not there; None where all are in their place.
+
+    Raises, Warns: as `Cells.of_genes`.
+    """
+    checked_word("missing_genes", missing, ("refuse", "zero"))
+    if list(names) == list(genes):
+        return None
+    places = {name: place for place, name in enumerate(names)}
+    order = np.array([places.get(name, -1) for name in genes], dtype=np.int64)
+    absent = [name for name, place in zip(genes, order, strict=True) if place < 0]
+    few = ", ".join([*absent[:5], *(["..."] if len(absent) > 5 else [])])
+    told = f"{len(absent)} of the model's {len(genes)} genes are not in the data ({few})"
+    if len(absent) == len(genes):
+        raise ValueError(
+            f"{told}, which has {', '.join(names[:5])}, ...; adata.var_names has to have the names that the model knows"
+        )
+    if absent and missing == "refuse":
+        raise ValueError(f'{told}; vaekit.cells.matching(vae, adata, missing_genes="zero") takes their counts as 0')
+    extra = len(names) - (len(genes) - len(absent))
+    found = [f"{told}; their counts are taken as 0"] if absent else []
+    found += [f"{extra} genes of the data are not the model's, and left out"] if extra else []
+    found += ["the data has the model's genes in another order"] if (np.diff(order[order >= 0]) < 0).any() else []
+    warnings.warn("; ".join(found), UserWarning, stacklevel=4)
+    return order
+
+
+def is_cells_file(source: Any) -> bool:
+    """Whether a source is an .h5ad file, by its name."""
+    return isinstance(source, (str, os.PathLike)) and str(source).lower().endswith(".h5ad")
+
 
 def is_anndata(data: Any) -> bool:
     """Whether this is an AnnData object; the package is not imported."""
@@ -127,7 +205,7 @@ def cells_of(
     names = [str(name) for name in data.var_names]
     y, condition = conditions_of(data.obs, batch, covariates)
     labels, kinds = (None, ()) if label is None else numbered(data.obs, label)
-    return Cells(x, y, _checked_genes(names), condition, None if labels is None else torch.from_numpy(labels), kinds)
+    return Cells(x, y, checked_genes(names), condition, None if labels is None else torch.from_numpy(labels), kinds)
 
 
 @reader(".h5ad files", suffixes=(".h5ad",), extra="cells")
@@ -218,12 +296,12 @@ def matrix_of(data: Any, layer: str | None) -> Any:
     return held.tocsr()
 
 
-def counts_of(data: Any, layer: str | None, genes: npt.NDArray[np.int64] | None = None) -> Tensor | MappedArray:
+def counts_of(data: Any, layer: str | None) -> Tensor | MappedArray:
     """The counts as `Examples` hold them: dense float32 as they are, and all else converted a batch at a time."""
     matrix = matrix_of(data, layer)
-    if genes is None and isinstance(matrix, np.ndarray) and matrix.dtype == np.float32 and not isinstance(matrix, np.memmap):
+    if isinstance(matrix, np.ndarray) and matrix.dtype == np.float32 and not isinstance(matrix, np.memmap):
         return torch.from_numpy(np.ascontiguousarray(matrix))
-    return MappedArray(Counts(matrix, genes))
+    return MappedArray(MatrixRows(matrix))
 
 
 def conditions_of(
@@ -285,7 +363,12 @@ def _whole(column: Any, name: str) -> Any:
     return column
 
 
-def _checked_genes(names: list[str]) -> list[str]:
+def checked_genes(names: list[str]) -> list[str]:
+    """The names of genes.
+
+    Raises:
+        ValueError: one that is there twice.
+    """
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two genes are called {twice!r}; adata.var_names_make_unique() gives each its own name")
