@@ -34,7 +34,7 @@ FLOORS = [
         "autocast",
         "modes",
     },
-    {"data", "ops", "gathering", "batch_norm", "dense", "layers", "flows", "schedules", "seeding"},
+    {"data", "ops", "gathering", "batch_norm", "dense", "layers", "flows", "schedules", "seeding", "standardizing"},
     {"residual"},
     {"priors"},
     {"posteriors", "divergences"},
@@ -45,7 +45,7 @@ FLOORS = [
     {"vae", "saving"},  # VAE.save is short for saving.save
     {"presets", "compose"},
     {"inputs", "divided"},
-    {"evaluation", "training", "plots", "cells", "exporting"},
+    {"evaluation", "training", "plots", "cells", "exporting", "diffusers"},
     {"runs", "from_data"},
     {"table"},
     {"cli", "integrations", "__main__"},

@@ -21,6 +21,7 @@ from vaekit import (
 from vaekit.compose import create_vae
 from vaekit.conditions import Condition
 from vaekit.decoders import Decoder
+from vaekit.diffusers import from_diffusers, to_diffusers
 from vaekit.encoders import Encoder
 from vaekit.evaluation import evaluate
 from vaekit.exporting import export
@@ -94,6 +95,7 @@ __all__ = [
     "export",
     "fit",
     "fold_in",
+    "from_diffusers",
     "has_native",
     "likelihoods",
     "load",
@@ -108,6 +110,7 @@ __all__ = [
     "resume",
     "schedules",
     "step_key",
+    "to_diffusers",
     "trackers",
 ]
 

@@ -53,10 +53,12 @@ class LayerStyle:
             and positions.
         activation: elu, gelu, leaky_relu, relu, silu, softplus or tanh.
         dropout: the share of features that are set to 0 in training (N. Srivastava et al., 2014, JMLR 15), each on its own.
+        groups: how many groups "group" makes of each layer's features; None for `group_count`.
+        eps: what "group" and "layer" add to a variance before its root; None for torch's 1e-5.
 
     Raises:
-        TypeError: a share that is not a number.
-        ValueError: another word, or a share outside [0, 1).
+        TypeError: a share or an eps that is not a number.
+        ValueError: another word; a share outside [0, 1); groups or an eps for a normalisation that has none.
 
     Example:
         >>> [type(module).__name__ for module in LayerStyle("relu", "group", 0.1).after(64)]
@@ -66,11 +68,18 @@ class LayerStyle:
     activation: str
     normalization: str = "none"
     dropout: float = 0.0
+    groups: int | None = None
+    eps: float | None = None
 
     def __post_init__(self) -> None:
         checked_word("activation", self.activation, tuple(ACTIVATIONS))
         checked_word("normalization", self.normalization, NORMALIZATIONS)
         checked_number("dropout, the share of features that are left out,", self.dropout, least=0.0, below=1.0)
+        if self.groups is not None and checked_size("groups", self.groups) and self.normalization != "group":
+            raise ValueError(f'groups={self.groups} go with normalization="group", not with {self.normalization!r}')
+        takes_eps = self.normalization in ("group", "layer")
+        if self.eps is not None and checked_number("norm_eps", self.eps, above=0.0) and not takes_eps:
+            raise ValueError(f'norm_eps={self.eps} goes with normalization="group" or "layer", not {self.normalization!r}')
 
     @property
     def has_bias(self) -> bool:
@@ -103,7 +112,8 @@ class LayerStyle:
         """The normalisation of [B, features, *positions], if there is one.
 
         Raises:
-            ValueError: a single value for each example, which normalising by itself would make 0 whatever it was.
+            ValueError: a single value for each example, which normalising by itself would make 0 whatever it was; features that
+                `groups` do not divide.
         """
         if self.normalization == "none":
             return []
@@ -114,7 +124,12 @@ class LayerStyle:
                 f"normalization={self.normalization!r} of a layer with one value for each example makes it 0 whatever it was; "
                 'give the layer more features, or take normalization="batch" or "none"'
             )
-        return [nn.GroupNorm(1 if self.normalization == "layer" else group_count(features), features)]
+        groups = 1 if self.normalization == "layer" else self.groups or group_count(features)
+        if features % groups:
+            raise ValueError(
+                f"groups={groups} do not divide the {features} features of a layer; take a number that does, or None"
+            )
+        return [nn.GroupNorm(groups, features, 1e-5 if self.eps is None else self.eps)]
 
 
 class ConditionalLayer(nn.Module, ABC):

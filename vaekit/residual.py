@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class ResidualBlock(ConditionalLayer):
         self, channels_in: int, channels_out: int, sizes: Sequence[int], style: LayerStyle, condition_dim: int = 0
     ) -> None:
         super().__init__()
-        convolution, bare = CONVOLUTIONS[len(sizes)], LayerStyle(style.activation, style.normalization)
+        convolution, bare = CONVOLUTIONS[len(sizes)], replace(style, dropout=0.0)
         self.residual = Layers(
             *bare.after(channels_in, sizes),
             glorot(convolution(channels_in, channels_out, 3, padding=1, bias=style.has_bias)),
@@ -104,6 +105,38 @@ class SelfAttention(nn.Module):
         attended = attended[..., : self.channels].squeeze(1).mT.reshape(x.shape)
         out: Tensor = self.out(attended)
         return x + out
+
+
+class PaddedAtEnd(nn.Module):
+    """Zeros behind the last position of every axis, as many as a 3x3 convolution of stride 2 needs to halve it, rounding up.
+
+    One for an even size, as in Stable Diffusion's encoder, and two for an odd one. Centred padding has one on each side.
+
+    Example:
+        >>> import torch
+        >>> PaddedAtEnd()(torch.ones(1, 1, 4, 3)).shape
+        torch.Size([1, 1, 5, 5])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, *sizes] -> [B, channels, *odd sizes]."""
+        return F.pad(x, [zeros for size in reversed(x.shape[2:]) for zeros in (0, 1 + size % 2)])
+
+
+def halving(channels: int, rank: int, padding: str) -> list[nn.Module]:
+    """A 3x3 convolution that halves every size, rounding up, with zeros on both sides or at the end alone."""
+    at_end = padding == "end"
+    layer = glorot(CONVOLUTIONS[rank](channels, channels, 3, stride=2, padding=0 if at_end else 1))
+    return [PaddedAtEnd(), layer] if at_end else [layer]
+
+
+def identity_convolution(channels: int, rank: int) -> nn.Module:
+    """A 1x1 convolution that begins as the identity, so that what comes before it begins as it would without."""
+    layer = CONVOLUTIONS[rank](channels, channels, 1)
+    nn.init.dirac_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def middle_blocks(
