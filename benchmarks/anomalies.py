@@ -17,18 +17,16 @@ Means over seeds with the standard deviation from seed to seed in brackets; the 
 
 from __future__ import annotations
 
-import argparse
 import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from harness import header, mean_and_deviation, over_seeds, record, rounded, table
+from harness import Row, compared, comparison, header, mean_and_deviation, rounded, table
 from sklearn import datasets
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
@@ -103,7 +101,7 @@ def split(setting: str, seed: int) -> tuple[Array, Array, Array]:
     return (train - mean) / deviation, (test - mean) / deviation, is_strange
 
 
-def measured(setting: str, contenders: Sequence[str], seed: int) -> list[dict[str, object]]:
+def measured(setting: str, seed: int, contenders: Sequence[str]) -> list[Row]:
     """How well every contender does in a setting with the split of a seed."""
     train, test, is_strange = split(setting, seed)
     rows = []
@@ -115,7 +113,7 @@ def measured(setting: str, contenders: Sequence[str], seed: int) -> list[dict[st
     return rows
 
 
-def summary(rows: Sequence[Mapping[str, object]], contenders: Sequence[str]) -> list[tuple[str, ...]]:
+def summary(rows: Sequence[Row], contenders: Sequence[str]) -> list[tuple[str, ...]]:
     """A line for each setting, and one for their mean."""
     areas: dict[str, dict[str, list[float]]] = {}
     for row in rows:
@@ -127,23 +125,11 @@ def summary(rows: Sequence[Mapping[str, object]], contenders: Sequence[str]) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--setting", choices=SETTINGS, action="append", help="repeatable; all by default")
-    parser.add_argument("--only", choices=CONTENDERS, nargs="+", help="these contenders alone")
-    parser.add_argument("--seeds", type=int, default=3, help="how many (3)")
-    parser.add_argument("--processes", type=int, default=2, help="seeds at a time; changes no area (2)")
-    parser.add_argument("--csv", type=Path, help="keep every run here, beside those that are there")
-    args = parser.parse_args(arguments)
-    settings, contenders = args.setting or list(SETTINGS), args.only or list(CONTENDERS)
+    options = comparison("setting", SETTINGS, CONTENDERS, __doc__).parse_args(arguments)
     print(header())
-    print(f"area under the ROC curve, {args.seeds} seeds; mean (standard deviation); --help says more\n", flush=True)
-    rows: list[dict[str, object]] = []
-    for setting in settings:
-        work = functools.partial(measured, setting, contenders)
-        rows += [row for of_seed in over_seeds(work, range(args.seeds), args.processes) for row in of_seed]
-        if args.csv is not None:
-            record(args.csv, HEAD, ("setting", "contender", "seed"), rows)
-    print(table(summary(rows, contenders)))
+    print(f"area under the ROC curve, {options.seeds} seeds; mean (standard deviation); --help says more\n", flush=True)
+    work = functools.partial(measured, contenders=options.only)
+    print(table(summary(compared(options, work, HEAD, ("setting", "contender", "seed")), options.only)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ What training leads to is no matter of time: those figures are means over seeds,
 
 from __future__ import annotations
 
+import argparse
 import csv
+import functools
 import multiprocessing
 import os
 import platform
@@ -15,16 +17,17 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 
 import vaekit
 
 T = TypeVar("T")
+Row: TypeAlias = "Mapping[str, object]"
 
 
 def require(device: str) -> None:
@@ -132,6 +135,36 @@ def over_seeds(work: Callable[[int], T], seeds: Sequence[int], processes: int) -
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(min(processes, len(seeds)), context, torch.set_num_threads, (1,)) as pool:
         return list(pool.map(work, seeds))
+
+
+def comparison(case: str, cases: Collection[str], contenders: Collection[str], documentation: str) -> argparse.ArgumentParser:
+    """The options of a benchmark in which contenders meet in several cases: --CASE, --only, --seeds, --processes and --csv."""
+    parser = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(f"--{case}", dest="cases", choices=cases, nargs="+", default=list(cases), help="all by default")
+    parser.add_argument("--only", choices=contenders, nargs="+", default=list(contenders), help="these contenders alone")
+    parser.add_argument("--seeds", type=int, default=3, help="how many (3)")
+    parser.add_argument("--processes", type=int, default=2, help="seeds at a time; changes no figure but seconds (2)")
+    parser.add_argument("--csv", type=Path, help="keep every run here, beside those that are there")
+    return parser
+
+
+def compared(
+    options: argparse.Namespace, measured: Callable[[str, int], list[Row]], head: Sequence[str], key: Sequence[str]
+) -> list[Row]:
+    """The rows of measured(case, seed) for all cases and seeds of the options; a file of theirs has them as they come.
+
+    Args:
+        options: what the parser of `comparison` made.
+        measured: a function of a module, or a functools.partial of one.
+        head, key: as `record` has them.
+    """
+    rows: list[Row] = []
+    for case in options.cases:
+        work = functools.partial(measured, case)
+        rows += [row for of_seed in over_seeds(work, range(options.seeds), options.processes) for row in of_seed]
+        if options.csv is not None:
+            record(options.csv, head, key, rows)
+    return rows
 
 
 def peak_memory(work: Callable[[], object], device: str = "cpu") -> float | None:

@@ -20,18 +20,16 @@ best is the one with the least mean over all seeds: below 0 vaekit is nearer.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from harness import header, mean_and_deviation, over_seeds, record, rounded, table
+from harness import Row, compared, comparison, header, mean_and_deviation, rounded, table
 from sklearn import datasets
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.exceptions import ConvergenceWarning
@@ -130,7 +128,7 @@ def with_gaps(complete: Array, share: float, seed: int) -> Array:
     return np.where(missing, np.nan, complete)
 
 
-def measured(name: str, contenders: Sequence[str], share: float, seed: int) -> list[dict[str, object]]:
+def measured(name: str, seed: int, contenders: Sequence[str], share: float) -> list[Row]:
     """What every contender makes of a table with the gaps of a seed."""
     complete = TABLES[name]()
     x = with_gaps(complete, share, seed)
@@ -146,7 +144,7 @@ def measured(name: str, contenders: Sequence[str], share: float, seed: int) -> l
     return rows
 
 
-def summary(rows: Sequence[Mapping[str, object]], names: Sequence[str]) -> list[tuple[str, ...]]:
+def summary(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[str, ...]]:
     """A line for each table: every contender's error, and vaekit's less that of the best of scikit-learn."""
     lines = [("table", *CONTENDERS, "less best of scikit-learn")]
     for name in names:
@@ -165,24 +163,16 @@ def summary(rows: Sequence[Mapping[str, object]], names: Sequence[str]) -> list[
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", choices=TABLES, action="append", help="repeatable; all by default")
-    parser.add_argument("--only", choices=CONTENDERS, nargs="+", help="these contenders alone")
+    parser = comparison("table", TABLES, CONTENDERS, __doc__)
     parser.add_argument("--share", type=float, default=0.3, help="of the values that are taken away (0.3)")
-    parser.add_argument("--seeds", type=int, default=3, help="how many (3)")
-    parser.add_argument("--processes", type=int, default=2, help="seeds at a time; changes no error (2)")
-    parser.add_argument("--csv", type=Path, help="keep every run here, beside those that are there")
-    args = parser.parse_args(arguments)
-    names, contenders = args.table or list(TABLES), args.only or list(CONTENDERS)
+    options = parser.parse_args(arguments)
     print(header())
-    print(f"{args.share:g} of the values missing, {args.seeds} seeds; mean (standard deviation); --help says more\n", flush=True)
-    rows: list[dict[str, object]] = []
-    for name in names:
-        work = functools.partial(measured, name, contenders, args.share)
-        rows += [row for of_seed in over_seeds(work, range(args.seeds), args.processes) for row in of_seed]
-        if args.csv is not None:
-            record(args.csv, HEAD, ("table", "contender", "share", "seed"), rows)
-    print(table(summary(rows, names)))
+    print(
+        f"{options.share:g} of the values missing, {options.seeds} seeds; mean (standard deviation); --help says more\n",
+        flush=True,
+    )
+    work = functools.partial(measured, contenders=options.only, share=options.share)
+    print(table(summary(compared(options, work, HEAD, ("table", "contender", "share", "seed")), options.cases)))
 
 
 if __name__ == "__main__":
