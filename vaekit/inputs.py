@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") ->
     Raises:
         TypeError, ValueError: as `as_batches` and `check_examples`.
     """
+    check_model(vae)
     reading = reading_of(vae) if is_table_source(data) else {}
     if name != "train" and is_named(data):
         data = load_test(data, **reading)
@@ -43,6 +45,13 @@ def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") ->
         batches.is_checked = isinstance(x, Tensor) or math.prod(x.shape) <= _ELEMENTS_READ_TWICE
         check_examples(vae, batches.examples, name, rows=None if batches.is_checked else torch.arange(0))
     return batches
+
+
+def check_model(vae: Any) -> None:
+    """Raise TypeError where something else than a model was given: its folder, or the data in its place."""
+    if not isinstance(vae, VAE):
+        advice = "; vaekit.load(folder) loads one" if isinstance(vae, (str, os.PathLike)) else ""
+        raise TypeError(f"the first argument has to be a model, a vaekit.VAE, got {type(vae).__name__}{advice}")
 
 
 def reading_of(vae: VAE) -> dict[str, Any]:
@@ -104,6 +113,7 @@ def check_examples(vae: VAE, examples: Examples, name: str, rows: Tensor | None 
         expected = ", ".join(map(str, vae.input_shape))
         raise ValueError(
             f"{name}: the model takes examples of shape ({expected}), the data has ({', '.join(map(str, examples.x.shape[1:]))})"
+            + (f", the columns {_listed(examples.columns)}" if examples.columns else "")
         )
     if examples.x.dtype != (dtype := vae.dtype):
         raise TypeError(
@@ -120,6 +130,10 @@ def check_examples(vae: VAE, examples: Examples, name: str, rows: Tensor | None 
         condition = None if vae.condition is None or examples.y is None else examples.y[some]
         numbers = torch.arange(some.start, some.stop) if isinstance(some, slice) else some
         check_values(vae, Batch(examples.x[some], condition), name, examples.numbers(numbers))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
 
 
 def check_batch(vae: VAE, batches: Batches, batch: Batch, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import math
 
+import pandas
 import pytest
 import torch
 from helpers.linear_models import conditional, linear_gaussian
@@ -9,7 +10,7 @@ from torch.utils.data import DataLoader
 
 import vaekit
 from vaekit import likelihoods
-from vaekit.evaluation import importance_weighted_bound, imputations, impute, weighting
+from vaekit.evaluation import importance_weighted_bound, imputations, impute, score, weighting
 from vaekit.evaluation.weighting import WeightSums
 
 NAN = math.nan
@@ -215,6 +216,41 @@ def test_a_model_that_refuses_missing_values_is_told_what_to_do():
     vae, _ = linear_gaussian()
     with pytest.raises(ValueError, match='Gaussian, refuses missing values.*"missing": "ignore"'):
         vae.impute(X)
+
+
+def test_more_draws_than_there_is_room_for_are_refused_before_anything_is_computed():
+    with pytest.raises(MemoryError, match=r"1,000,000,000,000,000 samples of the shape \(5,\)"):
+        model()[0].impute(X, draws=10**15)
+
+
+def test_draws_are_held_for_a_few_examples_at_a_time(monkeypatch):
+    vae, _ = model()
+    whole = vae.impute(X, draws=30, samples=2)
+    monkeypatch.setattr(weighting, "_NUMBERS_HELD", 2 * (2 * 2 + 30 * 5))
+    assert [len(part.x) for part in imputations(vae, X, draws=30, samples=2)] == [2, 2, 2]
+    torch.testing.assert_close(vae.impute(X, draws=30, samples=2).draws, whole.draws)
+
+
+@pytest.mark.parametrize("evaluated", [impute, score, importance_weighted_bound, vaekit.evaluate])
+def test_something_else_than_a_model_is_named(evaluated, tmp_path):
+    with pytest.raises(TypeError, match=r"first argument has to be a model, a vaekit.VAE, got str; vaekit.load\(folder\)"):
+        evaluated(str(tmp_path), X)
+    with pytest.raises(TypeError, match="got Tensor$"):
+        evaluated(X, model()[0])
+
+
+def test_lists_and_single_rows_are_told_how_to_become_data():
+    vae = model()[0]
+    with pytest.raises(TypeError, match=r"got float; torch.tensor\(x\) makes a tensor"):
+        vae.impute(X.tolist())
+    with pytest.raises(ValueError, match=r"a single example x\[None\]"):
+        vae.impute(X[0])
+
+
+def test_columns_of_a_frame_of_another_width_are_named():
+    frame = pandas.DataFrame(X[:, :3].numpy(), columns=["age", "height", "income"])
+    with pytest.raises(ValueError, match=r"shape \(5\), the data has \(3\), the columns 'age', 'height', 'income'"):
+        model()[0].float().impute(frame)
 
 
 @pytest.mark.parametrize("option", ["samples", "draws"])

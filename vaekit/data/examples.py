@@ -58,7 +58,10 @@ class Examples(Dataset[Any]):
         if isinstance(x, Tensor) and not (x := plain(x, "x")).is_floating_point():
             raise TypeError(f"x has to be floating-point numbers, got {x.dtype}; vaekit.data.as_examples converts others")
         if len(x.shape) < 2:
-            raise ValueError(f"data has to have the shape [examples, ...], got {tuple(x.shape)}; a single column is x[:, None]")
+            raise ValueError(
+                f"data has to have the shape [examples, ...], got {tuple(x.shape)}; a single column is "
+                "x[:, None], a single example x[None]"
+            )
         if y is not None and len(y) != len(x):
             raise ValueError(f"there are {len(x)} examples but {len(y)} labels")
         self.x, self.y, self.rows, self.marks, self.schema = x, y, rows, marks, schema

@@ -215,7 +215,8 @@ def _field(item: Any, name: str) -> Any:
     if not isinstance(value, (Tensor, np.ndarray)):
         why = ", because the model is conditional" if name == "y" else ""
         forms = 'x, (x, ...) or {"x": x}' if name == "x" else '(x, y) or {"x": x, "y": y}'
-        raise TypeError(f"a loader has to give {forms} with a tensor {name}{why}, got {type(value).__name__}")
+        advice = "; torch.tensor(x) makes a tensor of lists of numbers" if isinstance(value, (float, int, list)) else ""
+        raise TypeError(f"a loader has to give {forms} with a tensor {name}{why}, got {type(value).__name__}{advice}")
     return value
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from vaekit.checks import checked_size
 from vaekit.evaluation.terms import evaluation_key
 from vaekit.evaluation.weighting import Piece, WeightSums, pieces, weighted_draws
-from vaekit.inputs import checked_batches
+from vaekit.inputs import check_model, checked_batches
+from vaekit.memory import check_room
 from vaekit.modes import evaluation_mode
 from vaekit.ops import philox, streams
 from vaekit.vae import VAE
@@ -68,6 +69,8 @@ def impute(
         an `Imputation`. Example n, and draw m of it, are the same to rounding however many others there are.
 
     Raises:
+        MemoryError: more draws than there is room for.
+        TypeError: something else than a model.
         ValueError: a model whose likelihood refuses missing values; an empty dataset, data that does not fit the model, sizes
             below 1.
 
@@ -105,10 +108,13 @@ def imputations(
     checked_size("row_start", row_start, least=0)
     if draws is not None:
         checked_size("draws", draws)
+    check_model(vae)
     _check_likelihood(vae)
     key = evaluation_key(seed).to(vae.device) if key is None else philox.resolve_key(key, None, vae.device)
     batches = checked_batches(vae, data, _BATCH)
-    return (_imputed(vae, piece, key, samples, draws) for piece in pieces(vae, batches, samples, row_start))
+    if draws is not None:
+        check_room(draws, vae.input_shape, vae.dtype, torch.device("cpu"))  # of one example
+    return (_imputed(vae, piece, key, samples, draws) for piece in pieces(vae, batches, samples, row_start, draws or 0))
 
 
 def _check_likelihood(vae: VAE) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from vaekit.checks import checked_flag, checked_number, checked_size
 from vaekit.evaluation.terms import evaluation_key
 from vaekit.evaluation.weighting import Draws, Piece, WeightSums, pieces, weighted_draws
-from vaekit.inputs import checked_batches
+from vaekit.inputs import check_model, checked_batches
 from vaekit.modes import evaluation_mode
 from vaekit.ops import philox
 from vaekit.vae import VAE
@@ -95,6 +95,7 @@ def score(
 
     Raises:
         NotImplementedError: elements of a likelihood that has no nll of an element.
+        TypeError: something else than a model.
         ValueError: an empty dataset, data that does not fit the model, sizes below 1.
 
     Example:
@@ -130,6 +131,7 @@ def scores(
     checked_flag("elements", elements)
     checked_size("samples", samples)
     checked_size("row_start", row_start, least=0)
+    check_model(vae)
     key = evaluation_key(seed).to(vae.device) if key is None else philox.resolve_key(key, None, vae.device)
     batches = checked_batches(vae, data, _BATCH)
     return (_scored(vae, piece, key, samples, elements) for piece in pieces(vae, batches, samples, row_start))

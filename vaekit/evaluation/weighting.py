@@ -24,7 +24,7 @@ from vaekit.ops.precision import wide
 from vaekit.vae import VAE
 
 _ELEMENTS_AT_ONCE = 1 << 18  # of decoded data: a decoder's activations are some hundred times as large
-_LATENTS_HELD = 1 << 24  # numbers, of all draws of z for the examples of a piece
+_NUMBERS_HELD = 1 << 24  # of all draws of z, and of x, for the examples of a piece
 
 
 class Draws(NamedTuple):
@@ -137,10 +137,11 @@ class Piece(NamedTuple):
     at_once: int
 
 
-def pieces(vae: VAE, batches: Batches, num_samples: int, row_start: int = 0) -> Iterator[Piece]:
-    """All examples, a few at a time, whatever batches they come in."""
+def pieces(vae: VAE, batches: Batches, num_samples: int, row_start: int = 0, copies: int = 0) -> Iterator[Piece]:
+    """All examples, a few at a time, whatever batches they come in; of each, `copies` are held beside its draws of z."""
     at_once = max(1, _ELEMENTS_AT_ONCE // math.prod(vae.input_shape))
-    size = min(at_once, max(1, _LATENTS_HELD // (num_samples * math.prod(vae.latent_shape))))
+    held = num_samples * math.prod(vae.latent_shape) + copies * math.prod(vae.input_shape)
+    size = min(at_once, max(1, _NUMBERS_HELD // held))
     for batch in on_device(vae, batches):
         for first in range(0, len(batch.x), size):
             piece = batch.rows(slice(first, first + size))
