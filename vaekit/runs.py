@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from vaekit import data, files, saving, specs
 from vaekit.compose import create_vae
 from vaekit.data.cells import is_cells_file
+from vaekit.data.framed import HOW_A_FILE_IS_READ, names_in, same_kind_of_file
 from vaekit.from_data import condition_of, named_by
 from vaekit.layout import BEST, HISTORY_FILE, LAST, RUN_FILE
 from vaekit.training import FitOptions, History, fit, record
@@ -201,6 +202,8 @@ class Run:
         train, test = _parts_of(settings, progress)
         if train.schema is not None:
             settings = _with_schema(settings, train.schema)
+        elif train.columns is not None and data.is_table_source(source):  # so that other tables are read by name
+            settings = {**settings, READING: {**settings.get(READING, {}), "columns": list(train.columns)}}
         path = None if source in data.names() else Path(source).resolve()
         settings = {**settings, "data": source if path is None else str(path), **record.plain_options(options)}
         if Path(str(settings.get("validation", ""))).is_file():
@@ -351,8 +354,26 @@ def reading_of(folder: Path, source: str) -> Settings:
         for is_of_kind in (data.is_table_source, is_cells_file):
             if file.is_file() and is_of_kind(source):
                 settings = read_settings(file)
-                return settings.get(READING, {}) if is_of_kind(settings.get("data")) else {}
+                options = settings.get(READING, {}) if is_of_kind(settings.get("data")) else {}
+                return _of_other_table(settings, source) if options and is_of_kind is data.is_table_source else options
     return {}
+
+
+def _of_other_table(settings: Settings, source: str) -> Settings:
+    """The options of reading a table that has to have the columns of x, in any order, and may lack what else the run's has.
+
+    What it may lack are the columns by which the run's data was split, those that it left out, and the label unless that is the
+    model's condition.
+    """
+    options = dict(settings[READING])
+    if not same_kind_of_file(settings["data"], source):
+        options = {name: value for name, value in options.items() if name not in HOW_A_FILE_IS_READ}
+    if "columns" not in options and "schema" not in options:  # a run of an older version, which wrote no names down
+        return options
+    options = {name: value for name, value in options.items() if name not in ("drop", "group", "time")}
+    if "label" in options and "condition" not in settings and options["label"] not in names_in(source, options):
+        del options["label"]
+    return options
 
 
 def read_history(folder: Path) -> History | None:

@@ -80,6 +80,71 @@ def test_impute_fills_a_table_and_keeps_its_columns_and_what_is_observed(table_r
     assert not observed.all()
 
 
+def write_payroll(file, rows=60):
+    """Numbers with more digits than float32 holds, whole ones, and columns that no model sees."""
+    random = np.random.default_rng(1)
+    frame = pandas.DataFrame(
+        {
+            "name": [f"person {row}" for row in range(rows)],
+            "income": np.round(random.normal(size=rows), 10),
+            "points": random.integers(-4, 5, rows),
+            "bonus": np.round(random.normal(size=rows), 10),
+            "part": random.choice(["train", "test"], rows),
+            "remark": np.where(np.arange(rows) % 4, "none", None),
+        }
+    ).convert_dtypes()
+    frame.loc[::7, "income"], frame.loc[1::3, "points"] = pandas.NA, pandas.NA
+    frame.to_parquet(file, index=False) if file.suffix == ".parquet" else frame.to_csv(file, index=False)
+    return frame
+
+
+@pytest.fixture(scope="module", params=["standardised by a schema", "as they are"])
+def payroll_run(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("payroll")
+    write_payroll(folder / "payroll.csv")
+    options = ["--read", 'drop=["name","remark"]', "--validation", "part", *SMALL, *QUICK, "--out", folder / "run"]
+    if request.param == "as they are":
+        options += ["--set", "likelihood=gaussian", "--set", "likelihood.missing=ignore"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vaekit.cli.train.draw_pictures", lambda *arguments, **options: None)
+        assert command("train", folder / "payroll.csv", *options) == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_what_is_observed_stays_as_the_file_has_it_and_so_do_columns_that_no_model_sees(
+    payroll_run, tmp_path, ending, monkeypatch
+):
+    monkeypatch.setattr("vaekit.data.columnar._PIECE", 6 * 7)  # seven rows of a parquet file at a time
+    monkeypatch.setattr("vaekit.evaluation.imputation._BATCH", 9)
+    given, source = write_payroll(tmp_path / f"payroll.{ending}"), tmp_path / f"payroll.{ending}"
+    for name, more in (("mean", []), ("draws", ["--draws", 3])):
+        out = tmp_path / f"{name}.{ending}"
+        reading = ["--read", 'drop=["name","remark","part"]']
+        assert command("impute", payroll_run, source, *reading, "--samples", 5, "--out", out, *more) == 0
+        filled = written(out)
+        if more:
+            assert filled["row"].tolist() == [row for row in range(60) for _ in range(3)]
+            assert filled["draw"].tolist() == [0, 1, 2] * 60
+            filled = filled.drop(columns=["row", "draw"])
+        assert list(filled) == list(given)
+        expected = given.loc[given.index.repeat(3 if more else 1)].reset_index(drop=True)
+        for column in given:
+            observed = expected[column].notna()
+            assert filled[column][observed].tolist() == expected[column][observed].tolist()
+            assert filled[column].isna().any() == (column == "remark")
+
+
+def test_what_was_held_out_is_filled_in_the_rows_of_its_file(payroll_run, tmp_path):
+    assert command("impute", payroll_run, "--samples", 5, "--out", tmp_path / "filled.csv") == 0
+    filled, given = written(tmp_path / "filled.csv"), written(payroll_run.parent / "payroll.csv")
+    expected = given[given["part"] == "test"].reset_index(drop=True)
+    assert filled["name"].tolist() == expected["name"].tolist()
+    observed = expected["income"].notna()
+    assert filled["income"][observed].tolist() == expected["income"][observed].tolist()
+    assert filled["income"].notna().all()
+
+
 def test_impute_writes_draws_as_rows_of_a_table_and_as_an_axis_of_an_array(table_run, table, tmp_path):
     expected = vaekit.load(table_run / "best").impute(vaekit.data.load_test(table).x, draws=3, samples=20).draws.numpy()
     for ending in ("csv", "npy", "npz"):

@@ -33,7 +33,8 @@ def test_a_run_on_a_table_says_how_it_was_read_and_split_and_evaluates_on_the_sa
     assert command("train", people, *read, *options, *NUMBERS, *QUICK, "--out", out) == 0
     settings = json.loads((out / "run.json").read_text())
     assert settings["validation"] == 0.2
-    assert settings["reading"] == {"label": "diagnosis", "drop": ["part"], "group": "patient"}
+    read_as = {"label": "diagnosis", "drop": ["part"], "group": "patient", "columns": ["a", "b", "c"]}
+    assert settings["reading"] == read_as
     assert settings["condition"]["names"] == ["healed", "ill", "well"]
     assert settings["condition"]["column"] == "diagnosis"
     assert vaekit.load(out / "best").condition.names == ("healed", "ill", "well")
@@ -101,6 +102,23 @@ def test_a_likelihood_that_is_named_is_not_chosen_by_a_schema(people, tmp_path, 
     assert command("train", people, *read, *likelihood, *QUICK, "--out", tmp_path / "run") == 0
     assert "schema" not in json.loads((tmp_path / "run" / "run.json").read_text())["reading"]
     assert "schema='guess'" in mistake("train", people, *likelihood)
+
+
+@pytest.mark.parametrize("likelihood", [[], ["--set", "likelihood=gaussian"]], ids=["with a schema", "as they are"])
+def test_other_tables_are_read_by_the_names_of_their_columns(people, tmp_path, likelihood, mistake):
+    """In any order, beside any others, and without the columns that are no part of x."""
+    out, small = tmp_path / "run", ["--set", "encoder.hidden=[16]", "--set", "decoder.hidden=[16]", *QUICK]
+    read = ["--label", "diagnosis", "--read", "group=patient", "--read", 'drop=["part"]']
+    assert command("train", people, *read, *small, *likelihood, "--out", out) == 0
+    frame = pandas.read_csv(people)
+    frame[["c", "b", "a"]].assign(remark="none").to_csv(tmp_path / "other.csv", index=False)
+    frame[["b", "c", "a"]].to_parquet(tmp_path / "other.parquet", index=False)
+    assert command("encode", out, people, "--out", tmp_path / "z.npy") == 0
+    for number, other in enumerate(("other.csv", "other.parquet")):
+        assert command("encode", out, tmp_path / other, "--out", tmp_path / f"{number}.npy") == 0
+        np.testing.assert_allclose(np.load(tmp_path / f"{number}.npy"), np.load(tmp_path / "z.npy"), rtol=1e-6)
+    frame.rename(columns={"b": "B"}).to_csv(tmp_path / "renamed.csv", index=False)
+    assert "no column 'b'" in mistake("score", out, tmp_path / "renamed.csv", "--out", tmp_path / "scores.csv")
 
 
 def test_tables_are_written_in_the_units_that_were_read(tmp_path):

@@ -17,10 +17,10 @@ from vaekit import data, evaluation, runs
 from vaekit.cells import expression_of
 from vaekit.cli.annotated import AnnotatedCells
 from vaekit.cli.console import say
+from vaekit.cli.filled import FileRows, Filling, in_units
 from vaekit.cli.options import ReadOption, RunArgument, SeedOption, WeightsOption
 from vaekit.cli.written import KINDS, TABLES, Arrays, Target, target, write
 from vaekit.data.cells import columns_of, is_cells_file, parts_of
-from vaekit.data.frames import package
 from vaekit.evaluation.terms import on_device
 from vaekit.inputs import checked_batches, named_as_trained
 from vaekit.likelihoods import Columns, LibrarySize
@@ -78,25 +78,27 @@ def impute(
     out.check(overwrite, (*TABLES, ".npy", ".npz", "/"))
     vae = runs.saved_model(run, weights)
     examples = read(run, vae, source, reading)
+    filling = _filling(run, source, _options(run, vae, source, reading), examples) if out.is_table else None
     sizes: list[Tensor] = []
 
     def parts() -> Iterator[Arrays]:
         row = 0
         for part in evaluation.imputations(vae, examples, draws=draws, samples=samples, seed=seed):
             sizes.append(part.effective_sample_size)
+            each = part.x[:, None] if part.draws is None else part.draws.transpose(0, 1).contiguous()  # [B, M, ...]
+            in_rows: Arrays = {"x": each.flatten(0, 1).numpy()} if filling is None else filling(row, each)
             if part.draws is None:
-                yield {"x": part.x.numpy()}
-                continue
-            each = part.draws.transpose(0, 1).contiguous()  # [B, M, ...]
-            if out.is_table or out.kind == "/":
+                yield in_rows
+            elif out.is_table or out.kind == "/":
                 numbers = torch.cartesian_prod(torch.arange(row, row + len(each)), torch.arange(each.shape[1]))
-                yield {"row": numbers[:, 0].numpy(), "draw": numbers[:, 1].numpy(), "x": each.flatten(0, 1).numpy()}
+                yield {"row": numbers[:, 0].numpy(), "draw": numbers[:, 1].numpy(), **in_rows}
             else:
                 yield {"x": each.numpy(), "effective_sample_size": part.effective_sample_size.numpy()}
             row += len(each)
 
-    in_rows = len(examples) * (draws or 1) if out.is_table or out.kind == "/" else len(examples)
-    write(out, _in_units(vae, parts(), out), {"x": column_names(vae, examples)}, "x", in_rows, limits_of(vae))
+    count = len(examples) * (draws or 1) if out.is_table or out.kind == "/" else len(examples)
+    columns = {"x": column_names(vae, examples)}
+    write(out, parts() if filling else _in_units(vae, parts(), out), columns, "x", count, limits_of(vae))
     size = torch.cat(sizes)
     _say_where(out, len(examples))
     say(
@@ -184,6 +186,12 @@ def read(run: Path, vae: VAE, source: str | None, reading: Sequence[str] | None)
     Raises:
         ValueError: --read without DATA, or one that is no OPTION=VALUE.
     """
+    options = _options(run, vae, source, reading)
+    return named_as_trained(vae, runs.held_out_data(run) if source is None else data.load_test(source, **options))
+
+
+def _options(run: Any, vae: VAE, source: str | None, reading: Sequence[str] | None) -> dict[str, Any]:
+    """The options by which DATA is read, or what was held out."""
     options: dict[str, Any] = {}
     for each in reading or []:
         name, equals, text = each.partition("=")
@@ -193,12 +201,17 @@ def read(run: Path, vae: VAE, source: str | None, reading: Sequence[str] | None)
             options[name] = json.loads(text)
         except (ValueError, RecursionError):
             options[name] = text
-    if source is None:
-        return named_as_trained(vae, runs.held_out_data(run))
-    as_before = runs.reading_of(run, source)
-    if (is_cells_file(source) and vae.condition is None) or as_before.get("batch") or as_before.get("covariates"):
+    path = runs.held_out_source(run) if source is None else source
+    as_before = {} if path is None else runs.reading_of(run, str(path))
+    if (is_cells_file(path) and vae.condition is None) or as_before.get("batch") or as_before.get("covariates"):
         as_before = {name: value for name, value in as_before.items() if name != "label"}  # new cells need not have types
-    return named_as_trained(vae, data.load_test(source, **{**as_before, **options}))
+    return {**as_before, **options}
+
+
+def _filling(run: Any, source: str | None, options: dict[str, Any], examples: data.Examples) -> Filling | None:
+    """What fills the rows of the file that the examples are from, where that is a table."""
+    path = runs.held_out_source(run) if source is None else Path(source)
+    return Filling(FileRows(path, options), examples) if path is not None and data.is_table_source(path) else None
 
 
 def cells_of(vae: VAE, run: Path, source: str | None, examples: data.Examples, places: dict[str, str]) -> AnnotatedCells | None:
@@ -240,12 +253,9 @@ def _in_units(vae: VAE, parts: Iterable[Arrays], out: Target) -> Iterable[Arrays
     schema = getattr(vae.likelihood, "schema", None)
     if schema is None or not out.is_table:
         return parts
-    return ({**{k: v for k, v in arrays.items() if k != "x"}, **_columns(schema, arrays["x"])} for arrays in parts)
-
-
-def _columns(schema: data.Schema, x: np.ndarray[Any, Any]) -> Arrays:
-    table = package("narwhals").from_native(schema.decode(torch.from_numpy(x)), eager_only=True).to_arrow()
-    return {name: np.array([*table[name].to_pylist(), None], dtype=object)[:-1] for name in table.column_names}
+    return (
+        {**{k: v for k, v in arrays.items() if k != "x"}, **in_units(schema, torch.from_numpy(arrays["x"]))} for arrays in parts
+    )
 
 
 def limits_of(vae: VAE) -> tuple[float, float]:

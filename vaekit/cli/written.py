@@ -22,7 +22,7 @@ from vaekit.cli.annotated import AnnotatedCells
 from vaekit.data.frames import package
 from vaekit.files import writable_folder, write_atomically
 
-Arrays: TypeAlias = "Mapping[str, np.ndarray[Any, Any]]"
+Arrays: TypeAlias = "Mapping[str, Any]"  # NumPy's, and of a table with several kinds of columns pyarrow's
 
 FILES = (".csv", ".tsv", ".parquet", ".npy", ".npz", ".h5ad")
 TABLES = (".csv", ".tsv", ".parquet")
@@ -122,11 +122,11 @@ def write(
     write_atomically(out.path, writers[out.kind])
 
 
-def _side_by_side(arrays: Arrays, columns: Mapping[str, list[str]]) -> dict[str, np.ndarray[Any, Any]]:
+def _side_by_side(arrays: Arrays, columns: Mapping[str, list[str]]) -> dict[str, Any]:
     """Each column by its name, [B]."""
-    table: dict[str, np.ndarray[Any, Any]] = {}
+    table: dict[str, Any] = {}
     for name, array in arrays.items():
-        if array.ndim == 1:
+        if getattr(array, "ndim", 1) == 1:
             table[name] = array
             continue
         table |= zip(columns[name], array.reshape(len(array), -1).T, strict=True)
@@ -143,10 +143,14 @@ def _write_delimited(stream: BinaryIO, parts: Iterable[Arrays], columns: Mapping
             writer.writerow(table)
             is_first = False
         writer.writerows(
-            zip(*(["" if v is None or v != v else str(v) for v in column] for column in table.values()), strict=True)
+            zip(*(["" if v is None or v != v else str(v) for v in _values(column)] for column in table.values()), strict=True)
         )
     text.flush()
     text.detach()
+
+
+def _values(column: Any) -> Iterable[Any]:
+    return column if isinstance(column, np.ndarray) else column.to_pylist()
 
 
 def _write_parquet(stream: BinaryIO, parts: Iterable[Arrays], columns: Mapping[str, list[str]]) -> None:
@@ -154,11 +158,16 @@ def _write_parquet(stream: BinaryIO, parts: Iterable[Arrays], columns: Mapping[s
     arrow, parquet, writer = package("pyarrow"), package("pyarrow.parquet"), None
     for arrays in parts:
         table = _side_by_side(arrays, columns)
-        rows = arrow.table({name: arrow.array(np.ascontiguousarray(v), from_pandas=True) for name, v in table.items()})
+        rows = arrow.table({name: _arrow(v) for name, v in table.items()})
         writer = writer or parquet.ParquetWriter(stream, rows.schema)
         writer.write_table(rows)
     if writer is not None:
         writer.close()
+
+
+def _arrow(column: Any) -> Any:
+    numpy = isinstance(column, np.ndarray)
+    return package("pyarrow").array(np.ascontiguousarray(column), from_pandas=True) if numpy else column
 
 
 def _write_npy(stream: BinaryIO, parts: Iterable[Arrays], main: str, count: int) -> None:

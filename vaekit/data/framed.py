@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import narwhals as nw
 
 _MOST_IN_MEMORY = 1 << 26  # numbers of x, 256 MiB; of a larger parquet file they are kept on disk
+HOW_A_FILE_IS_READ = ("delimiter", "decimal", "encoding", "header", "sheet")  # the options that are `read_frame`'s
 _WORDS = {True: ("test", "validation", "valid", "val", "dev", "holdout", "true", "1"), False: ("train", "training", "false", "0")}
 
 
@@ -114,6 +115,24 @@ class Choice:
         if not chosen:
             raise ValueError(f"no column of {where} is left for x: it has {', '.join(map(repr, names))}")
         return chosen
+
+
+def names_in(path: str | os.PathLike[str], reading: Mapping[str, Any]) -> list[str]:
+    """The names of the columns in the file of a table.
+
+    Args:
+        path: of the file.
+        reading: the options by which it is read as examples.
+    """
+    if ending_of(path) == ".parquet":
+        with columnar.ParquetRows.open(Path(path)) as rows:
+            return list(rows.names)
+    return read_frame(path, **{name: reading[name] for name in HOW_A_FILE_IS_READ if name in reading}).columns
+
+
+def same_kind_of_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether two files of tables end alike, so that what says how one is read may be said of the other."""
+    return ending_of(one) == ending_of(other)
 
 
 def is_table_source(source: Any) -> bool:
