@@ -21,6 +21,7 @@ WHERE_FROM = [
 SHAPES = {"conv1d": (2, 9), "conv3d": (1, 5, 4, 3), "columns": (3,)}  # of the parts that take no images
 SMALL = {"resnet": {"channels": (4, 8), "attention": True}}
 VQ = {"posterior": "vector_quantized", "prior": "codes", "loss": "vector_quantized"}  # which go with each other only
+CODES = ({"name": "finite_scalar", "levels": 65}, "lookup_free")  # go with these too; levels so fine that not all are 0
 PARTS = [
     *({"encoder": {"name": name, **SMALL.get(name, {})}} for name in encoders.names()),
     *({"decoder": {"name": name, **SMALL.get(name, {})}} for name in decoders.names()),
@@ -43,6 +44,7 @@ PARTS = [
     {"posterior": {"name": "flow", "kind": "nsf"}, "prior": "flow"},
     {"posterior": {"name": "flow", "context": 1}, "loss": {"name": "iwae", "gradient": "doubly_reparameterized"}},
     VQ,
+    *({**VQ, "posterior": posterior} for posterior in CODES),
     {**VQ, "encoder": {"name": "conv", "spatial": True}, "decoder": {"name": "conv"}},
     {"condition": {"name": "labels", "classes": 3}},
     {"condition": {"name": "labels", "classes": 3, "dim": 2}},

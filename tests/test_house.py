@@ -36,13 +36,14 @@ FLOORS = [
     },
     {"data", "ops", "gathering", "batch_norm", "dense", "layers", "flows", "schedules", "seeding", "standardizing"},
     {"residual"},
+    {"conditions"},
     {"priors"},
     {"posteriors", "divergences"},
-    {"encoders", "decoders", "likelihoods", "conditions"},
+    {"encoders", "decoders", "likelihoods"},
     {"losses"},
     {"specs"},
     {"compatibility", "starts"},
-    {"vae", "saving"},  # VAE.save is short for saving.save
+    {"coding", "pieces", "vae", "saving"},  # VAE.save is short for saving.save
     {"presets", "compose"},
     {"inputs", "divided"},
     {"evaluation", "training", "plots", "cells", "exporting", "diffusers"},

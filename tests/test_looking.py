@@ -7,7 +7,7 @@ import torch
 from helpers.memory import LargestTensor
 
 import vaekit
-from vaekit import vae as vae_module
+from vaekit import pieces as pieces_module
 
 X = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(12) % 3
@@ -90,7 +90,7 @@ def test_pieces_give_what_the_whole_gives(monkeypatch, condition, draw):
     key = vaekit.make_key(3)
     whole = vae.sample(12, condition, draw=draw, key=key), vae.reconstruct(X.double(), condition)
     for elements in (1, 5 * X[0].numel(), 11 * X[0].numel()):
-        monkeypatch.setattr(vae_module, "_PIECE_ELEMENTS", elements)
+        monkeypatch.setattr(pieces_module, "_PIECE_ELEMENTS", elements)
         pieces = vae.sample(12, condition, draw=draw, key=key), vae.reconstruct(X.double(), condition)
         torch.testing.assert_close(pieces, whole, rtol=1e-12, atol=1e-12)
 
@@ -102,14 +102,14 @@ def test_many_are_decoded_without_the_activations_of_all():
     with LargestTensor() as largest:
         vae.sample(count)
         vae.reconstruct(x)
-    assert largest.elements <= max(x.numel(), most * (vae_module._PIECE_ELEMENTS // 784))
+    assert largest.elements <= max(x.numel(), most * (pieces_module._PIECE_ELEMENTS // 784))
     assert largest.elements < most * count / 5
 
 
 def test_many_are_drawn_without_the_parameters_of_all():
     likelihood = {"name": "discretized_logistic", "components": 2}
     vae = vaekit.create_vae(input_shape=(1, 16, 16), latent_dim=2, likelihood=likelihood, decoder={"hidden": (4,)})
-    count = 10 * vae_module._PIECE_ELEMENTS // 256
+    count = 10 * pieces_module._PIECE_ELEMENTS // 256
     with LargestTensor() as largest:
         vae.sample(count, draw=True)
     assert largest.elements < count * 6 * 256 / 5  # where p(x | z) has 6 parameters for each element

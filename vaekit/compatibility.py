@@ -86,11 +86,12 @@ def check_networks_and_condition(encoder: Encoder, decoder: Decoder, condition: 
 def check_latents_of(kind: str, part: Prior | Loss, encoder: Encoder) -> None:
     """A prior or an objective is for latents of the encoder's kind, vectors or codes, and of their shape."""
     family = encoder.family
-    if part.latents is not family.latents:
+    if not family.latents & part.latents:
         raise ValueError(
-            f"{type(part).__name__} is a {kind} for latents that are {part.latents.value}, but those of the encoder's "
-            f"{type(family).__name__} are {family.latents.value}; the posterior 'vector_quantized' goes with the "
-            "prior 'codes' and the loss 'vector_quantized', and the other posteriors with the other priors and losses"
+            f"{type(part).__name__} is a {kind} for latents that are {part.latents.words}, but those of the encoder's "
+            f"{type(family).__name__} are {family.latents.words}; the posteriors over codes, 'vector_quantized' for example, go "
+            "with the priors over codes, 'codes' for example, and the loss 'vector_quantized' ('elbo' where they are relaxed), "
+            "and the other posteriors with the other priors and losses"
         )
     if part.latent_shape not in (None, encoder.latent_shape):
         raise ValueError(

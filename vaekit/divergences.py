@@ -50,7 +50,7 @@ class Divergence(NamedTuple):
 _rules: dict[tuple[type, type], tuple[Rule, bool]] = {}
 
 
-def exact(posterior: type[Posterior], prior: type[Prior], *, by_dimension: bool = False) -> Callable[[R], R]:
+def exact(posterior: type[Any], prior: type[Any], *, by_dimension: bool = False) -> Callable[[R], R]:
     """Register the function below as the exact divergence of that posterior from that prior, and of what extends them.
 
     The function is called as rule(posterior, prior, draw, reduce) and gives z, drawn from the posterior, and the divergence in

@@ -5,16 +5,15 @@ D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.61
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from vaekit import autocast, compatibility, schedules, starts
+from vaekit import autocast, coding, compatibility, schedules, starts
 from vaekit.checks import checked_size
 from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
@@ -24,7 +23,8 @@ from vaekit.losses.base import Batch, Loss, LossTerms, StepContext
 from vaekit.losses.elbo import Elbo
 from vaekit.memory import check_room
 from vaekit.modes import evaluation_mode
-from vaekit.ops import dispatch, philox, streams
+from vaekit.ops import philox, streams
+from vaekit.pieces import in_pieces
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from vaekit.evaluation import Imputation, Scores
 
 _MEAN_CHUNK = 4096  # rows at a time: the statistics of classes are many times as large as x
-_PIECE_ELEMENTS = 1 << 18  # of the data, at a time: a decoder's activations are some hundred times as large
 
 
 class VAE(nn.Module):
@@ -155,6 +154,7 @@ class VAE(nn.Module):
             self._warn_of_final_weights()
         key = philox.resolve_key(key, generator, x.device)
         told = condition if self.condition is None else self.condition.as_rows(condition, x.shape[0])
+        self.encoder.family.see(step)
         with autocast.only_in((self.encoder, self.decoder), x.device):
             return self.loss(self, Batch(x, told, index), StepContext(key, step, dataset_size, row_start))
 
@@ -178,6 +178,10 @@ class VAE(nn.Module):
     def natural_parameters(self, z: Tensor, condition: Any = None) -> Tensor:
         """What the decoder makes of z [B, *latent_shape], and of the condition [B] or [B, K]: [B, P, *output_shape]."""
         return self.decoder(z, *self._embedded(condition, z.shape[0]))
+
+    def prior_given(self, condition: Any, count: int) -> Prior:
+        """The prior of `count` examples with these conditions, [count] or [count, K]: told them, where it is one that is told."""
+        return self.prior.given(condition, count)
 
     def decode(self, z: Tensor, condition: Any = None) -> Tensor:
         """The likelihood's mean, what a person would look at: z [B, *latent_shape] -> [B, *input_shape].
@@ -211,7 +215,15 @@ class VAE(nn.Module):
             return self.likelihood.reconstruction(parameters, x)
 
         with evaluation_mode(self):
-            return self._in_pieces(reconstructed, x, condition)
+            return in_pieces(self, reconstructed, x, condition)
+
+    def indices(self, x: Tensor, condition: Any = None) -> Tensor:
+        """The codes of x by their numbers, int64 [B, *code_shape], looked at as by `reconstruct`; TypeError without codes."""
+        return coding.indices(self, x, condition)
+
+    def decode_codes(self, indices: Tensor, condition: Any = None) -> Tensor:
+        """`decode` of codes by their numbers, int64 [B, *code_shape], each from 0 to K - 1: [B, *input_shape]."""
+        return self.decode(coding.embedded(self, indices), condition)
 
     @torch.no_grad()
     def sample(
@@ -230,7 +242,7 @@ class VAE(nn.Module):
 
         Args:
             n: how many.
-            condition: for a conditional model, of each one, [n] or [n, K]; one value, 3 for example, stands for all.
+            condition: for a conditional model or prior, of each one, [n] or [n, K]; one value, 3 for example, stands for all.
             draw: draw from the likelihood as well, instead of taking its mean.
             prior: take z from this one instead, `vaekit.evaluation.fitted_mixture` for example.
             key: the noise, int64 [2]; without one it is drawn from `generator` or torch's global generator.
@@ -254,15 +266,16 @@ class VAE(nn.Module):
         check_room(n, self.input_shape, self.dtype, self.device)
         key = philox.resolve_key(key, generator, self.device)
         with evaluation_mode(self), evaluation_mode(prior):
-            z = prior.sample((n, *self.latent_shape), key=key, dtype=self.dtype)
+            z = prior.given(condition, n).sample((n, *self.latent_shape), key=key, dtype=self.dtype)
+            condition = None if self.condition is None and prior.condition is not None else condition
             if not draw:
-                return self._in_pieces(lambda z, condition, _: self.decode(z, condition), z, condition)
+                return in_pieces(self, lambda z, condition, _: self.decode(z, condition), z, condition)
             data_key = philox.fold_in(key, streams.Sample.DATA)
 
             def drawn(z: Tensor, condition: Any, row_start: int) -> Tensor:
                 return self.likelihood.sample(self.natural_parameters(z, condition), key=data_key, row_start=row_start)
 
-            return self._in_pieces(drawn, z, condition)
+            return in_pieces(self, drawn, z, condition)
 
     def impute(
         self, x: Any, *, draws: int | None = None, samples: int = 500, seed: int = 0, key: Tensor | None = None
@@ -346,26 +359,6 @@ class VAE(nn.Module):
             schedules.warn_of_final_values(self.loss, stacklevel=5)
 
     torch.compiler.assume_constant_result(_warn_of_final_weights)  # runs while torch.compile traces, and leaves the graph whole
-
-    def _in_pieces(self, function: Callable[[Tensor, Any, int], Tensor], rows: Tensor, condition: Any) -> Tensor:
-        """function(rows, condition, 0), [B, ...], on a few rows at a time, so that activations take bounded memory.
-
-        The third argument is the number of the first row.
-        """
-        if self.condition is not None:
-            condition = self.condition.as_rows(condition, rows.shape[0])
-        size = max(1, _PIECE_ELEMENTS // math.prod(self.input_shape))
-        # What is recorded would keep the number of pieces.
-        if dispatch.is_recorded() or rows.shape[0] <= size:
-            return function(rows, condition, 0)
-        whole: Tensor | None = None
-        for start in range(0, len(rows), size):
-            part = slice(start, start + size)
-            piece = function(rows[part], condition if self.condition is None else condition[part], start)
-            whole = piece.new_empty((len(rows), *piece.shape[1:])) if whole is None else whole
-            whole[part] = piece
-        assert whole is not None
-        return whole
 
     def _embedded(self, condition: Any, count: int) -> tuple[Tensor, ...]:
         """What the networks are told of `count` examples besides x or z: [count, dim], or nothing."""

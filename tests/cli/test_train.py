@@ -38,7 +38,7 @@ def test_a_vector_quantised_run_is_taken_by_every_command(data, tmp_path, capsys
     options = ["posterior=vector_quantized", "posterior.codes=8", "prior=codes", "loss=vector_quantized", "loss.beta=0.5"]
     options = [argument for option in options for argument in ("--set", option)]
     assert command("train", data, *SMALL, *QUICK, *options, "--out", out) == 0
-    assert "1 code from a codebook" in capsys.readouterr().out
+    assert "1 code out of 8" in capsys.readouterr().out
     for subcommand in (["evaluate", "--samples", 2], ["reconstruct", "--count", 3], ["sample"], ["plot"]):
         assert command(subcommand[0], out, *subcommand[1:]) == 0
     assert "perplexity" in capsys.readouterr().out

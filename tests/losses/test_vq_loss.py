@@ -109,7 +109,7 @@ def test_another_posterior_is_refused_by_name():
             return OtherPosterior(numbers)
 
     vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, posterior=Other((2,)), prior="codes", loss="vector_quantized")
-    with pytest.raises(TypeError, match="takes a VectorQuantized posterior, got OtherPosterior"):
+    with pytest.raises(TypeError, match="takes a posterior over codes, got OtherPosterior"):
         vae(torch.rand(3, 4))
 
 

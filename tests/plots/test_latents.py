@@ -71,13 +71,13 @@ def test_nothing_is_drawn_between_the_codes_of_a_codebook():
     for name in ("latent_grid", "traversals"):
         with pytest.raises(ValueError, match=f"{name}.*VectorQuantizedFamily"):
             getattr(plots, name)(vae)
-    assert plots.reconstructions(vae, data(2)).get_suptitle() == "reconstructions through 1 code from a codebook"
+    assert plots.reconstructions(vae, data(2)).get_suptitle() == "reconstructions through 1 code out of 5"
     points = plots.latent_space(vae, data(30)).axes[0].collections[0].get_offsets()
     book = vae.encoder.family.codebook
     assert {tuple(point) for point in points.tolist()} <= {tuple(code) for code in book.double().tolist()}
     spatial = vaekit.create_vae("vq-mnist")
     title = plots.reconstructions(spatial, torch.rand(2, 1, 28, 28)).get_suptitle()
-    assert title == "reconstructions through 49 codes from a codebook"
+    assert title == "reconstructions through 49 codes out of 128"
 
 
 @pytest.mark.parametrize("shape", IMAGES)

@@ -25,7 +25,7 @@ def _example(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLE)
     monkeypatch.setattr(vaekit.divergences, "_rules", dict(vaekit.divergences._rules))
     yield
-    for name in ("vaekit_logistic", "vaekit_box", "vaekit_signum", "vaekit_inverse_root", "vaekit_target"):
+    for name in ("vaekit_logistic", "vaekit_box", "vaekit_parity", "vaekit_signum", "vaekit_inverse_root", "vaekit_target"):
         sys.modules.pop(name, None)
 
 
@@ -145,3 +145,38 @@ def test_the_optimizer_and_the_schedule_train_as_their_papers_say(announced):
 def test_an_option_that_the_optimizer_does_not_take_is_refused_by_name(announced):
     with pytest.raises(TypeError, match="'signum'.*'eps'"):
         vaekit.training.FitOptions(optimizer={"name": "signum", "eps": 1e-8})
+
+
+def test_codes_without_a_table_and_several_a_position_go_everywhere_with_a_prior_that_is_told_a_label():
+    """Training, warnings, numbers, bounds, pictures and samples ask for the interface alone."""
+    from vaekit_parity import ByLabel, ParityFamily
+
+    convolutions = {"name": "conv", "channels": (4, 4)}
+    labels = torch.arange(60) % 3
+    x = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.3
+    x[labels == 1, :, :4] += 0.7
+    x[labels == 2, :, :, 4:] += 0.7
+    vae = vaekit.create_vae(
+        input_shape=(1, 8, 8), latent_dim=3, encoder={**convolutions, "spatial": True, "posterior": ParityFamily((3, 2, 2))},
+        decoder=convolutions, prior=ByLabel((3, 2, 2), classes=3), loss="vector_quantized",
+        condition={"name": "labels", "classes": 3}, seed=0,
+    )  # fmt: skip
+    assert vae(x, labels).kl.detach().numpy() == pytest.approx(12 * math.log(3), rel=1e-6)
+    before = vaekit.evaluate(vae, (x, labels))
+    vaekit.fit(vae, (x, labels), epochs=60, batch_size=20, learning_rate=1e-2, progress=False, device="cpu")
+    after = vaekit.evaluate(vae, (x, labels))
+    assert after["reconstruction"] < before["reconstruction"]
+    assert after["kl"] < before["kl"]
+
+    indices = vae.indices(x, labels)
+    assert indices.shape == (60, 3, 2, 2)
+    assert torch.equal(vae.decode_codes(indices, labels), vae.reconstruct(x, labels))
+    counted = torch.stack([torch.nn.functional.one_hot(indices[labels == label], 3).double().mean(0) for label in range(3)])
+    assert (vae.prior.logits.softmax(-1) - counted).abs().mean() < 0.15
+    bound = vaekit.evaluation.importance_weighted_bound(vae, (x, labels), num_samples=3)
+    terms = vae(x, labels)
+    torch.testing.assert_close(bound.per_example.float(), -(terms.reconstruction + terms.kl).detach(), rtol=1e-4, atol=1e-4)
+    assert vae.sample(5, 2).shape == (5, 1, 8, 8)
+    assert vaekit.plots.reconstructions(vae, x[:3], labels[:3]).get_suptitle() == "reconstructions through 12 codes out of 3"
+    with pytest.raises(ValueError, match="no condition was given"):
+        vae.sample(5)

@@ -176,15 +176,15 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="belongs to another model"):
         vae.prior.attach(model().encoder)
     gaussian = vaekit.create_vae(input_shape=(4,), latent_dim=3)
-    with pytest.raises(ValueError, match="the encoder's codebook, but its DiagonalGaussianFamily has none"):
+    with pytest.raises(ValueError, match="the codes of the encoder, but its DiagonalGaussianFamily has none"):
         prior.attach(gaussian.encoder)
-    with pytest.raises(ValueError, match="Codes is a prior for latents that are codes .* DiagonalGaussianFamily are vectors"):
+    with pytest.raises(ValueError, match="Codes is a prior for latents that are codes, .* DiagonalGaussianFamily are vectors"):
         gaussian.sample(2, prior=model(spatial=False).prior)
     with pytest.raises(ValueError, match="StandardNormal is a prior for latents that are vectors"):
         vae.sample(2, prior=vaekit.StandardNormal())
-    with pytest.raises(TypeError, match="counted for a VectorQuantized posterior, got DiagonalGaussian; .*fitted_mixture"):
+    with pytest.raises(TypeError, match="counted for a posterior over codes, got DiagonalGaussian; .*fitted_mixture"):
         fitted_codes(gaussian, torch.rand(5, 4))
-    with pytest.raises(TypeError, match="those of VectorQuantizedFamily are codes from a codebook; .*fitted_codes"):
+    with pytest.raises(TypeError, match="those of VectorQuantizedFamily are codes; .*fitted_codes"):
         fitted_mixture(vae, torch.rand(50, 1, 8, 5))
     for nothing in (iter([]), iter([torch.rand(0, 1, 8, 5)])):
         with pytest.raises(ValueError, match="the dataset is empty"):

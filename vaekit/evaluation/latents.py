@@ -68,7 +68,8 @@ def latent_statistics(vae: VAE, data: Any, *, threshold: float = 0.01, batch_siz
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
             posterior = vae.encode(batch.x, batch.condition)
-            _, kl = posterior.rsample_kl_per_dimension(vae.prior, key=philox.make_key(0, device=device))
+            prior = vae.prior_given(batch.condition, len(batch.x))
+            _, kl = posterior.rsample_kl_per_dimension(prior, key=philox.make_key(0, device=device))
             kl_sum += kl.cpu().double().sum(0)
             # Means and sums of squared distances of two groups, put together: T. F. Chan, G. H. Golub, R. J. LeVeque, 1983.
             mu, size = posterior.mean.cpu().double(), len(posterior.mean)

@@ -16,7 +16,7 @@ from vaekit.evaluation.terms import evaluation_key, on_device
 from vaekit.inputs import checked_batches
 from vaekit.latents import LatentKind
 from vaekit.modes import evaluation_mode
-from vaekit.posteriors.vector_quantized import VectorQuantized
+from vaekit.posteriors.codes import CodePosterior
 from vaekit.priors.codes import Codes
 from vaekit.priors.gaussian_mixture import GaussianMixture
 from vaekit.vae import VAE
@@ -42,7 +42,7 @@ def fitted_mixture(vae: VAE, data: Any, *, components: int = 10, batch_size: int
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
-        TypeError: a model whose latents are codes from a codebook, for which `fitted_codes` is.
+        TypeError: a model whose latents are codes, for which `fitted_codes` is.
         ValueError: fewer examples than components, or data that does not fit the model.
 
     Example:
@@ -52,10 +52,10 @@ def fitted_mixture(vae: VAE, data: Any, *, components: int = 10, batch_size: int
         >>> vae.sample(5, prior=sampler).shape
         torch.Size([5, 4])
     """
-    if vae.encoder.family.latents is LatentKind.CODES:
+    if not vae.encoder.family.latents & LatentKind.VECTORS:
         raise TypeError(
-            f"a mixture of Gaussians needs latents with a density, but those of {type(vae.encoder.family).__name__} are codes "
-            "from a codebook; vaekit.evaluation.fitted_codes fits their frequencies"
+            f"a mixture of Gaussians needs latents with a density, but those of {type(vae.encoder.family).__name__} are codes; "
+            "vaekit.evaluation.fitted_codes fits their frequencies"
         )
     try:
         from sklearn import mixture
@@ -116,9 +116,9 @@ def fitted_codes(vae: VAE, data: Any, *, smoothing: float = 1.0, batch_size: int
     with evaluation_mode(vae):
         for batch in on_device(vae, batches):
             posterior = vae.encode(batch.x, batch.condition)
-            if not isinstance(posterior, VectorQuantized):
+            if not isinstance(posterior, CodePosterior):
                 raise TypeError(
-                    f"codes are counted for a VectorQuantized posterior, got {type(posterior).__name__}; "
+                    f"codes are counted for a posterior over codes, got {type(posterior).__name__}; "
                     "vaekit.evaluation.fitted_mixture is for codes with a density"
                 )
             indices, codes = posterior.indices.cpu(), posterior.family.codes

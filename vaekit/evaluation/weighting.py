@@ -55,12 +55,13 @@ def weighted_draws(vae: VAE, batch: Batch, key: Tensor, row_start: int, num_samp
         at_once: latents that are decoded at a time.
     """
     posterior, examples = vae.encode(batch.x, batch.condition), len(batch.x)
+    prior = vae.prior_given(batch.condition, examples)
     chunk = max(1, at_once // max(1, examples))
     for first in range(0, num_samples, chunk):
         count = min(chunk, num_samples - first)
         # Sample k is the stream with offset + k 2^40: so the samples do not depend on the chunks.
         chunk_key = key + torch.tensor([0, first], device=key.device) * philox.SAMPLE_STRIDE
-        z, log_ratio = posterior.rsample_log_ratio(vae.prior, key=chunk_key, num_samples=count, row_start=row_start)
+        z, log_ratio = posterior.rsample_log_ratio(prior, key=chunk_key, num_samples=count, row_start=row_start)
         condition = None if batch.condition is None else repeated(batch.condition, count)
         parameters, x = vae.natural_parameters(z.flatten(0, 1), condition), repeated(batch.x, count)
         nll = vae.likelihood.nll(parameters, x).view(count, examples)

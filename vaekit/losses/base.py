@@ -74,6 +74,8 @@ class LatentVariableModel(Protocol):
 
     def natural_parameters(self, z: Tensor, condition: Tensor | None = None) -> Tensor: ...
 
+    def prior_given(self, condition: Tensor | None, count: int) -> Prior: ...
+
 
 class Loss(Part, nn.Module, ABC):
     """An objective, called as loss(model, batch, context).

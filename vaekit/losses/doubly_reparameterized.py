@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vaekit.losses.base import Batch, LatentVariableModel, StepContext
-from vaekit.losses.draws import log_mean_weight, nll_of_draws
+from vaekit.losses.draws import log_mean_weight, nll_of_draws, prior_of
 from vaekit.ops.applied import all_applied, applied
 from vaekit.posteriors.base import log_prior
 
@@ -35,7 +35,7 @@ def doubly_reparameterized_bound(
     )
     z, log_posterior, token = all_applied(_Inlet, z, log_posterior)
     nll = nll_of_draws(model, batch, z)
-    log_ratio = log_posterior - log_prior(model.prior, z, log_posterior.shape)
+    log_ratio = log_posterior - log_prior(prior_of(model, batch), z, log_posterior.shape)
     bound = applied(_Bound, -(nll + log_ratio), token)
     return bound, nll.detach(), log_ratio.detach()
 

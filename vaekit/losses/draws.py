@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vaekit.losses.base import Batch, LatentVariableModel, StepContext
 from vaekit.posteriors.base import Posterior
+from vaekit.priors.base import Prior
 
 
 class Drawn(NamedTuple):
@@ -36,8 +37,8 @@ class Drawn(NamedTuple):
 
 def drawn(model: LatentVariableModel, batch: Batch, context: StepContext, num_samples: int | None = None) -> Drawn:
     """z from the posterior of each example, decoded, with its divergence: where an objective begins."""
-    posterior = model.encode(batch.x, batch.condition)
-    z, levels = posterior.rsample_kl_by_level(model.prior, key=context.key, num_samples=num_samples, row_start=context.row_start)
+    posterior, prior = model.encode(batch.x, batch.condition), prior_of(model, batch)
+    z, levels = posterior.rsample_kl_by_level(prior, key=context.key, num_samples=num_samples, row_start=context.row_start)
     if num_samples is None:
         reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)
     else:
@@ -45,6 +46,11 @@ def drawn(model: LatentVariableModel, batch: Batch, context: StepContext, num_sa
     levels = tuple(level.mean(0) if level.ndim == 2 else level for level in levels)
     named = {f"kl_level_{number}": level for number, level in enumerate(levels, 1)} if len(levels) > 1 else {}
     return Drawn(posterior, z, reconstruction, sum(levels[1:], start=levels[0]), named)
+
+
+def prior_of(model: LatentVariableModel, batch: Batch) -> Prior:
+    """The model's prior for the examples of a batch: told their conditions, where it is one that is told."""
+    return model.prior_given(batch.condition, len(batch.x))
 
 
 def nll_of_draws(model: LatentVariableModel, batch: Batch, z: Tensor) -> Tensor:
@@ -58,7 +64,7 @@ def nll_of_draws(model: LatentVariableModel, batch: Batch, z: Tensor) -> Tensor:
 def nll_and_log_ratio(model: LatentVariableModel, batch: Batch, context: StepContext, num_samples: int) -> tuple[Tensor, Tensor]:
     """-log p(x | z) and log q(z | x) - log p(z) of K draws for each example, [K, B] each; minus their sum is log w."""
     z, log_ratio = model.encode(batch.x, batch.condition).rsample_log_ratio(
-        model.prior, key=context.key, num_samples=num_samples, row_start=context.row_start
+        prior_of(model, batch), key=context.key, num_samples=num_samples, row_start=context.row_start
     )
     return nll_of_draws(model, batch, z), log_ratio
 

@@ -13,7 +13,7 @@ from vaekit import divergences
 from vaekit.checks import checked_word
 from vaekit.gathering import gathered
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
-from vaekit.losses.draws import batch_mean
+from vaekit.losses.draws import batch_mean, prior_of
 from vaekit.schedules import Schedule, checked_schedule
 
 
@@ -69,7 +69,7 @@ class FreeBits(Loss):
                 "posterior='diagonal_gaussian' and take the prior 'standard_normal' or 'diagonal_gaussian', or take the loss "
                 "'elbo' with a scheduled beta"
             )
-        z, elements = posterior.rsample_kl_per_dimension(model.prior, key=context.key, row_start=context.row_start)
+        z, elements = posterior.rsample_kl_per_dimension(prior_of(model, batch), key=context.key, row_start=context.row_start)
         reconstruction = model.likelihood.nll(model.natural_parameters(z, batch.condition), batch.x)
         kl = elements.flatten(1).sum(1)
         channels = elements.unsqueeze(-1).flatten(2).sum(2)  # vector latents have a single position

@@ -17,7 +17,7 @@ from torch import Tensor
 from vaekit.checks import checked_number, checked_word
 from vaekit.gathering import gathered, rows_of_all, shares, summed
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
-from vaekit.losses.draws import Drawn, batch_mean, drawn
+from vaekit.losses.draws import Drawn, batch_mean, drawn, prior_of
 from vaekit.ops import philox, reference, streams
 from vaekit.ops.kernel_sum import kernel_sum
 from vaekit.schedules import Schedule, checked_schedule
@@ -124,7 +124,7 @@ class _MatchesPrior(Loss):
         terms = drawn(model, batch, context)
         z = terms.z
         key = philox.fold_in(context.key, streams.Step.OBJECTIVE)
-        of_prior = model.prior.sample(z.shape, key=key, dtype=z.dtype, row_start=context.row_start)
+        of_prior = prior_of(model, batch).sample(z.shape, key=key, dtype=z.dtype, row_start=context.row_start)
         codes, of_prior = (t.flatten(1).to(reference.compute_dtype(t.dtype)) for t in (z, of_prior))
         discrepancy = squared_mmd if shares() is None else _divided_squared_mmd
         squared = discrepancy(codes, of_prior, self.kernel, self.scales, self.statistic)

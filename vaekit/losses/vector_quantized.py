@@ -10,9 +10,9 @@ from typing import Any
 
 from vaekit.latents import LatentKind
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
-from vaekit.losses.draws import batch_mean, nll_of_draws
+from vaekit.losses.draws import batch_mean, nll_of_draws, prior_of
 from vaekit.ops import philox, streams
-from vaekit.posteriors.vector_quantized import VectorQuantized
+from vaekit.posteriors.codes import CodePosterior
 from vaekit.schedules import Schedule, checked_schedule
 
 
@@ -20,19 +20,22 @@ from vaekit.schedules import Schedule, checked_schedule
 class VectorQuantizedLoss(Loss):
     """Reconstruction from codes, with encoder and codes held together.
 
-    What the encoder gives is rounded to the nearest code; a commitment keeps it near, and the codes follow it.
+    What the encoder gives is rounded to a code; a commitment keeps it near, and the codes follow it.
 
         total = mean of -log p(x | z) + ||sg(z_e) - e||^2 + beta ||z_e - sg(e)||^2
 
     where sg stops the gradient. The middle term, the extra "codebook", is there for codes that are weights (decay=None) only;
     otherwise the codes are moving averages, which every call moves on by its batch while the family is learning: in training
-    mode, with gradients, and not frozen. Use it with the posterior "vector_quantized", as the only one; it costs one pass through
-    encoder and decoder.
+    mode, with gradients, and not frozen. Use it with a posterior over codes, "vector_quantized" for example; of others there are
+    the terms that they have, without a commitment for "finite_scalar", with an "entropy" for "lookup_free". It costs one pass
+    through encoder and decoder.
 
-    `kl` is log q(z | x) - log p(z), positions * log K for the uniform prior: exact, and a constant, so that total leaves it out,
-    as the paper does; log p(x) >= -(reconstruction + kl). Squares are summed over all latents and -log p(x | z) over all
-    elements, as equation 3 says. Other libraries take means over both: a weight b beside the mean squared error of E elements,
-    with L latents, is here the likelihood "gaussian" of variance v with beta = b E / (2 v L). Extras: "commitment",
+    `kl` is log q(z | x) - log p(z), places * log K for the uniform prior: exact, and a constant, so that total leaves it out,
+    as the paper does. A prior with weights, "autoregressive_codes" for example, is trained on it, as part of total; no gradient
+    of it reaches the encoder, whose codes are whole numbers. log p(x) >= -(reconstruction + kl). Squares are summed over all
+    latents and -log p(x | z) over all elements, as equation 3 says. Other libraries take means over both: a weight b beside the
+    mean squared error of E elements, with L latents, is here the likelihood "gaussian" of variance v with beta = b E / (2 v L).
+    Extras: "commitment",
     ||z_e - sg(e)||^2 without beta; "perplexity", how many codes are in even use in the batch, 1 to K. In training mode the codes'
     draws come from the step's key.
 
@@ -69,15 +72,20 @@ class VectorQuantizedLoss(Loss):
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
         posterior = model.encode(batch.x, batch.condition)
-        if not isinstance(posterior, VectorQuantized):
-            raise TypeError(f"the loss vector_quantized takes a VectorQuantized posterior, got {type(posterior).__name__}")
-        z, kl = posterior.rsample_kl(model.prior, key=context.key, num_samples=1, row_start=context.row_start)
-        reconstruction, commitment = nll_of_draws(model, batch, z)[0], posterior.commitment()
-        objective = reconstruction + self.beta(context.step) * commitment
-        extras = {"commitment": commitment, "perplexity": posterior.perplexity()}
-        if posterior.has_weights:
-            extras["codebook"] = posterior.codebook_distance()
-            objective = objective + extras["codebook"]
+        if not isinstance(posterior, CodePosterior):
+            raise TypeError(f"the loss vector_quantized takes a posterior over codes, got {type(posterior).__name__}")
+        z, kl = posterior.rsample_kl(prior_of(model, batch), key=context.key, num_samples=1, row_start=context.row_start)
+        reconstruction, commitment, penalties = nll_of_draws(model, batch, z)[0], posterior.commitment(), posterior.penalties()
+        objective, extras = reconstruction, {}
+        if commitment is not None:
+            objective = objective + self.beta(context.step) * commitment
+            extras["commitment"] = commitment
+        for name, penalty in penalties.items():
+            objective = objective + penalty
+            extras[name] = penalty
+        if any(weight.requires_grad for weight in model.prior.parameters()):
+            objective = objective + kl
+        extras["perplexity"] = posterior.perplexity()
         if self.training and posterior.family.is_learning:
             posterior.update_codebook(philox.fold_in(context.key, streams.Step.OBJECTIVE), context.row_start)
         return LossTerms(batch_mean(objective), reconstruction, kl, extras)

@@ -124,7 +124,7 @@ def _is_two_dimensional(subject: Subject) -> bool:
 def _has_grid(subject: Subject) -> bool:
     return (
         _is_two_dimensional(subject)
-        and subject.vae.encoder.family.latents is not LatentKind.CODES
+        and bool(subject.vae.encoder.family.latents & LatentKind.VECTORS)
         and is_image(subject.vae.input_shape)
     )
 
@@ -132,7 +132,7 @@ def _has_grid(subject: Subject) -> bool:
 def _has_traversals(subject: Subject) -> bool:
     return (
         len(subject.vae.latent_shape) == 1
-        and subject.vae.encoder.family.latents is not LatentKind.CODES
+        and bool(subject.vae.encoder.family.latents & LatentKind.VECTORS)
         and not _has_grid(subject)
     )
 

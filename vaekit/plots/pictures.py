@@ -27,6 +27,7 @@ from vaekit.plots.drawing import (
     new_figure,
     value_limits,
 )
+from vaekit.posteriors.codes import CodeFamily
 from vaekit.vae import VAE
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def latent_grid(vae: VAE, side: int = 16, condition: Any = None) -> Figure:
         condition: one value, for a conditional model.
 
     Raises:
-        ValueError: another number of latent dimensions; latents that are codes from a codebook; data that is not images; a side
+        ValueError: another number of latent dimensions; latents that are codes; data that is not images; a side
             out of range.
 
     Example:
@@ -256,7 +257,7 @@ def traversals(vae: VAE, x: Tensor | None = None, condition: Any = None, *, step
         span: it goes from -span to span, in the prior's standard deviations.
 
     Raises:
-        ValueError: latents that are not a vector, or codes from a codebook; more than one example; a number of steps out of
+        ValueError: latents that are not a vector, or codes; more than one example; a number of steps out of
             range.
 
     Example:
@@ -298,10 +299,10 @@ def traversals(vae: VAE, x: Tensor | None = None, condition: Any = None, *, step
 
 
 def describe_latents(vae: VAE) -> str:
-    """What x goes through: "2 latent dimensions", or "49 codes from a codebook"."""
-    if vae.encoder.family.latents is LatentKind.CODES:
-        count = math.prod(vae.latent_shape[1:])
-        return f"{count} code{'' if count == 1 else 's'} from a codebook"
+    """What x goes through: "2 latent dimensions", or "49 codes out of 128"."""
+    if isinstance(family := vae.encoder.family, CodeFamily):
+        count = math.prod(family.code_shape)
+        return f"{count} code{'' if count == 1 else 's'} out of {family.codes}"
     count = math.prod(vae.latent_shape)
     return f"{count} latent dimension{'' if count == 1 else 's'}"
 
@@ -315,10 +316,10 @@ def _check_two_dimensions(vae: VAE, picture: str) -> None:
 
 
 def _check_continuous(vae: VAE, picture: str) -> None:
-    if vae.encoder.family.latents is LatentKind.CODES:
+    if not vae.encoder.family.latents & LatentKind.VECTORS:
         raise ValueError(
-            f"{picture} moves through the latent space, but the latents of {type(vae.encoder.family).__name__} are codes from a "
-            "codebook, with nothing between them; see reconstructions and samples"
+            f"{picture} moves through the latent space, but the latents of {type(vae.encoder.family).__name__} are codes, "
+            "with nothing between them; see reconstructions and samples"
         )
 
 

@@ -2,24 +2,32 @@
 
 from vaekit.ops.draw import Draw
 from vaekit.posteriors.base import Posterior
+from vaekit.posteriors.codes import CodeFamily, CodePosterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.posteriors.family import DiagonalGaussianFamily, Family, GaussianFamily, registry
+from vaekit.posteriors.finite_scalar import FiniteScalarFamily
 from vaekit.posteriors.flow import FlowFamily, FlowPosterior
 from vaekit.posteriors.full_gaussian import FullGaussian, FullGaussianFamily
+from vaekit.posteriors.lookup_free import LookupFree, LookupFreeFamily
 from vaekit.posteriors.vector_quantized import VectorQuantized, VectorQuantizedFamily
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
 __all__ = [
+    "CodeFamily",
+    "CodePosterior",
     "DiagonalGaussian",
     "DiagonalGaussianFamily",
     "Draw",
     "Family",
+    "FiniteScalarFamily",
     "FlowFamily",
     "FlowPosterior",
     "FullGaussian",
     "FullGaussianFamily",
     "GaussianFamily",
+    "LookupFree",
+    "LookupFreeFamily",
     "Posterior",
     "VectorQuantized",
     "VectorQuantizedFamily",

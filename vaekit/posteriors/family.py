@@ -57,6 +57,12 @@ class Family(Part, nn.Module, ABC):
     def forward(self, numbers: Tensor) -> Posterior:
         """The posterior of each example, of numbers [B, outputs, *positions]."""
 
+    def see(self, step: int | None) -> None:
+        """Told by the model before each batch how many optimizer steps came before it; None outside training.
+
+        For a posterior that depends on it, by a temperature for example; others do not look.
+        """
+
     def start(self, weight: Tensor, bias: Tensor) -> None:
         """Set, in place, what a new last layer begins with: weight [outputs, ...], bias [outputs].
 

@@ -5,23 +5,17 @@ A. van den Oord, O. Vinyals, K. Kavukcuoglu, "Neural Discrete Representation Lea
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vaekit import divergences
 from vaekit.checks import checked_number, checked_size
 from vaekit.gathering import gathered
-from vaekit.latents import LatentKind
 from vaekit.ops import dispatch, philox, reference, streams
-from vaekit.ops.draw import Draw
-from vaekit.posteriors.base import Posterior
-from vaekit.posteriors.family import Family, registry
-from vaekit.priors.base import Prior
-from vaekit.priors.codes import Codes
+from vaekit.posteriors.codes import CodeFamily, CodePosterior, squared_norm
+from vaekit.posteriors.family import registry
 
 _SCORES_PER_CHUNK = 1 << 22  # of vectors against codes, to bound the memory
 _USES_DECAY = 0.99  # of the averaged uses of codes that are weights
@@ -29,7 +23,7 @@ _FIRST_ROWS = 16  # vectors per code that k-means++ looks at
 
 
 @registry.register("vector_quantized")
-class VectorQuantizedFamily(Family):
+class VectorQuantizedFamily(CodeFamily):
     """Each vector that the encoder gives becomes the nearest of K codes: latents are numbers from 0 to K - 1.
 
     q(z | x) is 1 for k = argmin_j ||z_e(x) - e_j||, equation 1, and z is e_k; the decoder's gradient for z is handed on to
@@ -83,8 +77,6 @@ class VectorQuantizedFamily(Family):
         (torch.Size([5, 3, 2, 2]), torch.Size([5, 2, 2]), True)
     """
 
-    latents = LatentKind.CODES
-
     placed: Tensor
     uses: Tensor
     sums: Tensor | None
@@ -94,7 +86,8 @@ class VectorQuantizedFamily(Family):
     ) -> None:
         super().__init__(latent_shape)
         checked_size("codes", codes)
-        self.codes, self.decay = codes, None if decay is None else checked_number("decay", decay, least=0.0, below=1.0)
+        self.codes = codes
+        self.decay = None if decay is None else checked_number("decay", decay, least=0.0, below=1.0)
         self.revive_below = checked_number("revive_below", revive_below, least=0.0, below=1.0)
         start = torch.randn(codes, self.latent_shape[0])
         self.codebook: Tensor
@@ -123,6 +116,10 @@ class VectorQuantizedFamily(Family):
         """Whether a batch that the loss sees moves the codes: in training mode, not frozen, with gradients enabled."""
         has_frozen_weights = self.decay is None and not self.codebook.requires_grad
         return self.training and torch.is_grad_enabled() and not (self._is_frozen or has_frozen_weights)
+
+    @property
+    def averaged_uses(self) -> Tensor:
+        return self.uses[None]
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         self._has_begun = False
@@ -154,11 +151,13 @@ class VectorQuantizedFamily(Family):
         codes: Tensor = self.codebook[indices]
         return codes.movedim(-1, 1)
 
-    def frequencies(self, indices: Tensor) -> Tensor:
-        """Each code's share of the indices: int64 [*any] -> [K]; 0 where there are none."""
-        ones = torch.ones(indices.numel(), dtype=reference.compute_dtype(self.uses.dtype), device=indices.device)
-        counts = torch.zeros(self.codes, dtype=ones.dtype, device=indices.device).index_add_(0, indices.flatten(), ones)
-        return counts / max(indices.numel(), 1)
+    def indices_of(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The codes that vectors [B, D, *positions] are equal to, int64 [B, *positions], and whether there is one."""
+        codebook, rows = self.codebook.detach(), _rows(z)
+        # Equal, not nearest: codes may lie closer together than a distance can tell.
+        found = [_equal(part, codebook) for part in rows.split(max(_SCORES_PER_CHUNK // self.codes, 1))]
+        indices, is_code = (torch.cat(parts).view(z.shape[0], *z.shape[2:]) for parts in zip(*found, strict=True))
+        return indices, is_code
 
     @torch.no_grad()
     def update(self, encoded: Tensor, indices: Tensor, key: Tensor, row_start: int = 0) -> None:
@@ -232,7 +231,7 @@ class VectorQuantizedFamily(Family):
         self.placed.logical_or_(moved)
 
 
-class VectorQuantized(Posterior):
+class VectorQuantized(CodePosterior):
     """q(z | x) that is 1 for the nearest code at each position.
 
     Args:
@@ -253,71 +252,26 @@ class VectorQuantized(Posterior):
         (tensor([1]), tensor([[1., 1.]]), tensor([0.0500]))
     """
 
-    def __init__(self, encoded: Tensor, family: VectorQuantizedFamily) -> None:
-        self.encoded, self.family = encoded, family
-        self.indices = family.nearest(encoded)
-        self._codes = family.embedded(self.indices)
-        self._wide = encoded.to(torch.promote_types(encoded.dtype, self._codes.dtype))
-        self.mean = self._codes.detach() + (self._wide - self._wide.detach())  # + 0, with the gradient of what was encoded
+    family: VectorQuantizedFamily
 
-    @property
-    def has_weights(self) -> bool:
-        """Whether the codes are weights, which `codebook_distance` has a gradient for."""
-        return self.family.decay is None
+    def __init__(self, encoded: Tensor, family: VectorQuantizedFamily) -> None:
+        super().__init__(encoded, family.nearest(encoded), family)
 
     def commitment(self) -> Tensor:
         """||z_e - sg(e)||^2, a sum over all latents, with a gradient for what was encoded: [B]."""
-        return _squared_norm(self._wide - self._codes.detach())
+        return squared_norm(self._wide - self._codes.detach())
 
     def codebook_distance(self) -> Tensor:
         """||sg(z_e) - e||^2, a sum over all latents, with a gradient for codes that are weights: [B]."""
-        return _squared_norm(self._wide.detach() - self._codes)
+        return squared_norm(self._wide.detach() - self._codes)
 
-    def perplexity(self) -> Tensor:
-        """exp of the entropy of the codes' frequencies in this batch: how many are in even use, from 1 to K; a scalar.
-
-        A batch of few vectors cannot use many codes: compare batches of one size only.
-        """
-        entropy: Tensor = torch.special.entr(self.family.frequencies(gathered(self.indices))).sum()
-        return entropy.exp()
+    def penalties(self) -> dict[str, Tensor]:
+        """The second term of equation 3, "codebook", where the codes are weights."""
+        return {"codebook": self.codebook_distance()} if self.family.decay is None else {}
 
     def update_codebook(self, key: Tensor, row_start: int = 0) -> None:
-        """Let the codebook learn from this batch, `VectorQuantizedFamily.update`: called by the loss, once, while it is learning.
-
-        Args:
-            key: int64 [2], the noise by which codes are put onto vectors.
-            row_start: the number of the batch's first example in the key's noise.
-        """
+        """`VectorQuantizedFamily.update` by this batch."""
         self.family.update(self.encoded, self.indices, key, row_start)
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z | x): 0 where z [..., B, D, *positions] holds the nearest codes, -inf elsewhere, NaN for NaN: [..., B]."""
-        difference = (z - self.mean).detach().flatten(1 - self.mean.ndim)
-        log_prob = torch.where((difference == 0).all(-1), 0.0, -math.inf)
-        return torch.where(difference.isnan().any(-1), math.nan, log_prob).to(reference.compute_dtype(self.mean.dtype))
-
-    def _rsample(self, draw: Draw) -> Tensor:
-        """The codes: every sample is the same, and no noise is drawn."""
-        return draw.repeated(self.mean)
-
-    def _rsample_log_prob(self, draw: Draw, stop_parameters: bool = False) -> tuple[Tensor, Tensor]:
-        """The codes, and log 1 (NaN for NaN)."""
-        return self._rsample(draw), draw.repeated(self.log_prob(self.mean))
-
-    def _rsample_log_ratio(self, prior: Prior, draw: Draw) -> tuple[Tensor, Tensor]:
-        """As `Posterior._rsample_log_ratio`; where the divergence is known it is the ratio, because there is one z alone."""
-        divergence = divergences.known(self, prior)
-        if divergence is None:
-            return super()._rsample_log_ratio(prior, draw)
-        z, (kl,) = divergence.rsample(draw)
-        return z, draw.repeated(kl)
-
-
-@divergences.exact(VectorQuantized, Codes)
-def _(posterior: VectorQuantized, prior: Codes, draw: Draw, reduce: str) -> tuple[Tensor, Tensor]:
-    """By the codes' numbers: the prior is one over this family's codebook."""
-    log_posterior = posterior.log_prob(posterior.mean)
-    return draw.repeated(posterior.mean), log_posterior - prior.log_prob_of(posterior.indices, log_posterior.dtype)
 
 
 @torch.library.custom_op("vaekit::kmeans_plus_plus", mutates_args=())
@@ -376,7 +330,9 @@ def _rows(z: Tensor) -> Tensor:
     return z.movedim(1, -1).reshape(-1, z.shape[1])
 
 
-def _squared_norm(difference: Tensor) -> Tensor:
-    """[B, *S] -> [B]."""
-    wide = difference.to(reference.compute_dtype(difference.dtype))
-    return wide.square().flatten(1).sum(1)
+def _equal(rows: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """The first code that each of [N, D] is equal to, int64 [N], and whether there is one, bool [N]."""
+    equal = torch.ones(len(rows), len(codebook), dtype=torch.bool, device=rows.device)
+    for of_rows, of_codes in zip(rows.unbind(1), codebook.unbind(1), strict=True):
+        equal = equal & (of_rows[:, None] == of_codes)
+    return equal.int().argmax(1), equal.any(1)

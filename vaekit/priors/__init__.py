@@ -1,7 +1,7 @@
 """Priors p(z)."""
 
 from vaekit.priors.base import Prior, registry
-from vaekit.priors.codes import Codes
+from vaekit.priors.codes import CodePrior, Codes
 from vaekit.priors.diagonal_gaussian import LearnedGaussian
 from vaekit.priors.flow import Flow
 from vaekit.priors.gaussian_mixture import GaussianMixture
@@ -11,6 +11,7 @@ from vaekit.priors.vamp import Vamp
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
 __all__ = [
+    "CodePrior",
     "Codes",
     "Flow",
     "GaussianMixture",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vaekit.conditions.base import Condition
 from vaekit.latents import LatentKind
 from vaekit.registry import Part, Registry
 
@@ -21,6 +24,8 @@ class Prior(Part, nn.Module, ABC):
         latent_shape: S, where the prior is one over latents of that shape only.
         latents: what kind of latents it is over.
         is_standard: whether it is N(0, I).
+        condition: what the prior is told of each example, labels for example: p(z | c); None for a prior that is told nothing. A
+            prior that is told sets it to a `vaekit.Condition` of its own, and reads `told_for` where it computes.
     """
 
     latent_shape: tuple[int, ...] | None = None
@@ -29,6 +34,41 @@ class Prior(Part, nn.Module, ABC):
 
     def __init__(self) -> None:  # nn.Module.__init__ would swallow unknown options
         super().__init__()
+        self.condition: Condition | None = None
+        self._told: Tensor | None = None
+
+    def given(self, condition: Any, count: int) -> Prior:
+        """The prior of `count` examples with these conditions: this one, told what they are; called by the model.
+
+        Args:
+            condition: of each example, [count] or [count, K]; one value stands for all.
+            count: how many.
+
+        Raises:
+            TypeError, ValueError: a condition that is not what the prior is told, or none.
+        """
+        if self.condition is None:
+            return self
+        rows = self.condition.as_rows(condition, count)
+        weight = next(self.parameters(), torch.zeros(()))
+        told = copy.copy(self)  # shallow: its weights and its class are this one's
+        told._told = self.condition(self.condition.placed(rows, weight.device, weight.dtype))
+        return told
+
+    def told_for(self, count: int) -> Tensor | None:
+        """What the prior is told of `count` draws, [count, condition.dim]: of K draws of each example, example after example.
+
+        None for a prior that is told nothing.
+
+        Raises:
+            RuntimeError: a prior that is told something, and was not.
+        """
+        if self.condition is None:
+            return None
+        if self._told is None:
+            raise RuntimeError(f"this {type(self).__name__} is told a condition: ask prior.given(condition, count)")
+        told = self._told
+        return told if len(told) == count or not len(told) else told.repeat(count // len(told), 1)
 
     def attach(self, encoder: nn.Module) -> None:
         """Called by the `vaekit.VAE` that the prior is for, with its encoder: for a prior that is made of posteriors or codes.

@@ -1,4 +1,4 @@
-"""A prior over the codes of a codebook: uniform, or with the frequencies that a trained model's codes have.
+"""Priors over codes: what they offer, and the one whose places are independent.
 
 A. van den Oord, O. Vinyals, K. Kavukcuoglu, "Neural Discrete Representation Learning", 2017, arXiv:1711.00937, section 3.
 """
@@ -6,6 +6,7 @@ A. van den Oord, O. Vinyals, K. Kavukcuoglu, "Neural Discrete Representation Lea
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Protocol, cast
 
@@ -17,27 +18,106 @@ from vaekit.latents import LatentKind
 from vaekit.ops import philox, reference
 from vaekit.priors.base import Prior, registry
 
-_COMPARISONS_PER_CHUNK = 1 << 22  # of vectors with codes, to bound the memory
+_MOST_LOGITS = 1 << 28  # a gigabyte in float32
 
 
-class Codebook(Protocol):
-    """What the prior asks of the encoder's family."""
+class FamilyOfCodes(Protocol):
+    """What a prior asks of the encoder's family; see `vaekit.posteriors.CodeFamily`."""
 
-    codebook: Tensor
+    codes: int
+
+    @property
+    def code_shape(self) -> tuple[int, ...]: ...
 
     def embedded(self, indices: Tensor) -> Tensor: ...
 
+    def indices_of(self, z: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class CodePrior(Prior):
+    """p(codes), over the codes of the encoder's family: as many as it has places, each with so many values.
+
+    A prior of one's own makes in `build` what it needs for them, and gives `log_prob_of` and `sample_indices`; it is told its
+    family when it becomes part of a model.
+
+    Args:
+        latent_shape: (D, *positions) of one example's latents; `vaekit.create_vae` fills it in.
+
+    Raises:
+        ValueError: when composed, an encoder whose latents are not codes.
+    """
+
+    latents = LatentKind.CODES | LatentKind.RELAXED_CODES
+
+    def __init__(self, latent_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.latent_shape: tuple[int, ...] = checked_sizes("latent_shape", latent_shape)
+        self._family: list[FamilyOfCodes] = []  # in a list: the codes are the encoder's, not the prior's
+
+    def attach(self, encoder: nn.Module) -> None:
+        family = getattr(encoder, "family", None)
+        if getattr(family, "codes", None) is None:
+            raise ValueError(
+                f"{type(self).__name__} is a prior over the codes of the encoder, but its {type(family).__name__} has none; "
+                "make the encoder with posterior='vector_quantized' for example"
+            )
+        if self._family and self._family[0] is not family:
+            raise ValueError(f"this {type(self).__name__} belongs to another model, over whose codes it is; make a new one")
+        if not self._family:
+            self._family = [cast(FamilyOfCodes, family)]
+            self.build(self.family.code_shape, self.family.codes, next(encoder.parameters(), torch.zeros(())))
+
+    @property
+    def family(self) -> FamilyOfCodes:
+        """Whose codes they are.
+
+        Raises:
+            RuntimeError: the prior is not part of a model.
+        """
+        if not self._family:
+            raise RuntimeError(f"a {type(self).__name__} is a prior over a model's codes: compose a vaekit.VAE with it first")
+        return self._family[0]
+
+    @abstractmethod
+    def build(self, code_shape: tuple[int, ...], codes: int, weight: Tensor) -> None:
+        """Make what it needs for codes in these places, with so many values each, on the device of `weight` and in its dtype."""
+
+    @abstractmethod
+    def log_prob_of(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """log p of codes by their numbers, in nats: int64 [B, *code_shape] -> `dtype` [B]."""
+
+    @abstractmethod
+    def sample_indices(self, count: int, *, key: Tensor, dtype: torch.dtype = torch.float32, row_start: int = 0) -> Tensor:
+        """Draws by their numbers: int64 [count, *code_shape]; `dtype` is that of the probabilities."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(z) in nats, z [B, *latent_shape] -> [B]; -inf for a z that holds anything but codes, NaN for NaN.
+
+        float64 for float64, otherwise float32.
+
+        Raises:
+            NotImplementedError: vectors that do not say which codes they stand for.
+        """
+        indices, is_code = self.family.indices_of(z)
+        log_prob = self.log_prob_of(indices, reference.compute_dtype(z.dtype))
+        log_prob = torch.where(is_code.reshape(len(z), -1).all(1), log_prob, -math.inf)
+        return torch.where(z.isnan().reshape(len(z), -1).any(1), math.nan, log_prob)
+
+    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype, row_start: int = 0) -> Tensor:
+        indices = self.sample_indices(shape[0], key=key, dtype=reference.compute_dtype(dtype), row_start=row_start)
+        return self.family.embedded(indices).detach().to(dtype)
+
 
 @registry.register("codes")
-class Codes(Prior):
-    """Each position has one of K codes, independently: all equally probable, as while the model is trained (section 3.2).
+class Codes(CodePrior):
+    """Each place has one of K codes, independently: all equally probable, as while the model is trained (section 3.2).
 
-    log p(z) = sum over positions of log p_position(k), -log K each at first; -inf for a z that holds anything but codes. The
-    divergence of a vector-quantised posterior from it is then the constant positions * log K. After training,
-    `vaekit.evaluation.fitted_codes` gives one with the frequencies that codes have at each position, for draws that look more
-    like the data; what codes at two positions have to do with each other it leaves out, which a model of the codes would learn.
+    log p(z) = sum over places of log p_place(k), -log K each at first; -inf for a z that holds anything but codes. The
+    divergence of a vector-quantised posterior from it is then the constant places * log K. After training,
+    `vaekit.evaluation.fitted_codes` gives one with the frequencies that codes have in each place, for draws that look more
+    like the data; what codes in two places have to do with each other it leaves out, which "autoregressive_codes" learns.
 
-    Use it with the posterior "vector_quantized", as the only one. It costs next to nothing: a look-up for each code.
+    Use it with a posterior over codes, "vector_quantized" for example. It costs next to nothing: a look-up for each code.
 
     Van den Oord, Vinyals, Kavukcuoglu, "Neural Discrete Representation Learning", 2017, arXiv:1711.00937, section 3.2.
 
@@ -45,10 +125,10 @@ class Codes(Prior):
         latent_shape: (D, *positions) of one example's latents; `vaekit.create_vae` fills it in.
 
     Attributes:
-        logits: [*positions, K], whose softmax are the probabilities; there once the prior is part of a model.
+        logits: [*code_shape, K], whose softmax are the probabilities; there once the prior is part of a model.
 
     Raises:
-        ValueError: when composed, an encoder without a codebook.
+        ValueError: when composed, an encoder whose latents are not codes, or one with so many that there is no room for logits.
 
     Example:
         >>> import vaekit
@@ -61,70 +141,30 @@ class Codes(Prior):
         tensor([-2.0794, -2.0794, -2.0794, -2.0794, -2.0794])
     """
 
-    latents = LatentKind.CODES
     logits: Tensor
 
-    def __init__(self, latent_shape: Sequence[int]) -> None:
-        super().__init__()
-        self.latent_shape: tuple[int, ...] = checked_sizes("latent_shape", latent_shape)
-        self._family: list[Codebook] = []  # in a list: the codebook is the encoder's, not the prior's
-
-    def attach(self, encoder: nn.Module) -> None:
-        family = getattr(encoder, "family", None)
-        if not isinstance(getattr(family, "codebook", None), Tensor):
-            raise ValueError(
-                f"a codes prior is one over the codes of the encoder's codebook, but its {type(family).__name__} has none; "
-                "make the encoder with posterior='vector_quantized'"
-            )
-        if self._family and self._family[0] is not family:
-            raise ValueError("this codes prior belongs to another model, over whose codebook it is; make a new one")
-        if not self._family:
-            self._family = [cast(Codebook, family)]
-            codebook = self._family[0].codebook
-            shape = (*self.latent_shape[1:], len(codebook))
-            self.register_buffer("logits", torch.zeros(shape, dtype=codebook.dtype, device=codebook.device))
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z) in nats, z [B, D, *positions] -> [B]; float64 for float64, otherwise float32; NaN for NaN."""
-        codebook = self._codebook().codebook.detach()
-        rows = z.movedim(1, -1).reshape(-1, codebook.shape[1])
-        # Equal, not nearest: codes may lie closer together than a distance can tell.
-        found = [_equal(part, codebook) for part in rows.split(max(_COMPARISONS_PER_CHUNK // len(codebook), 1))]
-        indices, is_code = (torch.cat(parts).view(z.shape[0], *z.shape[2:]) for parts in zip(*found, strict=True))
-        log_prob = self._log_probability_of(indices, reference.compute_dtype(z.dtype))
-        log_prob = torch.where(is_code, log_prob, -math.inf)
-        return torch.where(z.isnan().any(1), math.nan, log_prob).reshape(z.shape[0], math.prod(log_prob.shape[1:])).sum(-1)
+    def build(self, code_shape: tuple[int, ...], codes: int, weight: Tensor) -> None:
+        if math.prod(code_shape) * codes > _MOST_LOGITS:
+            raise ValueError(f"there is no room for the probabilities of {codes} codes in {math.prod(code_shape)} places")
+        self.register_buffer("logits", weight.new_zeros((*code_shape, codes)).detach())
 
     def log_prob_of(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """log p of codes by their numbers, in nats: int64 [B, *positions] -> `dtype` [B]."""
-        return self._log_probability_of(indices, dtype).reshape(len(indices), math.prod(indices.shape[1:])).sum(-1)
+        probabilities = self._log_probabilities(dtype)
+        each = probabilities.expand(len(indices), *probabilities.shape).gather(-1, indices.unsqueeze(-1)).squeeze(-1)
+        summed: Tensor = each.reshape(len(indices), math.prod(indices.shape[1:])).sum(-1)
+        return summed
 
-    def sample(self, shape: Sequence[int], *, key: Tensor, dtype: torch.dtype, row_start: int = 0) -> Tensor:
-        family, count, positions = self._codebook(), shape[0], tuple(shape[2:])
-        wide = reference.compute_dtype(dtype)
-        below = self._log_probabilities(wide).exp().view(math.prod(positions), -1).cumsum(-1)
-        u = philox.uniform(key, (count, len(below)), wide, row_start * len(below))
+    def expected_log_prob(self, probabilities: Tensor) -> Tensor:
+        """The mean of log p where codes have these probabilities, in nats: [B, *code_shape, K] -> [B]."""
+        each = probabilities * self._log_probabilities(probabilities.dtype)
+        return each.flatten(1).sum(1)
+
+    def sample_indices(self, count: int, *, key: Tensor, dtype: torch.dtype = torch.float32, row_start: int = 0) -> Tensor:
+        below = self._log_probabilities(dtype).exp().view(math.prod(self.family.code_shape), -1).cumsum(-1)
+        u = philox.uniform(key, (count, len(below)), dtype, row_start * len(below))
         u = u.T * below[:, -1:]  # the last cumulative sum can round to just below 1
         indices = torch.searchsorted(below, u.contiguous(), right=True).clamp(max=below.shape[-1] - 1)
-        return family.embedded(indices.T.reshape(count, *positions)).detach().to(dtype)
-
-    def _log_probability_of(self, indices: Tensor, dtype: torch.dtype) -> Tensor:
-        """log p of each code in its position: int64 [B, *positions] -> [B, *positions]."""
-        probabilities = self._log_probabilities(dtype)
-        return probabilities.expand(len(indices), *probabilities.shape).gather(-1, indices.unsqueeze(-1)).squeeze(-1)
+        return indices.T.reshape(count, *self.family.code_shape)
 
     def _log_probabilities(self, dtype: torch.dtype) -> Tensor:
         return self.logits.to(dtype).log_softmax(-1)
-
-    def _codebook(self) -> Codebook:
-        if not self._family:
-            raise RuntimeError("a codes prior is one over a model's codebook: compose a vaekit.VAE with it first")
-        return self._family[0]
-
-
-def _equal(rows: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """The first code that each of [N, D] is equal to, int64 [N], and whether there is one, bool [N]."""
-    equal = torch.ones(len(rows), len(codebook), dtype=torch.bool, device=rows.device)
-    for of_rows, of_codes in zip(rows.unbind(1), codebook.unbind(1), strict=True):
-        equal = equal & (of_rows[:, None] == of_codes)
-    return equal.int().argmax(1), equal.any(1)

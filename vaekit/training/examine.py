@@ -224,7 +224,7 @@ def _dimensions(vae: VAE, posteriors: Sequence[Posterior]) -> str:
     """Which latent dimensions are not finite, by their divergence where it comes apart by dimension; or have most of it."""
     if not posteriors:
         return ""
-    has_kl = all(divergences.known_by_dimension(posterior, vae.prior) for posterior in posteriors)
+    has_kl = vae.prior.condition is None and all(divergences.known_by_dimension(posterior, vae.prior) for posterior in posteriors)
     key = torch.zeros(2, dtype=torch.int64, device=vae.device)
     values = [p.rsample_kl_per_dimension(vae.prior, key=key)[1] if has_kl else p.mean.detach() for p in posteriors]
     whole, of = torch.cat([value.float() for value in values]), "the divergence" if has_kl else "the posterior's mean"

@@ -19,7 +19,7 @@ from vaekit.likelihoods.gaussian import Gaussian
 from vaekit.modes import evaluation_mode
 from vaekit.ops import philox
 from vaekit.posteriors.base import Posterior
-from vaekit.posteriors.vector_quantized import VectorQuantized
+from vaekit.posteriors.codes import CodePosterior
 from vaekit.schedules import is_final, scheduled
 from vaekit.training.explain import listed, span
 from vaekit.training.guard import Taken
@@ -144,9 +144,9 @@ class Signs:
                 posterior = self._posterior[0]
             else:
                 return
-            if isinstance(posterior, VectorQuantized):
+            if isinstance(posterior, CodePosterior):
                 _warn_of_codes(posterior, when)
-            elif divergences.known_by_dimension(posterior, self._vae.prior):
+            elif self._vae.prior.condition is None and divergences.known_by_dimension(posterior, self._vae.prior):
                 _warn_of_collapse(posterior, self._vae, when)
 
     def _some(self) -> Batch | None:
@@ -179,7 +179,7 @@ class Signs:
             parameters = self._vae.natural_parameters(posterior.mean, batch.condition)
             nll = float(self._vae.likelihood.nll(parameters, batch.x).mean())
             key = philox.make_key(0, device=self._vae.device)
-            divergence = float(posterior.rsample_kl(self._vae.prior, key=key)[1].mean())
+            divergence = float(posterior.rsample_kl(self._vae.prior_given(batch.condition, len(batch.x)), key=key)[1].mean())
         return _is_near(reconstruction * elements, nll) and not _is_near(kl * elements, divergence)
 
 
@@ -237,15 +237,15 @@ def _warn_of_collapse(posterior: Posterior, vae: VAE, when: str) -> None:
         )
 
 
-def _warn_of_codes(posterior: VectorQuantized, when: str) -> None:
-    family = posterior.family
-    if posterior.indices.numel() >= VECTORS_A_CODE * family.codes:
-        unused = family.frequencies(posterior.indices) == 0
+def _warn_of_codes(posterior: CodePosterior, when: str) -> None:
+    family, uses = posterior.family, posterior.family.averaged_uses
+    if posterior.indices.numel() >= VECTORS_A_CODE * family.codes * family.books:
+        unused = family.counts(posterior.indices) == 0
+    elif uses is not None:
+        unused = uses < UNUSED * uses.mean(1, keepdim=True)
     else:
-        unused = family.uses < UNUSED * family.uses.mean()
-    numbers = unused.nonzero().flatten().tolist()
-    if numbers:
-        warn(
-            f"{when}, {len(numbers)} of {family.codes} codes are not used: {listed(numbers, '')}. Take fewer codes, or a larger "
-            "revive_below, which puts such codes onto vectors that are there"
-        )
+        return
+    if unused.any():
+        names = [f"{book}.{code}" if family.books > 1 else str(code) for book, code in unused.nonzero().tolist()]
+        hint = "" if uses is None else ", or a larger revive_below, which puts such codes onto vectors that are there"
+        warn(f"{when}, {len(names)} of {unused.numel()} codes are not used: {listed(names, '')}. Take fewer codes{hint}")
