@@ -237,6 +237,29 @@ def test_columns_in_another_order_and_extreme_numbers():
         schema.with_column("a", transform="none").encode(frame)
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_what_is_observed_stays_what_it_is_though_the_schema_knows_other_numbers_and_times(library, gaps):
+    """Whole numbers that have a fraction now, 64-bit ones, times in other units; a frame of pandas keeps its index."""
+    convert = {"pandas": lambda frame: frame, "polars": polars.from_pandas, "pyarrow": pyarrow.Table.from_pandas}[library]
+    times = pandas.date_range("2024-02-29 10:00:01", periods=4, freq="17h", unit="ns")
+    frame = pandas.DataFrame({"age": [31, 45, 62, 28], "seen": times, "id": [2**60 + row for row in range(4)]})
+    schema = Schema.guess(convert(frame), {name: {"missing": True} for name in frame})
+    other = frame.assign(age=[31.25, 45.5, 62.0, 28.75], seen=times.as_unit("s")).set_index(pandas.Index([7, 5, 3, 1]))
+    if gaps:
+        other.loc[5, ["age", "seen"]] = None
+    given = other if library == "pandas" else convert(other.reset_index(drop=True))
+    filled = schema.filled(given, schema.encode(convert(frame)))
+    filled = filled if library == "pandas" else filled.to_pandas()
+    rows = [0, 2, 3]
+    assert filled["age"].iloc[rows].tolist() == [31.25, 62.0, 28.75]
+    assert filled["seen"].iloc[rows].tolist() == [times[row] for row in rows]
+    assert filled["id"].tolist() == frame["id"].tolist()
+    assert filled.iloc[1].tolist()[:2] == ([45.0, times[1]] if gaps else [45.5, times[1]])
+    if library == "pandas":
+        assert filled.index.tolist() == [7, 5, 3, 1]
+
+
 def test_a_config_of_something_else_is_refused():
     config = Schema.guess(table()).to_config()
     for wrong in ({}, {**config, "format": 9}, {**config, "columns": [{"name": "x"}]}, {**config, "library": "excel"}):

@@ -165,6 +165,15 @@ class Column:
             return self._values_of_codes(np.where(missing, 0.0, encoded)), missing
         return self._values_of_steps(self.inverse(np.where(missing, 0.0, encoded))), missing
 
+    def observed(self, data: Read, library: str) -> tuple[Array, Column | Read]:
+        """Values as a frame of the schema holds them, and what has their dtype: no column of whole numbers where some are not."""
+        values = data.values
+        if data.sort == "float" and self.sort == "integer" and self.levels is None:
+            return values, data._replace(dtype={"pandas": "float64", "polars": "Float64", "pyarrow": "double"}[library])
+        if data.sort in _TIMES and data.ticks != self.ticks:
+            values = np.array([value * self.ticks // data.ticks for value in values.tolist()], dtype=np.int64)
+        return values, self
+
     def forward(self, steps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Numbers less the origin -> what a model sees."""
         self._check_support(steps)

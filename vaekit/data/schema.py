@@ -203,26 +203,26 @@ class Schema:
     def filled(self, frame: Any, x: Tensor) -> Any:
         """The frame, in the schema's order, with its missing values from x [N, F], which has numbers as `decode` takes them.
 
-        Observed values are not encoded and decoded, but stay what they are.
+        Observed values are not encoded and decoded, but stay what they are, and so does the index of a frame of pandas.
 
         Raises:
             ValueError: an x of another shape, or without a value where one is missing.
         """
-        _, series = columns_of(frame)
+        library, series = columns_of(frame)
         numbers = x.detach().cpu().double().numpy()
         made = {}
         for number, (name, column) in enumerate(self.columns.items()):
             data = read(series[name])
-            values = np.ascontiguousarray(numbers[:, number])
+            observed, like = column.observed(data, self.library)
             if data.missing.any():
-                values = np.where(data.missing, values, 0.0)
-                decoded, still = column.decode(values)
-                decoded = decoded.astype(object) if data.values.dtype == object else decoded
-                decoded[~data.missing] = data.values
-                made[name] = series_of(self.library, name, decoded, still, column)
+                decoded, still = column.decode(np.where(data.missing, numbers[:, number], 0.0))
+                decoded = decoded.astype(observed.dtype) if observed.dtype.kind in "fO" else decoded
+                decoded[~data.missing] = observed
+                made[name] = series_of(self.library, name, decoded, still, like)
             else:
-                made[name] = series_of(self.library, name, data.values, data.missing, column)
-        return frame_of(self.library, made, len(numbers))
+                made[name] = series_of(self.library, name, observed, data.missing, like)
+        filled = frame_of(self.library, made, len(numbers))
+        return filled.set_index(frame.index) if library == self.library == "pandas" else filled
 
     def to_config(self) -> dict[str, Any]:
         """Plain data, for JSON; `from_config` gives the schema back.
