@@ -197,7 +197,7 @@ class Run:
         """
         options = FitOptions(**{key: settings[key] for key in FIT_KEYS if key in settings})  # refuses what `fit` would
         source = settings["data"]
-        if settings.get("preset") == TABLE_PRESET and "likelihood" not in settings and data.is_table_source(source):
+        if settings.get("preset") == TABLE_PRESET and not _is_named(settings.get("likelihood")) and data.is_table_source(source):
             settings = {**settings, READING: {"schema": "guess", **settings.get(READING, {})}}
         train, test = _parts_of(settings, progress)
         if train.schema is not None:
@@ -246,8 +246,14 @@ def _parts_of(settings: Settings, progress: bool = True) -> tuple[data.Examples,
 def _with_schema(settings: Settings, schema: data.Schema) -> Settings:
     """The settings with the schema itself in the place of "guess", and the likelihood that it chooses unless there is one."""
     config = schema.to_config()
-    chosen = {"likelihood": {**schema.likelihood(), "schema": config}}
-    return {**chosen, **settings, READING: {**settings[READING], "schema": config}}
+    given = settings.get("likelihood", {})
+    likelihood = given if _is_named(given) else {**schema.likelihood(), **given, "schema": config}
+    return {**settings, "likelihood": likelihood, READING: {**settings[READING], "schema": config}}
+
+
+def _is_named(part: Any) -> bool:
+    """Whether a part is chosen, rather than an option of whichever will be."""
+    return isinstance(part, str) or "name" in (part or {})
 
 
 @contextmanager
@@ -316,6 +322,8 @@ def saved_model(folder: Path, weights: str | None = None) -> VAE:
     """
     if weights not in (None, BEST, LAST):
         raise ValueError(f"--weights takes {BEST} or {LAST}, got {weights!r}")
+    if folder.is_file() and folder.suffix != Path(saving.WEIGHTS_FILE).suffix:
+        raise ValueError(f"RUN has to be the folder of a run or of a model, got the file {folder}; DATA comes after it")
     for name in (BEST, LAST) if weights is None else (weights,):
         if (folder / name / saving.WEIGHTS_FILE).is_file():
             return saving.load(folder / name)

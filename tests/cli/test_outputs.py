@@ -260,3 +260,16 @@ def test_columns_have_the_names_of_the_likelihood_where_the_data_has_none(tmp_pa
     assert command("train", file, *SMALL, *QUICK, "--set", f"likelihood={spec}", "--out", out) == 0
     assert command("reconstruct", out, "--out", tmp_path / "x.csv") == 0
     assert list(written(tmp_path / "x.csv")) == ["age", "size"]
+
+
+def test_rows_of_draws_do_not_take_the_place_of_the_tables_own_columns(table_run, tmp_path, mistake):
+    frame = pandas.read_csv(write_table(tmp_path / "people.csv")).assign(draw=0)
+    frame.to_csv(tmp_path / "people.csv", index=False)
+    arguments = ["impute", table_run, tmp_path / "people.csv", "--samples", 2, "--out", tmp_path / "filled.csv"]
+    assert command(*arguments) == 0
+    assert "DATA has 'draw' too" in mistake(*arguments, "--overwrite", "--draws", 2)
+
+
+def test_data_in_the_place_of_the_run_is_told_so(table_run, table, tmp_path, mistake):
+    line = mistake("impute", table, table_run, "--out", tmp_path / "filled.csv")
+    assert f"RUN has to be the folder of a run or of a model, got the file {table}" in line

@@ -1,6 +1,7 @@
 """`vaekit train people.csv --label diagnosis --validation 0.2`, and what looks at the run afterwards."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas
@@ -119,6 +120,22 @@ def test_other_tables_are_read_by_the_names_of_their_columns(people, tmp_path, l
         np.testing.assert_allclose(np.load(tmp_path / f"{number}.npy"), np.load(tmp_path / "z.npy"), rtol=1e-6)
     frame.rename(columns={"b": "B"}).to_csv(tmp_path / "renamed.csv", index=False)
     assert "no column 'b'" in mistake("score", out, tmp_path / "renamed.csv", "--out", tmp_path / "scores.csv")
+
+
+def test_a_model_of_a_complete_table_is_made_to_take_gaps_and_reads_tables_without_its_run(people, tmp_path, mistake):
+    read, out = ["--read", 'drop=["diagnosis","patient"]'], tmp_path / "filled.csv"
+    frame = pandas.read_csv(people)
+    frame.loc[3, ["a", "part"]] = None
+    frame.to_csv(tmp_path / "gaps.csv", index=False)
+    assert command("train", people, *read, *QUICK, "--out", tmp_path / "complete") == 0
+    advice = "--set likelihood.missing=ignore"
+    assert f"vaekit train {advice}" in mistake("impute", tmp_path / "complete", tmp_path / "gaps.csv", "--out", out)
+    assert command("train", people, *read, *QUICK, *advice.split(), "--out", tmp_path / "run") == 0
+    assert vaekit.load(tmp_path / "run" / "best").likelihood.names == ("a", "b", "c", "part")
+    shutil.copytree(tmp_path / "run" / "best", tmp_path / "model")
+    for model in ("run", "model"):
+        assert command("impute", tmp_path / model, tmp_path / "gaps.csv", "--samples", 5, "--out", out, "--overwrite") == 0
+        assert pandas.read_csv(out).loc[3].notna().all()
 
 
 def test_tables_are_written_in_the_units_that_were_read(tmp_path):

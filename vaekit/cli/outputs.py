@@ -22,7 +22,7 @@ from vaekit.cli.options import ReadOption, RunArgument, SeedOption, WeightsOptio
 from vaekit.cli.written import KINDS, TABLES, Arrays, Target, target, write
 from vaekit.data.cells import columns_of, is_cells_file, parts_of
 from vaekit.evaluation.terms import on_device
-from vaekit.inputs import checked_batches, named_as_trained
+from vaekit.inputs import checked_batches, named_as_trained, reading_of
 from vaekit.likelihoods import Columns, LibrarySize
 from vaekit.modes import evaluation_mode
 from vaekit.ops import make_key
@@ -91,6 +91,10 @@ def impute(
                 yield in_rows
             elif out.is_table or out.kind == "/":
                 numbers = torch.cartesian_prod(torch.arange(row, row + len(each)), torch.arange(each.shape[1]))
+                if taken := {"row", "draw"} & set(in_rows):
+                    raise ValueError(
+                        f"--draws writes the columns row and draw, but DATA has {taken.pop()!r} too; rename it there"
+                    )
                 yield {"row": numbers[:, 0].numpy(), "draw": numbers[:, 1].numpy(), **in_rows}
             else:
                 yield {"x": each.numpy(), "effective_sample_size": part.effective_sample_size.numpy()}
@@ -203,6 +207,8 @@ def _options(run: Any, vae: VAE, source: str | None, reading: Sequence[str] | No
             options[name] = text
     path = runs.held_out_source(run) if source is None else source
     as_before = {} if path is None else runs.reading_of(run, str(path))
+    if data.is_table_source(path):
+        as_before = {**reading_of(vae), **as_before}  # a model may be without its run
     if (is_cells_file(path) and vae.condition is None) or as_before.get("batch") or as_before.get("covariates"):
         as_before = {name: value for name, value in as_before.items() if name != "label"}  # new cells need not have types
     return {**as_before, **options}

@@ -122,7 +122,8 @@ def _check_likelihood(vae: VAE) -> None:
         name = type(vae.likelihood).__name__
         raise ValueError(
             f"the model's likelihood, {name}, refuses missing values, so the model has not learned to do without them; train one "
-            'whose likelihood ignores them, likelihood={"name": ..., "missing": "ignore"}, on data with or without missing values'
+            'whose likelihood ignores them, likelihood={"name": ..., "missing": "ignore"} or vaekit train --set '
+            "likelihood.missing=ignore, on data with or without missing values"
         )
 
 
