@@ -77,6 +77,15 @@ def named_as_trained(vae: VAE, examples: Examples) -> Examples:
     return examples.numbered_as(getattr(vae.condition, "names", None) if isinstance(vae.condition, Labels) else None)
 
 
+def column_names(vae: VAE, examples: Examples | None) -> list[str]:
+    """The names of the elements of x: the data's, or those that the likelihood has, or x0, x1, ..."""
+    size = math.prod(vae.input_shape)
+    named = examples.genes if isinstance(examples, Cells) else None if examples is None else examples.columns
+    if named is None and isinstance(vae.likelihood, (Columns, LibrarySize)):
+        named = vae.likelihood.names if isinstance(vae.likelihood, Columns) else vae.likelihood.features
+    return [f"x{number}" for number in range(size)] if named is None or len(named) != size else list(named)
+
+
 def checked(vae: VAE, batches: Batches) -> Iterator[Batch]:
     """The batches, once through, with their values checked unless they have been.
 

@@ -30,12 +30,12 @@ def subject(vae, n=6, y=None, history=None) -> Subject:
         ((1, 8, 8), 2, {}, {"latent_space", "latent_grid"}),
         ((3, 8, 8), 2, {}, {"latent_space", "latent_grid"}),
         ((2, 8, 8), 2, {}, {"latent_space", "traversals"}),
-        ((1, 8, 8), 3, {}, {"traversals"}),
+        ((1, 8, 8), 3, {}, {"latent_space", "traversals"}),
         ((6,), 2, {}, {"latent_space", "traversals"}),
-        ((2, 9), 1, {}, {"traversals"}),
+        ((2, 9), 1, {}, {"latent_space", "traversals"}),
         ((1, 1, 9), 2, {}, {"latent_space", "traversals"}),
         ((1, 8, 8), 2, CODEBOOK, {"latent_space"}),
-        ((1, 8, 8), 3, CODEBOOK, set()),
+        ((1, 8, 8), 3, CODEBOOK, {"latent_space"}),
         ((1, 8, 8), 3, SPATIAL, set()),
         ((1, 8, 8), 2, {"posterior": "full_gaussian"}, {"latent_space", "latent_grid"}),
     ],
@@ -78,13 +78,25 @@ def test_samples_have_a_row_for_each_condition_or_where_those_are_many_for_a_few
     assert given_ is None if rows is None else given_.tolist() == rows
 
 
-def test_a_latent_space_shows_at_most_5000_points(monkeypatch):
-    shown = []
-    monkeypatch.setattr(pictures, "latent_space", lambda vae, x, y, condition, names: shown.append((x, y)))
-    CATALOGUE["latent_space"].draw(subject(model((1,)), n=7001, y=torch.arange(7001)))
-    ((x, y),) = shown
-    assert len(x) == len(y) == 5000
-    assert y.unique().numel() == 5000
+TABLES = {"marginals", "pairs", "associations", "column_reconstructions"}
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_table_whose_columns_have_names_is_drawn_by_column(missing):
+    x = torch.rand(9, 3)
+    x[3, 1] = torch.nan if missing else 0.5
+    examples = vaekit.data.Examples(x, columns=["a", "b", "c"])
+    subject_ = Subject(model((3,), likelihood={"name": "gaussian", "missing": "ignore"}), examples)
+    fits = TABLES | {"latent_space", "traversals"} | ({"missingness"} if missing else set())
+    assert set(dict(catalogue.fitting(subject_))) == fits
+    one = Subject(model((1,)), vaekit.data.Examples(x[:, :1], columns=["a"]))
+    assert {name for name, entry in CATALOGUE.items() if entry.fits(one)} == fits - {"pairs", "associations", "missingness"}
+
+
+def test_a_latent_space_shows_at_most_5000_points():
+    figure = CATALOGUE["latent_space"].draw(subject(model((1,)), n=7001, y=torch.arange(7001) % 2))
+    assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == 5000
+    assert "5,000 of 7,001 examples" in figure.axes[0].get_title()
 
 
 @given(st.integers(1, 200), st.data())

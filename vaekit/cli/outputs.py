@@ -22,8 +22,8 @@ from vaekit.cli.options import ReadOption, RunArgument, SeedOption, WeightsOptio
 from vaekit.cli.written import KINDS, TABLES, Arrays, Target, target, write
 from vaekit.data.cells import columns_of, is_cells_file, parts_of
 from vaekit.evaluation.terms import on_device
-from vaekit.inputs import checked_batches, named_as_trained, reading_of
-from vaekit.likelihoods import Columns, LibrarySize
+from vaekit.inputs import checked_batches, column_names, named_as_trained, reading_of
+from vaekit.likelihoods import LibrarySize
 from vaekit.modes import evaluation_mode
 from vaekit.ops import make_key
 from vaekit.vae import VAE
@@ -243,15 +243,6 @@ def _described(vae: VAE, condition: Tensor | None) -> dict[str, np.ndarray[Any, 
             values = next(columns).numpy()
             described[name] = np.array(part["names"])[values.astype(np.int64)] if part["name"] == "labels" else values
     return described
-
-
-def column_names(vae: VAE, examples: data.Examples | None) -> list[str]:
-    """The names of the elements of x: the data's, or those that the likelihood has, or x0, x1, ..."""
-    size = math.prod(vae.input_shape)
-    named = None if examples is None else examples.columns
-    if named is None and isinstance(vae.likelihood, (Columns, LibrarySize)):
-        named = vae.likelihood.names if isinstance(vae.likelihood, Columns) else vae.likelihood.features
-    return _numbered("x", size) if named is None or len(named) != size else list(named)
 
 
 def _in_units(vae: VAE, parts: Iterable[Arrays], out: Target) -> Iterable[Arrays]:

@@ -1,6 +1,21 @@
 """Pictures of what a model learned; each function returns a matplotlib Figure, which `savefig` writes."""
 
+from vaekit.plots.columns import column_reconstructions, missingness
 from vaekit.plots.curves import loss_curves
-from vaekit.plots.pictures import latent_grid, latent_space, reconstructions, samples, traversals
+from vaekit.plots.latents import latent_space
+from vaekit.plots.pictures import latent_grid, reconstructions, samples, traversals
+from vaekit.plots.tables import associations, marginals, pairs
 
-__all__ = ["latent_grid", "latent_space", "loss_curves", "reconstructions", "samples", "traversals"]
+__all__ = [
+    "associations",
+    "column_reconstructions",
+    "latent_grid",
+    "latent_space",
+    "loss_curves",
+    "marginals",
+    "missingness",
+    "pairs",
+    "reconstructions",
+    "samples",
+    "traversals",
+]

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from torch import Tensor
 
 from vaekit.data import Examples
+from vaekit.inputs import column_names
 from vaekit.latents import LatentKind
-from vaekit.plots import curves, pictures
+from vaekit.plots import columns, curves, latents, pictures, tables
 from vaekit.plots.drawing import is_image
+from vaekit.plots.units import spread
 from vaekit.vae import VAE
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def fitting(subject: Subject) -> Iterator[tuple[str, Figure]]:
         >>> vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=3)
         >>> subject = Subject(vae, vaekit.data.as_examples(torch.rand(9, 1, 8, 8)))
         >>> [name for name, figure in fitting(subject)]
-        ['reconstructions', 'samples', 'traversals']
+        ['reconstructions', 'samples', 'latent_space', 'traversals']
     """
     for name, entry in CATALOGUE.items():
         if entry.fits(subject):
@@ -89,7 +90,7 @@ def spread_rows(examples: Examples, count: int) -> Tensor:
     """
     if count > len(examples):
         raise ValueError(f"there are {len(examples)} held-out examples, {count} were asked for")
-    return (torch.arange(count) * len(examples)).div(count, rounding_mode="floor")
+    return spread(len(examples), count)
 
 
 def conditions_of(vae: VAE, examples: Examples, rows: Tensor) -> Tensor | None:
@@ -110,11 +111,22 @@ def _samples(subject: Subject) -> Figure:
     return pictures.samples(subject.vae, condition=subject.conditions(subject.few))
 
 
-def _latent_space(subject: Subject) -> Figure:
-    rows, y = subject.many, subject.examples.y
-    labels = None if y is None else y[rows]
-    names = subject.examples.label_names
-    return pictures.latent_space(subject.vae, subject.examples.x[rows], labels, subject.conditions(rows), names)
+def _is_named_table(subject: Subject) -> bool:
+    """Whether the columns of the examples have names, of the data or of the model."""
+    names = column_names(subject.vae, subject.examples)
+    return len(subject.vae.input_shape) == 1 and names != [f"x{number}" for number in range(len(names))]
+
+
+def _has_named_columns(count: int) -> Callable[[Subject], bool]:
+    return lambda subject: subject.vae.input_shape[0] >= count and _is_named_table(subject)
+
+
+def _misses_values(subject: Subject) -> bool:
+    return _is_named_table(subject) and bool(subject.examples.x[subject.many].isnan().any())
+
+
+def _has_a_vector(subject: Subject) -> bool:
+    return len(subject.vae.latent_shape) == 1
 
 
 def _is_two_dimensional(subject: Subject) -> bool:
@@ -139,9 +151,16 @@ def _has_traversals(subject: Subject) -> bool:
 
 CATALOGUE: dict[str, Entry] = {
     "loss": Entry(lambda subject: bool(subject.history), lambda subject: curves.loss_curves(subject.history or {})),
-    "reconstructions": Entry(lambda _: True, _reconstructions),
-    "samples": Entry(lambda _: True, _samples),
-    "latent_space": Entry(_is_two_dimensional, _latent_space),
+    "reconstructions": Entry(lambda subject: not _is_named_table(subject), _reconstructions),
+    "samples": Entry(lambda subject: not _is_named_table(subject), _samples),
+    "marginals": Entry(_is_named_table, lambda subject: tables.marginals(subject.vae, subject.examples)),
+    "pairs": Entry(_has_named_columns(2), lambda subject: tables.pairs(subject.vae, subject.examples)),
+    "associations": Entry(_has_named_columns(2), lambda subject: tables.associations(subject.vae, subject.examples)),
+    "column_reconstructions": Entry(
+        _is_named_table, lambda subject: columns.column_reconstructions(subject.vae, subject.examples)
+    ),
+    "missingness": Entry(_misses_values, lambda subject: columns.missingness(subject.vae, subject.examples)),
+    "latent_space": Entry(_has_a_vector, lambda subject: latents.latent_space(subject.vae, subject.examples)),
     "latent_grid": Entry(_has_grid, lambda subject: pictures.latent_grid(subject.vae, condition=subject.one_condition)),
     "traversals": Entry(_has_traversals, lambda subject: pictures.traversals(subject.vae, condition=subject.one_condition)),
 }

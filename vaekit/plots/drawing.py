@@ -20,12 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE = "#0072B2", "#D55E00"
-# Okabe and Ito's eight, then two greys: ten classes.
-CLASS_COLOURS = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999", "#5B3A1A",
-)  # fmt: skip
-CLASS_MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "*")
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -99,13 +94,3 @@ def label_elements(figure: Figure, shape: Sequence[int]) -> None:
     """Say what the horizontal axis of curves is; images need no such label."""
     if not is_image(shape):
         figure.supxlabel("column" if len(shape) == 1 else "position")
-
-
-def draw_classes(axes: Axes, points: Tensor, labels: Tensor, names: Sequence[str] | None = None) -> None:
-    """Points [N, 2], each with the colour and the marker of its label [N], and a legend with their names beside them."""
-    for position, label in enumerate(sorted(set(labels.tolist()))):
-        colour = CLASS_COLOURS[position % len(CLASS_COLOURS)]
-        marker = CLASS_MARKERS[position % len(CLASS_MARKERS)]
-        x, y = points[labels == label].numpy().T
-        axes.scatter(x, y, s=18, color=colour, marker=marker, linewidths=0, label=str(label) if names is None else names[label])
-    axes.legend(title="label", markerscale=1.6, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)

@@ -5,9 +5,7 @@ Grey levels run from black, the lowest value of the likelihood's support, to whi
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import torch
@@ -15,11 +13,8 @@ from torch import Tensor
 
 from vaekit.conditions.base import Condition
 from vaekit.latents import LatentKind
-from vaekit.modes import evaluation_mode
 from vaekit.ops import make_key
 from vaekit.plots.drawing import (
-    BLUE,
-    draw_classes,
     draw_example,
     draw_image,
     is_image,
@@ -27,6 +22,7 @@ from vaekit.plots.drawing import (
     new_figure,
     value_limits,
 )
+from vaekit.plots.models import conditions_of, in_evaluation_mode, on_device_of
 from vaekit.posteriors.codes import CodeFamily
 from vaekit.vae import VAE
 
@@ -41,21 +37,7 @@ _MOST_STEPS = 100
 _ROWS_AT_ONCE = 500
 
 
-def _in_evaluation_mode(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draws with the model, the first argument, in evaluation mode and without gradients."""
-
-    @functools.wraps(draw)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        vae = args[0] if args else kwargs.get("vae")
-        if not isinstance(vae, VAE):
-            raise TypeError(f"{draw.__name__} takes a vaekit.VAE first, got {type(vae).__name__}")
-        with evaluation_mode(vae), torch.no_grad():
-            return draw(*args, **kwargs)
-
-    return wrapped
-
-
-@_in_evaluation_mode
+@in_evaluation_mode
 def reconstructions(vae: VAE, x: Tensor, condition: Any = None) -> Figure:
     """Each example above its reconstruction, the decoded posterior mean.
 
@@ -76,7 +58,7 @@ def reconstructions(vae: VAE, x: Tensor, condition: Any = None) -> Figure:
     """
     if not 1 <= len(x) <= MOST_PANELS:
         raise ValueError(f"reconstructions draws 1 to {MOST_PANELS} examples side by side, got {len(x)}; x[:5] for example")
-    x = _on_device(vae, x)
+    x = on_device_of(vae, x)
     rows = {"original": x, "reconstruction": vae.reconstruct(x, condition)}
     limits = _limits(vae, *rows.values())
     figure = new_figure(max(1.5 * len(x), 4.0), 3.6)
@@ -90,7 +72,7 @@ def reconstructions(vae: VAE, x: Tensor, condition: Any = None) -> Figure:
     return figure
 
 
-@_in_evaluation_mode
+@in_evaluation_mode
 def samples(vae: VAE, n: int | None = None, condition: Any = None, *, draw: bool = False, key: Tensor | None = None) -> Figure:
     """Decoded draws from the prior; of a conditional model a row for each condition, from the same codes in every row.
 
@@ -112,7 +94,7 @@ def samples(vae: VAE, n: int | None = None, condition: Any = None, *, draw: bool
         >>> len(samples(vae, 4, condition=[3, 5]).axes)
         8
     """
-    key = (make_key(0) if key is None else key).to(_device(vae))
+    key = (make_key(0) if key is None else key).to(vae.device)
     title = f"{'draws' if draw else 'decoded draws'} from the prior"
     if vae.condition is not None:
         return _samples_by_condition(vae, 8 if n is None else n, condition, draw, key, title)
@@ -162,47 +144,7 @@ def _one_for_each_row(kind: Condition, condition: Any) -> Tensor:
     return kind.as_rows(values, len(values))
 
 
-@_in_evaluation_mode
-def latent_space(
-    vae: VAE, x: Tensor, y: Tensor | None = None, condition: Any = None, label_names: Sequence[str] | None = None
-) -> Figure:
-    """The posterior means of x in a two-dimensional latent space, coloured and marked by label.
-
-    Args:
-        vae: a model with two latent dimensions.
-        x: [N, *input_shape].
-        y: integer labels [N]; or vectors [N, K], which are not shown; or None.
-        condition: of each example, for a conditional model; y by default.
-        label_names: what the labels 0, 1, ... are called in the legend; their numbers by default.
-
-    Raises:
-        ValueError: another number of latent dimensions; another number of labels than of examples.
-
-    Example:
-        >>> import vaekit
-        >>> vae = vaekit.create_vae(input_shape=(4,), latent_dim=2)
-        >>> len(latent_space(vae, torch.rand(20, 4), torch.arange(20) % 3).axes)
-        1
-    """
-    _check_two_dimensions(vae, "latent_space")
-    if y is not None and len(y) != len(x):
-        raise ValueError(f"there are {len(x)} examples but {len(y)} labels")
-    conditions = _conditions(vae, y if condition is None and vae.condition is not None else condition, len(x))
-    chunks = [slice(start, start + _ROWS_AT_ONCE) for start in range(0, len(x), _ROWS_AT_ONCE)]
-    posteriors = (vae.encode(_on_device(vae, x[rows]), None if conditions is None else conditions[rows]) for rows in chunks)
-    means = torch.cat([posterior.mean.float().cpu() for posterior in posteriors])
-    figure = new_figure(6.4, 5.6)
-    axes = figure.subplots()
-    if y is None or torch.as_tensor(y).ndim > 1:  # vectors have no colour
-        axes.scatter(means[:, 0].numpy(), means[:, 1].numpy(), s=9, color=BLUE, linewidths=0)
-    else:
-        draw_classes(axes, means, torch.as_tensor(y).cpu(), label_names)
-    axes.set(title=f"posterior means of {len(x)} examples", xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
-    axes.grid(alpha=0.3)
-    return figure
-
-
-@_in_evaluation_mode
+@in_evaluation_mode
 def latent_grid(vae: VAE, side: int = 16, condition: Any = None) -> Figure:
     """The decoded square of a two-dimensional latent space, at the prior's quantiles, so that every cell is equally likely.
 
@@ -245,7 +187,7 @@ def latent_grid(vae: VAE, side: int = 16, condition: Any = None) -> Figure:
     return figure
 
 
-@_in_evaluation_mode
+@in_evaluation_mode
 def traversals(vae: VAE, x: Tensor | None = None, condition: Any = None, *, steps: int = 9, span: float = 2.5) -> Figure:
     """What each latent dimension does: decoded codes in which one coordinate moves and the others stay.
 
@@ -277,7 +219,7 @@ def traversals(vae: VAE, x: Tensor | None = None, condition: Any = None, *, step
     (dimensions,) = vae.latent_shape
     rows = min(dimensions, _MOST_TRAVERSALS)
     weight = next(vae.parameters())
-    code = weight.new_zeros(1, dimensions) if x is None else vae.encode(_on_device(vae, x), condition).mean
+    code = weight.new_zeros(1, dimensions) if x is None else vae.encode(on_device_of(vae, x), condition).mean
     values = torch.linspace(-span, span, steps).to(weight)
     z = code.repeat(rows, steps, 1)
     for dimension in range(rows):
@@ -309,7 +251,7 @@ def describe_latents(vae: VAE) -> str:
 
 def _check_two_dimensions(vae: VAE, picture: str) -> None:
     if vae.latent_shape != (2,):
-        hint = "traversals" if len(vae.latent_shape) == 1 else "reconstructions and samples"
+        hint = "latent_space and traversals" if len(vae.latent_shape) == 1 else "reconstructions and samples"
         raise ValueError(
             f"{picture} draws two latent dimensions, the model's latents have the shape {vae.latent_shape}; see {hint}"
         )
@@ -323,28 +265,11 @@ def _check_continuous(vae: VAE, picture: str) -> None:
         )
 
 
-def _device(vae: VAE) -> torch.device:
-    return next(vae.parameters()).device
-
-
-def _on_device(vae: VAE, x: Any) -> Tensor:
-    return torch.as_tensor(x).to(_device(vae))
-
-
 def _limits(vae: VAE, *drawn: Tensor) -> tuple[float, float]:
     return value_limits(vae.likelihood.support.lowest, vae.likelihood.support.highest, *drawn)
 
 
-def _conditions(vae: VAE, condition: Any, count: int) -> Tensor | None:
-    """The condition of each of `count` examples, [count] or [count, K]; None for a model without one."""
-    if vae.condition is None:
-        if condition is not None:
-            raise ValueError("a condition was given, but the model has none")
-        return None
-    return vae.condition.as_rows(condition, count)
-
-
 def _condition_in_title(vae: VAE, condition: Any) -> str:
     """ ", given 3" where that is the one condition of the whole picture."""
-    rows = _conditions(vae, condition, 1)
+    rows = conditions_of(vae, condition, 1)
     return "" if vae.condition is None or rows is None else f", given {vae.condition.label(rows[0])}"

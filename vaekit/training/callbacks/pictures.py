@@ -36,7 +36,7 @@ class Pictures(Callback):
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     history = vaekit.fit(vae, x, epochs=4, callbacks=[Pictures(x[:9], every=4, folder=folder)], progress=False)
         ...     print(*sorted(os.listdir(folder)))
-        loss-0004.png reconstructions-0004.png samples-0004.png traversals-0004.png
+        latent_space-0004.png loss-0004.png reconstructions-0004.png samples-0004.png traversals-0004.png
     """
 
     def __init__(self, data: Any, every: int = 1, folder: str | os.PathLike[str] | None = None) -> None:
