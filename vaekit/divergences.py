@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from torch import Tensor
 
 from vaekit.ops.draw import Draw
+from vaekit.registry import is_defined_again
 
 if TYPE_CHECKING:
     from vaekit.posteriors.base import Posterior
@@ -80,7 +81,7 @@ def exact(posterior: type[Any], prior: type[Any], *, by_dimension: bool = False)
     """
 
     def enter(rule: R) -> R:
-        if (posterior, prior) in _rules:
+        if (posterior, prior) in _rules and not is_defined_again(_rules[posterior, prior][0], rule):
             raise ValueError(f"the divergence of a {posterior.__name__} from a {prior.__name__} is known already")
         _rules[posterior, prior] = rule, by_dimension
         return rule

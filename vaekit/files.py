@@ -9,11 +9,12 @@ in the name would tell less: numbers are reused, and mean nothing on another mac
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +23,8 @@ try:
     import fcntl
 except ImportError:  # on Windows, where the temporaries of killed processes stay
     fcntl = None  # type: ignore[assignment]
+
+NUMBER = "{n}"  # in a folder's name: the first number that makes it a new one
 
 _held: set[int] = set()  # descriptors of the folders that this process holds
 
@@ -46,6 +49,33 @@ def writable_folder(folder: str | os.PathLike[str]) -> Path:
         message = f"cannot write into the folder ({error.strerror or error}); choose another one"
         raise OSError(error.errno, message, str(path)) from error
     return path
+
+
+def new_folder(names: Iterable[Path]) -> Path:
+    """The first folder of these names that is not there yet; of several processes that ask, each makes another one.
+
+    Raises:
+        OSError: it cannot be created, or no file can be written beside it.
+    """
+    for path in names:
+        writable_folder(path.parent)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("the names have come to an end")
+
+
+def numbered(pattern: str | os.PathLike[str]) -> Iterator[Path]:
+    """The names that a pattern makes with 1, 2, ... in the place of {n}.
+
+    Example:
+        >>> import itertools
+        >>> [name.name for name in itertools.islice(numbered("runs/digits-{n}"), 2)]
+        ['digits-1', 'digits-2']
+    """
+    return (Path(os.fspath(pattern).replace(NUMBER, str(number))) for number in itertools.count(1))
 
 
 def open_regular(file: str | os.PathLike[str]) -> BinaryIO:

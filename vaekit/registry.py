@@ -113,7 +113,7 @@ class Registry(Generic[T]):
         self._importing = threading.local()
 
     def register(self, name: str) -> Callable[[F], F]:
-        """A decorator that enters a class or function under `name`.
+        """A decorator that enters a class or function under `name`; what a cell of a notebook defines again takes its own place.
 
         Raises:
             ValueError: the name is taken, or empty.
@@ -123,8 +123,8 @@ class Registry(Generic[T]):
             raise ValueError(f"a registered {self.kind} needs a non-empty string as its name, not {name!r}")
 
         def enter(part: F) -> F:
-            if name in self._parts:
-                taken = self._parts[name]
+            taken = self._parts.get(name)
+            if taken is not None and not is_defined_again(taken, part):
                 raise ValueError(
                     f"{self.kind} name {name!r} is taken by {taken.__module__}.{taken.__qualname__}; choose another name"
                 )
@@ -272,6 +272,12 @@ class Registry(Generic[T]):
                     RuntimeWarning,
                     stacklevel=5,
                 )
+
+
+def is_defined_again(earlier: Any, later: Any) -> bool:
+    """Whether two classes or functions are one definition of a notebook's or a prompt's, `__main__`, that has been run twice."""
+    names = {(getattr(part, "__module__", None), getattr(part, "__qualname__", None)) for part in (earlier, later)}
+    return len(names) == 1 and names.pop()[0] == "__main__"
 
 
 def recorded_spec(part: object) -> dict[str, Any] | None:

@@ -261,15 +261,15 @@ def claimed_folder(out: Path | None, run: Run) -> Iterator[Path]:
     """A folder that is this run's alone, with its run.json; as it was before if the run leaves nothing in it.
 
     Args:
-        out: made if need be; None is a new one under runs/.
+        out: made if need be; with {n} in its name a new one, of the first number that is free; None is a new one under runs/.
         run: what is to be written down.
 
     Raises:
         ValueError: the folder holds a run, or another process has just claimed it.
         OSError: it cannot be written.
     """
-    if out is None:
-        folder = files.writable_folder(_new_folder(Path("runs"), run.name.replace("/", "-")))
+    if out is None or files.NUMBER in str(out):
+        folder = files.writable_folder(files.new_folder(_usual_names(run.name) if out is None else files.numbered(out)))
         made = [folder]
     else:
         made = list(itertools.takewhile(lambda parent: not parent.exists(), (out, *out.parents)))
@@ -287,17 +287,10 @@ def claimed_folder(out: Path | None, run: Run) -> Iterator[Path]:
                 each.rmdir()
 
 
-def _new_folder(base: Path, name: str) -> Path:
-    """base/name, or base/name-2 and so on: the first that this process is the one to make."""
-    files.writable_folder(base)
-    for number in itertools.count(1):
-        folder = base / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise AssertionError("unreachable")
+def _usual_names(name: str) -> Iterator[Path]:
+    """runs/name, runs/name-2, runs/name-3, ..."""
+    first = Path("runs", name.replace("/", "-"))
+    return itertools.chain([first], (first.with_name(f"{first.name}-{number}") for number in itertools.count(2)))
 
 
 def _claim(folder: Path, settings: Settings) -> None:

@@ -137,7 +137,20 @@ def test_many_that_begin_at_once_have_a_new_folder_each(prepared, tmp_path, monk
     assert set(got) == {Path("runs") / name for name in ["x", *(f"x-{number}" for number in range(2, 17))]}
 
 
+def test_many_that_ask_for_a_number_have_one_each(prepared, tmp_path):
+    got = claim_at_once(16, tmp_path / "new" / "x-{n}", prepared)
+    assert set(got) == {tmp_path / "new" / f"x-{number}" for number in range(1, 17)}
+    assert not list((tmp_path / "new").iterdir())  # as nothing was saved
+
+
 # New folders.
+
+
+def test_train_takes_the_next_number(data, tmp_path, capsys):
+    for number in (1, 2):
+        assert command("train", data, *SMALL, *QUICK, "--out", tmp_path / "x-{n}") == 0
+        assert f"everything is in {tmp_path / f'x-{number}'}" in capsys.readouterr().out
+        assert vaekit.load(tmp_path / f"x-{number}" / "best").latent_shape == (2,)
 
 
 def test_a_new_folder_is_next_to_whatever_has_its_name(prepared, tmp_path, monkeypatch):

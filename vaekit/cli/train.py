@@ -31,6 +31,16 @@ from vaekit.plots.pictures import describe_latents
 from vaekit.training import FitOptions, History, Terminated, record
 from vaekit.training.signals import BY_HAND
 
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        parser=named_path,
+        help="The run's folder, with {n} in its name a new one of the next number; a new one under runs/ by default.",
+    ),
+]
+
 
 @with_flags_of(FitOptions)
 def train(
@@ -62,9 +72,7 @@ def train(
         Path | None,
         typer.Option("--config", metavar="RUN.JSON", parser=named_path, help="A whole run, as every run folder holds one."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", parser=named_path, help="The run's folder; a new one under runs/ by default.")
-    ] = None,
+    out: OutOption = None,
     resume: Annotated[
         Path | None,
         typer.Option(

@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from vaekit.registry import UnknownNameError
+from vaekit.registry import UnknownNameError, is_defined_again
 
 if TYPE_CHECKING:
     from vaekit.data.examples import Examples
 
 Parts: TypeAlias = "tuple[Examples, Examples | None]"
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", bound="Source")
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def reader(
     """
 
     def register(function: F) -> F:
-        readers.append(Reader(what, function, extra, suffixes, is_folder))
+        _enter(readers, Reader(what, function, extra, suffixes, is_folder))
         return function
 
     return register
@@ -126,10 +127,16 @@ def converter(what: str, takes: Callable[[Any], bool], *, extra: str = "") -> Ca
     """
 
     def register(function: F) -> F:
-        converters.append(Converter(what, function, extra, takes))
+        _enter(converters, Converter(what, function, extra, takes))
         return function
 
     return register
+
+
+def _enter(registered: list[S], source: S) -> None:
+    """Add a source; what a cell of a notebook defines again takes its own place."""
+    registered[:] = [one for one in registered if not is_defined_again(one.function, source.function)]
+    registered.append(source)
 
 
 def find_reader(path: Path) -> Reader | None:

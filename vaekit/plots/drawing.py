@@ -24,10 +24,10 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, width and height in inches."""
-    from matplotlib.figure import Figure
+    """An empty figure, width and height in inches, which a notebook shows by itself."""
+    from vaekit.plots.shown import ShownFigure
 
-    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+    return ShownFigure(figsize=(width, height), dpi=120, layout="constrained")
 
 
 def save_figure(figure: Figure, file: Path) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from vaekit.training.options import FitOptions
 from vaekit.training.plan import Plan
 from vaekit.training.progress import Progress, shown_on
 from vaekit.training.rates import LearningRate, is_planned_by_epochs
-from vaekit.training.record import Record
+from vaekit.training.record import Record, is_numbered, new_if_numbered
 from vaekit.training.recorder import Recorder
 from vaekit.training.report import Report, about_validation
 from vaekit.training.signals import stopping_on_signals
@@ -146,8 +147,10 @@ def fit(
             50 of them in a row, or an epoch of nothing else, the run ends all the same.
         callbacks: see `Callback`.
         out: a folder for the results: `best` (the lowest validation loss, or training loss without validation) and `last`, each
-            to be read by `vaekit.load`, `checkpoints`, and what the trackers write. Where the objective has a scheduled weight,
-            only epochs with its final value can be the best, or the last epoch where there are none (`History.best_epoch`).
+            to be read by `vaekit.load`, `checkpoints`, and what the trackers write. "runs/digits-{n}" is a new folder each time,
+            of the first number that is free, so that a cell of a notebook can be run again; `history.folder` says which. Where
+            the objective has a scheduled weight, only epochs with its final value can be the best, or the last epoch where there
+            are none (`History.best_epoch`).
             `run.json` has the parts and the options, with which `vaekit train DATA --config` trains such a model again;
             `environment.json` says where the run took place: versions, git commit, command line, host, device
             (`vaekit.training.record.environment`).
@@ -240,8 +243,11 @@ def fit(
         vae.config()  # a model that cannot be saved is refused before it is trained, not after
     if checked_flag("resume", resume) and out is None:
         raise ValueError("resume=True goes on with the run in a folder; give out= as well")
+    if (is_new := is_numbered(out)) and resume:
+        raise ValueError(f"resume=True goes on with the run in a folder that is there, but {out} is a new one each time; name it")
     with (
         engine.together(),
+        new_if_numbered(out, ranks) as out,
         (checkpoints := Checkpoints(out, keep, checkpoint_minutes, resume, ranks)).held(),
         (record := Record(out, checkpoints.folder, checkpoints.is_resumed)).kept(),
         seeding.own_generators(engine.device),
@@ -268,6 +274,7 @@ def fit(
         told = () if ranks.rank else build(trackers)
         told = told if snapshot is None else kept_current(told, checkpoints.folder)
         state = RunState(vae, update.optimizer, update.average, rank=ranks.rank, trackers=told, shards=engine.shards)
+        state.history.folder = None if out is None else Path(out).resolve()
         state.put_together()  # until the first step
         guard.explain = Report(vae, batches, update, state, checkpoints.folder)
         weights = scheduled(vae.loss)
@@ -296,6 +303,8 @@ def fit(
         shown = shown_on(sys.stderr, epochs, total, state.examples) if progress and not ranks.rank else Progress()
         is_over = state.history.epochs >= options.epochs or (state.stop and not state.is_within_epoch)
         shown.say(f"training {engine}" if snapshot is None else _where(state, engine, is_over))
+        if is_new:
+            shown.say(f"into {state.history.folder}")
         if snapshot is not None and options.planned_epochs not in (None, options.epochs) and not is_over:
             shown.say(_after_the_plan(rate, options))
             preflight.warn_of_no_rate(rate, options)

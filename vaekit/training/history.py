@@ -27,6 +27,7 @@ class History(Mapping[str, list[float]]):
         skipped: of each epoch, how many steps were left out because something in them was not finite.
         interrupted: whether the run was ended within an epoch, by ^C or a time limit.
         reason: what interrupted it, "the time limit of 90 minutes" for example, or "^C".
+        folder: where the run has left its weights and files; None where it has left none, or the history was read from a file.
 
     Example:
         >>> history = History()
@@ -42,6 +43,7 @@ class History(Mapping[str, list[float]]):
         self.skipped: list[int] = []
         self.interrupted = False
         self.reason = ""
+        self.folder: Path | None = None
 
     def __getitem__(self, name: str) -> list[float]:
         if name not in self._columns:

@@ -11,18 +11,19 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from vaekit import dense, specs
 from vaekit.checks import is_number
-from vaekit.files import write_atomically
+from vaekit.files import NUMBER, new_folder, numbered, write_atomically
+from vaekit.gathering import Ranks
 from vaekit.layout import BEST, ENVIRONMENT_FILE, HISTORY_FILE, LAST, RUN_FILE
 from vaekit.ops import build_info
 from vaekit.registry import recorded_spec
@@ -39,6 +40,9 @@ _VARIABLES = (  # of the environment: what changes numbers or speed. No others, 
 )
 
 
+Out: TypeAlias = "str | os.PathLike[str] | None"
+
+
 class ClaimedFolder(os.PathLike[str]):
     """A folder that is a run's own already, and has its run.json; `vaekit.fit` takes it as `out`."""
 
@@ -49,6 +53,26 @@ class ClaimedFolder(os.PathLike[str]):
         return self._path
 
     __str__ = __fspath__
+
+
+def is_numbered(out: Out) -> bool:
+    """Whether a run is given a new folder, with {n} in its name."""
+    return out is not None and not isinstance(out, ClaimedFolder) and NUMBER in os.fspath(out)
+
+
+@contextmanager
+def new_if_numbered(out: Out, ranks: Ranks) -> Iterator[Out]:
+    """The folder that a run is given; with {n} in its name a new one, which is removed again if nothing comes into it."""
+    if out is None or not is_numbered(out):
+        yield out
+        return
+    made = None if ranks.rank else new_folder(numbered(out)).resolve()
+    try:
+        yield ranks.gather(None if made is None else str(made))[0]
+    finally:
+        if made is not None:
+            with suppress(OSError):  # it is not empty
+                made.rmdir()
 
 
 class Record:
