@@ -2,6 +2,7 @@
 
 import threading
 
+import pandas
 import pytest
 import torch
 from hypothesis import given, settings
@@ -286,3 +287,44 @@ def test_an_objective_with_any_options_gets_only_those_that_it_names(own_registr
             self.options = options
 
     assert create_vae(**SMALL, loss={"name": "any-options", "mine": 3}).loss.options == {"mine": 3}
+
+
+# A table by its schema
+
+
+FRAME = pandas.DataFrame({"age": [31.5, 45.0, 62.5] * 4, "smoker": ["no", "yes", None] * 4, "visits": [0, 9, 1] * 4})
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_schema_chooses_the_likelihoods_and_is_saved_with_the_model(plain, tmp_path):
+    schema = vaekit.data.Schema.guess(FRAME)
+    vae = vaekit.create_vae(latent_dim=2, schema=schema.to_config() if plain else schema, encoder={"hidden": (8,)}, seed=0)
+    assert [type(one).__name__ for one in vae.likelihood.likelihoods] == ["Gaussian", "Categorical", "NegativeBinomial"]
+    assert vae.input_shape == (3,)
+    vaekit.fit(vae, FRAME, epochs=1, progress=False)  # a frame as it is
+    vae.save(tmp_path / "model")
+    again = vaekit.load(tmp_path / "model")
+    assert again.likelihood.schema == schema
+    made = again.likelihood.schema.decode(again.sample(50, draw=True))
+    assert dict(made.dtypes) == dict(FRAME.dtypes)
+    assert set(made["smoker"]) <= {"no", "yes"}
+
+
+def test_a_column_can_have_another_likelihood_than_the_schema_chooses():
+    schema = vaekit.data.Schema.guess(FRAME)
+    vae = vaekit.create_vae("table", schema=schema, likelihood={"columns": {"age": "student_t"}})
+    assert [type(one).__name__ for one in vae.likelihood.likelihoods] == ["StudentT", "Categorical", "NegativeBinomial"]
+    assert vae.likelihood.missing == "ignore"
+    assert vae.likelihood.schema == schema
+
+
+def test_what_does_not_go_with_a_schema_is_refused():
+    schema = vaekit.data.Schema.guess(FRAME)
+    with pytest.raises(TypeError, match="likelihood='gaussian' is one of all; leave one out"):
+        vaekit.create_vae("table", schema=schema, likelihood="gaussian")
+    with pytest.raises(ValueError, match="no column 'agee'; it has: age, smoker, visits"):
+        vaekit.create_vae("table", schema=schema, likelihood={"columns": {"agee": "student_t"}})
+    with pytest.raises(TypeError, match=r"Schema.guess\(frame\) makes one"):
+        vaekit.create_vae("table", schema="guess")
+    with pytest.raises(ValueError, match="3 column"):
+        vaekit.create_vae("table", schema=schema, input_shape=(4,))

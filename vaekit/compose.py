@@ -8,6 +8,7 @@ from typing import Any
 
 from vaekit import presets, seeding
 from vaekit.conditions.base import Condition
+from vaekit.data.schema import Schema
 from vaekit.decoders.base import Decoder
 from vaekit.encoders.base import Encoder
 from vaekit.likelihoods.base import Likelihood
@@ -47,6 +48,7 @@ def create_vae(
     loss: str | Mapping[str, Any] | Loss | None = None,
     condition: str | Mapping[str, Any] | Condition | Sequence[str | Mapping[str, Any] | Condition] | None = None,
     posterior: str | Mapping[str, Any] | Family | None = None,
+    schema: Schema | Mapping[str, Any] | None = None,
     seed: int | None = None,
 ) -> VAE:
     """Compose a model from a preset, from parts, or from a preset with other parts.
@@ -64,6 +66,9 @@ def create_vae(
             list of several. The networks need the option condition_dim, which they get from it;
             encoder={"condition_dim": 0} makes an encoder that is not told, as scVI's.
         posterior: the family of q(z | x), the same way; it is the encoder's option of that name, "diagonal_gaussian" by default.
+        schema: of a table that the model is for, a `vaekit.data.Schema` or what its `to_config` gives: it chooses each column's
+            likelihood and is kept with the model, so that `fit` and `evaluate` take such tables as they are.
+            likelihood={"columns": {"income": "student_t"}} gives a column another one.
         seed: fixes the initial weights, and leaves torch's global generator as it was; without one they come from there.
 
     Returns:
@@ -73,15 +78,22 @@ def create_vae(
         UnknownNameError, TypeError, ValueError: a name, an option or shapes that do not exist or fit, by name.
 
     Example:
+        >>> import vaekit
         >>> vae = create_vae(input_shape=(13,), latent_dim=3, encoder={"name": "mlp", "hidden": (64,)}, likelihood="gaussian")
         >>> vae.sample(5).shape
         torch.Size([5, 13])
         >>> create_vae("dense-mnist", latent_dim=10, loss={"beta": 4.0}).latent_shape
         (10,)
+        >>> import pandas
+        >>> frame = pandas.DataFrame({"age": [31, 45, 62], "smoker": ["no", "yes", "no"]})
+        >>> create_vae("table", schema=vaekit.data.Schema.guess(frame)).likelihood.names
+        ('age', 'smoker')
         >>> spatial = {"name": "conv", "spatial": True}
         >>> create_vae(input_shape=(3, 32, 32), latent_dim=4, encoder=spatial, decoder="conv").latent_shape
         (4, 8, 8)
     """
+    if schema is not None:
+        likelihood = likelihood_by(schema, likelihood)
     given = {
         "encoder": encoder,
         "decoder": decoder,
@@ -99,6 +111,42 @@ def create_vae(
     input_shape = chosen.get("input_shape") if input_shape is None else input_shape
     with nullcontext() if seed is None else seeding.drawing_from(seed):
         return _composed(specs, input_shape, _needed("latent_dim", latent_dim, "2"), posterior_offer)
+
+
+def likelihood_by(schema: Schema | Mapping[str, Any], given: Any = None) -> dict[str, Any]:
+    """The likelihood of a table by its schema, with what is given of it.
+
+    Args:
+        schema: a `vaekit.data.Schema`, or its config.
+        given: options of `columns`, of which the columns are those that have another likelihood than the schema chooses.
+
+    Raises:
+        TypeError: something else than a schema, or another likelihood than `columns`.
+        ValueError: a column that the schema does not have.
+
+    Example:
+        >>> import pandas
+        >>> schema = Schema.guess(pandas.DataFrame({"age": [31.5, 45.0], "income": [3e4, 2e5]}))
+        >>> likelihood_by(schema, {"columns": {"income": "student_t"}})["columns"]
+        {'age': {'name': 'gaussian', 'variance': 'shared'}, 'income': 'student_t'}
+    """
+    if not isinstance(schema, (Schema, Mapping)):
+        raise TypeError(
+            f"schema is a vaekit.data.Schema or its config, got {schema!r}; vaekit.data.Schema.guess(frame) makes one, and the "
+            "examples of vaekit.data.load(frame, schema='guess') have one"
+        )
+    schema = schema if isinstance(schema, Schema) else Schema.from_config(schema)
+    chosen: dict[str, Any] = {**schema.likelihood(), "schema": schema.to_config()}
+    if given is None or given == "columns":
+        return chosen
+    if not isinstance(given, Mapping) or given.get("name", "columns") != "columns":
+        raise TypeError(f"a schema chooses the likelihood of each column, but likelihood={given!r} is one of all; leave one out")
+    columns = given.get("columns", {})
+    if not isinstance(columns, Mapping):
+        return {**chosen, **given}
+    if unknown := [name for name in columns if name not in schema.columns]:
+        raise ValueError(f"the schema has no column {unknown[0]!r}; it has: {', '.join(schema.columns)}")
+    return {**chosen, **given, "columns": {**chosen["columns"], **columns}}
 
 
 def _composed(

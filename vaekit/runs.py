@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from vaekit import data, files, saving, specs
-from vaekit.compose import create_vae
+from vaekit.compose import create_vae, likelihood_by
 from vaekit.data.cells import is_cells_file
 from vaekit.data.framed import HOW_A_FILE_IS_READ, names_in, same_kind_of_file
 from vaekit.from_data import condition_of, named_by
@@ -245,10 +245,9 @@ def _parts_of(settings: Settings, progress: bool = True) -> tuple[data.Examples,
 
 def _with_schema(settings: Settings, schema: data.Schema) -> Settings:
     """The settings with the schema itself in the place of "guess", and the likelihood that it chooses unless there is one."""
-    config = schema.to_config()
-    given = settings.get("likelihood", {})
-    likelihood = given if _is_named(given) else {**schema.likelihood(), **given, "schema": config}
-    return {**settings, "likelihood": likelihood, READING: {**settings[READING], "schema": config}}
+    given = settings.get("likelihood")
+    likelihood = given if _is_named(given) else likelihood_by(schema, given)
+    return {**settings, "likelihood": likelihood, READING: {**settings[READING], "schema": schema.to_config()}}
 
 
 def _is_named(part: Any) -> bool:

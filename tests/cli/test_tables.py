@@ -138,6 +138,27 @@ def test_a_model_of_a_complete_table_is_made_to_take_gaps_and_reads_tables_witho
         assert pandas.read_csv(out).loc[3].notna().all()
 
 
+def test_a_schema_and_an_option_of_its_likelihood_go_together(people, tmp_path):
+    likelihood = ["--set", "likelihood.missing=ignore", "--set", "likelihood.columns.a=student_t"]
+    assert command("train", people, *likelihood, *QUICK, "--out", tmp_path / "run") == 0
+    vae = vaekit.load(tmp_path / "run" / "best")
+    assert vae.likelihood.schema.columns["diagnosis"].levels == ("healed", "ill", "well")
+    assert type(vae.likelihood.likelihoods[0]).__name__ == "StudentT"
+    assert vae.likelihood.missing == "ignore"
+
+
+def test_a_level_of_held_out_rows_alone_does_not_end_a_run(tmp_path, recwarn):
+    frame = pandas.DataFrame({"town": ["Oslo", "Bergen"] * 30, "height": np.linspace(1.5, 2.0, 60)})
+    frame["part"] = np.where(np.arange(60) % 4 == 1, "test", "train")
+    frame.loc[1, "town"] = "Molde"
+    frame.to_csv(tmp_path / "towns.csv", index=False)
+    run = tmp_path / "run"
+    assert command("train", tmp_path / "towns.csv", "--validation", "part", *QUICK, "--out", run) == 0
+    assert any("Molde" in str(warning.message) for warning in recwarn)
+    assert vaekit.load(run / "best").likelihood.schema.columns["town"].levels == ("Bergen", "Oslo")
+    assert command("evaluate", run) == 0  # on the same rows
+
+
 def test_tables_are_written_in_the_units_that_were_read(tmp_path):
     random = np.random.default_rng(0)
     frame = pandas.DataFrame({"age": random.integers(18, 80, 60).astype(float), "smoker": random.choice(["no", "yes"], 60)})

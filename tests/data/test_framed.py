@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vaekit
 from vaekit.data import Examples, Schema, as_examples, as_frame, framed, load
 from vaekit.data.labels import named_labels
 
@@ -195,6 +196,92 @@ def test_parquet_larger_than_memory_is_encoded_by_a_schema_that_there_is(tmp_pat
     assert same(examples.x[:], schema.encode(PEOPLE[["age", "height", "ill"]]))
     with pytest.raises(ValueError, match="too large to guess a schema from all of it"):
         load(tmp_path / "a.parquet", schema="guess")
+
+
+# --- a schema and rows that are held out -----------------------------------------------------------------------------------
+
+TOWNS = pandas.DataFrame({"town": ["Oslo", "Bergen"] * 30, "height": np.linspace(1.5, 2.0, 60), "part": PEOPLE["part"]})
+HELD_OUT = np.flatnonzero(TOWNS["part"] == "test")
+
+
+@given(fraction=st.sampled_from([0.1, 0.25, 0.5]), seed=st.integers(0, 3), by=st.sampled_from(["label", "group", "time"]))
+def test_a_schema_is_guessed_from_the_rows_that_are_trained_on(fraction, seed, by):
+    columns = {"label": "ill", "group": "patient", "time": "seen"}
+    options = {by: columns[by], "columns": ["age", "height"]}
+    people = PEOPLE.assign(seen=pandas.to_datetime(PEOPLE["seen"]))
+    train, test = load(people, validation=fraction, seed=seed, schema="guess", **options)
+    rows = load(people, validation=fraction, seed=seed, **options)[0].rows  # without a schema
+    expected = Schema.guess(people.iloc[rows.tolist()][["age", "height"]])
+    assert train.schema.columns["age"] == expected.columns["age"]  # its quantiles and its range
+    assert train.schema == test.schema
+    assert same(train.x, train.schema.encode(people.iloc[train.rows.tolist()][["age", "height"]]))
+    assert same(test.x, train.schema.encode(people.iloc[test.rows.tolist()][["age", "height"]]))
+
+
+def test_what_held_out_rows_alone_have_is_missing_in_them():
+    frame = TOWNS.copy()
+    frame.loc[HELD_OUT[:2], "town"] = ["Molde", "Vadsø"]
+    frame.loc[HELD_OUT[2], "height"] = -1.0  # where all others are above 0
+    with pytest.warns(UserWarning, match=r"'town' has 'Molde', 'Vadsø' in 2 of the held-out rows.*; so have 'height'.*missing"):
+        train, test = load(frame, validation="part", schema="guess")
+    assert train.schema.columns["town"].levels == ("Bergen", "Oslo")
+    assert train.schema.columns["height"].kind == "positive"
+    assert test.x.isnan().nonzero().tolist() == [[0, 0], [1, 0], [2, 1]]
+    assert not train.x.isnan().any()
+    assert all(column.missing for column in test.schema)  # so that their likelihoods leave it out
+    assert train.schema == test.schema
+
+
+def test_a_schema_that_is_given_is_not_changed_by_what_held_out_rows_have():
+    frame, schema = TOWNS.copy(), Schema.guess(TOWNS[["town", "height"]])
+    frame.loc[HELD_OUT[0], "town"] = "Molde"
+    with pytest.raises(ValueError, match="'Molde', which is not among its levels: 'Bergen', 'Oslo'"):
+        load(frame, validation="part", schema=schema)
+    allowing = schema.with_column("town", missing=True)
+    with pytest.warns(UserWarning, match="Molde"):
+        train, test = load(frame, validation="part", schema=allowing.to_config())
+    assert train.schema == test.schema == allowing
+    assert test.x.isnan().nonzero().tolist() == [[0, 0]]
+
+
+def test_levels_that_are_said_are_known_in_held_out_rows(recwarn):
+    frame = TOWNS.copy()
+    frame.loc[HELD_OUT[0], "town"] = "Molde"
+    levels = ["Bergen", "Molde", "Oslo"]
+    _, test = load(frame, validation="part", schema={"town": {"levels": levels}})
+    assert test.schema.decode(test.x)["town"][0] == "Molde"
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_level_that_was_left_out_of_those_said_is_refused_in_rows_that_are_trained_on(held_out):
+    frame, settings = TOWNS.copy(), {"town": {"levels": ["Bergen", "Oslo"]}}
+    frame.loc[HELD_OUT[0] if held_out else 0, "town"] = "Molde"
+    if held_out:
+        with pytest.warns(UserWarning, match="Molde"):
+            load(frame, validation="part", schema=settings)
+    else:
+        with pytest.raises(ValueError, match="'Molde', which is not among its levels"):
+            load(frame, validation="part", schema=settings)
+
+
+def test_a_file_that_is_validated_on_has_the_schema_of_the_other(tmp_path):
+    further = TOWNS.iloc[:9].copy()
+    further.loc[0, "town"], further.loc[1, "height"] = "Molde", np.nan
+    write(further, tmp_path / "further.csv")
+    with pytest.warns(UserWarning, match="Molde"):
+        train, test = load(TOWNS, validation=tmp_path / "further.csv", schema="guess")
+    assert train.schema == test.schema
+    assert test.x.isnan().nonzero().tolist() == [[0, 0], [1, 1]]
+    assert train.schema.columns["height"].range == (1.5, 2.0)
+
+
+def test_a_model_of_a_schema_holds_rows_out_of_a_frame():
+    frame = TOWNS[["town", "height"]].copy()
+    frame.loc[::13, "height"] = np.nan
+    vae = vaekit.create_vae("table", schema=Schema.guess(frame), seed=0)
+    history = vaekit.fit(vae, frame, validation=0.2, epochs=1, progress=False)
+    assert np.isfinite(history["val_loss"]).all()
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------------

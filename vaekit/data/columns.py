@@ -149,6 +149,26 @@ class Column:
             encoded[~data.missing] = self._codes(data) if self.levels is not None else self.forward(self._steps(data))
         return encoded
 
+    def unknown(self, data: Read) -> npt.NDArray[np.bool_]:
+        """Which of the values the column does not have: unknown levels, infinity, numbers that its kind does not have.
+
+        Raises:
+            TypeError: values of another sort.
+        """
+        if self.levels is not None:
+            return self._numbers_of_levels(data) < 0
+        if data.sort == "float" and (infinite := ~np.isfinite(data.values)).any():
+            data = data._replace(values=np.where(infinite, self.origin, data.values))
+            return infinite | self._outside(self._steps(data))
+        return self._outside(self._steps(data))
+
+    def known(self, data: Read) -> Read:
+        """The data with the values that the column does not have as missing ones."""
+        unknown = self.unknown(data)
+        missing = data.missing.copy()
+        missing[~missing] = unknown
+        return data._replace(values=data.values[~unknown], missing=missing)
+
     def decode(self, encoded: npt.NDArray[np.float64]) -> tuple[Array, npt.NDArray[np.bool_]]:
         """What `encode` was given: values [N] within range and rounded, and which are missing, bool [N].
 
@@ -212,18 +232,22 @@ class Column:
         scale = largest * float(relative.std())
         return largest * float(relative.mean()), scale if scale > _SMALLEST_SCALE else 1.0
 
-    def _check_support(self, steps: npt.NDArray[np.float64]) -> None:
+    def _outside(self, steps: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """Which numbers, less the origin, the kind does not have."""
         values = steps + self.origin
-        wrong = np.zeros(len(values), dtype=bool)
         if self.kind == "positive":
-            wrong = values <= 0
-        elif self.kind == "count":
-            wrong = (values < 0) | (values != np.round(values))
-        elif self.kind == "proportion":
-            wrong = (values <= 0) | (values >= 1)
+            return np.asarray(values <= 0)
+        if self.kind == "count":
+            return np.asarray((values < 0) | (values != np.round(values)))
+        if self.kind == "proportion":
+            return np.asarray((values <= 0) | (values >= 1))
+        return np.zeros(len(values), dtype=bool)
+
+    def _check_support(self, steps: npt.NDArray[np.float64]) -> None:
+        wrong = self._outside(steps)
         if wrong.any():
             raise ValueError(
-                f"the column {self.name!r} is of the kind {self.kind!r}, but holds {values[wrong][0]:g}; "
+                f"the column {self.name!r} is of the kind {self.kind!r}, but holds {(steps + self.origin)[wrong][0]:g}; "
                 f'schema.with_column({self.name!r}, kind="number") takes any number'
             )
 
@@ -271,11 +295,15 @@ class Column:
             bounds.append((float(low - self.origin), float(high - self.origin)))
         return bounds
 
-    def _codes(self, data: Read) -> npt.NDArray[np.float64]:
+    def _numbers_of_levels(self, data: Read) -> npt.NDArray[np.float64]:
+        """The number of each value's level, -1 where it is none."""
         if data.sort in _TIMES:
             raise TypeError(f"the column {self.name!r} is a {self.kind}, but here it holds {data.sort} values")
         numbers = {level: number for number, level in enumerate(self.levels or ())}
-        codes = np.array([numbers.get(value, -1) for value in data.values.tolist()], dtype=np.float64)
+        return np.array([numbers.get(value, -1) for value in data.values.tolist()], dtype=np.float64)
+
+    def _codes(self, data: Read) -> npt.NDArray[np.float64]:
+        codes = self._numbers_of_levels(data)
         if (codes < 0).any():
             unseen = sorted({repr(value) for value in data.values[codes < 0].tolist()})
             known = ", ".join(map(repr, (self.levels or ())[:8])) + (", ..." if len(self.levels or ()) > 8 else "")

@@ -16,10 +16,11 @@ from vaekit.checks import is_number
 from vaekit.data.arrays import parts_of
 from vaekit.data.download import cache_folder, fetch
 from vaekit.data.examples import Examples, as_examples
-from vaekit.data.framed import is_table_source
+from vaekit.data.framed import is_table_source, known_schema, parted
 from vaekit.data.frames import is_frame_file, reads_as_number
 from vaekit.data.idx import read_idx
 from vaekit.data.readers import Parts, Source, converter, read_path, reader
+from vaekit.data.schema import Schema
 from vaekit.data.shards import open_shards
 from vaekit.data.splits import split
 
@@ -157,15 +158,28 @@ def load_parts(
     if isinstance(validation, str) and reads_as_number(validation):
         raise TypeError(f"validation has to be a number where it is a fraction, {validation}, got {validation!r}")
     is_column = isinstance(validation, str) and is_table_source(source) and not is_frame_file(validation)
-    train, test = _load_source(source, progress, {**options, "held_out": validation} if is_column else options)
+    by = {**options, "held_out": validation} if is_column else options
+    if validation is None or is_number(validation) or is_column:
+        by = parted(source, by, fraction=None if is_column else validation, seed=0 if seed is None else seed)
+    train, test = _load_source(source, progress, by)
     if test is not None:
         if validation is not None or (seed is not None and refuses_seed):
             raise ValueError(f"{source} has a test set of its own; leave validation and seed out")
         return train, test
     if validation is None or is_number(validation) or is_column:
         return split(train, None if is_column else validation, 0 if seed is None else seed)
-    further = load_test(validation, progress=progress, **options)
+    further = load_test(validation, progress=progress, **_as_trained(options, train, validation))
+    if further.schema is not None:
+        train = train.changed(schema=further.schema)
     return train, further.numbered_as(train.label_names)
+
+
+def _as_trained(options: Mapping[str, Any], train: Examples, validation: Any) -> dict[str, Any]:
+    """The options by which further examples are read: the schema is that of the examples to train on."""
+    if train.schema is None:
+        return dict(options)
+    is_guessed = not isinstance(known_schema(options["schema"]), Schema)
+    return parted(validation, {**options, "schema": train.schema}, has_all=True, is_guessed=is_guessed)
 
 
 def load_test(source: Any, *, progress: bool = True, **options: Any) -> Examples:

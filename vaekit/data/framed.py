@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,7 @@ from vaekit.data.mapped import MappedArray
 from vaekit.data.numpy_files import ArrayFile
 from vaekit.data.readers import Parts, converter, reader
 from vaekit.data.schema import Schema
-from vaekit.data.splits import Marks
+from vaekit.data.splits import Marks, is_held_out
 
 if TYPE_CHECKING:
     import narwhals as nw
@@ -83,7 +84,7 @@ class Choice:
     group: str | None = None
     time: str | None = None
     held_out: str | None = None
-    schema: str | Mapping[str, Any] | Schema | None = None
+    schema: str | Mapping[str, Any] | Schema | Parted | None = None
 
     def of_x(self, names: list[str], where: str) -> list[str]:
         """The columns of x.
@@ -165,7 +166,9 @@ def _of_frame(
         held_out: a column that says which rows are held out: booleans, 0 and 1, or "train" and "test"; no part of x.
         schema: encodes columns of every kind, see `vaekit.data.Schema`: one that there is, whose columns are x, or what its
             `to_config` gives; "guess", or {column: {setting: value}} of what is known better, for one that is guessed from the
-            columns of x, in rows that are held out too.
+            columns of x. `load` and `fit` guess it from the rows that are not held out. What held-out rows alone have, a level
+            for example, is missing in them, with a warning, where values of the column may be missing, as they then may in a
+            schema that was guessed; otherwise it is refused.
 
     Raises:
         TypeError: a column of x that is not numbers, or one of dates that is not.
@@ -211,21 +214,47 @@ def _read(
     return examples_of(InMemory(frame), choice, str(path)), None
 
 
+@dataclass(frozen=True)
+class Parted:
+    """The schema of a table of which rows are held out: what is guessed of it, is guessed from the others.
+
+    What held-out rows have that the schema does not know, levels that occur in no other row for example, is missing in them.
+
+    Attributes:
+        schema: as it was given; see `known_schema`.
+        fraction, seed: of `vaekit.data.splits.split`.
+        has_all: whether all rows are held out.
+        is_guessed: whether a schema that is there was guessed, so that its columns may be allowed to miss values.
+    """
+
+    schema: Any
+    fraction: float | None = None
+    seed: int = 0
+    has_all: bool = False
+    is_guessed: bool = False
+
+
+def parted(source: Any, options: Mapping[str, Any], **how: Any) -> dict[str, Any]:
+    """The options of reading, where they have a schema with what is to be known of held-out rows: as `Parted` takes it."""
+    if options.get("schema") is None or not is_table_source(source):
+        return dict(options)
+    return {**options, "schema": Parted(known_schema(options["schema"]), **how)}
+
+
 def known_schema(given: Any) -> Any:
     """What was given as the schema, with a `Schema` in the place of its config.
 
     Raises:
         TypeError: something else than a schema, its config, settings or "guess".
     """
-    if given is None or given == "guess" or isinstance(given, Schema):
+    if given is None or given == "guess" or isinstance(given, (Schema, Parted)):
         return given
     if not isinstance(given, Mapping):
         raise TypeError(f'schema is a vaekit.data.Schema, its config, settings of columns or "guess", got {given!r}')
     return Schema.from_config(given) if "format" in given else given
 
 
-def _schema_of(rows: Rows, choice: Choice, of_x: Sequence[str], where: str) -> Schema | None:
-    given = choice.schema
+def _schema_of(rows: Rows, given: Any, of_x: Sequence[str], where: str, held_out: npt.NDArray[np.bool_] | None) -> Schema | None:
     if given is None or isinstance(given, Schema):
         return given
     if not isinstance(rows, InMemory) and len(rows) * len(of_x) > _MOST_IN_MEMORY:
@@ -233,7 +262,9 @@ def _schema_of(rows: Rows, choice: Choice, of_x: Sequence[str], where: str) -> S
             f"{where} is too large to guess a schema from all of it; guess one from a part, vaekit.data.Schema.guess(frame), and "
             "give it as schema="
         )
-    return Schema.guess(rows.read(of_x).to_native(), None if isinstance(given, str) else given)
+    frame = rows.read(of_x)
+    seen = frame if held_out is None else frame[np.flatnonzero(~held_out).tolist()]
+    return Schema.guess(seen.to_native(), None if isinstance(given, str) else given)
 
 
 def examples_of(rows: Rows, choice: Choice, where: str) -> Examples:
@@ -245,14 +276,22 @@ def examples_of(rows: Rows, choice: Choice, where: str) -> Examples:
         where: they are, for messages.
     """
     names = list(rows.names)
-    if isinstance(choice.schema, Schema) and choice.columns is None:
-        choice = replace(choice, columns=list(choice.schema.columns))
+    split = choice.schema if isinstance(choice.schema, Parted) else None
+    given = choice.schema if split is None else split.schema
+    if isinstance(given, Schema) and choice.columns is None:
+        choice = replace(choice, columns=list(given.columns))
     of_x = choice.of_x(names, where)
     if not len(rows):
         raise ValueError(f"{where} has no rows")
     y, label_names = (None, None) if choice.label is None else labels_of(rows.read([choice.label])[choice.label])
-    marks, schema = _marks(rows, choice), _schema_of(rows, choice, of_x, where)
+    marks = _marks(rows, choice)
+    held_out = None if split is None else _held_out_of(split, len(rows), y, marks)
+    schema = _schema_of(rows, given, of_x, where, held_out)
     is_small = isinstance(rows, InMemory) or len(rows) * len(of_x) <= _MOST_IN_MEMORY
+    if schema is not None and split is not None and held_out is not None and is_small:
+        frame, is_guessed = rows.read(of_x), split.is_guessed or not isinstance(given, Schema)
+        encoded, schema = _encoded(frame, schema, held_out, is_guessed)
+        return Examples(encoded, y, label_names=label_names, marks=marks, columns=of_x, schema=schema)
 
     def encode(piece: nw.DataFrame[Any]) -> npt.NDArray[Any]:
         return matrix(piece) if schema is None else schema.encode(piece.to_native()).numpy()
@@ -266,6 +305,43 @@ def examples_of(rows: Rows, choice: Choice, where: str) -> Examples:
             f"{where}: {error}. Name such a column as label, leave it out with drop=[...], or let schema='guess' encode it"
         ) from error
     return Examples(x, y, label_names=label_names, marks=marks, columns=of_x, schema=schema)
+
+
+def _held_out_of(split: Parted, count: int, y: Tensor | None, marks: Marks | None) -> npt.NDArray[np.bool_]:
+    return np.ones(count, bool) if split.has_all else is_held_out(count, split.fraction, split.seed, y, marks).numpy()
+
+
+def _encoded(
+    frame: nw.DataFrame[Any], schema: Schema, held_out: npt.NDArray[np.bool_], is_guessed: bool
+) -> tuple[Tensor, Schema]:
+    """x of rows of which some are held out, and the schema: one that was guessed then allows what those miss to be missing.
+
+    Warns:
+        UserWarning: held-out rows have values that the schema does not know, which are missing in x.
+    """
+    of_held_out = frame[np.flatnonzero(held_out).tolist()].to_native()
+    unknown = schema.unknown(of_held_out)
+    if is_guessed:
+        schema = schema.allowing(of_held_out, unknown)
+    if unknown and all(schema.columns[name].missing for name in unknown):
+        warnings.warn(_not_known(unknown), UserWarning, stacklevel=2)
+        x = torch.empty(len(frame), len(frame.columns))
+        x[torch.from_numpy(held_out)] = schema.encode(of_held_out, unknown="missing")
+        x[torch.from_numpy(~held_out)] = schema.encode(frame[np.flatnonzero(~held_out).tolist()].to_native())
+        return x, schema
+    return schema.encode(frame.to_native()), schema
+
+
+def _not_known(unknown: Mapping[str, list[Any]]) -> str:
+    """Which values held-out rows alone have, in words."""
+    name, values = next(iter(unknown.items()))
+    shown = list(dict.fromkeys(map(repr, values)))
+    others = f"; so have {', '.join(map(repr, list(unknown)[1:]))}" if len(unknown) > 1 else ""
+    return (
+        f"the column {name!r} has {', '.join(shown[:5])}{', ...' if shown[5:] else ''} in {len(values)} of the held-out rows, "
+        f"which it could not have by the rows that are trained on{others}. They count as missing; "
+        f'schema={{{name!r}: {{"levels": [...]}}}}, or another "kind", lets the column have them'
+    )
 
 
 def _on_disk(rows: Rows, names: Sequence[str], encode: Callable[[nw.DataFrame[Any]], npt.NDArray[Any]]) -> MappedArray:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from vaekit.checks import checked_size, is_number
 from vaekit.data.examples import Examples, as_examples
-from vaekit.data.framed import is_table_source
+from vaekit.data.framed import is_table_source, parted
 from vaekit.data.frames import is_frame_file
 from vaekit.data.readers import find_converter
 from vaekit.data.splits import split
@@ -61,9 +61,9 @@ def with_validation(train: Any, validation: Any, seed: int, options: Mapping[str
     if is_number(validation):
         if _is_stream(train):
             raise TypeError(f"validation={validation} is a fraction of whole examples; of a loader, give validation a loader too")
-        return split(as_examples(train, **options), validation, seed)
+        return split(as_examples(train, **parted(train, options, fraction=validation, seed=seed)), validation, seed)
     if isinstance(validation, str) and is_table_source(train) and not is_frame_file(validation):
-        return split(as_examples(train, **options, held_out=validation))
+        return split(as_examples(train, **parted(train, options), held_out=validation))
     if validation is None and isinstance(train, Examples) and train.marks is not None and train.marks.held_out is not None:
         return split(train)
     return train, validation

@@ -7,15 +7,17 @@ again, with the names, dtypes, levels, dates, whole numbers, ranges and missing 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vaekit.checks import checked_word
 from vaekit.data.columns import Column
 from vaekit.data.guessing import guessed
-from vaekit.data.native import LIBRARIES, columns_of, frame_of, read, series_of, single
+from vaekit.data.native import LIBRARIES, Read, columns_of, frame_of, read, series_of, single
 
 _FORMAT = 1
 
@@ -126,7 +128,7 @@ class Schema:
         spec = {"name": "columns", "columns": {name: column.likelihood for name, column in self.columns.items()}}
         return {**spec, **({"missing": "ignore"} if any(c.missing for c in self.columns.values()) else {})}
 
-    def encode(self, frame: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+    def encode(self, frame: Any, dtype: torch.dtype = torch.float32, *, unknown: str = "refuse") -> Tensor:
         """The numbers that a model sees: a table of N rows, whose columns may be in another order -> [N, F], NaN where missing.
 
         Values beyond the range are encoded all the same. Missing values are, in columns that had none as well.
@@ -134,14 +136,50 @@ class Schema:
         Args:
             frame: a DataFrame of pandas or polars, or a pyarrow.Table.
             dtype: torch.float32 or torch.float64, which is exact for more whole numbers and times.
+            unknown: "refuse" values that a column does not have, unknown levels for example, or encode them as "missing".
 
         Raises:
             TypeError: something else than a table; values of another sort than the column's.
             ValueError: columns that are missing or unknown, levels that are unknown, values that the kind does not have, numbers
                 beyond the dtype; the message names the column.
         """
+        checked_word("unknown", unknown, ("refuse", "missing"))
         if dtype not in (torch.float32, torch.float64):
             raise TypeError(f"dtype has to be torch.float32 or torch.float64, got {dtype}")
+        data = self._read(frame)
+        if unknown == "missing":
+            data = {name: self.columns[name].known(values) for name, values in data.items()}
+        encoded = np.stack([column.encode(data[name]) for name, column in self.columns.items()], axis=1)
+        x = torch.from_numpy(encoded).to(dtype)
+        for name, numbers in zip(self.columns, x.unbind(1), strict=True):
+            if numbers.isinf().any():
+                raise ValueError(f'the column {name!r} holds numbers beyond {dtype}; another transform than "none" scales them')
+        return x
+
+    def unknown(self, frame: Any) -> dict[str, list[Any]]:
+        """The values of a table that its columns do not have, unknown levels for example, by column, as often as they occur.
+
+        Args, Raises: as `encode`, but for what it gives.
+
+        Example:
+            >>> import pandas
+            >>> schema = Schema.guess(pandas.DataFrame({"town": ["Bergen", "Oslo"], "age": [31.5, 40.0]}))
+            >>> schema.unknown(pandas.DataFrame({"town": ["Oslo", "Molde"], "age": [-1.0, 99.0]}))
+            {'town': ['Molde'], 'age': [-1.0]}
+        """
+        data = self._read(frame)
+        found = {name: data[name].values[column.unknown(data[name])].tolist() for name, column in self.columns.items()}
+        return {name: values for name, values in found.items() if values}
+
+    def allowing(self, frame: Any, unknown: Mapping[str, Any]) -> Schema:
+        """The schema whose columns may miss values where the frame does, or has values that the column has not."""
+        data = self._read(frame)
+        lacking = {name for name in self.columns if data[name].missing.any() or name in unknown}
+        columns = (replace(c, missing=True) if name in lacking else c for name, c in self.columns.items())
+        return Schema(columns, self.library, self.left_out)
+
+    def _read(self, frame: Any) -> dict[str, Read]:
+        """The columns of a table as arrays, in the schema's order."""
         _, series = columns_of(frame)
         if lacking := [name for name in self.columns if name not in series]:
             raise ValueError(f"the table lacks {_listed(lacking)}; it has: {_listed(series)}")
@@ -149,12 +187,7 @@ class Schema:
             raise ValueError(
                 f"the schema does not know {_listed(unknown)}; drop them from the table, or guess a schema that has them"
             )
-        encoded = np.stack([column.encode(read(series[name])) for name, column in self.columns.items()], axis=1)
-        x = torch.from_numpy(encoded).to(dtype)
-        for name, values in zip(self.columns, x.unbind(1), strict=True):
-            if values.isinf().any():
-                raise ValueError(f'the column {name!r} holds numbers beyond {dtype}; another transform than "none" scales them')
-        return x
+        return {name: read(series[name]) for name in self.columns}
 
     def decode(self, x: Tensor) -> Any:
         """The table of [N, F] numbers, with the dtypes that the schema's table had: the inverse of `encode`.

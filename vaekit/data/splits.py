@@ -59,18 +59,34 @@ def split(examples: Examples, fraction: float | None = None, seed: int = 0) -> t
         >>> sorted(train.y.tolist()), sorted(test.y.tolist())
         ([0, 1, 1], [0, 1])
     """
-    marks, y = examples.marks, examples.y
+    held_out = is_held_out(len(examples), fraction, seed, examples.y, examples.marks)
+    if examples.marks is not None and examples.marks.held_out is not None:
+        examples = examples.changed(marks=None)
+    return examples.take((~held_out).nonzero().flatten()), examples.take(held_out.nonzero().flatten())
+
+
+def is_held_out(count: int, fraction: float | None, seed: int, y: Tensor | None, marks: Marks | None) -> Tensor:
+    """Which of N examples `split` holds out: bool [N].
+
+    Args:
+        count: N.
+        fraction, seed: as `split` has them.
+        y: their labels int64 [N], or vectors, by which they are not split.
+        marks: of the examples.
+
+    Raises:
+        TypeError, ValueError: as `split`.
+    """
     if marks is not None and marks.held_out is not None:
         if fraction is not None:
             raise ValueError(f"a column says already which examples are held out; leave held_out or validation={fraction} out")
-        is_held_out, examples = marks.held_out, examples.changed(marks=None)
-        if is_held_out.all() or not is_held_out.any():
-            raise ValueError(f"{'all' if is_held_out.any() else 'none'} of the {len(examples)} examples are held out; mark some")
-    else:
-        labels = None if y is None or y.ndim != 1 else y.cpu()
-        is_held_out = torch.zeros(len(examples), dtype=torch.bool)
-        is_held_out[held_out_rows(len(examples), 0.1 if fraction is None else fraction, seed, labels=labels, marks=marks)] = True
-    return examples.take((~is_held_out).nonzero().flatten()), examples.take(is_held_out.nonzero().flatten())
+        if marks.held_out.all() or not marks.held_out.any():
+            raise ValueError(f"{'all' if marks.held_out.any() else 'none'} of the {count} examples are held out; mark some")
+        return marks.held_out
+    labels = None if y is None or y.ndim != 1 else y.cpu()
+    held_out = torch.zeros(count, dtype=torch.bool)
+    held_out[held_out_rows(count, 0.1 if fraction is None else fraction, seed, labels=labels, marks=marks)] = True
+    return held_out
 
 
 def held_out_rows(
