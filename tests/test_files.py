@@ -327,3 +327,72 @@ def test_a_copy_of_its_descriptor_does_not_prolong_a_lock(tmp_path):
     with files.locked(tmp_path):
         pass
     os.close(copy)
+
+
+# Folders that are written at once
+
+
+def fill(folder, names=("a", "b")):
+    with files.written_at_once(folder) as new:
+        for name in names:
+            files.write_atomically(new / name, name.encode())
+
+
+@pytest.mark.parametrize("before", [None, {}, {"b": b"old", "c": b"old"}])
+def test_a_folder_has_all_files_and_keeps_others(before, tmp_path):
+    folder = tmp_path / "new" / "folder"
+    if before is not None:
+        folder.mkdir(parents=True)
+        for name, content in before.items():
+            (folder / name).write_bytes(content)
+    fill(folder)
+    assert inside(folder) == {**(before or {}), "a": b"a", "b": b"b"}
+    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), ValueError("no")])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_that_was_not_finished_is_as_it_was(failure, is_there, tmp_path):
+    folder = tmp_path / "folder"
+    if is_there:
+        fill(folder, ["a"])
+
+    def fail():
+        with files.written_at_once(folder) as new:
+            files.write_atomically(new / "a", b"half")
+            raise failure
+
+    with pytest.raises(type(failure)):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"] * is_there
+    assert not is_there or inside(folder) == {"a": b"a"}
+
+
+@pytest.mark.parametrize("call", range(60))
+def test_a_disk_that_is_full_leaves_no_half_of_a_folder(call, tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    watched = InterruptedOS(call, OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr(files, "os", watched)
+    try:
+        fill(folder)
+    except OSError as error:
+        assert error.errno == errno.ENOSPC
+        assert ".tmp" not in str(error)
+        assert not folder.exists() or inside(folder) == {"a": b"a", "b": b"b"}
+    else:
+        assert inside(folder) == {"a": b"a", "b": b"b"}
+    monkeypatch.undo()
+    fill(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_the_folder_of_a_killed_process_is_removed_and_one_in_use_stays(tmp_path):
+    abandoned = tmp_path / f".folder.{'0' * 32}.tmp"
+    abandoned.mkdir()
+    (abandoned / "a").touch()
+    with files.written_at_once(tmp_path / "folder") as first:
+        assert not abandoned.exists()
+        fill(tmp_path / "folder", ["b"])
+        assert first.is_dir()
+        files.write_atomically(first / "c", b"c")
+    assert inside(tmp_path / "folder") == {"b": b"b", "c": b"c"}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vaekit.checks import checked_word
 from vaekit.conditions import Labels
-from vaekit.files import writable_folder, write_atomically
+from vaekit.files import write_atomically, written_at_once
 from vaekit.modes import evaluation_mode
 from vaekit.vae import VAE
 
@@ -81,7 +81,7 @@ def export(vae: VAE, folder: str | os.PathLike[str], to: str = "onnx") -> dict[s
 
     Args:
         vae: the model; what is exported is its evaluation mode. It is left as it was.
-        folder: made if need be; files of the same names in it are replaced.
+        folder: made if need be; files of the same names in it are replaced. All are there at the end, or none is.
         to: "onnx", for onnxruntime and others, which needs the extra `export`; "torch", for torch.export.load.
 
     Returns:
@@ -103,16 +103,15 @@ def export(vae: VAE, folder: str | os.PathLike[str], to: str = "onnx") -> dict[s
     checked_word("to, what is exported to,", to, tuple(ENDINGS))
     if to == "onnx":
         _require_onnx()
-    folder, files = writable_folder(folder), {}
-    with evaluation_mode(vae), torch.no_grad():
-        for name, part in _parts(vae).items():
-            file = files[name] = folder / f"{name}{ENDINGS[to]}"
-            program = _program(part)
+    with written_at_once(folder) as new, evaluation_mode(vae), torch.no_grad():
+        parts = _parts(vae)
+        for name, part in parts.items():
+            file, program = new / f"{name}{ENDINGS[to]}", _program(part)
             if to == "torch":
                 write_atomically(file, functools.partial(torch.export.save, program))
             else:
                 write_atomically(file, _onnx(program, part))
-    return files
+    return {name: Path(folder) / f"{name}{ENDINGS[to]}" for name in parts}
 
 
 def _parts(vae: VAE) -> dict[str, _Part]:

@@ -12,6 +12,7 @@ import errno
 import itertools
 import os
 import re
+import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -136,6 +137,51 @@ def write_atomically(file: str | os.PathLike[str], content: bytes | Callable[[Bi
         raise OSError(error.errno, message, str(file)) from error
 
 
+@contextmanager
+def written_at_once(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to write files into, which come to be in `folder` at the end, and not if anything fails.
+
+    They are written beside it, in a temporary folder that the next one who writes removes if this process is killed. A new folder
+    is there whole or not at all. In one that holds something already, files of the same names are replaced, each whole or not at
+    all, and others stay.
+
+    Raises:
+        OSError: it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as home:
+        ...     with written_at_once(Path(home, "notes")) as folder:
+        ...         (folder / "first").touch()
+        ...         len(list(Path(home, "notes").parent.glob("notes")))
+        ...     Path(home, "notes", "first").is_file()
+        0
+        True
+    """
+    folder = Path(folder)
+    parent = writable_folder(folder.parent)
+    _remove_abandoned(parent, re.escape(_prefix(folder)), folders=True)
+    temporary = parent / f"{_prefix(folder)}{uuid.uuid4().hex}.tmp"
+    temporary.mkdir()
+    try:
+        with locked(temporary):
+            yield temporary
+            with suppress(OSError):  # it is not there, or holds something
+                folder.rmdir()
+            if not os.path.lexists(folder):
+                os.replace(temporary, folder)
+            else:
+                for file in sorted(temporary.iterdir()):
+                    os.replace(file, writable_folder(folder) / file.name)
+        _sync_folder(parent)
+    except OSError as error:
+        if str(temporary) not in str(error):
+            raise
+        raise OSError(error.errno, error.strerror, str(folder)) from error  # a temporary's name tells nobody anything
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_once(file: str | os.PathLike[str], content: bytes) -> None:
     """Write all of `file` unless it is there already: of several processes that do, the first one's stays.
 
@@ -258,8 +304,8 @@ def _discard(stream: BinaryIO) -> None:
             os.unlink(stream.name)
 
 
-def _remove_abandoned(folder: Path, prefix: str) -> None:
-    """Remove the temporaries with such a prefix, a regular expression, on which no process holds a lock."""
+def _remove_abandoned(folder: Path, prefix: str, folders: bool = False) -> None:
+    """Remove the temporary files, or folders, with such a prefix, a regular expression, on which no process holds a lock."""
     if fcntl is None:
         return
     try:
@@ -269,10 +315,11 @@ def _remove_abandoned(folder: Path, prefix: str) -> None:
     for name in names:
         if re.fullmatch(prefix + r"[0-9a-f]{32}\.tmp", name):
             with suppress(OSError):
-                descriptor = os.open(folder / name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+                access = os.O_DIRECTORY if folders else os.O_RDWR
+                descriptor = os.open(folder / name, access | os.O_NOFOLLOW | os.O_NONBLOCK)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(folder / name)
+                    (shutil.rmtree if folders else os.unlink)(folder / name)
                 finally:
                     os.close(descriptor)
 

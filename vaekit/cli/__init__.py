@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vaekit.cli import console, doctor, exports, look, outputs, parts, replay, train
+from vaekit.cli import console, doctor, exports, look, outputs, parts, replay, signals, train
 from vaekit.cli.current_folder import import_named
 from vaekit.training import NonFiniteLossError
 
@@ -46,14 +46,14 @@ def imports(
 
 app.command()(train.train)
 app.command()(replay.replay)
-app.command()(look.evaluate)
-app.command()(outputs.encode)
-app.command()(look.reconstruct)
-app.command()(look.sample)
-app.command()(outputs.impute)
-app.command()(outputs.score)
-app.command()(exports.export)
-app.command()(look.plot)
+app.command()(signals.as_interrupts()(look.evaluate))
+app.command()(signals.as_interrupts()(outputs.encode))
+app.command()(signals.as_interrupts()(look.reconstruct))
+app.command()(signals.as_interrupts()(look.sample))
+app.command()(signals.as_interrupts()(outputs.impute))
+app.command()(signals.as_interrupts()(outputs.score))
+app.command()(signals.as_interrupts()(exports.export))
+app.command()(signals.as_interrupts()(look.plot))
 app.command("list")(parts.list_parts)
 app.command()(doctor.doctor)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +19,7 @@ import typer
 
 from vaekit.cli.annotated import AnnotatedCells
 from vaekit.data.frames import package
-from vaekit.files import writable_folder, write_atomically
+from vaekit.files import writable_folder, write_atomically, written_at_once
 
 Arrays: TypeAlias = "Mapping[str, Any]"  # NumPy's, and of a table with several kinds of columns pyarrow's
 
@@ -156,13 +155,15 @@ def _values(column: Any) -> Iterable[Any]:
 def _write_parquet(stream: BinaryIO, parts: Iterable[Arrays], columns: Mapping[str, list[str]]) -> None:
     """A row group for each part."""
     arrow, parquet, writer = package("pyarrow"), package("pyarrow.parquet"), None
-    for arrays in parts:
-        table = _side_by_side(arrays, columns)
-        rows = arrow.table({name: _arrow(v) for name, v in table.items()})
-        writer = writer or parquet.ParquetWriter(stream, rows.schema)
-        writer.write_table(rows)
-    if writer is not None:
-        writer.close()
+    try:
+        for arrays in parts:
+            table = _side_by_side(arrays, columns)
+            rows = arrow.table({name: _arrow(v) for name, v in table.items()})
+            writer = writer or parquet.ParquetWriter(stream, rows.schema)
+            writer.write_table(rows)
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 def _arrow(column: Any) -> Any:
@@ -193,15 +194,18 @@ def _write_pictures(folder: Path, parts: Iterable[Arrays], main: str, count: int
     from PIL import Image
 
     low, high = limits
-    numbers, digits = itertools.count(), len(str(max(count - 1, 0)))
-    for pixels in _pictures(parts, main):
-        if not math.isfinite(high - low):
-            raise ValueError("pictures need values with a least and a largest one, which this likelihood's have not; write .npy")
-        grey = np.rint((pixels.clip(low, high) - low) * (255.0 / (high - low))).astype(np.uint8)
-        picture = Image.fromarray(grey[0] if len(grey) == 1 else np.moveaxis(grey, 0, -1))
-        stream = io.BytesIO()
-        picture.save(stream, format="PNG")
-        write_atomically(writable_folder(folder) / f"{next(numbers):0{digits}}.png", stream.getvalue())
+    digits = len(str(max(count - 1, 0)))
+    with written_at_once(folder) as new:
+        for number, pixels in enumerate(_pictures(parts, main)):
+            if not math.isfinite(high - low):
+                raise ValueError(
+                    "pictures need values with a least and a largest one, which this likelihood's have not; write .npy"
+                )
+            grey = np.rint((pixels.clip(low, high) - low) * (255.0 / (high - low))).astype(np.uint8)
+            picture = Image.fromarray(grey[0] if len(grey) == 1 else np.moveaxis(grey, 0, -1))
+            stream = io.BytesIO()
+            picture.save(stream, format="PNG")
+            write_atomically(new / f"{number:0{digits}}.png", stream.getvalue())
 
 
 def _pictures(parts: Iterable[Arrays], main: str) -> Iterator[np.ndarray[Any, Any]]:
