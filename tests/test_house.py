@@ -121,6 +121,7 @@ PRIVATE_TORCH = {
     "vaekit.memory",
     "vaekit.training.shards",
     "vaekit.training.optimizers.direct",
+    "vaekit.data.tensor_files",
 }  # what may use names of torch that begin with an underscore
 BELOW_THE_MODEL = {"checks", "data", "files", "layout", "ops", "registry", "seeding", "weights"}  # what data may import
 

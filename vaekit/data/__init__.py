@@ -9,8 +9,7 @@ from vaekit.data.datasets import is_named, load, load_parts, load_test, names
 from vaekit.data.download import cache_folder
 from vaekit.data.examples import Examples, as_examples
 from vaekit.data.fingerprint import differences
-from vaekit.data.framed import is_table_source
-from vaekit.data.frames import as_frame, is_frame, read_frame
+from vaekit.data.frames import as_frame, is_frame, is_table_source, read_frame
 from vaekit.data.kinds import as_batches, with_validation
 from vaekit.data.mapped import MappedArray
 from vaekit.data.readers import readable

@@ -13,8 +13,8 @@ from vaekit.data.axes import form_of
 from vaekit.data.conversion import check_real, divisor_of, floats, labels, plain
 from vaekit.data.examples import Examples
 from vaekit.data.mapped import MappedArray
-from vaekit.data.numpy_files import ArrayFile
 from vaekit.data.readers import Parts, converter
+from vaekit.data.row_file import RowFile
 
 LARGEST_FLOATS = 1 << 28  # numbers: larger arrays of bytes stay bytes, a quarter of the memory, and become floats batch by batch
 
@@ -31,7 +31,7 @@ def examples_of(
     """Examples of an array or tensor [N, *S], in memory or left on disk.
 
     Args:
-        x: a tensor, an array, or what reads rows of one where it is indexed (an `ArrayFile` for example).
+        x: a tensor, an array, or what reads rows of one where it is indexed (a `RowFile` for example).
         y: labels [N], vectors [N, K], or None.
         layout: of `vaekit.data.axes.LAYOUTS`.
         divisor: of the values; by default 255 for bytes, unless all of them are 0 or 1.
@@ -66,6 +66,6 @@ def parts_of(train: tuple[Any, Any], test: tuple[Any, Any] | None, *, layout: st
     return first, second
 
 
-@converter("tensors and arrays", lambda data: isinstance(data, (Tensor, np.ndarray, ArrayFile)))
+@converter("tensors and arrays", lambda data: isinstance(data, (Tensor, np.ndarray, RowFile)))
 def _of_array(x: Any, *, layout: str = "auto") -> Examples:
     return examples_of(x, layout=layout)

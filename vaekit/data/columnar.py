@@ -70,6 +70,66 @@ class ParquetRows:
             ) from error
 
 
+class ArrowRows:
+    """An Arrow file (feather's second version is one), of which columns are read whole or some rows after the other.
+
+    Attributes:
+        names: of its columns, as those of `ParquetRows`.
+
+    Raises: as `ParquetRows`.
+    """
+
+    def __init__(self, stream: IO[bytes], path: Path) -> None:
+        self._stream, self._path = stream, path
+        self._schema = self._opened().schema
+        self.names = columns_of(self._schema, path)
+
+    def _opened(self, names: Sequence[str] | None = None) -> Any:
+        """A reader of some of the columns."""
+        ipc = package("pyarrow").ipc
+        places = None if names is None else [self._schema.get_field_index(name) for name in names]
+        self._stream.seek(0)
+        with _arrow_damage_named(self._path):
+            return ipc.open_file(self._stream, options=ipc.IpcReadOptions(included_fields=places, use_threads=False))
+
+    def __len__(self) -> int:
+        return sum(len(piece) for piece in self.pieces(self.names[:1]))
+
+    def read(self, names: Sequence[str]) -> nw.DataFrame[Any]:
+        """Columns as a frame."""
+        reader = self._opened(names)
+        with _arrow_damage_named(self._path):
+            return as_frame(reader.read_all()).select(list(names))
+
+    def pieces(self, names: Sequence[str]) -> Iterator[nw.DataFrame[Any]]:
+        """Columns as frames, one for each record batch."""
+        reader = self._opened(names)
+        for number in range(reader.num_record_batches):
+            with _arrow_damage_named(self._path):
+                batch = reader.get_batch(number)
+            yield as_frame(batch).select(list(names))
+
+
+@contextmanager
+def _arrow_damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (package("pyarrow").ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read as an Arrow file: {printable(error)}; it may have been cut short") from error
+
+
+@contextmanager
+def rows_of(path: Path) -> Iterator[ParquetRows | ArrowRows | None]:
+    """The rows of a file that is read some rows after the other; None for one that is not."""
+    with open_regular(path) as stream:
+        ending, is_arrow = path.suffix.lower(), stream.read(6) == b"ARROW1"
+        stream.seek(0)
+        if ending == ".parquet":
+            yield ParquetRows(stream, path)
+        else:
+            yield ArrowRows(stream, path) if is_arrow and ending in (".feather", ".arrow") else None
+
+
 def read_parquet(path: Path) -> Any:
     """A table of pyarrow; an index that pandas wrote without a name is no column.
 
@@ -88,15 +148,13 @@ def read_feather(path: Path) -> Any:
     with open_regular(path) as stream:
         magic = stream.read(6)
         stream.seek(0)
-        try:
+        with _arrow_damage_named(path):
             if magic[:4] == b"FEA1":
                 table = package("pyarrow.feather").read_table(stream)
             elif magic == b"ARROW1":
                 table = arrow.ipc.open_file(stream).read_all()
             else:
                 table = arrow.ipc.open_stream(stream).read_all()
-        except (arrow.ArrowException, OSError) as error:
-            raise ValueError(f"{path} cannot be read as an Arrow file: {printable(error)}; it may have been cut short") from error
     return table.select(columns_of(table.schema, path))
 
 

@@ -16,9 +16,9 @@ from vaekit.checks import is_number
 from vaekit.data.arrays import parts_of
 from vaekit.data.download import cache_folder, fetch
 from vaekit.data.examples import Examples, as_examples
-from vaekit.data.framed import is_table_source, known_schema, parted
-from vaekit.data.frames import is_frame_file, reads_as_number
+from vaekit.data.frames import is_frame_file, is_table_source, reads_as_number
 from vaekit.data.idx import read_idx
+from vaekit.data.parted import known_schema, parted
 from vaekit.data.readers import Parts, Source, converter, read_path, reader
 from vaekit.data.schema import Schema
 from vaekit.data.shards import open_shards

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tempfile
-import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,14 +19,12 @@ import torch
 from torch import Tensor
 
 from vaekit.data import columnar
-from vaekit.data.download import cache_folder
 from vaekit.data.examples import Examples
 from vaekit.data.frames import (
     ENDINGS,
     as_frame,
     ending_of,
     is_frame,
-    is_frame_file,
     is_numeric,
     matrix,
     numbers,
@@ -38,10 +33,11 @@ from vaekit.data.frames import (
 )
 from vaekit.data.labels import labels_of
 from vaekit.data.mapped import MappedArray
-from vaekit.data.numpy_files import ArrayFile
+from vaekit.data.parted import Parted, encoded, held_out_of, known_schema
 from vaekit.data.readers import Parts, converter, reader
+from vaekit.data.row_file import kept_on_disk
 from vaekit.data.schema import Schema
-from vaekit.data.splits import Marks, is_held_out
+from vaekit.data.splits import Marks
 
 if TYPE_CHECKING:
     import narwhals as nw
@@ -71,7 +67,7 @@ class InMemory:
         yield self.read(names)
 
 
-Rows: TypeAlias = "InMemory | columnar.ParquetRows"
+Rows: TypeAlias = "InMemory | columnar.ParquetRows | columnar.ArrowRows"
 
 
 @dataclass(frozen=True)
@@ -136,11 +132,6 @@ def same_kind_of_file(one: str | os.PathLike[str], other: str | os.PathLike[str]
     return ending_of(one) == ending_of(other)
 
 
-def is_table_source(source: Any) -> bool:
-    """Whether a source is a frame, or the file of one."""
-    return is_frame(source) or (isinstance(source, (str, os.PathLike)) and is_frame_file(source))
-
-
 @converter("frames", is_frame, extra="tables")
 def _of_frame(
     data: Any,
@@ -202,56 +193,18 @@ def _read(
 ) -> Parts:
     """Examples in a file; options as those of `_of_frame` and `read_frame`.
 
-    Of a parquet file that is larger than 256 MiB as float32, x is decoded row group by row group into an unnamed array on disk,
-    in the cache folder, from which rows are read where they are indexed; it goes with the process. Other files are read whole.
+    Of a parquet, feather or Arrow file that is larger than 256 MiB as float32, x is decoded row group by row group, or record
+    batch by record batch, into an unnamed file in the cache folder, from which rows are read where they are indexed; it goes with
+    the process. Other files are read whole.
     """
     choice = Choice(label, columns, drop, group, time, held_out, known_schema(schema))
     told = {"delimiter": delimiter, "decimal": decimal, "encoding": encoding, "header": header, "sheet": sheet}
-    if ending_of(path) == ".parquet" and not any(value is not None for value in told.values()):
-        with columnar.ParquetRows.open(path) as rows:
-            return examples_of(rows, choice, str(path)), None
+    if not any(value is not None for value in told.values()):
+        with columnar.rows_of(path) as rows:
+            if rows is not None:
+                return examples_of(rows, choice, str(path)), None
     frame = read_frame(path, delimiter=delimiter, decimal=decimal, encoding=encoding, header=header, sheet=sheet)
     return examples_of(InMemory(frame), choice, str(path)), None
-
-
-@dataclass(frozen=True)
-class Parted:
-    """The schema of a table of which rows are held out: what is guessed of it, is guessed from the others.
-
-    What held-out rows have that the schema does not know, levels that occur in no other row for example, is missing in them.
-
-    Attributes:
-        schema: as it was given; see `known_schema`.
-        fraction, seed: of `vaekit.data.splits.split`.
-        has_all: whether all rows are held out.
-        is_guessed: whether a schema that is there was guessed, so that its columns may be allowed to miss values.
-    """
-
-    schema: Any
-    fraction: float | None = None
-    seed: int = 0
-    has_all: bool = False
-    is_guessed: bool = False
-
-
-def parted(source: Any, options: Mapping[str, Any], **how: Any) -> dict[str, Any]:
-    """The options of reading, where they have a schema with what is to be known of held-out rows: as `Parted` takes it."""
-    if options.get("schema") is None or not is_table_source(source):
-        return dict(options)
-    return {**options, "schema": Parted(known_schema(options["schema"]), **how)}
-
-
-def known_schema(given: Any) -> Any:
-    """What was given as the schema, with a `Schema` in the place of its config.
-
-    Raises:
-        TypeError: something else than a schema, its config, settings or "guess".
-    """
-    if given is None or given == "guess" or isinstance(given, (Schema, Parted)):
-        return given
-    if not isinstance(given, Mapping):
-        raise TypeError(f'schema is a vaekit.data.Schema, its config, settings of columns or "guess", got {given!r}')
-    return Schema.from_config(given) if "format" in given else given
 
 
 def _schema_of(rows: Rows, given: Any, of_x: Sequence[str], where: str, held_out: npt.NDArray[np.bool_] | None) -> Schema | None:
@@ -285,13 +238,13 @@ def examples_of(rows: Rows, choice: Choice, where: str) -> Examples:
         raise ValueError(f"{where} has no rows")
     y, label_names = (None, None) if choice.label is None else labels_of(rows.read([choice.label])[choice.label])
     marks = _marks(rows, choice)
-    held_out = None if split is None else _held_out_of(split, len(rows), y, marks)
+    held_out = None if split is None else held_out_of(split, len(rows), y, marks)
     schema = _schema_of(rows, given, of_x, where, held_out)
     is_small = isinstance(rows, InMemory) or len(rows) * len(of_x) <= _MOST_IN_MEMORY
     if schema is not None and split is not None and held_out is not None and is_small:
         frame, is_guessed = rows.read(of_x), split.is_guessed or not isinstance(given, Schema)
-        encoded, schema = _encoded(frame, schema, held_out, is_guessed)
-        return Examples(encoded, y, label_names=label_names, marks=marks, columns=of_x, schema=schema)
+        x_of_all, schema = encoded(frame, schema, held_out, is_guessed)
+        return Examples(x_of_all, y, label_names=label_names, marks=marks, columns=of_x, schema=schema)
 
     def encode(piece: nw.DataFrame[Any]) -> npt.NDArray[Any]:
         return matrix(piece) if schema is None else schema.encode(piece.to_native()).numpy()
@@ -307,64 +260,10 @@ def examples_of(rows: Rows, choice: Choice, where: str) -> Examples:
     return Examples(x, y, label_names=label_names, marks=marks, columns=of_x, schema=schema)
 
 
-def _held_out_of(split: Parted, count: int, y: Tensor | None, marks: Marks | None) -> npt.NDArray[np.bool_]:
-    return np.ones(count, bool) if split.has_all else is_held_out(count, split.fraction, split.seed, y, marks).numpy()
-
-
-def _encoded(
-    frame: nw.DataFrame[Any], schema: Schema, held_out: npt.NDArray[np.bool_], is_guessed: bool
-) -> tuple[Tensor, Schema]:
-    """x of rows of which some are held out, and the schema: one that was guessed then allows what those miss to be missing.
-
-    Warns:
-        UserWarning: held-out rows have values that the schema does not know, which are missing in x.
-    """
-    of_held_out = frame[np.flatnonzero(held_out).tolist()].to_native()
-    unknown = schema.unknown(of_held_out)
-    if is_guessed:
-        schema = schema.allowing(of_held_out, unknown)
-    if unknown and all(schema.columns[name].missing for name in unknown):
-        warnings.warn(_not_known(unknown), UserWarning, stacklevel=2)
-        x = torch.empty(len(frame), len(frame.columns))
-        x[torch.from_numpy(held_out)] = schema.encode(of_held_out, unknown="missing")
-        x[torch.from_numpy(~held_out)] = schema.encode(frame[np.flatnonzero(~held_out).tolist()].to_native())
-        return x, schema
-    return schema.encode(frame.to_native()), schema
-
-
-def _not_known(unknown: Mapping[str, list[Any]]) -> str:
-    """Which values held-out rows alone have, in words."""
-    name, values = next(iter(unknown.items()))
-    shown = list(dict.fromkeys(map(repr, values)))
-    others = f"; so have {', '.join(map(repr, list(unknown)[1:]))}" if len(unknown) > 1 else ""
-    return (
-        f"the column {name!r} has {', '.join(shown[:5])}{', ...' if shown[5:] else ''} in {len(values)} of the held-out rows, "
-        f"which it could not have by the rows that are trained on{others}. They count as missing; "
-        f'schema={{{name!r}: {{"levels": [...]}}}}, or another "kind", lets the column have them'
-    )
-
-
 def _on_disk(rows: Rows, names: Sequence[str], encode: Callable[[nw.DataFrame[Any]], npt.NDArray[Any]]) -> MappedArray:
-    """x in a .npy file that goes with the array, written piece by piece."""
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="table-", suffix=".npy", delete=False) as file:
-        try:
-            shape, written = (len(rows), len(names)), 0
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_2_0(file, header)
-            for piece in rows.pieces(names):
-                values = encode(piece)
-                written += len(values)
-                file.write(values.astype("<f4", copy=False).data)
-            file.flush()
-            assert written == len(rows)
-            array = ArrayFile(file.name)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    weakref.finalize(array, os.unlink, file.name)
-    return MappedArray(array)
+    """x in a file that goes with the array, written piece by piece."""
+    pieces = (encode(piece).astype("<f4", copy=False) for piece in rows.pieces(names))
+    return MappedArray(kept_on_disk((len(rows), len(names)), "<f4", pieces))
 
 
 def _marks(rows: Rows, choice: Choice) -> Marks | None:

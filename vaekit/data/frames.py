@@ -70,6 +70,11 @@ def ending_of(path: str | os.PathLike[str]) -> str | None:
     return None
 
 
+def is_table_source(source: Any) -> bool:
+    """Whether a source is a frame, or the file of one."""
+    return is_frame(source) or (isinstance(source, (str, os.PathLike)) and is_frame_file(source))
+
+
 def as_frame(data: Any) -> nw.DataFrame[Any]:
     """The view of a frame; a lazy one is collected.
 

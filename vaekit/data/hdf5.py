@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vaekit.data.naming import choose, outline_of, parts_named
-from vaekit.data.numpy_files import row_numbers
 from vaekit.data.readers import Parts, reader
+from vaekit.data.row_file import row_numbers
 from vaekit.files import open_regular
 
 

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from vaekit.checks import checked_size, is_number
 from vaekit.data.examples import Examples, as_examples
-from vaekit.data.framed import is_table_source, parted
-from vaekit.data.frames import is_frame_file
+from vaekit.data.frames import is_frame_file, is_table_source
+from vaekit.data.parted import parted
 from vaekit.data.readers import find_converter
 from vaekit.data.splits import split
 from vaekit.data.stream import Stream

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from vaekit.data.arrays import examples_of
 from vaekit.data.examples import Examples, as_examples
-from vaekit.data.numpy_files import row_numbers
 from vaekit.data.readers import converter
+from vaekit.data.row_file import row_numbers
 
 X, Y = ("x", "image", "img", "pixel_values"), ("y", "label", "labels")  # what datasets call examples and labels
 _TARGETS = ("targets", "labels", "_labels")  # where torchvision's datasets keep all labels

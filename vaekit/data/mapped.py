@@ -18,7 +18,7 @@ class MappedArray:
     """Rows of an array [N, *S] on disk; indexing gives float32 tensors, NaN where the array is masked.
 
     Args:
-        array: a memory map, an `ArrayFile`, or any array.
+        array: a memory map, a `RowFile`, or any array.
         rows: int64 [M], the rows to take, in this order; all of them by default.
         divisor: of the values.
         form: what `vaekit.data.axes.arranged` makes of the axes.

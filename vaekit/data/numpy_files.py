@@ -8,17 +8,18 @@ from __future__ import annotations
 import io
 import math
 import os
-import threading
-import weakref
+import struct
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from vaekit.data import row_file
 from vaekit.data.conversion import check_real
+from vaekit.data.row_file import RowFile
 from vaekit.files import open_regular
 
 _BLOCK = 1 << 20  # bytes
@@ -35,12 +36,8 @@ class Header(NamedTuple):
     nbytes: int
 
 
-class ArrayFile:
+class ArrayFile(RowFile):
     """The array [N, *S] in a .npy file; its rows are read when they are indexed.
-
-    Rows are read with file reads, not through a memory map: if another process cuts the file short, a read fails with an error,
-    whereas touching a map kills the process (SIGBUS). Threads and forked processes can share an `ArrayFile`; unpickling one opens
-    the file again.
 
     Args:
         file: in C order, as `np.save` writes an ordinary array.
@@ -63,86 +60,11 @@ class ArrayFile:
     """
 
     def __init__(self, file: str | os.PathLike[str]) -> None:
-        self._file = os.fspath(file)
         with open_regular(file) as stream:
-            header = read_header(stream, self._file)
-            if header.columns_first or not header.shape:
-                raise ValueError(f"{self._file} is a scalar or in Fortran order, and has no rows to read one by one")
-            self.shape, self.dtype, self._start = header.shape, header.dtype, stream.tell()
-            size = os.fstat(stream.fileno()).st_size
-            if size < self._start + header.nbytes:
-                expected = self._start + header.nbytes
-                raise ValueError(f"{self._file} is truncated: shape {header.shape} takes {expected} bytes, the file has {size}")
-            self._descriptor = os.dup(stream.fileno())
-        weakref.finalize(self, os.close, self._descriptor)
-        self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._file,)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
-        """A copy of the rows at an integer, a slice, integers [B] or a mask bool [N], in the file's dtype."""
-        rows = row_numbers(index, len(self), self._file)
-        values = np.frombuffer(self._read(rows.reshape(-1)), self.dtype)
-        return values.reshape((*rows.shape, *self.shape[1:]))
-
-    def _read(self, rows: npt.NDArray[np.int64]) -> bytes:
-        """The bytes of rows int64 [B]; consecutive rows are read together."""
-        if not len(rows):
-            return b""
-        breaks = ((np.diff(rows) != 1).nonzero()[0] + 1).tolist()
-        starts, ends = [0, *breaks], [*breaks, len(rows)]
-        return b"".join([self._read_run(row, e - s) for row, s, e in zip(rows[starts].tolist(), starts, ends, strict=True)])
-
-    def _read_run(self, row: int, count: int) -> bytes:
-        start, missing = self._start + row * self._row_bytes, count * self._row_bytes
-        found = self._read_some(missing, start)
-        while len(found) < missing:  # Linux reads at most 2 GiB at a time
-            piece = self._read_some(missing - len(found), start + len(found))
-            if not piece:
-                size = os.fstat(self._descriptor).st_size
-                raise ValueError(
-                    f"{self._file} has been cut short while it was in use: it has {size} bytes now, row {row} is gone"
-                )
-            found += piece
-        return found
-
-    def _read_some(self, count: int, start: int) -> bytes:
-        if hasattr(os, "pread"):
-            return os.pread(self._descriptor, count, start)
-        with self._lock:  # Windows: two calls, between which another thread may seek
-            os.lseek(self._descriptor, start, os.SEEK_SET)
-            return os.read(self._descriptor, count)
-
-
-def row_numbers(index: Any, count: int, name: str) -> npt.NDArray[np.int64]:
-    """An integer, a slice, integers [B] or a mask bool [N] as row numbers int64 [B] or [], all from 0 to N - 1.
-
-    Args:
-        index: of rows.
-        count: N, the number of rows.
-        name: what the rows are of, for messages.
-
-    Raises:
-        IndexError: an index of another kind, or a row that is not there.
-    """
-    if isinstance(index, slice):
-        return np.arange(*index.indices(count))
-    rows = np.asarray(index)
-    if isinstance(index, tuple) or rows.ndim > 1 or rows.dtype.kind not in "iub":
-        raise IndexError(f"rows of {name} are indexed by an integer, a slice, integers or a mask, got {index!r}")
-    if rows.dtype.kind == "b":
-        if rows.shape != (count,):
-            raise IndexError(f"a mask for the rows of {name} has to have {count} entries, got {rows.size}")
-        return rows.nonzero()[0]
-    rows = rows.astype(np.int64)
-    if ((rows < -count) | (rows >= count)).any():
-        raise IndexError(f"there are {count} rows in {name}, and no row {rows.min() if (rows < 0).any() else rows.max()}")
-    return np.where(rows < 0, rows + count, rows)
+            header, start = read_header(stream, os.fspath(file)), stream.tell()
+        if header.columns_first or not header.shape:
+            raise ValueError(f"{os.fspath(file)} is a scalar or in Fortran order, and has no rows to read one by one")
+        super().__init__(file, header.shape, header.dtype, start)
 
 
 def open_array(file: Path) -> ArrayFile | np.memmap[Any, Any]:
@@ -161,8 +83,16 @@ def open_array(file: Path) -> ArrayFile | np.memmap[Any, Any]:
     return mapped
 
 
-def read_members(file: Path, choose: Callable[[list[str]], Collection[str]]) -> dict[str, npt.NDArray[Any]]:
-    """Arrays in a .npz file by name; `choose` gets the names of all and returns those to read.
+def read_members(
+    file: Path, choose: Callable[[list[str]], Collection[str]], by_rows: Callable[[str], bool] = lambda name: False
+) -> dict[str, npt.NDArray[Any] | RowFile]:
+    """Arrays in a .npz file by name.
+
+    Args:
+        file: the archive.
+        choose: gets the names of all and returns those to read.
+        by_rows: whether an array, by its name, may stay on disk where it is large: in the archive, or unpacked into a file beside
+            other caches where it is compressed.
 
     Raises:
         OSError: the file cannot be read.
@@ -176,7 +106,7 @@ def read_members(file: Path, choose: Callable[[list[str]], Collection[str]]) -> 
             raise ValueError(f"{file} cannot be read as a NumPy file ({error}); it may have been cut short") from error
         with archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            return {key: _read_member(file, archive, key, members[key]) for key in choose(list(members))}
+            return {key: _read_member(file, archive, key, members[key], by_rows(key)) for key in choose(list(members))}
 
 
 def member_outlines(file: Path) -> dict[str, str]:
@@ -194,11 +124,14 @@ def member_outlines(file: Path) -> dict[str, str]:
     return found
 
 
-def _read_member(file: Path, archive: zipfile.ZipFile, key: str, name: str) -> npt.NDArray[Any]:
+def _read_member(file: Path, archive: zipfile.ZipFile, key: str, name: str, by_rows: bool) -> npt.NDArray[Any] | RowFile:
     where = f"{file}, the array {key!r},"
     try:
         with archive.open(name) as member:
             header = read_header(member, where)
+            is_whole = archive.getinfo(name).file_size == member.tell() + header.nbytes
+            if by_rows and is_whole and header.nbytes > row_file.MOST_IN_MEMORY and not header.columns_first:
+                return _rows_of(file, archive.getinfo(name), member, header)
             values = np.empty(header.nbytes, np.uint8)
             found = _fill(values, member)
             if found < header.nbytes or member.read(1):
@@ -216,6 +149,28 @@ def _read_member(file: Path, archive: zipfile.ZipFile, key: str, name: str) -> n
         if isinstance(error, ValueError) and str(error).startswith(where):
             raise
         raise ValueError(f"{where} cannot be read ({error or type(error).__name__}); the file may be damaged") from error
+
+
+def _rows_of(file: Path, info: zipfile.ZipInfo, member: IO[bytes], header: Header) -> RowFile:
+    """The rows of a member of which the header has been read."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        rows = max(1, _BLOCK // max(1, header.nbytes // header.shape[0]))
+        return row_file.kept_on_disk(header.shape, header.dtype, _pieces(member, header, rows))
+    with open_regular(file) as stream:  # PKWARE's .ZIP File Format Specification, 4.3.7: the local header has lengths of its own
+        stream.seek(info.header_offset + 26)
+        of_name, of_extra = struct.unpack("<HH", stream.read(4))
+    return RowFile(file, header.shape, header.dtype, info.header_offset + 30 + of_name + of_extra + member.tell())
+
+
+def _pieces(member: IO[bytes], header: Header, rows: int) -> Iterator[npt.NDArray[Any]]:
+    left, of_row = header.nbytes, header.nbytes // header.shape[0]
+    while left:
+        block = member.read(min(rows * of_row, left))
+        if not block:
+            raise ValueError("it ends before its last value")
+        left -= len(block)
+        yield np.frombuffer(block, np.uint8).view(np.uint8)
+    member.read(1)  # at its end the checksum is compared
 
 
 def _fill(values: npt.NDArray[np.uint8], stream: IO[bytes]) -> int:

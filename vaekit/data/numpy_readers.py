@@ -22,6 +22,9 @@ def read_npy(path: Path, *, layout: str = "auto") -> Parts:
 def read_npz(path: Path, *, layout: str = "auto", arrays: Mapping[str, str] | None = None) -> Parts:
     """The examples in a .npz file; other arrays in it are not read, so that it does not matter what they hold.
 
+    Of a large x, above 16 MiB, rows are read where they are indexed: from the archive, or where it is compressed from an unpacked
+    copy in the cache folder, which goes with the process.
+
     A sparse matrix of `scipy.sparse.save_npz` stays sparse.
     """
     if _is_sparse(path):
@@ -34,7 +37,7 @@ def read_npz(path: Path, *, layout: str = "auto", arrays: Mapping[str, str] | No
         chosen.append(choose(names, arrays, str(path), lambda: member_outlines(path)))
         return [name for name in chosen[0] if name is not None]
 
-    read = read_members(path, choose_members)
+    read = read_members(path, choose_members, by_rows=lambda name: name in (chosen[0].x, chosen[0].x_test))
     return parts_named(chosen[0], lambda name: read[name], str(path), layout)
 
 

@@ -20,8 +20,8 @@ import torch
 from vaekit.checks import checked_flag, checked_sizes, checked_word
 from vaekit.data.arrays import examples_of
 from vaekit.data.examples import Examples
-from vaekit.data.numpy_files import row_numbers
 from vaekit.data.readers import Parts, reader
+from vaekit.data.row_file import row_numbers
 from vaekit.files import open_regular
 
 T = TypeVar("T")

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from vaekit.data.arrays import examples_of, parts_of
 from vaekit.data.conversion import labels
 from vaekit.data.examples import Examples
-from vaekit.data.numpy_files import ArrayFile, open_array, row_numbers
+from vaekit.data.numpy_files import ArrayFile, open_array
 from vaekit.data.readers import Parts, reader
+from vaekit.data.row_file import row_numbers
 
 PathLike = str | os.PathLike[str]
 

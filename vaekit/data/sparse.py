@@ -13,8 +13,8 @@ import numpy.typing as npt
 from vaekit.data.arrays import examples_of
 from vaekit.data.conversion import check_real
 from vaekit.data.examples import Examples
-from vaekit.data.numpy_files import row_numbers
 from vaekit.data.readers import converter
+from vaekit.data.row_file import row_numbers
 
 
 class MatrixRows:

@@ -14,9 +14,9 @@ from vaekit.data.arrays import examples_of
 from vaekit.data.conversion import check_real
 from vaekit.data.examples import Examples
 from vaekit.data.map_datasets import X, Y
-from vaekit.data.numpy_files import row_numbers
 from vaekit.data.pictures import GREY, Form, arranged_picture, size_of
 from vaekit.data.readers import converter
+from vaekit.data.row_file import row_numbers
 
 
 def is_table(data: Any) -> bool:
