@@ -152,20 +152,17 @@ class Column:
     def unknown(self, data: Read) -> npt.NDArray[np.bool_]:
         """Which of the values the column does not have: unknown levels, infinity, numbers that its kind does not have.
 
-        Raises:
-            TypeError: values of another sort.
+        Raises: TypeError as `encode`.
         """
         if self.levels is not None:
             return self._numbers_of_levels(data) < 0
-        if data.sort == "float" and (infinite := ~np.isfinite(data.values)).any():
-            data = data._replace(values=np.where(infinite, self.origin, data.values))
-            return infinite | self._outside(self._steps(data))
-        return self._outside(self._steps(data))
+        infinite = ~np.isfinite(data.values) if data.sort == "float" else np.False_
+        data = data._replace(values=np.where(infinite, self.origin, data.values)) if infinite.any() else data
+        return np.asarray(infinite | self._outside(self._steps(data)))
 
     def known(self, data: Read) -> Read:
         """The data with the values that the column does not have as missing ones."""
-        unknown = self.unknown(data)
-        missing = data.missing.copy()
+        unknown, missing = self.unknown(data), data.missing.copy()
         missing[~missing] = unknown
         return data._replace(values=data.values[~unknown], missing=missing)
 
@@ -244,8 +241,7 @@ class Column:
         return np.zeros(len(values), dtype=bool)
 
     def _check_support(self, steps: npt.NDArray[np.float64]) -> None:
-        wrong = self._outside(steps)
-        if wrong.any():
+        if (wrong := self._outside(steps)).any():
             raise ValueError(
                 f"the column {self.name!r} is of the kind {self.kind!r}, but holds {(steps + self.origin)[wrong][0]:g}; "
                 f'schema.with_column({self.name!r}, kind="number") takes any number'
