@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from vaekit.conditions import Labels
 from vaekit.data import Batch, Batches, Cells, Examples, Whole, as_batches, as_examples, is_named, is_table_source, load_test
+from vaekit.data.cells import columns_of, parts_of
 from vaekit.likelihoods import Columns, LibrarySize
 from vaekit.vae import VAE
 
@@ -128,6 +130,13 @@ def check_examples(vae: VAE, examples: Examples, name: str, rows: Tensor | None 
         raise TypeError(
             f"{name}: x is {examples.x.dtype}, the model's weights are {dtype}; convert one, x.to({dtype}) for example"
         )
+    if vae.condition is not None and examples.y is None and isinstance(examples, Cells):
+        told = [name for part in parts_of(vae.config()["condition"]) for name in columns_of(part)]
+        raise ValueError(
+            f"{name}: the model is told {', '.join(map(repr, told)) or 'a condition'} of each cell, and these were read without; "
+            "vaekit.cells.matching(vae, adata) reads what the model needs, vaekit.data.as_examples(adata, batch=..., "
+            "covariates=[...]) what you name"
+        )
     if vae.condition is not None and examples.y is None:
         raise ValueError(
             f"{name}: the model is conditional: give the condition of each example as well, (x, y) instead of x, or a .npz file "
@@ -138,7 +147,22 @@ def check_examples(vae: VAE, examples: Examples, name: str, rows: Tensor | None 
         some = slice(start, min(start + at_once, len(examples))) if rows is None else rows[start : start + at_once]
         condition = None if vae.condition is None or examples.y is None else examples.y[some]
         numbers = torch.arange(some.start, some.stop) if isinstance(some, slice) else some
-        check_values(vae, Batch(examples.x[some], condition), name, examples.numbers(numbers))
+        with naming_the_layer(examples):
+            check_values(vae, Batch(examples.x[some], condition), name, examples.numbers(numbers))
+
+
+@contextmanager
+def naming_the_layer(examples: Examples) -> Iterator[None]:
+    """Errors of cells' values say how other counts are read."""
+    try:
+        yield
+    except ValueError as error:
+        if not isinstance(examples, Cells):
+            raise
+        raise ValueError(
+            f'{error} What is read of cells is X, or layer="counts", the layer of that name; adata.raw.to_adata() has what '
+            "adata.raw holds"
+        ) from error
 
 
 def _listed(names: Sequence[str]) -> str:

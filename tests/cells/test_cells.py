@@ -217,3 +217,45 @@ def test_an_unseen_batch_beside_covariates_is_put_in_its_place():
     z, rows = torch.randn(4, 2), torch.tensor([[0.0, 1.0, 0.3], [1.0, 0.0, -0.2], [1.0, 1.0, 0.1], [0.0, 0.0, 0.0]])
     torch.testing.assert_close(grown.decode(z, rows), vae.decode(z, rows))
     assert of_cells.matching(grown, unseen).y[:, 0].unique().tolist() == [0.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda adata, vae: of_cells.create_vae(adata), TypeError, r"as_examples\(adata, batch=...\) gives, got AnnData"),
+        (lambda adata, vae: of_cells.embed(vae, adata), TypeError, "got AnnData; it comes after adata"),
+        (lambda adata, vae: of_cells.adapt(adata, vae), TypeError, "got AnnData; it comes after adata"),
+        (lambda adata, vae: vae.score(adata), ValueError, r"told 'batch' of each cell.*without; vaekit.cells.matching"),
+        (lambda adata, vae: vaekit.fit(vae, adata, epochs=1), ValueError, r"told 'batch' of each cell"),
+        (lambda adata, vae: vaekit.data.as_examples(adata, covariates="kind"), TypeError, r"got 'kind'; \['kind'\] is one"),
+        (
+            lambda adata, vae: vaekit.data.as_examples(adata, batch="kind", covariates=["kind"]),
+            ValueError,
+            "'kind' is named twice",
+        ),
+        (lambda adata, vae: vaekit.data.as_examples(adata[:0].copy()), ValueError, "no cells in the data"),
+        (
+            lambda adata, vae: of_cells.adapt(of_cells.create_vae(vaekit.data.as_examples(adata), latent_dim=2), adata),
+            ValueError,
+            "knows no batch; make it of cells that were read with batch=",
+        ),
+    ],
+)
+def test_a_wrong_call_is_told_what_to_do(vae, call, error, words):
+    with pytest.raises(error, match=words):
+        call(simulated("ab", n=20), vae)
+
+
+@pytest.mark.parametrize("change", [np.log1p, lambda x: x / 2.0, lambda x: x - 100.0], ids=["logarithms", "shares", "centred"])
+def test_what_are_no_counts_is_told_where_they_may_be(vae, change):
+    adata = simulated("ab", n=20)
+    adata.layers["counts"], adata.X = adata.X, change(adata.X.toarray())
+    read = vaekit.data.as_examples(adata, batch="batch")
+    for call in (
+        lambda: of_cells.embed(adata, vae),
+        lambda: vae.score(read, samples=2),
+        lambda: vaekit.fit(of_cells.create_vae(read, latent_dim=2), read, epochs=1, progress=False),
+    ):
+        with pytest.raises(ValueError, match=r'models counts 0, 1, 2.*layer="counts", the layer of that name'):
+            call()
+    of_cells.embed(adata, vae, layer="counts")

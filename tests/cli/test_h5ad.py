@@ -10,6 +10,7 @@ from scipy import sparse
 
 import vaekit
 from vaekit import cells as of_cells
+from vaekit.cli.annotated import AnnotatedCells
 from vaekit.evaluation import score
 
 GENES = [f"g{i}" for i in range(7)]
@@ -88,6 +89,15 @@ def test_of_what_was_held_out_the_file_has_those_cells_alone(run, vae, path, tmp
     assert z.obs_names.tolist() == given.obs_names[held_out.rows.numpy()].tolist()
     with torch.no_grad():
         np.testing.assert_array_equal(z.obsm["X_vaekit"], vae.encode(held_out.x[:], held_out.y).mean)
+
+
+def test_some_cells_of_a_file_are_written_in_the_order_that_they_have(path, tmp_path):
+    rows, values = np.array([7, 2, 30]), np.arange(6.0).reshape(3, 2)
+    AnnotatedCells({"mean": "obsm/Z"}, GENES, path, rows).write(str(tmp_path / "z.h5ad"), [{"mean": values}], 3)
+    z, given = anndata.read_h5ad(tmp_path / "z.h5ad"), anndata.read_h5ad(path)
+    assert z.obs_names.tolist() == ["c7", "c2", "c30"]
+    np.testing.assert_array_equal(z.layers["counts"].toarray(), given.layers["counts"][rows].toarray())
+    np.testing.assert_array_equal(z.obsm["Z"], values)
 
 
 def test_other_cells_are_read_by_the_names_of_genes_and_batches(run, vae, path, tmp_path):

@@ -16,7 +16,7 @@ from torch import Tensor
 from vaekit import compose, inputs
 from vaekit.conditions import Condition, Labels, Several, Vector
 from vaekit.data import Batch, Cells, Whole
-from vaekit.data.cells import checked_genes, class_numbers, counts_of, numbered, numbers_of
+from vaekit.data.cells import checked_genes, class_numbers, counts_of, is_anndata, numbered, numbers_of
 from vaekit.likelihoods import LibrarySize
 from vaekit.vae import VAE
 
@@ -42,6 +42,11 @@ def create_vae(cells: Cells, preset: str = "single-cell", **options: Any) -> VAE
         >>> vae.likelihood.features, vae.condition.names
         (('0', '1', '2', '3', '4'), ('a', 'b'))
     """
+    if not isinstance(cells, Cells):
+        raise TypeError(
+            "cells have to be what vaekit.data.load(FILE, batch=...) or vaekit.data.as_examples(adata, batch=...) gives, got "
+            f"{type(cells).__name__}"
+        )
     given = options.pop("likelihood", {})
     likelihood = {"features": list(cells.genes), **given} if isinstance(given, dict) else given
     if cells.condition is not None:
@@ -63,12 +68,15 @@ def matching(
         new: number classes that the model does not know after those that it does, for `adapt`.
 
     Raises:
+        TypeError: no VAE.
         KeyError: no such layer or column of obs.
         ValueError: genes that are missing; a batch that the model was not trained on; a model that does not know names.
 
     Warns:
         UserWarning: genes that are missing, in another order, or not the model's.
     """
+    if not isinstance(vae, VAE):
+        raise TypeError(f"vae has to be a vaekit.VAE, got {type(vae).__name__}{'; it comes after adata' * is_anndata(vae)}")
     features = vae.likelihood.features if isinstance(vae.likelihood, LibrarySize) else None
     if features is None:
         raise ValueError("the model does not know the names of its genes; vaekit.cells.create_vae makes one that does")
@@ -104,7 +112,9 @@ def batch_of(vae: VAE, or_none: bool = False) -> Any:
     parts = vae.condition if isinstance(vae.condition, Several) else [vae.condition]
     found = next((part for part in parts if isinstance(part, Labels)), None)
     if found is None and not or_none:
-        raise ValueError("the model is told no classes, and knows no batch")
+        raise ValueError(
+            "the model is told no classes, and knows no batch; make it of cells that were read with batch=, a column of obs"
+        )
     return found
 
 
@@ -127,5 +137,6 @@ def batches_of(vae: VAE, cells: Cells) -> Iterator[Batch]:
     """All cells in order, checked, on the model's device."""
     inputs.check_examples(vae, cells, "data", rows=torch.arange(0))
     for batch in Whole(cells, AT_ONCE, vae.condition is not None):
-        inputs.check_values(vae, batch, "data")
+        with inputs.naming_the_layer(cells):
+            inputs.check_values(vae, batch, "data")
         yield batch.to(vae.device)

@@ -199,9 +199,11 @@ def cells_of(
 
     Raises:
         KeyError: no such layer, or no such column.
-        ValueError: missing values in a column; two genes of one name.
+        ValueError: missing values in a column; a column or two genes of one name; no cells.
     """
     x = counts_of(data, layer)
+    if not len(x):
+        raise ValueError("there are no cells in the data")
     names = [str(name) for name in data.var_names]
     y, condition = conditions_of(data.obs, batch, covariates)
     labels, kinds = (None, ()) if label is None else numbered(data.obs, label)
@@ -308,7 +310,11 @@ def conditions_of(
     obs: Any, batch: str | None, covariates: Sequence[str]
 ) -> tuple[Tensor | None, Mapping[str, Any] | list[Mapping[str, Any]] | None]:
     """What a model is told by columns of obs, and the condition that takes it: classes first, then numbers."""
+    if isinstance(covariates, str):
+        raise TypeError(f"covariates has to be a list of columns of obs, got {covariates!r}; [{covariates!r}] is one")
     wanted = [*([] if batch is None else [batch]), *covariates]
+    if twice := [name for name in wanted if wanted.count(name) > 1]:
+        raise ValueError(f"{twice[0]!r} is named twice in batch={batch!r}, covariates={list(covariates)}; leave one of them out")
     if not wanted:
         return None, None
     numbers = [name for name in wanted if _is_number(column_of(obs, name)) and name != batch]
