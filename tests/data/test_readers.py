@@ -1,5 +1,9 @@
 """What reads files and converts objects: how it is found, and which options it takes."""
 
+import pkgutil
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +130,13 @@ def test_names_of_labels_go_with_the_examples():
 def test_names_that_do_not_fit_the_labels_are_refused(y, names, message):
     with pytest.raises((TypeError, ValueError), match=message):
         Examples(torch.from_numpy(ROWS), y, label_names=names)
+
+
+def test_every_reader_is_there_as_soon_as_the_library_is():
+    """Whatever else has been imported: in a process of its own."""
+    program = "import vaekit.data.readers as r; print(*[one.what for one in (*r.readers, *r.converters)], sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    for module in pkgutil.iter_modules(vaekit.data.__path__):
+        source = Path(vaekit.data.__path__[0], f"{module.name}.py").read_text()
+        for what in re.findall(r'^@(?:reader|converter)\(\s*f?"([^"{(]+)', source, flags=re.M):
+            assert what.strip() in done.stdout, f"{module.name} is not imported by vaekit.data"

@@ -1,6 +1,18 @@
 """Data by name, from files or from memory, and batches of it."""
 
-from vaekit.data import amat, cifar, hdf5, map_datasets, matlab, numpy_readers, pictures, scikit_learn, sparse, tensor_files  # noqa: F401  # register what they read
+from vaekit.data import (  # noqa: F401 (they register what they read)
+    amat,
+    cifar,
+    framed,
+    hdf5,
+    map_datasets,
+    matlab,
+    numpy_readers,
+    pictures,
+    scikit_learn,
+    sparse,
+    tensor_files,
+)
 from vaekit.data.ahead import moved
 from vaekit.data.batch import Batch
 from vaekit.data.batches import Batches
