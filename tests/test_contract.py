@@ -21,7 +21,13 @@ WHERE_FROM = [
 SHAPES = {"conv1d": (2, 9), "conv3d": (1, 5, 4, 3), "columns": (3,)}  # of the parts that take no images
 SMALL = {"resnet": {"channels": (4, 8), "attention": True}}
 VQ = {"posterior": "vector_quantized", "prior": "codes", "loss": "vector_quantized"}  # which go with each other only
-CODES = ({"name": "finite_scalar", "levels": 65}, "lookup_free")  # go with these too; levels so fine that not all are 0
+CODES = (
+    {"name": "finite_scalar", "levels": 65},
+    "lookup_free",
+    {"name": "residual_vector_quantized", "codes": 4},
+)  # go with these too; levels so fine that not all are 0
+OF_CODES = {"codes", "autoregressive_codes", "pixel_cnn"}
+SPATIAL = {"encoder": {"name": "conv", "spatial": True}, "decoder": {"name": "conv"}}
 PARTS = [
     *({"encoder": {"name": name, **SMALL.get(name, {})}} for name in encoders.names()),
     *({"decoder": {"name": name, **SMALL.get(name, {})}} for name in decoders.names()),
@@ -37,7 +43,11 @@ PARTS = [
         for how in ("fixed", "shared", "feature", "element")
     ),
     *({"likelihood": {"name": name, "missing": "ignore", **REQUIRED.get(name, {})}} for name in likelihoods.names()),
-    *({"prior": name} for name in priors.names() if name not in VQ.values()),
+    *({"prior": name} for name in priors.names() if name not in OF_CODES),
+    {"posterior": {"name": "gumbel_softmax", "codes": 4}, "prior": "codes"},
+    {**VQ, **SPATIAL, "prior": {"name": "autoregressive_codes", "width": 8, "layers": 1, "dropout": 0.0}},
+    {**VQ, **SPATIAL, "prior": {"name": "pixel_cnn", "width": 8, "layers": 2, "dropout": 0.0}},
+    {**VQ, "posterior": {"name": "vector_quantized", "codes": 4, "heads": 2, "codebook_dim": 3, "distance": "cosine"}},
     *({"loss": name} for name in losses.names() if name not in VQ.values()),
     {"posterior": "full_gaussian", "encoder": {"name": "conv", "channels": (4,), "spatial": True}},
     {"posterior": {"name": "flow", "context": 2}},

@@ -23,7 +23,7 @@ from vaekit.conditions import Condition
 from vaekit.decoders import Decoder
 from vaekit.diffusers import from_diffusers, to_diffusers
 from vaekit.encoders import Encoder
-from vaekit.evaluation import evaluate
+from vaekit.evaluation import evaluate, fit_prior
 from vaekit.exporting import export
 from vaekit.likelihoods import Likelihood
 from vaekit.losses import Batch, Elbo, Loss, LossTerms, StepContext
@@ -94,6 +94,7 @@ __all__ = [
     "evaluate",
     "export",
     "fit",
+    "fit_prior",
     "fold_in",
     "from_diffusers",
     "has_native",

@@ -21,7 +21,7 @@ _ELEMENTS_AT_ONCE = 1 << 24  # to bound the temporaries of a check
 _ELEMENTS_READ_TWICE = 1 << 26  # 256 MiB: examples on disk up to this size are read as a whole before anything is done with them
 
 
-def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") -> Batches:
+def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data", conditional: bool | None = None) -> Batches:
     """Data as batches, `is_checked` if their values were: those of a loader, or of a large file, are when they come.
 
     Args:
@@ -30,6 +30,7 @@ def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") ->
             other name the test set, or all where there is none.
         batch_size: for whole examples.
         name: what the data is called in messages.
+        conditional: whether a batch carries its condition; None where the model says.
 
     Raises:
         TypeError, ValueError: as `as_batches` and `check_examples`.
@@ -40,7 +41,7 @@ def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") ->
         data = load_test(data, **reading)
     elif reading:
         data = as_examples(data, **reading)
-    batches = as_batches(data, batch_size, conditional=vae.condition is not None)
+    batches = as_batches(data, batch_size, conditional=vae.condition is not None if conditional is None else conditional)
     if isinstance(batches, Whole):
         batches.examples = named_as_trained(vae, batches.examples)
         x = batches.examples.x

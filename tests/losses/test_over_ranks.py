@@ -33,6 +33,9 @@ MODELS = {
     "free bits by example": {"loss": {"name": "free_bits", "free_nats": 0.2, "per": "example"}},
     "averaged codes": {**CODES, "posterior": {"name": "vector_quantized", "codes": 4}},
     "codes that are weights": {**CODES, "posterior": {"name": "vector_quantized", "codes": 4, "decay": None}},
+    "residual codes": {**CODES, "posterior": {"name": "residual_vector_quantized", "codes": 4, "quantizers": 2}},
+    "several heads": {**CODES, "latent_dim": 4, "posterior": {"name": "vector_quantized", "codes": 4, "heads": 2}},
+    "codes without a table": {**CODES, "posterior": {"name": "lookup_free", "entropy_weight": 1.0}},
     "batch normalisation": {
         "encoder": {"hidden": (8,), "normalization": "batch"},
         "decoder": {"hidden": (8,), "normalization": "batch"},

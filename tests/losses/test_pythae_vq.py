@@ -44,7 +44,7 @@ def config(**options):
 
 
 def ours_with(codebook, **options):
-    family = VectorQuantizedFamily((D, SIDE, SIDE), codes=CODES, revive_below=0.0, **options).double()
+    family = VectorQuantizedFamily((D, SIDE, SIDE), codes=CODES, revive_below=0.0, warm_up=False, lloyd=0, **options).double()
     with torch.no_grad():
         family.codebook.copy_(codebook)
         family.placed.fill_(True)

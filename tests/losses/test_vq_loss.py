@@ -136,6 +136,6 @@ def test_trained_on_shapes_it_reconstructs_them_through_many_codes(decay):
     after = vaekit.evaluate(vae, shapes)
     frequency = shapes.x.mean(0).double()
     by_pixel = float(-(torch.xlogy(frequency, frequency) + torch.xlogy(1 - frequency, 1 - frequency)).sum())
-    assert after["loss"] < 0.6 * by_pixel < before["loss"]  # what each pixel's frequency alone would give
+    assert after["loss"] < 0.8 * by_pixel < before["loss"]  # what each pixel's frequency alone would give
     assert after["perplexity"] > 4
     assert after["perplexity"] <= 32

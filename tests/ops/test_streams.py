@@ -49,8 +49,12 @@ def test_no_key_is_derived_by_a_bare_number_or_from_row_start():
 
 def prior(name, dtype):
     options = {"gaussian_mixture": {"components": 3}, "vamp": {"components": 3}}.get(name, {})
-    codes = {"posterior": {"name": "vector_quantized", "codes": 5}, "loss": "vector_quantized"} if name == "codes" else {}
-    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, prior={"name": name, **options}, seed=0, **codes)
+    rest = {"input_shape": (4,)}
+    if name in ("codes", "autoregressive_codes", "pixel_cnn"):
+        convolutions = {"name": "conv", "channels": (4, 4)}
+        rest = {"input_shape": (1, 8, 8), "encoder": {**convolutions, "spatial": True}, "decoder": convolutions}
+        rest |= {"posterior": {"name": "vector_quantized", "codes": 5}, "loss": "vector_quantized"}
+    vae = vaekit.create_vae(latent_dim=2, prior={"name": name, **options}, seed=0, **rest)
     return vae.to(dtype).requires_grad_(False).prior
 
 
@@ -58,8 +62,9 @@ def prior(name, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rows_from_row_start_draw_from_a_prior_what_the_whole_draws(name, dtype):
     p, key = prior(name, dtype), vaekit.make_key(3)
-    whole = p.sample((7, 2), key=key, dtype=dtype)
-    part = p.sample((3, 2), key=key, dtype=dtype, row_start=4)
+    shape = (2,) if p.latent_shape is None else p.latent_shape
+    whole = p.sample((7, *shape), key=key, dtype=dtype)
+    part = p.sample((3, *shape), key=key, dtype=dtype, row_start=4)
     torch.testing.assert_close(part, whole[4:], rtol=1e-6, atol=1e-6)
     assert not torch.equal(whole[:3], whole[4:])
 

@@ -7,7 +7,9 @@ import torch
 import vaekit
 from vaekit import make_key
 
-OPTIONS = {"vector_quantized": {"prior": "codes", "loss": "vector_quantized"}}
+CODES = {"prior": "codes", "loss": "vector_quantized"}
+ROUNDING = ("finite_scalar", "lookup_free", "residual_vector_quantized", "vector_quantized")
+OPTIONS = {**dict.fromkeys(ROUNDING, CODES), "gumbel_softmax": {"prior": "codes"}}
 
 
 @pytest.fixture(params=vaekit.posteriors.names())

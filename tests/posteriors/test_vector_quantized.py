@@ -13,9 +13,12 @@ from scipy.cluster.vq import kmeans2
 from torch.testing import assert_close
 
 import vaekit
-from vaekit.posteriors import VectorQuantized, VectorQuantizedFamily
-from vaekit.posteriors import vector_quantized as module
-from vaekit.posteriors.vector_quantized import kmeans_plus_plus
+from vaekit import posteriors
+from vaekit.posteriors import VectorQuantized
+from vaekit.posteriors import kmeans as module
+from vaekit.posteriors.kmeans import kmeans_plus_plus
+
+VectorQuantizedFamily = partial(posteriors.VectorQuantizedFamily, warm_up=False, lloyd=0)  # the papers' own
 
 SHAPES = [(3,), (3, 4), (3, 2, 5), (3, 2, 1, 4)]
 
@@ -461,7 +464,7 @@ def test_only_the_objective_in_training_mode_moves_the_codebook(decay):
     vaekit.evaluate(vae, x)
     assert not changed(vae, before)
     vae(x)
-    own = {"codebook", "uses", "placed", *(() if decay is None else ("sums",))}
+    own = {"codebook", "uses", "placed", "updates", *(() if decay is None else ("sums",))}
     assert changed(vae, before) == {f"encoder.family.{name}" for name in own}
 
 
@@ -642,7 +645,10 @@ VQ = {"posterior": {"name": "vector_quantized", "codes": 6}, "prior": "codes", "
             "StandardNormal is a prior for latents that are vectors .* VectorQuantizedFamily are codes",
         ),
         ({"prior": "vamp"}, "Vamp is a prior for"),
-        ({"posterior": "diagonal_gaussian"}, "Codes is a prior for latents that are codes .* DiagonalGaussianFamily are vectors"),
+        (
+            {"posterior": "diagonal_gaussian"},
+            "Codes is a prior for latents that are codes, .* DiagonalGaussianFamily are vectors",
+        ),
         (
             {"posterior": "diagonal_gaussian", "prior": "standard_normal"},
             "VectorQuantizedLoss is a loss for latents that are codes",

@@ -30,6 +30,14 @@ RUNS = {  # of the model, of fit
     "an optimizer without found_inf": ({}, {"optimizer": "adamax"}),
     "a discriminator": ({"loss": {"name": "factor", "hidden": (8,)}}, {}),
     "a codebook and batch normalisation": ({**CODES, **NORMALIZED}, {"batch_size": 12}),
+    "residual codebooks and a prior that learns": (
+        {
+            **CODES,
+            "posterior": {"name": "residual_vector_quantized", "codes": 4, "quantizers": 2},
+            "prior": {"name": "autoregressive_codes", "width": 8, "layers": 1, "dropout": 0.0},
+        },
+        {"batch_size": 12},
+    ),
     "batch normalisation of PyTorch's own": ({}, {"batch_size": 12}),
     "a parameter that some steps leave out": ({}, {"optimizer": {"name": "adamw", "weight_decay": 0.1}}),
     "conditional": ({"condition": {"name": "labels", "classes": 3}}, {}),

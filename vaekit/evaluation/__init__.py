@@ -11,6 +11,7 @@ from vaekit.evaluation.disentanglement import (
 from vaekit.evaluation.errors import reconstruction_error
 from vaekit.evaluation.imputation import Imputation, imputations, impute
 from vaekit.evaluation.latents import LatentStatistics, latent_statistics
+from vaekit.evaluation.prior_fitting import fit_prior
 from vaekit.evaluation.sampler import fitted_codes, fitted_mixture
 from vaekit.evaluation.scoring import Scores, score, scores
 from vaekit.evaluation.terms import evaluate
@@ -24,6 +25,7 @@ __all__ = [
     "disentanglement",
     "evaluate",
     "factor_vae_score",
+    "fit_prior",
     "fitted_codes",
     "fitted_mixture",
     "importance_weighted_bound",

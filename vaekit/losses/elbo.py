@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vaekit.checks import checked_size
+from vaekit.latents import LatentKind
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, drawn
 from vaekit.schedules import Schedule, checked_schedule
@@ -47,6 +48,8 @@ class Elbo(Loss):
         >>> torch.allclose(terms.total, (terms.reconstruction + 4.0 * terms.kl).mean())
         True
     """
+
+    latents = LatentKind.VECTORS | LatentKind.RELAXED_CODES
 
     def __init__(self, beta: float | Schedule | Mapping[str, Any] = 1.0, num_samples: int = 1) -> None:
         super().__init__()

@@ -51,7 +51,10 @@ class Generators:
 
 
 class Codebook:
-    """Of the key of a codebook's update, which draws the vectors that codes are put onto."""
+    """Of the key of a codebook's update, which draws the vectors that codes are put onto; of several books, each one's.
+
+    Book n has fold_in(key, n), n from 0 on.
+    """
 
     FIRST_PLACES = 1  # k-means++ over the first batch
 

@@ -2,18 +2,21 @@
 
 from vaekit.ops.draw import Draw
 from vaekit.posteriors.base import Posterior
-from vaekit.posteriors.codes import CodeFamily, CodePosterior
+from vaekit.posteriors.codes import CertainCodes, CodeFamily, CodePosterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.posteriors.family import DiagonalGaussianFamily, Family, GaussianFamily, registry
 from vaekit.posteriors.finite_scalar import FiniteScalarFamily
 from vaekit.posteriors.flow import FlowFamily, FlowPosterior
 from vaekit.posteriors.full_gaussian import FullGaussian, FullGaussianFamily
+from vaekit.posteriors.gumbel_softmax import GumbelSoftmax, GumbelSoftmaxFamily
 from vaekit.posteriors.lookup_free import LookupFree, LookupFreeFamily
+from vaekit.posteriors.residual_vector_quantized import ResidualVectorQuantized, ResidualVectorQuantizedFamily
 from vaekit.posteriors.vector_quantized import VectorQuantized, VectorQuantizedFamily
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
 __all__ = [
+    "CertainCodes",
     "CodeFamily",
     "CodePosterior",
     "DiagonalGaussian",
@@ -26,9 +29,13 @@ __all__ = [
     "FullGaussian",
     "FullGaussianFamily",
     "GaussianFamily",
+    "GumbelSoftmax",
+    "GumbelSoftmaxFamily",
     "LookupFree",
     "LookupFreeFamily",
     "Posterior",
+    "ResidualVectorQuantized",
+    "ResidualVectorQuantizedFamily",
     "VectorQuantized",
     "VectorQuantizedFamily",
     "create",

@@ -43,7 +43,7 @@ class CodeFamily(Family):
         ...     def code_shape(self):
         ...         return self.latent_shape
         ...     def forward(self, numbers):
-        ...         return CodePosterior(numbers, (numbers > 0).long(), self)
+        ...         return CertainCodes(numbers, (numbers > 0).long(), self)
         ...     def embedded(self, indices):
         ...         return 2.0 * indices - 1.0
         >>> q = Signs((3,))(torch.tensor([[0.3, -2.0, 1.0]]))
@@ -102,23 +102,16 @@ class CodeFamily(Family):
 
 
 class CodePosterior(Posterior):
-    """q(z | x) that is 1 for one code in each place.
-
-    Args:
-        encoded: [B, *latent_shape], what was rounded to the codes; the gradient of the decoder's z is handed on to it as it is,
-            as if nothing had been rounded.
-        indices: int64 [B, *code_shape].
-        family: which says what vectors stand for them.
+    """q(z | x) over codes: what objectives, pictures and warnings ask of one. `CertainCodes` is the one that has a single code.
 
     Attributes:
-        mean: [B, *latent_shape], the codes' vectors; NaN where `encoded` is not finite.
+        indices: int64 [B, *code_shape], the codes of x, the most probable ones where there is more than one.
+        family: which says what vectors stand for them.
+        mean: [B, *latent_shape], the vectors of `indices`.
     """
 
-    def __init__(self, encoded: Tensor, indices: Tensor, family: CodeFamily) -> None:
-        self.encoded, self.indices, self.family = encoded, indices, family
-        self._codes = family.embedded(indices)
-        self._wide = encoded.to(torch.promote_types(encoded.dtype, self._codes.dtype))
-        self.mean = self._codes.detach() + (self._wide - self._wide.detach())  # + 0, with the gradient of what was encoded
+    indices: Tensor
+    family: CodeFamily
 
     def commitment(self) -> Tensor | None:
         """How far what was encoded is from its codes, [B], where the objective has to hold it near; None where it need not."""
@@ -145,6 +138,26 @@ class CodePosterior(Posterior):
         entropy: Tensor = torch.special.entr(frequencies).sum(1).mean()
         return entropy.exp()
 
+
+class CertainCodes(CodePosterior):
+    """q(z | x) that is 1 for one code in each place.
+
+    Args:
+        encoded: [B, *latent_shape], what was rounded to the codes; the gradient of the decoder's z is handed on to it as it is,
+            as if nothing had been rounded.
+        indices: int64 [B, *code_shape].
+        family: which says what vectors stand for them.
+
+    Attributes:
+        mean: [B, *latent_shape], the codes' vectors; NaN where `encoded` is not finite.
+    """
+
+    def __init__(self, encoded: Tensor, indices: Tensor, family: CodeFamily) -> None:
+        self.encoded, self.indices, self.family = encoded, indices, family
+        self._codes = family.embedded(indices)
+        self._wide = encoded.to(torch.promote_types(encoded.dtype, self._codes.dtype))
+        self.mean = self._codes.detach() + (self._wide - self._wide.detach())  # + 0, with the gradient of what was encoded
+
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z | x): 0 where z [..., B, *latent_shape] is that of the codes, -inf elsewhere, NaN for NaN: [..., B]."""
         difference = (z - self.mean).detach().flatten(1 - self.mean.ndim)
@@ -168,8 +181,8 @@ class CodePosterior(Posterior):
         return z, draw.repeated(kl)
 
 
-@divergences.exact(CodePosterior, CodePrior)
-def _(posterior: CodePosterior, prior: CodePrior, draw: Draw, reduce: str) -> tuple[Tensor, Tensor]:
+@divergences.exact(CertainCodes, CodePrior)
+def _(posterior: CertainCodes, prior: CodePrior, draw: Draw, reduce: str) -> tuple[Tensor, Tensor]:
     """By the codes' numbers: the prior is one over this family's codes."""
     log_posterior = posterior.log_prob(posterior.mean)
     return draw.repeated(posterior.mean), log_posterior - prior.log_prob_of(posterior.indices, log_posterior.dtype)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vaekit.checks import checked_size
 from vaekit.ops import reference
-from vaekit.posteriors.codes import CodeFamily, CodePosterior
+from vaekit.posteriors.codes import CertainCodes, CodeFamily
 from vaekit.posteriors.family import registry
 
 _MARGIN = 1e-3  # of the bound beyond the outermost level, as in the paper's appendix A.1
@@ -74,10 +74,10 @@ class FiniteScalarFamily(CodeFamily):
         self._place: Tensor
         self._one: Tensor
 
-    def forward(self, numbers: Tensor) -> CodePosterior:
+    def forward(self, numbers: Tensor) -> CertainCodes:
         bounded, half = self.bounded(numbers.to(reference.compute_dtype(numbers.dtype))), self._scale // 2
         digits = torch.where(bounded.isfinite(), bounded, 0.0).detach().round().long() + half
-        return CodePosterior((bounded / half).to(numbers.dtype), (digits * self._place).sum(1), self)
+        return CertainCodes((bounded / half).to(numbers.dtype), (digits * self._place).sum(1), self)
 
     def bounded(self, numbers: Tensor) -> Tensor:
         """f(z_e), whose rounding is the level counted from the middle one: [B, D, *positions]."""

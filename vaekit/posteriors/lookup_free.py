@@ -7,6 +7,7 @@ arXiv:2310.05737, section 3.1.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from vaekit.checks import checked_number
 from vaekit.gathering import gathered
 from vaekit.ops import reference
-from vaekit.posteriors.codes import CodeFamily, CodePosterior, squared_norm
+from vaekit.posteriors.codes import CertainCodes, CodeFamily, squared_norm
 from vaekit.posteriors.family import registry
 
 _MOST_BITS = 10  # whose codes are enumerated together
@@ -91,7 +92,7 @@ class LookupFreeFamily(CodeFamily):
         return ((z > 0) * self._place).sum(1), (z.abs() == 1).all(1)
 
 
-class LookupFree(CodePosterior):
+class LookupFree(CertainCodes):
     """q(z | x) that is 1 for the signs of what was encoded."""
 
     family: LookupFreeFamily
@@ -103,10 +104,10 @@ class LookupFree(CodePosterior):
     def penalties(self) -> dict[str, Tensor]:
         """ "entropy", [B], by the weights of the family."""
         family = self.family
-        if not family.entropy_weight or not self.indices.numel():
+        if not family.entropy_weight:
             return {}
         undecided, spread = self.entropies()
-        positions = self.indices[0].numel()
+        positions = math.prod(family.code_shape)
         return {"entropy": family.entropy_weight * (undecided - family.diversity * positions * spread)}
 
     def entropies(self) -> tuple[Tensor, Tensor]:
@@ -121,7 +122,7 @@ class LookupFree(CodePosterior):
         both = gathered(torch.stack((off, on), -1)).flatten(0, -3)  # log p of each bit's two values, [N, D, 2]
         spread = undecided.new_zeros(())
         for bits in both.split(_MOST_BITS, dim=1):
-            spread = spread + torch.special.entr(_joint(bits).exp().mean(0)).sum()
+            spread = spread + torch.special.entr(_joint(bits).exp().sum(0) / max(len(bits), 1)).sum()
         return undecided, spread
 
 

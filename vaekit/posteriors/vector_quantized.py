@@ -10,16 +10,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from vaekit.checks import checked_number, checked_size
+from vaekit.checks import checked_flag, checked_number, checked_size, checked_word
 from vaekit.gathering import gathered
-from vaekit.ops import dispatch, philox, reference, streams
-from vaekit.posteriors.codes import CodeFamily, CodePosterior, squared_norm
+from vaekit.layers import glorot
+from vaekit.ops import philox, reference, streams
+from vaekit.posteriors import kmeans
+from vaekit.posteriors.codes import CertainCodes, CodeFamily, squared_norm
 from vaekit.posteriors.family import registry
 
-_SCORES_PER_CHUNK = 1 << 22  # of vectors against codes, to bound the memory
+_COMPARISONS_PER_CHUNK = 1 << 22  # of vectors with codes, to bound the memory
 _USES_DECAY = 0.99  # of the averaged uses of codes that are weights
-_FIRST_ROWS = 16  # vectors per code that k-means++ looks at
+_FIRST_ROWS = 16  # vectors per code that k-means looks at
+_WARM = 1 << 20  # batches, after which any decay is warm
 
 
 @registry.register("vector_quantized")
@@ -55,15 +59,25 @@ class VectorQuantizedFamily(CodeFamily):
         codes: K.
         decay: of the moving averages, from 0 (the last batch's means: a step of k-means) to below 1; None for codes that are
             weights, trained by the second term of equation 3.
+        warm_up: let the decay grow with the number t of batches learned from, min(decay, (1 + t) / (10 + t)), so that the
+            averages follow an encoder that moves fast at first: with 0.99 alone they lag a hundred batches behind.
+        lloyd: how many rounds of k-means the first codes go through after k-means++, over the same vectors.
+        distance: "euclidean", or "cosine": vectors and codes are put onto the unit sphere first (J. Yu et al., "Vector-quantized
+            Image Modeling with Improved VQGAN", 2021, arXiv:2110.04627, section 3.2).
+        heads: how many codes a position has, each for a part of the D numbers, from one codebook: K^heads values; `code_shape` is
+            (heads, *positions).
+        codebook_dim: the size of a code, where it is not D / heads: the encoder gives vectors of that size, and a linear map of
+            the family's makes the D numbers of the codes at a position (the same paper).
         revive_below: a code whose averaged uses fall below this share of even use (the mean of all averaged uses) is put onto one
             of the batch's vectors, and counts as having been used twice that much; 0 leaves all where they are.
 
     Attributes:
-        codebook: [K, D].
+        codebook: [K, codebook_dim], D / heads by default.
         uses: [K], the averaged number of uses in a batch, N_k.
 
     Raises:
-        ValueError: codes below 1; a decay or a revive_below that is not from 0 to below 1.
+        ValueError: codes below 1; a decay or a revive_below that is not from 0 to below 1; heads that do not divide D; another
+            distance.
         TypeError: in training, a codebook in half precision.
 
     Example:
@@ -78,18 +92,36 @@ class VectorQuantizedFamily(CodeFamily):
     """
 
     placed: Tensor
+    updates: Tensor
     uses: Tensor
     sums: Tensor | None
 
     def __init__(
-        self, latent_shape: Sequence[int], codes: int = 512, decay: float | None = 0.99, revive_below: float = 0.1
+        self,
+        latent_shape: Sequence[int],
+        codes: int = 512,
+        decay: float | None = 0.99,
+        revive_below: float = 0.1,
+        warm_up: bool = True,
+        lloyd: int = 4,
+        distance: str = "euclidean",
+        heads: int = 1,
+        codebook_dim: int | None = None,
     ) -> None:
         super().__init__(latent_shape)
         checked_size("codes", codes)
         self.codes = codes
         self.decay = None if decay is None else checked_number("decay", decay, least=0.0, below=1.0)
         self.revive_below = checked_number("revive_below", revive_below, least=0.0, below=1.0)
-        start = torch.randn(codes, self.latent_shape[0])
+        self.warm_up, self.lloyd = checked_flag("warm_up", warm_up), checked_size("lloyd", lloyd, least=0)
+        self.distance = checked_word("distance", distance, ("euclidean", "cosine"))
+        self.heads, size = checked_size("heads", heads), self.latent_shape[0]
+        if codebook_dim is None and size % heads:
+            raise ValueError(f"the heads have to divide the {size} latents at a position, got heads={heads}")
+        self.size = size // heads if codebook_dim is None else checked_size("codebook_dim", codebook_dim)
+        self.outputs = self.size * heads
+        self.project = None if codebook_dim is None else glorot(nn.Linear(self.outputs, size))
+        start = torch.randn(codes, self.size)
         self.codebook: Tensor
         if decay is None:
             self.codebook = nn.Parameter(start)
@@ -99,6 +131,7 @@ class VectorQuantizedFamily(CodeFamily):
             self.register_buffer("sums", torch.zeros_like(start))
         self.register_buffer("uses", torch.zeros(codes))
         self.register_buffer("placed", torch.zeros(codes, dtype=torch.bool))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self._is_frozen = False
         self._has_begun = False  # whether codes are known to be placed; until then the device is asked, which waits for it
 
@@ -118,46 +151,89 @@ class VectorQuantizedFamily(CodeFamily):
         return self.training and torch.is_grad_enabled() and not (self._is_frozen or has_frozen_weights)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether codes are known to be on vectors of the data."""
+        return self._has_begun
+
+    @property
     def averaged_uses(self) -> Tensor:
         return self.uses[None]
 
-    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        positions = self.latent_shape[1:]
+        return positions if self.heads == 1 else (self.heads, *positions)
+
+    @property
+    def vectors(self) -> Tensor:
+        """[K, codebook_dim], the codes that vectors are compared with: on the unit sphere for the cosine distance."""
+        return self.codebook if self.distance == "euclidean" else F.normalize(self.codebook, dim=1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         self._has_begun = False
-        super()._load_from_state_dict(*arguments, **options)
+        state_dict.setdefault(f"{prefix}updates", torch.tensor(_WARM))  # of models that were saved before there was a warm-up
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def forward(self, numbers: Tensor) -> VectorQuantized:
+        if self.distance == "cosine":
+            heads = numbers.unflatten(1, (self.heads, self.size))
+            numbers = F.normalize(heads, dim=2).flatten(1, 2)
         return VectorQuantized(numbers, self)
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
-        """The number of the code nearest to each vector: [B, D, *positions] -> int64 [B, *positions].
+        """The number of the code nearest to each vector: [B, outputs, *positions] -> int64 [B, *code_shape].
 
         Of codes that are equally near, to rounding, the lowest. A vector that is not finite has no nearest code, and gets any.
         """
         dtype = reference.compute_dtype(torch.promote_types(z.dtype, self.codebook.dtype))
         with torch.autocast(z.device.type, enabled=False):
-            codes = self.codebook.detach().to(dtype)
-            middle = codes.sort(0).values[self.codes // 2]  # far from 0, ||e||^2 - 2 z e would cancel
-            codes = codes - middle
-            half_square = 0.5 * (codes * codes).sum(1)
-            rows = _rows(z).to(dtype) - middle
-            # What is recorded would keep the number of parts.
-            parts = (rows,) if dispatch.is_recorded() else rows.split(max(_SCORES_PER_CHUNK // self.codes, 1))
-            chosen = [(half_square - part @ codes.T).argmin(1) for part in parts]
-        return torch.cat(chosen).view(z.shape[0], *z.shape[2:])
+            return self._placed(kmeans.nearest(self._rows(z).to(dtype), self.vectors.detach().to(dtype)), z)
+
+    def quantized(self, indices: Tensor) -> Tensor:
+        """The codes with these numbers, as they are before any projection: int64 [B, *code_shape] -> [B, outputs, *positions]."""
+        codes: Tensor = self.vectors[indices]
+        return codes.movedim(-1, 1) if self.heads == 1 else codes.movedim(-1, 2).flatten(1, 2)
 
     def embedded(self, indices: Tensor) -> Tensor:
-        """The codes with these numbers: int64 [B, *positions] -> [B, D, *positions]."""
-        codes: Tensor = self.codebook[indices]
-        return codes.movedim(-1, 1)
+        """The vectors of these codes: int64 [B, *code_shape] -> [B, D, *positions]."""
+        if self.project is None:
+            return self.quantized(indices)
+        # By tables, so that a code has the same vector in a batch of any size, to the last bit.
+        by_head = (indices,) if self.heads == 1 else indices.unbind(1)
+        each = [table[of_head] for table, of_head in zip(self._projected(), by_head, strict=True)]
+        return sum(each[1:], start=each[0]).movedim(-1, 1)
 
     def indices_of(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The codes that vectors [B, D, *positions] are equal to, int64 [B, *positions], and whether there is one."""
-        codebook, rows = self.codebook.detach(), _rows(z)
+        """The codes that vectors [B, D, *positions] are equal to, int64 [B, *code_shape], and whether there is one."""
+        if self.project is not None and self.heads > 1:
+            return super().indices_of(z)
+        codes = (self.vectors if self.project is None else self._projected()[0]).detach()
+        rows = z.movedim(1, -1).reshape(-1, codes.shape[1])
         # Equal, not nearest: codes may lie closer together than a distance can tell.
-        found = [_equal(part, codebook) for part in rows.split(max(_SCORES_PER_CHUNK // self.codes, 1))]
-        indices, is_code = (torch.cat(parts).view(z.shape[0], *z.shape[2:]) for parts in zip(*found, strict=True))
+        found = [equal_rows(part, codes) for part in rows.split(max(_COMPARISONS_PER_CHUNK // self.codes, 1))]
+        indices, is_code = (self._placed(torch.cat(parts), z) for parts in zip(*found, strict=True))
         return indices, is_code
+
+    def _projected(self) -> list[Tensor]:
+        """What the linear map makes of each code, [K, D] for each head; the first has the bias."""
+        assert self.project is not None
+        parts = self.project.weight.split(self.size, dim=1)
+        tables = [self.vectors @ part.T for part in parts]
+        return [tables[0] + self.project.bias, *tables[1:]]
+
+    def _rows(self, z: Tensor) -> Tensor:
+        """[B, outputs, *positions] -> [B * positions * heads, codebook_dim]."""
+        return z.movedim(1, -1).reshape(-1, self.size)
+
+    def _placed(self, of_rows: Tensor, z: Tensor) -> Tensor:
+        """What belongs to the rows of z, as [B, *code_shape]."""
+        by_position = of_rows.view(z.shape[0], *z.shape[2:], self.heads)
+        return by_position.squeeze(-1) if self.heads == 1 else by_position.movedim(-1, 1)
+
+    def _in_rows(self, of_codes: Tensor) -> Tensor:
+        """[B, *code_shape], one for each of the rows: [B * positions * heads]."""
+        return (of_codes if self.heads == 1 else of_codes.movedim(1, -1)).reshape(-1)
 
     @torch.no_grad()
     def update(self, encoded: Tensor, indices: Tensor, key: Tensor, row_start: int = 0) -> None:
@@ -166,8 +242,8 @@ class VectorQuantizedFamily(CodeFamily):
         Vectors whose squared length is not finite count for nothing.
 
         Args:
-            encoded: [B, D, *positions], what the encoder gave.
-            indices: int64 [B, *positions], the codes it was given.
+            encoded: [B, outputs, *positions], what the encoder gave.
+            indices: int64 [B, *code_shape], the codes it was given.
             key: int64 [2], the noise of the draws.
             row_start: the number of the batch's first example.
 
@@ -182,24 +258,27 @@ class VectorQuantizedFamily(CodeFamily):
             )
         positions = indices[:1].numel()
         noise = philox.uniform(key, indices.shape, dtype, row_start * positions)
-        encoded, indices, noise = gathered(encoded.detach()), gathered(indices), gathered(noise).flatten()
+        encoded, indices, noise = gathered(encoded.detach()), gathered(indices), self._in_rows(gathered(noise))
         if not indices.numel():
             return
         with torch.autocast(encoded.device.type, enabled=False):
-            rows, index = _rows(encoded).to(dtype), indices.flatten()
+            rows, index = self._rows(encoded).to(dtype), self._in_rows(indices)
             finite = rows.square().sum(1).isfinite()  # ignore vectors whose squared length overflows
             rows = torch.where(finite[:, None], rows, 0.0)
-            error = torch.where(finite, (rows - self.codebook[index]).square().sum(1), 0.0)
+            error = torch.where(finite, (rows - self.vectors[index]).square().sum(1), 0.0)
             self._average(rows, index, finite)
             self._place(rows, finite, error, noise, key)
 
     def _average(self, rows: Tensor, index: Tensor, finite: Tensor) -> None:
         """Appendix A.1, from vectors [N, D] and their codes' numbers [N]; those that are not finite are 0 and do not count."""
-        decay = _USES_DECAY if self.decay is None else self.decay
+        decay = torch.full_like(self.uses[0], _USES_DECAY if self.decay is None else self.decay)
+        if self.warm_up:
+            decay = torch.minimum(decay, (self.updates + 1.0) / (self.updates + 10.0))
+            self.updates.add_(1)
         counts = torch.zeros_like(self.uses).index_add_(0, index, finite.to(rows.dtype))
-        self.uses.mul_(decay).add_(counts, alpha=1.0 - decay)
+        self.uses.mul_(decay).add_(counts * (1.0 - decay))
         if self.sums is not None:
-            self.sums.mul_(decay).add_(torch.zeros_like(self.sums).index_add_(0, index, rows), alpha=1.0 - decay)
+            self.sums.mul_(decay).add_(torch.zeros_like(self.sums).index_add_(0, index, rows) * (1.0 - decay))
             self.codebook.copy_(torch.where((counts > 0)[:, None], self.sums / self.uses[:, None], self.codebook))
 
     def _place(self, rows: Tensor, finite: Tensor, error: Tensor, noise: Tensor, key: Tensor) -> None:
@@ -208,21 +287,16 @@ class VectorQuantizedFamily(CodeFamily):
         even = torch.where(has_begun, self.uses.sum(), finite.sum()) / self.codes
         wanted = ~self.placed | (self.uses < self.revive_below * even)
         exponential = noise.log().abs()
-        source = _sources(error, exponential, wanted)
+        source = kmeans.sources(error, exponential, wanted)
+        place, found = rows[source.clamp(min=0)], source >= 0
         can_ask = not torch.compiler.is_compiling()
         if not self._has_begun and can_ask:
             self._has_begun = bool(has_begun)
         if not self._has_begun:
-            part = _order(finite.to(rows.dtype), exponential).topk(min(len(rows), _FIRST_ROWS * self.codes)).indices
-            first = kmeans_plus_plus(
-                rows[part],
-                finite[part],
-                philox.uniform(philox.fold_in(key, streams.Codebook.FIRST_PLACES), (self.codes,), rows.dtype),
-            )
-            source = torch.where(has_begun, source, torch.where(first >= 0, part[first.clamp(min=0)], -1))
+            first, is_there = self._first_places(rows, finite, exponential, key)
+            place, found = torch.where(has_begun, place, first), torch.where(has_begun, found, is_there)
             self._has_begun = not can_ask  # under compile, assume that codes are placed after one batch
-        moved = wanted & (source >= 0)
-        place = rows[source.clamp(min=0)]
+        moved = wanted & found
         start = even * (2.0 * self.revive_below or 1.0)
         self.uses.copy_(torch.where(moved, start, self.uses))
         if self.sums is not None:
@@ -230,8 +304,17 @@ class VectorQuantizedFamily(CodeFamily):
         self.codebook.copy_(torch.where(moved[:, None], place, self.codebook))
         self.placed.logical_or_(moved)
 
+    def _first_places(self, rows: Tensor, finite: Tensor, exponential: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes [K, D] by k-means over some of the rows, and which of them there are."""
+        part = kmeans.order(finite.to(rows.dtype), exponential).topk(min(len(rows), _FIRST_ROWS * self.codes)).indices
+        some, eligible = rows[part], finite[part]
+        u = philox.uniform(philox.fold_in(key, streams.Codebook.FIRST_PLACES), (self.codes,), rows.dtype)
+        first = kmeans.kmeans_plus_plus(some, eligible, u)
+        places, found = some[first.clamp(min=0)], first >= 0
+        return kmeans.lloyd(some, eligible, places, found, self.lloyd), found
 
-class VectorQuantized(CodePosterior):
+
+class VectorQuantized(CertainCodes):
     """q(z | x) that is 1 for the nearest code at each position.
 
     Args:
@@ -255,7 +338,15 @@ class VectorQuantized(CodePosterior):
     family: VectorQuantizedFamily
 
     def __init__(self, encoded: Tensor, family: VectorQuantizedFamily) -> None:
-        super().__init__(encoded, family.nearest(encoded), family)
+        indices = family.nearest(encoded)
+        if family.project is None:
+            super().__init__(encoded, indices, family)
+            return
+        codes = family.quantized(indices)
+        wide = encoded.to(torch.promote_types(encoded.dtype, codes.dtype))
+        straight = codes.detach() + (wide - wide.detach())
+        super().__init__(family.project(straight.movedim(1, -1)).movedim(-1, 1), indices, family)
+        self.encoded, self._wide, self._codes = encoded, wide, codes
 
     def commitment(self) -> Tensor:
         """||z_e - sg(e)||^2, a sum over all latents, with a gradient for what was encoded: [B]."""
@@ -274,63 +365,7 @@ class VectorQuantized(CodePosterior):
         self.family.update(self.encoded, self.indices, key, row_start)
 
 
-@torch.library.custom_op("vaekit::kmeans_plus_plus", mutates_args=())
-def kmeans_plus_plus(rows: Tensor, eligible: Tensor, u: Tensor) -> Tensor:
-    """K rows, far apart: each is drawn in proportion to its squared distance from the nearest of those before it.
-
-    D. Arthur, S. Vassilvitskii, "k-means++: the advantages of careful seeding", SODA 2007. One operator, so that `torch.compile`
-    does not unroll its K rounds.
-
-    Args:
-        rows: [N, D], finite.
-        eligible: bool [N], which of them may be drawn.
-        u: [K], uniform numbers in (0, 1], one for each draw.
-
-    Returns:
-        int64 [K]; -1 where no row is left that is not among them already.
-
-    Example:
-        >>> rows = torch.tensor([[0.0], [0.0], [9.0]])
-        >>> kmeans_plus_plus(rows, torch.ones(3, dtype=torch.bool), torch.tensor([0.5, 0.5, 0.5]))
-        tensor([ 1,  2, -1])
-    """
-    weights, drawn = eligible.to(rows.dtype), []
-    for number, share in enumerate(u):
-        below = weights.cumsum(0)
-        row = torch.searchsorted(below, (share * below[-1]).reshape(1)).clamp(max=len(rows) - 1)
-        drawn.append(torch.where(weights[row] > 0, row, -1))
-        distance = torch.where(eligible, (rows - rows[row]).square().sum(1), 0.0)
-        weights = distance if number == 0 else torch.minimum(weights, distance)
-    return torch.cat(drawn)
-
-
-@kmeans_plus_plus.register_fake
-def _(rows: Tensor, eligible: Tensor, u: Tensor) -> Tensor:
-    return u.new_empty(u.shape, dtype=torch.int64)
-
-
-def _sources(weights: Tensor, exponential: Tensor, wanted: Tensor) -> Tensor:
-    """Rows for the codes that are wanted, drawn without replacement in proportion to weights [N]: int64 [K], -1 for none."""
-    order, rows = _order(weights, exponential).topk(min(len(weights), len(wanted)))
-    turn = (wanted.cumsum(0) - 1).clamp(min=0)
-    last = turn.clamp(max=len(rows) - 1)
-    return torch.where(wanted & (turn < len(rows)) & (order[last] > 0), rows[last], -1)
-
-
-def _order(weights: Tensor, exponential: Tensor) -> Tensor:
-    """[N] whose largest are a draw without replacement in proportion to weights [N]; 0 for what cannot be drawn.
-
-    weight / Exp(1): P. S. Efraimidis, P. G. Spirakis, "Weighted random sampling with a reservoir", 2006.
-    """
-    return torch.where(weights > 0, weights / exponential, 0.0)
-
-
-def _rows(z: Tensor) -> Tensor:
-    """[B, D, *positions] -> [B * positions, D]."""
-    return z.movedim(1, -1).reshape(-1, z.shape[1])
-
-
-def _equal(rows: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+def equal_rows(rows: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     """The first code that each of [N, D] is equal to, int64 [N], and whether there is one, bool [N]."""
     equal = torch.ones(len(rows), len(codebook), dtype=torch.bool, device=rows.device)
     for of_rows, of_codes in zip(rows.unbind(1), codebook.unbind(1), strict=True):

@@ -1,21 +1,26 @@
 """Priors p(z)."""
 
+from vaekit.priors.autoregressive import AutoregressiveCodes, AutoregressivePrior
 from vaekit.priors.base import Prior, registry
 from vaekit.priors.codes import CodePrior, Codes
 from vaekit.priors.diagonal_gaussian import LearnedGaussian
 from vaekit.priors.flow import Flow
 from vaekit.priors.gaussian_mixture import GaussianMixture
+from vaekit.priors.pixel_cnn import PixelCNN
 from vaekit.priors.standard_normal import StandardNormal
 from vaekit.priors.vamp import Vamp
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
 __all__ = [
+    "AutoregressiveCodes",
+    "AutoregressivePrior",
     "CodePrior",
     "Codes",
     "Flow",
     "GaussianMixture",
     "LearnedGaussian",
+    "PixelCNN",
     "Prior",
     "StandardNormal",
     "Vamp",

@@ -277,7 +277,7 @@ def fit(
         state.history.folder = None if out is None else Path(out).resolve()
         state.put_together()  # until the first step
         guard.explain = Report(vae, batches, update, state, checkpoints.folder)
-        weights = scheduled(vae.loss)
+        weights = {**scheduled(vae.loss), **scheduled(vae.encoder)}
         if steps is not None and not ranks.rank:
             preflight.warn_of_unfinished(weights, steps, "the run has")
             preflight.warn_of_unfinished_rate(rate, steps, "the run has")

@@ -53,7 +53,7 @@ class Signs:
         ranks = ranks or Ranks()
         self._is_first, self._is_alone = ranks.rank == 0, ranks.world == 1  # a pass through the model takes all processes
         self._posterior: list[Posterior] = []  # the last that the encoder gave
-        self._weights = scheduled(vae.loss)
+        self._weights = {**scheduled(vae.loss), **scheduled(vae.encoder)}
         self._settled_steps = self._settled_examples = 0  # since the scheduled weights had their final values
         self._last_step = -1
         self._learned_at: int | None = None  # the number of steps after which what was learned was looked at

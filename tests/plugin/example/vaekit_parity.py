@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vaekit import make_key
 from vaekit.conditions import Labels
 from vaekit.ops import philox
-from vaekit.posteriors import CodeFamily, CodePosterior
+from vaekit.posteriors import CertainCodes, CodeFamily
 from vaekit.priors import CodePrior
 
 
@@ -23,8 +23,8 @@ class ParityFamily(CodeFamily):
     def code_shape(self) -> tuple[int, ...]:
         return self.latent_shape
 
-    def forward(self, numbers: Tensor) -> CodePosterior:
-        return CodePosterior(numbers, numbers.detach().round().clamp(-1, 1).long() + 1, self)
+    def forward(self, numbers: Tensor) -> CertainCodes:
+        return CertainCodes(numbers, numbers.detach().round().clamp(-1, 1).long() + 1, self)
 
     def embedded(self, indices: Tensor) -> Tensor:
         return (indices - 1).to(torch.get_default_dtype())
