@@ -27,6 +27,7 @@ from vaekit.vae import VAE
 
 DEFAULT_PRESET = "dense-mnist"
 TABLE_PRESET = "table"  # of a table, whose schema then chooses the likelihood
+CELLS_PRESET = "single-cell"
 DEFAULT_DATA = "mnist5k"
 
 Settings = dict[str, Any]
@@ -68,7 +69,8 @@ def merged_settings(
             f"{config} does not say on what data: the run was begun by vaekit.fit. Give DATA, a file with the same data, or call "
             f"vaekit.resume({str(config.parent)!r}, ...)"
         )
-    preset = TABLE_PRESET if data.is_table_source(settings.get("data")) else DEFAULT_PRESET
+    source = settings.get("data")
+    preset = TABLE_PRESET if data.is_table_source(source) else CELLS_PRESET if is_cells_file(source) else DEFAULT_PRESET
     defaults = {"data": DEFAULT_DATA, "seed": 0, **({} if _describes_a_model(settings) else {"preset": preset})}
     return {**defaults, **settings}
 

@@ -5,6 +5,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from helpers.commands import QUICK, command
 from scipy import sparse
 
 import vaekit
@@ -259,3 +260,13 @@ def test_what_are_no_counts_is_told_where_they_may_be(vae, change):
         with pytest.raises(ValueError, match=r'models counts 0, 1, 2.*layer="counts", the layer of that name'):
             call()
     of_cells.embed(adata, vae, layer="counts")
+
+
+def test_the_command_trains_on_cells_without_a_word_about_the_model(tmp_path):
+    adata = anndata.AnnData(np.random.default_rng(0).poisson(1.0, (60, 8)).astype(np.float32))
+    adata.var_names, adata.obs["batch"] = [f"g{number}" for number in range(8)], ["a", "b"] * 30
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    assert command("train", tmp_path / "cells.h5ad", "--read", "batch=batch", *QUICK, "--out", tmp_path / "run") == 0
+    vae = vaekit.load(tmp_path / "run" / "best")
+    assert vae.likelihood.features == tuple(adata.var_names)
+    assert type(vae.likelihood).__name__ == "LibrarySize"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -219,14 +220,45 @@ def test_a_saved_tensor_or_pair_is_examples(tmp_path, saved):
     assert examples.y is None if not isinstance(saved, list) else examples.y.tolist() == LABELS.tolist()
 
 
+WORDS = {
+    "npz": lambda file, x, y, more: np.savez(file, x_train=x, y_train=np.array(y), x_test=x[:2], y_test=np.array(more)),
+    "h5": lambda file, x, y, more: _write_words(file, x, y, more),
+}
+
+
+def _write_words(file, x, y, more):
+    with h5py.File(file, "w") as stored:
+        for part, values, words in (("train", x, y), ("test", x[:2], more)):
+            stored[f"x_{part}"], stored[f"y_{part}"] = values, words
+
+
+@pytest.mark.parametrize("ending", WORDS)
+def test_labels_in_a_file_may_be_words(ending, tmp_path):
+    words = (["cat", "ant", "bee"] * len(ROWS))[: len(ROWS)]
+    WORDS[ending](tmp_path / f"a.{ending}", ROWS, words, ["bee", "cat"])
+    train, test = load(tmp_path / f"a.{ending}")
+    assert train.label_names == test.label_names == ("ant", "bee", "cat")
+    assert [train.label_names[number] for number in train.y] == words
+    assert test.y.tolist() == [1, 2]
+    WORDS[ending](tmp_path / f"b.{ending}", ROWS, words, ["bee", "dog"])
+    with pytest.raises(ValueError, match="'dog' are not among those trained on"):
+        load(tmp_path / f"b.{ending}")
+
+
 def test_saved_objects_are_not_loaded(tmp_path):
     class Trap:
         def __reduce__(self):
             return (pytest.fail, ("a pickle was run",))
 
     torch.save({"x": Trap()}, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"x\.pt holds Python objects.*torch\.save\(\(x, y\), file\)"):
+    with pytest.raises(
+        ValueError, match=r"x\.pt holds .*is not loaded because objects can run code.*torch\.save\(\(x, y\), file\)"
+    ):
         load(tmp_path / "x.pt")
+    torch.save(torch.utils.data.TensorDataset(torch.ones(2, 2)), tmp_path / "set.pt")
+    with pytest.raises(ValueError, match=r"set\.pt holds a torch.utils.data.dataset.TensorDataset, or is damaged") as caught:
+        load(tmp_path / "set.pt")
+    assert "\x1b" not in str(caught.value)  # as torch's own message has it
     torch.save((torch.ones(2, 2),) * 3, tmp_path / "x.pt")
     with pytest.raises(ValueError, match=r"it holds \(Tensor, Tensor, Tensor\)"):
         load(tmp_path / "x.pt")

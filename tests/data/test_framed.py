@@ -110,9 +110,12 @@ def test_a_wrong_choice_is_named(options, message):
 
 def test_an_index_that_pandas_wrote_without_a_name_is_not_trained_on(tmp_path):
     PEOPLE[["age"]].to_csv(tmp_path / "index.csv")
-    with pytest.raises(ValueError, match=r"column 1 of .*index.csv has no name.*drop=\[''\]"):
-        load(tmp_path / "index.csv")
+    with pytest.warns(UserWarning, match=r"column 1 of .*index.csv has no name and counts the rows: it is left out"):
+        assert load(tmp_path / "index.csv")[0].columns == ("age",)
     assert load(tmp_path / "index.csv", drop=[""])[0].x.shape == (54, 1)
+    PEOPLE[["age"]].iloc[::-1].to_csv(tmp_path / "other.csv")  # which may be something else
+    with pytest.raises(ValueError, match=r"column 1 of .*other.csv has no name.*drop=\[''\] \(--read 'drop=\[\"\"\]'\)"):
+        load(tmp_path / "other.csv")
 
 
 # --- what is held out -------------------------------------------------------------------------------------------------------

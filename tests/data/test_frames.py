@@ -97,6 +97,29 @@ def test_json_of_any_shape_is_the_frame_that_was_written(tmp_path, name):
     assert plain_rows(read_frame(tmp_path / name)) == [row[:4] for row in ROWS]
 
 
+def test_dates_and_times_in_json_are_no_text(tmp_path):
+    frame = pandas.DataFrame(
+        {
+            "day": ["2026-01-31", None, "2025-12-01"],
+            "time": ["2026-01-31T10:30:00.000", "2026-01-31 10:30", "2025-12-01T00:00:00.123456"],
+            "zone": ["2026-01-31T10:30:00Z"] * 3,
+            "name": ["2026-01-31", "no date", "2025-12-01"],
+            "number": ["2026-99-99"] * 3,
+        }
+    )
+    frame.to_json(tmp_path / "a.json", orient="records")
+    read = read_frame(tmp_path / "a.json")
+    kinds = [str(read.schema[name]).partition("(")[0] for name in frame]
+    assert kinds == ["Date", "Datetime", "Datetime", "String", "String"]
+    assert read["day"].to_list() == [datetime.date(2026, 1, 31), None, datetime.date(2025, 12, 1)]
+    assert [value.isoformat() for value in read["time"].to_list()] == [
+        "2026-01-31T10:30:00",
+        "2026-01-31T10:30:00",
+        "2025-12-01T00:00:00.123456",
+    ]
+    assert read["zone"].to_list()[0] == datetime.datetime(2026, 1, 31, 10, 30, tzinfo=datetime.timezone.utc)
+
+
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1, max_size=6).filter(str.strip)
 values = {
     "whole": st.integers(-(2**63), 2**63 - 1),

@@ -119,7 +119,7 @@ def test_a_header_is_unpacked_only_as_far_as_headers_go(tmp_path, peak):
 
 
 @pytest.mark.parametrize(
-    ("key", "array"), [("x", np.array([["a"]] * 20)), ("y", np.array(["a"] * 20)), ("x", np.zeros((20, 3), "M8[s]"))]
+    ("key", "array"), [("x", np.array([["a"]] * 20)), ("y", np.zeros(20, "M8[s]")), ("x", np.zeros((20, 3), "M8[s]"))]
 )
 def test_an_array_of_anything_but_real_numbers_is_refused_by_its_name(tmp_path, key, array):
     np.savez(tmp_path / "x.npz", **{"x": np.ones((20, 3)), key: array})

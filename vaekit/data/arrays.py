@@ -12,6 +12,7 @@ from torch.masked import MaskedTensor
 from vaekit.data.axes import form_of
 from vaekit.data.conversion import check_real, divisor_of, floats, labels, plain
 from vaekit.data.examples import Examples
+from vaekit.data.labels import named_labels
 from vaekit.data.mapped import MappedArray
 from vaekit.data.readers import Parts, converter
 from vaekit.data.row_file import RowFile
@@ -32,10 +33,10 @@ def examples_of(
 
     Args:
         x: a tensor, an array, or what reads rows of one where it is indexed (a `RowFile` for example).
-        y: labels [N], vectors [N, K], or None.
+        y: labels [N], numbers or text, vectors [N, K], or None.
         layout: of `vaekit.data.axes.LAYOUTS`.
         divisor: of the values; by default 255 for bytes, unless all of them are 0 or 1.
-        label_names: of the labels.
+        label_names: of the labels; those of text are the words.
         name: of x, for messages.
 
     Raises:
@@ -52,9 +53,10 @@ def examples_of(
     divisor = divisor_of(x) if divisor is None else divisor
     is_in_memory = isinstance(stored, (Tensor, np.ndarray)) and not isinstance(stored, np.memmap)
     is_large = isinstance(stored, np.ndarray) and stored.dtype.itemsize == 1 and stored.size > LARGEST_FLOATS
+    numbered, names = (labels(y), label_names) if label_names is not None else named_labels(y)
     if is_in_memory and not is_large:
-        return Examples(floats(x, divisor, form), labels(y), label_names=label_names)
-    return Examples(MappedArray(x, divisor=divisor, form=form), labels(y), label_names=label_names)
+        return Examples(floats(x, divisor, form), numbered, label_names=names)
+    return Examples(MappedArray(x, divisor=divisor, form=form), numbered, label_names=names)
 
 
 def parts_of(train: tuple[Any, Any], test: tuple[Any, Any] | None, *, layout: str = "auto", name: str = "x") -> Parts:
@@ -63,7 +65,7 @@ def parts_of(train: tuple[Any, Any], test: tuple[Any, Any] | None, *, layout: st
         return examples_of(*train, layout=layout, name=name), None
     divisor = max(divisor_of(train[0]), divisor_of(test[0]))
     first, second = (examples_of(x, y, layout=layout, divisor=divisor, name=name) for x, y in (train, test))
-    return first, second
+    return first, second.numbered_as(first.label_names)
 
 
 @converter("tensors and arrays", lambda data: isinstance(data, (Tensor, np.ndarray, RowFile)))

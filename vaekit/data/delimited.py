@@ -159,7 +159,7 @@ def _header(first: list[str], path: Path, delimiter: str, header: bool | None) -
     if header is None and not are_places and all(_NUMBER.fullmatch(name) for name in names):
         raise ValueError(
             f"the first line of {path} has to name the columns, but is {printable(delimiter.join(first), 60)!r}; write the names "
-            f"above it, or read it with vaekit.data.read_frame({str(path)!r}, header=False)"
+            "above it, or say that it has none, header=False (--read header=false)"
         )
     check_names(names, str(path))
     return names

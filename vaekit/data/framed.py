@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,8 +107,8 @@ class Choice:
         chosen = list(self.columns) if self.columns is not None else [name for name in names if name not in left_out]
         if "" in chosen:
             raise ValueError(
-                f"column {names.index('') + 1} of {where} has no name; pandas writes its index so: leave it out with drop=[''], "
-                "or give it a name"
+                f"column {names.index('') + 1} of {where} has no name; pandas writes its index so: leave it out with drop=[''] "
+                "(--read 'drop=[\"\"]'), or give it a name"
             )
         if not chosen:
             raise ValueError(f"no column of {where} is left for x: it has {', '.join(map(repr, names))}")
@@ -233,6 +234,9 @@ def examples_of(rows: Rows, choice: Choice, where: str) -> Examples:
     given = choice.schema if split is None else split.schema
     if isinstance(given, Schema) and choice.columns is None:
         choice = replace(choice, columns=list(given.columns))
+    if choice.columns is None and "" in names and "" not in (choice.drop or ()) and _counts_rows(rows.read([""])[""]):
+        warnings.warn(f"column {names.index('') + 1} of {where} has no name and counts the rows: it is left out", stacklevel=2)
+        choice = replace(choice, drop=[*(choice.drop or ()), ""])
     of_x = choice.of_x(names, where)
     if not len(rows):
         raise ValueError(f"{where} has no rows")
@@ -258,6 +262,11 @@ def examples_of(rows: Rows, choice: Choice, where: str) -> Examples:
             f"{where}: {error}. Name such a column as label, leave it out with drop=[...], or let schema='guess' encode it"
         ) from error
     return Examples(x, y, label_names=label_names, marks=marks, columns=of_x, schema=schema)
+
+
+def _counts_rows(column: nw.Series[Any]) -> bool:
+    """Whether a column is 0, 1, 2, ...: the index that pandas writes."""
+    return column.dtype.is_integer() and column.to_list() == list(range(len(column)))
 
 
 def _on_disk(rows: Rows, names: Sequence[str], encode: Callable[[nw.DataFrame[Any]], npt.NDArray[Any]]) -> MappedArray:

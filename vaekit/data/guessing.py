@@ -77,7 +77,8 @@ def _levels(name: str, data: Read, kind: str) -> list[Any]:
     if len(seen) > _MOST_LEVELS or (len(seen) > _FEW and 2 * len(seen) > len(data.values)):
         raise ValueError(
             f"the column {name!r} holds {len(seen)} different values in {len(data.values)} rows, which are names rather than "
-            f"levels; leave it out: Schema.guess(frame, leave_out=[{name!r}])"
+            f"levels; leave it out: Schema.guess(frame, leave_out=[{name!r}]), load(..., drop=[{name!r}]) or "
+            f"--read 'drop=[\"{name}\"]'"
         )
     return [level for level in data.categories if level in seen] if data.categories is not None else sorted(seen)
 

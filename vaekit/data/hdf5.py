@@ -96,11 +96,18 @@ def arrays_in(path: Path) -> Iterator[dict[str, Any]]:
         raise ValueError(f"{path} cannot be read as an HDF5 file ({error}); it may be damaged or cut short") from error
 
 
+def _labels(array: Any) -> npt.NDArray[Any]:
+    import h5py
+
+    values: npt.NDArray[Any] = (array.asstr() if h5py.check_string_dtype(array.dtype) else array)[()]
+    return values
+
+
 @reader(".h5 and .hdf5 files", suffixes=(".h5", ".hdf5"), extra="arrays")
 def read_hdf5(path: Path, *, layout: str = "auto", arrays: Mapping[str, str] | None = None) -> Parts:
     """The examples in an HDF5 file; x stays on disk, y is read."""
     with arrays_in(path) as found:
         chosen = choose(found, arrays, str(path), lambda: {name: outline_of(array) for name, array in found.items()})
         rows = {name: HDF5Array(str(path), name) for name in (chosen.x, chosen.x_test) if name is not None}
-        read = {name: found[name][()] for name in (chosen.y, chosen.y_test) if name is not None}
+        read = {name: _labels(found[name]) for name in (chosen.y, chosen.y_test) if name is not None}
     return parts_named(chosen, {**read, **rows}.__getitem__, str(path), layout)

@@ -84,15 +84,15 @@ def open_array(file: Path) -> ArrayFile | np.memmap[Any, Any]:
 
 
 def read_members(
-    file: Path, choose: Callable[[list[str]], Collection[str]], by_rows: Callable[[str], bool] = lambda name: False
+    file: Path, choose: Callable[[list[str]], Collection[str]], is_x: Callable[[str], bool] = lambda name: True
 ) -> dict[str, npt.NDArray[Any] | RowFile]:
     """Arrays in a .npz file by name.
 
     Args:
         file: the archive.
         choose: gets the names of all and returns those to read.
-        by_rows: whether an array, by its name, may stay on disk where it is large: in the archive, or unpacked into a file beside
-            other caches where it is compressed.
+        is_x: whether an array, by its name, is examples, which stay on disk where they are large: in the archive, or unpacked
+            into a file in the cache folder where they are compressed. Others, labels, may be text.
 
     Raises:
         OSError: the file cannot be read.
@@ -106,7 +106,7 @@ def read_members(
             raise ValueError(f"{file} cannot be read as a NumPy file ({error}); it may have been cut short") from error
         with archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            return {key: _read_member(file, archive, key, members[key], by_rows(key)) for key in choose(list(members))}
+            return {key: _read_member(file, archive, key, members[key], is_x(key)) for key in choose(list(members))}
 
 
 def member_outlines(file: Path) -> dict[str, str]:
@@ -124,13 +124,13 @@ def member_outlines(file: Path) -> dict[str, str]:
     return found
 
 
-def _read_member(file: Path, archive: zipfile.ZipFile, key: str, name: str, by_rows: bool) -> npt.NDArray[Any] | RowFile:
+def _read_member(file: Path, archive: zipfile.ZipFile, key: str, name: str, is_x: bool) -> npt.NDArray[Any] | RowFile:
     where = f"{file}, the array {key!r},"
     try:
         with archive.open(name) as member:
-            header = read_header(member, where)
+            header = read_header(member, where, takes_text=not is_x)
             is_whole = archive.getinfo(name).file_size == member.tell() + header.nbytes
-            if by_rows and is_whole and header.nbytes > row_file.MOST_IN_MEMORY and not header.columns_first:
+            if is_x and is_whole and header.nbytes > row_file.MOST_IN_MEMORY and not header.columns_first:
                 return _rows_of(file, archive.getinfo(name), member, header)
             values = np.empty(header.nbytes, np.uint8)
             found = _fill(values, member)
@@ -182,7 +182,7 @@ def _fill(values: npt.NDArray[np.uint8], stream: IO[bytes]) -> int:
     return found
 
 
-def read_header(stream: IO[bytes], where: str) -> Header:
+def read_header(stream: IO[bytes], where: str, takes_text: bool = False) -> Header:
     """Read the header of a .npy file; the stream is left at the first value.
 
     Raises:
@@ -201,7 +201,8 @@ def read_header(stream: IO[bytes], where: str) -> Header:
     if dtype.hasobject:
         raise ValueError(f"{where} holds Python objects, which are not loaded because they can run code; save real numbers")
     try:
-        check_real(dtype)
+        if not (takes_text and dtype.kind in "US"):
+            check_real(dtype)
     except TypeError as error:
         raise TypeError(f"{where}: {error}") from error
     if any(size < 0 for size in shape):

@@ -37,7 +37,7 @@ def read_npz(path: Path, *, layout: str = "auto", arrays: Mapping[str, str] | No
         chosen.append(choose(names, arrays, str(path), lambda: member_outlines(path)))
         return [name for name in chosen[0] if name is not None]
 
-    read = read_members(path, choose_members, by_rows=lambda name: name in (chosen[0].x, chosen[0].x_test))
+    read = read_members(path, choose_members, is_x=lambda name: name in (chosen[0].x, chosen[0].x_test))
     return parts_named(chosen[0], lambda name: read[name], str(path), layout)
 
 

@@ -24,6 +24,7 @@ from vaekit.data.readers import Parts, reader
 from vaekit.data.row_file import row_numbers
 from vaekit.files import open_regular
 
+_SKIPPING = "skip_corrupt=True (--read skip_corrupt=true) leaves such files out"
 T = TypeVar("T")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 GREY, _DEEP = ("1", "L", "LA", "La"), ("I;16", "I;16B", "I;16L", "I;16N", "I")  # modes of Pillow
@@ -99,9 +100,7 @@ def _decoded(file: Path, form: Form) -> npt.NDArray[Any]:
         with open_regular(file) as stream, Image.open(stream) as image:
             return arranged_picture(image, form)
     except Exception as error:  # Pillow reports damage in many ways
-        raise ValueError(
-            f"{file} cannot be read as a picture ({error or type(error).__name__}); skip_corrupt=True leaves such files out"
-        ) from error
+        raise ValueError(f"{file} cannot be read as a picture ({error or type(error).__name__}); {_SKIPPING}") from error
 
 
 def arranged_picture(image: Any, form: Form) -> npt.NDArray[Any]:
@@ -175,7 +174,7 @@ def read_pictures(
     headers = _each(_header, [file for files, _ in labelled for file in files])
     known = dict(zip((file for files, _ in labelled for file in files), headers, strict=True))
     if not skip_corrupt and (file := next((file for file in known if known[file].error), None)) is not None:
-        raise ValueError(f"{file} cannot be read as a picture ({known[file].error}); skip_corrupt=True leaves such files out")
+        raise ValueError(f"{file} cannot be read as a picture ({known[file].error}); {_SKIPPING}")
     form = _form_of([header for header in headers if not header.error], size, colour, path)
     parts = [_examples(files, names, _sound(files, known, form) if skip_corrupt else None, form) for files, names in labelled]
     return parts[0], parts[1].numbered_as(parts[0].label_names) if len(parts) > 1 else None

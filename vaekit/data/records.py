@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from datetime import date, datetime
 from numbers import Real
@@ -14,6 +15,7 @@ from vaekit.data.delimited import MISSING, read_bytes, utf8
 from vaekit.data.frames import check_names, package
 from vaekit.files import open_regular, printable
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\d(?:$|[T ]\d\d:\d\d)")
 _MISSING = frozenset(MISSING)
 
 
@@ -40,7 +42,8 @@ def read_json(path: Path) -> Any:
             f"{path} has to hold a list of records, [{{'age': 45, ...}}, ...], or columns, {{'age': [45, ...], ...}}; "
             f"it holds {printable(content, 60)}"
         )
-    return _table(columns, path, lambda row: f"row {row}")
+    table = _table(columns, path, lambda row: f"row {row}")
+    return package("pyarrow").table([_as_times(column) for column in table.columns], names=table.column_names)
 
 
 def _parsed(text: str, path: Path, first_line: int) -> Any:
@@ -165,6 +168,20 @@ def _array(values: Sequence[Any], where: Any) -> Any:
         return arrow.array(cleaned)
     except (arrow.ArrowException, OverflowError):  # whole numbers beyond 64 bits
         return arrow.array([None if value is None else float(value) for value in cleaned], arrow.float64())
+
+
+def _as_times(column: Any) -> Any:
+    """A column of text that is dates or times throughout, as JSON has them and ISO 8601 writes them; others as they are."""
+    arrow = package("pyarrow")
+    values = column.to_pylist() if column.type == arrow.string() else []
+    if not any(values) or not all(value is None or _TIME.match(value) for value in values):
+        return column
+    for kind in (arrow.date32(), arrow.timestamp("us"), arrow.timestamp("us", "UTC")):
+        try:
+            return column.cast(kind)
+        except arrow.ArrowException:
+            continue
+    return column
 
 
 def _is_missing(value: Any) -> bool:

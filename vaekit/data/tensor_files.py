@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,9 +77,11 @@ def _loaded(path: Path, mmap: bool = False) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"a {found[1]}" if found else "Python objects"
         raise ValueError(
-            f"{path} holds Python objects, or is damaged, and is not loaded because objects can run code; save tensors: "
-            f"torch.save((x, y), file). {str(error).splitlines()[0]}"
+            f"{path} holds {what}, or is damaged, and is not loaded because objects can run code; save tensors: "
+            "torch.save((x, y), file)"
         ) from error
     except Exception as error:  # zipfile, torch and pickle report damage in many ways
         raise ValueError(f"{path} cannot be read as a file of torch.save ({error}); it may be damaged") from error
