@@ -1,5 +1,7 @@
 """What a model says of cells: names matched, numbers written where they belong, changes found, unseen batches learned alone."""
 
+import functools
+
 import anndata
 import numpy as np
 import pandas
@@ -11,6 +13,7 @@ from scipy import sparse
 import vaekit
 from vaekit import cells as of_cells
 from vaekit import runs
+from vaekit.cells.change import _drawn_shares
 
 GENES = 12
 RNG = np.random.default_rng(0)
@@ -177,6 +180,39 @@ def test_the_genes_that_change_are_found_with_the_size_of_their_change(vae):
     np.testing.assert_allclose(turned.loc[table.index, "log2_change"], -table["log2_change"], atol=0.1)
     with pytest.raises(ValueError, match="no cells whose kind is third; there are: first, second"):
         of_cells.differential_expression(simulated("ab"), vae, "kind", "third")
+
+
+def test_draws_that_disagree_on_the_direction_are_no_evidence_of_a_change(vae):
+    """A group against itself, with a least change that every pair of draws is beyond: half of them are above, half below."""
+    table = of_cells.differential_expression(simulated("ab"), vae, "kind", "first", "first", delta=1e-9, draws=2000)
+    np.testing.assert_allclose(table["probability"], 0.5, atol=0.05)  # standard error 0.011
+
+
+def test_the_pseudocount_is_what_genes_come_to_that_were_hardly_counted(vae):
+    """Against itself a gene has no change on average; with a pseudocount far above its share it has none in any draw."""
+    adata = simulated("ab")
+    counts = adata.X.toarray()
+    counts[:, 2:4] = 0.0
+    counts[0, 2] = 1.0  # of 300 cells: less than 0.01 in each
+    adata.X = counts
+    call = functools.partial(of_cells.differential_expression, adata, vae, "kind", "first", "second", draws=500)
+    shares = _drawn_shares(
+        vae,
+        of_cells.matching(vae, adata),
+        torch.from_numpy((adata.obs["kind"] == "first").to_numpy().nonzero()[0]),
+        500,
+        vaekit.make_key(0, 0),
+    )
+    others = _drawn_shares(
+        vae,
+        of_cells.matching(vae, adata),
+        torch.from_numpy((adata.obs["kind"] == "second").to_numpy().nonzero()[0]),
+        500,
+        vaekit.make_key(0, 1),
+    )
+    expected = max(np.quantile(part.amax(0)[2:4], 0.9) for part in (shares, others)) / GENES
+    pandas.testing.assert_frame_equal(call(), call(pseudocount=expected), check_exact=False, rtol=1e-5)
+    assert not call(pseudocount=100.0)["probability"].any()
 
 
 @pytest.mark.parametrize("options", [{}, {"dim": 3}], ids=["one-hot", "learned"])
