@@ -42,8 +42,8 @@ FLOORS = [
     {"encoders", "decoders", "likelihoods"},
     {"losses"},
     {"specs"},
-    {"compatibility", "starts"},
-    {"coding", "pieces", "vae", "saving"},  # VAE.save is short for saving.save
+    {"compatibility", "sizes", "starts"},
+    {"coding", "pieces", "vae", "saving", "looking"},  # VAE.save is short for saving.save
     {"presets", "compose"},
     {"inputs", "divided"},
     {"evaluation", "training", "plots", "cells", "exporting", "diffusers"},

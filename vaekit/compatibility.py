@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from vaekit import specs
 from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
@@ -98,15 +96,3 @@ def check_latents_of(kind: str, part: Prior | Loss, encoder: Encoder) -> None:
             f"the {kind} is a {type(part).__name__} over latents of the shape {part.latent_shape}, but the encoder's have "
             f"{encoder.latent_shape}; make it with latent_shape={encoder.latent_shape}"
         )
-
-
-def check_x(x: Any, shape: tuple[int, ...]) -> None:
-    """Refuse what is not a batch of examples of this shape, in floating-point numbers."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x has to be a tensor, got {type(x).__name__}; torch.as_tensor(x) makes one")
-    if x.shape[1:] != shape:
-        expected = ", ".join(map(str, shape))
-        hint = "; add the batch dimension, x[None]" if tuple(x.shape) == shape else ""
-        raise ValueError(f"x has to have the shape [batch, {expected}], got {tuple(x.shape)}{hint}")
-    if not x.is_floating_point():
-        raise TypeError(f"x has to be a floating-point tensor, got {x.dtype}; images: x.float() / 255 for example")

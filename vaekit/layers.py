@@ -230,6 +230,8 @@ class Network(nn.Module):
 
     Attributes:
         autocast_dtype: what to compute in, while a model under `torch.autocast` computes; otherwise None.
+        stride: of a fully convolutional network, how many positions of the data along each axis are one of the latents: it takes
+            data of any size that the stride divides. None for a network that takes one size alone.
 
     Raises:
         ValueError: not a whole number of at least 0.
@@ -237,6 +239,7 @@ class Network(nn.Module):
 
     condition_dim: int = 0
     autocast_dtype: torch.dtype | None = None
+    stride: int | None = None
 
     def __init__(self, condition_dim: int = 0) -> None:
         super().__init__()
@@ -360,3 +363,20 @@ def halved_resolutions(sizes: Sequence[int], halvings: int) -> list[tuple[int, .
     for _ in range(halvings):
         resolutions.append(tuple(-(-size // 2) for size in resolutions[-1]))
     return resolutions
+
+
+def stride_of(sizes: Sequence[int], halvings: int) -> int | None:
+    """The stride of so many halvings; None where sizes are rounded up on the way, which other sizes would not be.
+
+    Example:
+        >>> stride_of((64, 96), 3), stride_of((45, 17), 2)
+        (8, None)
+    """
+    stride = 2**halvings
+    return None if any(size % stride for size in sizes) else stride
+
+
+def upsampling(before: Sequence[int], after: Sequence[int], mode: str) -> nn.Upsample:
+    """From each position to two, whatever their number; where an odd size was halved, to that very size."""
+    doubles = all(large == 2 * small for small, large in zip(before, after, strict=True))
+    return nn.Upsample(scale_factor=2.0, mode=mode) if doubles else nn.Upsample(tuple(after), mode=mode)

@@ -6,25 +6,21 @@ D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.61
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from vaekit import autocast, coding, compatibility, schedules, starts
-from vaekit.checks import checked_size
+from vaekit import autocast, coding, compatibility, looking, schedules, sizes, starts
 from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
 from vaekit.encoders.base import Encoder
 from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.base import Batch, Loss, LossTerms, StepContext
 from vaekit.losses.elbo import Elbo
-from vaekit.memory import check_room
-from vaekit.modes import evaluation_mode
-from vaekit.ops import philox, streams
-from vaekit.pieces import in_pieces
+from vaekit.ops import philox
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal
@@ -101,6 +97,14 @@ class VAE(nn.Module):
         return compatibility.data_shape(self.decoder, self.likelihood)
 
     @property
+    def stride(self) -> int | None:
+        """Of a fully convolutional model, how many positions of the data along each axis are one of the latents; otherwise None.
+
+        Such a model takes data of any size that the stride divides, whatever its input_shape, for which it was made.
+        """
+        return sizes.stride_of(self.encoder, self.decoder, self.likelihood)
+
+    @property
     def latent_shape(self) -> tuple[int, ...]:
         """The shape of one example's latents."""
         return self.encoder.latent_shape
@@ -152,19 +156,26 @@ class VAE(nn.Module):
         """
         if step is None and self.training and torch.is_grad_enabled():
             self._warn_of_final_weights()
+        if self.stride is not None and isinstance(x, Tensor) and x.shape[1:] != self.input_shape:
+            self._check_input(x)
+            sizes.check_prior_and_loss(self.prior, self.loss)
         key = philox.resolve_key(key, generator, x.device)
         told = condition if self.condition is None else self.condition.as_rows(condition, x.shape[0])
         self.encoder.family.see(step)
         with autocast.only_in((self.encoder, self.decoder), x.device):
             return self.loss(self, Batch(x, told, index), StepContext(key, step, dataset_size, row_start))
 
-    def encode(self, x: Tensor, condition: Any = None) -> Posterior:
+    def encode(self, x: Tensor, condition: Any = None, *, pad: bool = False) -> Posterior:
         """q(z | x) for x [B, *input_shape], or q(z | x, c) with the condition of each example, [B] or [B, K].
 
         The encoder sees what `likelihood.encoder_input` makes of x. With a likelihood that ignores missing values that is 0 for
         each NaN: the zero imputation of P.-A. Mattei, J. Frellsen, "MIWAE", 2019, arXiv:1812.02633, section 2. Standardised data
         has its mean there. An encoder that is not told the condition can do without it.
+
+        Args:
+            pad: repeat the last positions of x until the `stride` divides its sizes; `decode(z, size=...)` crops back.
         """
+        x = sizes.padded(x, self.stride) if pad else x
         self._check_input(x)
         told = self._embedded(condition, x.shape[0]) if self.encoder.condition_dim or self.condition is None else ()
         posterior = self.encoder(self.likelihood.encoder_input(x), *told)
@@ -183,24 +194,27 @@ class VAE(nn.Module):
         """The prior of `count` examples with these conditions, [count] or [count, K]: told them, where it is one that is told."""
         return self.prior.given(condition, count)
 
-    def decode(self, z: Tensor, condition: Any = None) -> Tensor:
+    def decode(self, z: Tensor, condition: Any = None, *, size: Sequence[int] | None = None) -> Tensor:
         """The likelihood's mean, what a person would look at: z [B, *latent_shape] -> [B, *input_shape].
 
         Args:
             condition: for a conditional model, of each example, [B] or [B, K]; one value stands for all.
+            size: what to crop the result to, of data that `encode(x, pad=True)` padded: its height and width.
         """
-        if z.shape[1:] != self.latent_shape:
-            expected = ", ".join(map(str, self.latent_shape))
-            raise ValueError(f"z has to have the shape [batch, {expected}], got {tuple(z.shape)}")
+        sizes.check_z(z, self.latent_shape, self.stride)
         self._check_dtype("z", z)
-        return self.likelihood.mean(self.natural_parameters(z, condition))
+        mean = self.likelihood.mean(self.natural_parameters(z, condition))
+        return mean if size is None else sizes.cropped(mean, size)
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor, condition: Any = None) -> Tensor:
+    def reconstruct(self, x: Tensor, condition: Any = None, *, pad: bool = False) -> Tensor:
         """The decoded posterior mean of x, [B, *input_shape], without gradients.
 
         The model is looked at in evaluation mode, whatever its own is, and left as it was; many examples are taken in pieces.
         There are values where x has missing ones, given a likelihood that ignores those: their imputation.
+
+        Args:
+            pad: take data of sizes that the `stride` does not divide, as `encode` does, and crop the result.
 
         Example:
             >>> import vaekit
@@ -208,14 +222,7 @@ class VAE(nn.Module):
             >>> vae.reconstruct(torch.tensor([[1.0, float("nan"), 2.0]])).isfinite().all()
             tensor(True)
         """
-        self._check_input(x)
-
-        def reconstructed(x: Tensor, condition: Any, _: int) -> Tensor:
-            parameters = self.natural_parameters(self.encode(x, condition).mean, condition)
-            return self.likelihood.reconstruction(parameters, x)
-
-        with evaluation_mode(self):
-            return in_pieces(self, reconstructed, x, condition)
+        return looking.reconstruct(self, x, condition, pad)
 
     def indices(self, x: Tensor, condition: Any = None) -> Tensor:
         """The codes of x by their numbers, int64 [B, *code_shape], looked at as by `reconstruct`; TypeError without codes."""
@@ -232,6 +239,7 @@ class VAE(nn.Module):
         condition: Any = None,
         *,
         draw: bool = False,
+        size: Sequence[int] | None = None,
         prior: Prior | None = None,
         key: Tensor | None = None,
         generator: torch.Generator | None = None,
@@ -244,6 +252,7 @@ class VAE(nn.Module):
             n: how many.
             condition: for a conditional model or prior, of each one, [n] or [n, K]; one value, 3 for example, stands for all.
             draw: draw from the likelihood as well, instead of taking its mean.
+            size: of a fully convolutional model, the height and width of what is drawn, multiples of the `stride`.
             prior: take z from this one instead, `vaekit.evaluation.fitted_mixture` for example.
             key: the noise, int64 [2]; without one it is drawn from `generator` or torch's global generator.
 
@@ -255,27 +264,7 @@ class VAE(nn.Module):
             ValueError: n below 0; a prior over latents of another shape, or made of another model's posteriors or codes.
             MemoryError: there is no room for n of them.
         """
-        checked_size("n, the number of samples,", n, least=0)
-        prior = self.prior if prior is None else prior
-        if not isinstance(prior, Prior):
-            raise TypeError(
-                f"prior has to be an instance of vaekit.Prior, vaekit.evaluation.fitted_mixture's for example, got {prior!r}"
-            )
-        compatibility.check_latents_of("prior", prior, self.encoder)
-        prior.attach(self.encoder)
-        check_room(n, self.input_shape, self.dtype, self.device)
-        key = philox.resolve_key(key, generator, self.device)
-        with evaluation_mode(self), evaluation_mode(prior):
-            z = prior.given(condition, n).sample((n, *self.latent_shape), key=key, dtype=self.dtype)
-            condition = None if self.condition is None and prior.condition is not None else condition
-            if not draw:
-                return in_pieces(self, lambda z, condition, _: self.decode(z, condition), z, condition)
-            data_key = philox.fold_in(key, streams.Sample.DATA)
-
-            def drawn(z: Tensor, condition: Any, row_start: int) -> Tensor:
-                return self.likelihood.sample(self.natural_parameters(z, condition), key=data_key, row_start=row_start)
-
-            return in_pieces(self, drawn, z, condition)
+        return looking.sample(self, n, condition, draw, size, prior, philox.resolve_key(key, generator, self.device))
 
     def impute(
         self, x: Any, *, draws: int | None = None, samples: int = 500, seed: int = 0, key: Tensor | None = None
@@ -379,7 +368,7 @@ class VAE(nn.Module):
         return x
 
     def _check_input(self, x: Tensor) -> None:
-        compatibility.check_x(x, self.input_shape)
+        sizes.check_x(x, self.input_shape, self.stride)
         self._check_dtype("x", x)
 
     def _check_dtype(self, name: str, value: Tensor) -> None:

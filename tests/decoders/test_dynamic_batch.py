@@ -105,7 +105,7 @@ def test_reconstruct_itself_is_exported_for_any_size_and_not_in_a_number_of_piec
             return self.vae.reconstruct(x)
 
     module, batch = Reconstruct(), torch.export.Dim("batch")
-    monkeypatch.setattr(vaekit.vae, "_PIECE_ELEMENTS", 2 * 63)  # two examples
+    monkeypatch.setattr(vaekit.pieces, "_PIECE_ELEMENTS", 2 * 63)  # two examples
     exported = torch.export.export(module, (torch.rand(5, *IMAGE),), dynamic_shapes=({0: batch},), strict=False).module()
     for count in (1, 2, 7):
         x = torch.rand(count, *IMAGE)

@@ -67,6 +67,14 @@ def test_a_folder_that_vaekit_wrote_is_read_by_diffusers_with_the_same_weights(k
         assert read[option] == (list(value) if isinstance(value, tuple) else value), option
 
 
+@every_kind
+@pytest.mark.parametrize("sizes", [(32, 48), (4, 8)], ids=str)
+def test_images_of_other_sizes(kind, sizes):
+    model = autoencoder(kind)
+    vae = vaekit.from_diffusers(model.state_dict(), config=model.config, dtype=torch.float64)
+    assert_same_function(vae, model, images(*sizes))
+
+
 def test_a_model_composed_and_trained_here_is_read_by_diffusers(tmp_path):
     both = {"name": "resnet", "groups": 4, "norm_eps": 1e-6, "attention": True, "latent_scale": 0.5, "latent_shift": 0.25}
     vae = vaekit.create_vae(

@@ -24,6 +24,8 @@ from vaekit.layers import (
     dense_layers,
     glorot,
     precise_layer,
+    stride_of,
+    upsampling,
     with_condition,
     with_precise_first,
 )
@@ -63,6 +65,7 @@ class ConvolutionalDecoder(Decoder):
         resolutions = self.doubled_resolutions(channels, len(channels))
         self.first_shape = (channels[0], *resolutions[0])
         if self.is_spatial:
+            self.stride = stride_of(resolutions[-1], len(channels))
             first = glorot(convolution(self.latent_shape[0], channels[0], kernel_size=1, bias=style.has_bias))
             added = style.conditioned(channels[0], condition_dim)
             self.body: nn.Sequential = Layers(first, *added, *style.after(channels[0], resolutions[0]))
@@ -88,7 +91,7 @@ class ConvolutionalDecoder(Decoder):
                 layers.append(glorot(doubling))
             else:
                 resized = convolution(channels_in, channels_out, 3, padding=1, bias=style.has_bias)
-                layers += [nn.Upsample(large, mode=upsample), glorot(resized)]
+                layers += [upsampling(small, large, upsample), glorot(resized)]
             layers += style.after(channels_out, large)
         last = convolution(channels[-1], parameters_per_element * self.output_shape[0], 3, padding=1)
         self.convolutions = nn.Sequential(*layers, glorot(last))

@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from vaekit.checks import checked_flag, checked_size, checked_sizes
 from vaekit.decoders.base import Decoder, registry
 from vaekit.dense import Linear
-from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, precise_layer, with_condition
+from vaekit.layers import (
+    CONVOLUTIONS,
+    Layers,
+    LayerStyle,
+    checked_rank,
+    glorot,
+    precise_layer,
+    stride_of,
+    upsampling,
+    with_condition,
+)
 from vaekit.residual import ResidualBlock, identity_convolution, middle_blocks
 from vaekit.standardizing import Numbers, Standardized
 
@@ -97,6 +107,7 @@ class ResNetDecoder(Decoder):
             )
         self.post_quant_conv = identity_convolution(self.latent_shape[0], self.rank) if is_there else None
         if self.is_spatial:
+            self.stride = stride_of(resolutions[-1], len(channels) - 1)
             self.first = glorot(convolution(self.latent_shape[0], channels[0], 3, padding=1))
         else:
             self.first = glorot(Linear(self.latent_shape[0] + condition_dim, math.prod(self.first_shape)))
@@ -104,7 +115,10 @@ class ResNetDecoder(Decoder):
         size_in = channels[0]
         for level, (size, resolution) in enumerate(zip(channels, resolutions, strict=True)):
             if level:
-                layers += [nn.Upsample(resolution, mode="nearest"), glorot(convolution(size_in, size_in, 3, padding=1))]
+                layers += [
+                    upsampling(resolutions[level - 1], resolution, "nearest"),
+                    glorot(convolution(size_in, size_in, 3, padding=1)),
+                ]
             for _ in range(checked_size("blocks", blocks)):
                 layers.append(ResidualBlock(size_in, size, resolution, style, condition_dim))
                 size_in = size

@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from vaekit.checks import checked_flag, checked_sizes
 from vaekit.dense import Linear
 from vaekit.encoders.base import Encoder, registry
-from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, dense_layers, glorot, halved_resolutions, precise_layer
+from vaekit.layers import (
+    CONVOLUTIONS,
+    Layers,
+    LayerStyle,
+    checked_rank,
+    dense_layers,
+    glorot,
+    halved_resolutions,
+    precise_layer,
+    stride_of,
+)
 from vaekit.posteriors import Family, Posterior
 
 
@@ -56,6 +66,7 @@ class ConvolutionalEncoder(Encoder):
         self.spatial = spatial
         if spatial:
             self.latent_shape = (latent_dim, *resolutions[-1])
+            self.stride = stride_of(resolutions[0], len(channels))
             self.head: nn.Module = self.make_head(posterior, convolution, channels[-1], kernel_size=1)
             return
         hidden = (256,) if hidden is None else checked_sizes("hidden", hidden)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vaekit.checks import checked_flag, checked_size, checked_sizes, checked_word
 from vaekit.dense import Linear
 from vaekit.encoders.base import Encoder, registry
-from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, halved_resolutions, precise_layer
+from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, halved_resolutions, precise_layer, stride_of
 from vaekit.posteriors import DiagonalGaussianFamily, Family, Posterior
 from vaekit.residual import ResidualBlock, halving, identity_convolution, middle_blocks
 from vaekit.standardizing import Numbers, Standardized
@@ -110,6 +110,7 @@ class ResNetEncoder(Encoder):
         self.standardized = Standardized(latent_dim, latent_scale, latent_shift)
         if spatial:
             self.latent_shape = (latent_dim, *resolutions[-1])
+            self.stride = stride_of(resolutions[0], len(channels) - 1)
             self.head: nn.Module = self.make_head(posterior, convolution, channels[-1], kernel_size=3, padding=1)
         else:
             self.head = self.make_head(posterior, Linear, channels[-1] * math.prod(resolutions[-1]))

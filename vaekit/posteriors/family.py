@@ -30,6 +30,7 @@ class Family(Part, nn.Module, ABC):
     Attributes:
         outputs: how many numbers the layer gives at each position; D, unless a family sets it.
         latents: what kind of latents its posteriors are over.
+        any_positions: whether it makes posteriors of any number of positions, each alike, whatever latent_shape says of them.
 
     Raises:
         ValueError: a latent_shape with sizes below 1.
@@ -46,6 +47,7 @@ class Family(Part, nn.Module, ABC):
     """
 
     latents: LatentKind = LatentKind.VECTORS
+    any_positions: bool = False
     __call__: Callable[..., Posterior]
 
     def __init__(self, latent_shape: Sequence[int]) -> None:
@@ -177,6 +179,8 @@ class DiagonalGaussianFamily(GaussianFamily):
         >>> vae.encode(torch.rand(1, 4)).logvar.detach()
         tensor([[-2.0000, -2.0000]])
     """
+
+    any_positions = True
 
     def __init__(
         self, latent_shape: Sequence[int], logvar_bound: float | None = None, initial_logvar: float | None = None

@@ -24,6 +24,7 @@ class Prior(Part, nn.Module, ABC):
         latent_shape: S, where the prior is one over latents of that shape only.
         latents: what kind of latents it is over.
         is_standard: whether it is N(0, I).
+        any_positions: whether it is one over latents of any number of positions.
         condition: what the prior is told of each example, labels for example: p(z | c); None for a prior that is told nothing. A
             prior that is told sets it to a `vaekit.Condition` of its own, and reads `told_for` where it computes.
     """
@@ -31,6 +32,7 @@ class Prior(Part, nn.Module, ABC):
     latent_shape: tuple[int, ...] | None = None
     latents: LatentKind = LatentKind.VECTORS
     is_standard: bool = False
+    any_positions: bool = False
 
     def __init__(self) -> None:  # nn.Module.__init__ would swallow unknown options
         super().__init__()

@@ -29,6 +29,7 @@ class StandardNormal(Prior):
     """
 
     is_standard = True
+    any_positions = True
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z) in nats, z [B, *S] -> [B]; float64 for float64, otherwise float32."""
