@@ -42,7 +42,7 @@ FLOORS = [
     {"encoders", "decoders", "likelihoods"},
     {"losses"},
     {"specs"},
-    {"compatibility", "sizes", "starts"},
+    {"compatibility", "sizes", "starts", "tiles"},
     {"coding", "pieces", "vae", "saving", "looking"},  # VAE.save is short for saving.save
     {"presets", "compose"},
     {"inputs", "divided"},

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def reconstruct(vae: VAE, x: Tensor, condition: Any, pad: bool) -> Tensor:
+def reconstruct(vae: VAE, x: Tensor, condition: Any, pad: bool, tile: int | None) -> Tensor:
     """What `VAE.reconstruct` does."""
     whole_x = sizes.padded(x, vae.stride) if pad else x
     sizes.check_x(whole_x, vae.input_shape, vae.stride)
 
     def reconstructed(x: Tensor, condition: Any, _: int) -> Tensor:
-        parameters = vae.natural_parameters(vae.encode(x, condition).mean, condition)
+        parameters = vae.natural_parameters(vae.encode(x, condition, tile=tile).mean, condition, tile=tile)
         return vae.likelihood.reconstruction(parameters, x)
 
     with evaluation_mode(vae):
@@ -36,7 +36,9 @@ def reconstruct(vae: VAE, x: Tensor, condition: Any, pad: bool) -> Tensor:
 
 
 @torch.no_grad()
-def sample(vae: VAE, n: int, condition: Any, draw: bool, size: Sequence[int] | None, prior: Prior | None, key: Tensor) -> Tensor:
+def sample(
+    vae: VAE, n: int, condition: Any, draw: bool, size: Sequence[int] | None, tile: int | None, prior: Prior | None, key: Tensor
+) -> Tensor:
     """What `VAE.sample` does, with this noise."""
     checked_size("n, the number of samples,", n, least=0)
     prior = vae.prior if prior is None else prior
@@ -56,10 +58,10 @@ def sample(vae: VAE, n: int, condition: Any, draw: bool, size: Sequence[int] | N
         z = prior.given(condition, n).sample((n, *latent_shape), key=key, dtype=vae.dtype)
         condition = None if vae.condition is None and prior.condition is not None else condition
         if not draw:
-            return in_pieces(vae, lambda z, condition, _: vae.decode(z, condition), z, condition, shape)
+            return in_pieces(vae, lambda z, condition, _: vae.decode(z, condition, tile=tile), z, condition, shape)
         data_key = philox.fold_in(key, streams.Sample.DATA)
 
         def drawn(z: Tensor, condition: Any, row_start: int) -> Tensor:
-            return vae.likelihood.sample(vae.natural_parameters(z, condition), key=data_key, row_start=row_start)
+            return vae.likelihood.sample(vae.natural_parameters(z, condition, tile=tile), key=data_key, row_start=row_start)
 
         return in_pieces(vae, drawn, z, condition, shape)

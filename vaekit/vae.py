@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vaekit import autocast, coding, compatibility, looking, schedules, sizes, starts
+from vaekit import autocast, coding, compatibility, looking, schedules, sizes, starts, tiles
 from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
 from vaekit.encoders.base import Encoder
@@ -165,7 +165,7 @@ class VAE(nn.Module):
         with autocast.only_in((self.encoder, self.decoder), x.device):
             return self.loss(self, Batch(x, told, index), StepContext(key, step, dataset_size, row_start))
 
-    def encode(self, x: Tensor, condition: Any = None, *, pad: bool = False) -> Posterior:
+    def encode(self, x: Tensor, condition: Any = None, *, pad: bool = False, tile: int | None = None) -> Posterior:
         """q(z | x) for x [B, *input_shape], or q(z | x, c) with the condition of each example, [B] or [B, K].
 
         The encoder sees what `likelihood.encoder_input` makes of x. With a likelihood that ignores missing values that is 0 for
@@ -174,11 +174,17 @@ class VAE(nn.Module):
 
         Args:
             pad: repeat the last positions of x until the `stride` divides its sizes; `decode(z, size=...)` crops back.
+            tile: take x in tiles of so many positions along each axis, one of one example at a time, which overlap by a quarter
+                and are blended: memory for one tile, and not quite the numbers of the whole, see `vaekit.tiles`.
         """
         x = sizes.padded(x, self.stride) if pad else x
         self._check_input(x)
         told = self._embedded(condition, x.shape[0]) if self.encoder.condition_dim or self.condition is None else ()
-        posterior = self.encoder(self.likelihood.encoder_input(x), *told)
+        read = self.likelihood.encoder_input(x)
+        if tile is None:
+            posterior = self.encoder(read, *told)
+        else:
+            posterior = self.encoder.posterior(tiles.encoded(self.encoder, read, told, tile, self.stride))
         if not isinstance(posterior, Posterior):
             raise TypeError(
                 f"{type(self.encoder).__name__}.forward has to return a vaekit.Posterior, "
@@ -186,28 +192,35 @@ class VAE(nn.Module):
             )
         return posterior
 
-    def natural_parameters(self, z: Tensor, condition: Any = None) -> Tensor:
-        """What the decoder makes of z [B, *latent_shape], and of the condition [B] or [B, K]: [B, P, *output_shape]."""
-        return self.decoder(z, *self._embedded(condition, z.shape[0]))
+    def natural_parameters(self, z: Tensor, condition: Any = None, *, tile: int | None = None) -> Tensor:
+        """What the decoder makes of z [B, *latent_shape], and of the condition [B] or [B, K]: [B, P, *output_shape].
+
+        Args:
+            tile: as of `decode`.
+        """
+        told = self._embedded(condition, z.shape[0])
+        return self.decoder(z, *told) if tile is None else tiles.decoded(self.decoder, z, told, tile, self.stride)
 
     def prior_given(self, condition: Any, count: int) -> Prior:
         """The prior of `count` examples with these conditions, [count] or [count, K]: told them, where it is one that is told."""
         return self.prior.given(condition, count)
 
-    def decode(self, z: Tensor, condition: Any = None, *, size: Sequence[int] | None = None) -> Tensor:
+    def decode(self, z: Tensor, condition: Any = None, *, size: Sequence[int] | None = None, tile: int | None = None) -> Tensor:
         """The likelihood's mean, what a person would look at: z [B, *latent_shape] -> [B, *input_shape].
 
         Args:
             condition: for a conditional model, of each example, [B] or [B, K]; one value stands for all.
             size: what to crop the result to, of data that `encode(x, pad=True)` padded: its height and width.
+            tile: of how many positions of the data along each axis tiles are that are decoded one at a time and blended, as of
+                `encode`.
         """
         sizes.check_z(z, self.latent_shape, self.stride)
         self._check_dtype("z", z)
-        mean = self.likelihood.mean(self.natural_parameters(z, condition))
+        mean = self.likelihood.mean(self.natural_parameters(z, condition, tile=tile))
         return mean if size is None else sizes.cropped(mean, size)
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor, condition: Any = None, *, pad: bool = False) -> Tensor:
+    def reconstruct(self, x: Tensor, condition: Any = None, *, pad: bool = False, tile: int | None = None) -> Tensor:
         """The decoded posterior mean of x, [B, *input_shape], without gradients.
 
         The model is looked at in evaluation mode, whatever its own is, and left as it was; many examples are taken in pieces.
@@ -215,6 +228,7 @@ class VAE(nn.Module):
 
         Args:
             pad: take data of sizes that the `stride` does not divide, as `encode` does, and crop the result.
+            tile: encode and decode in tiles, as `encode` and `decode` do.
 
         Example:
             >>> import vaekit
@@ -222,7 +236,7 @@ class VAE(nn.Module):
             >>> vae.reconstruct(torch.tensor([[1.0, float("nan"), 2.0]])).isfinite().all()
             tensor(True)
         """
-        return looking.reconstruct(self, x, condition, pad)
+        return looking.reconstruct(self, x, condition, pad, tile)
 
     def indices(self, x: Tensor, condition: Any = None) -> Tensor:
         """The codes of x by their numbers, int64 [B, *code_shape], looked at as by `reconstruct`; TypeError without codes."""
@@ -240,6 +254,7 @@ class VAE(nn.Module):
         *,
         draw: bool = False,
         size: Sequence[int] | None = None,
+        tile: int | None = None,
         prior: Prior | None = None,
         key: Tensor | None = None,
         generator: torch.Generator | None = None,
@@ -253,6 +268,7 @@ class VAE(nn.Module):
             condition: for a conditional model or prior, of each one, [n] or [n, K]; one value, 3 for example, stands for all.
             draw: draw from the likelihood as well, instead of taking its mean.
             size: of a fully convolutional model, the height and width of what is drawn, multiples of the `stride`.
+            tile: decode in tiles, as `decode` does.
             prior: take z from this one instead, `vaekit.evaluation.fitted_mixture` for example.
             key: the noise, int64 [2]; without one it is drawn from `generator` or torch's global generator.
 
@@ -264,7 +280,7 @@ class VAE(nn.Module):
             ValueError: n below 0; a prior over latents of another shape, or made of another model's posteriors or codes.
             MemoryError: there is no room for n of them.
         """
-        return looking.sample(self, n, condition, draw, size, prior, philox.resolve_key(key, generator, self.device))
+        return looking.sample(self, n, condition, draw, size, tile, prior, philox.resolve_key(key, generator, self.device))
 
     def impute(
         self, x: Any, *, draws: int | None = None, samples: int = 500, seed: int = 0, key: Tensor | None = None

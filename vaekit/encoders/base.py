@@ -83,6 +83,17 @@ class Encoder(Part, Network, ABC):
             condition: [B, condition_dim], in the dtype of x; an encoder whose condition_dim is 0 is called without it.
         """
 
+    def numbers(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What `posterior` makes a posterior of, [B, outputs, *positions]: what is blended where data is encoded in tiles.
+
+        Raises:
+            NotImplementedError: the encoder does not give them apart.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not give the numbers of its posteriors apart from them, which tiles are blended of; "
+            "define its method numbers, and let forward hand them to self.posterior"
+        )
+
     def make_head(
         self, posterior: str | Mapping[str, Any] | Family, layer: Callable[..., Any], features: int, **options: Any
     ) -> nn.Module:

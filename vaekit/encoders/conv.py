@@ -75,11 +75,14 @@ class ConvolutionalEncoder(Encoder):
         self.head = self.make_head(posterior, Linear, features[-1])
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
+        return self.posterior(self.numbers(x, condition))
+
+    def numbers(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_condition(x, condition)
         features = self.convolutions(x, condition)
         if not self.spatial:
             features = self.body(features.flatten(1))
-        return self.posterior(precise_layer(self.head, features))
+        return precise_layer(self.head, features)
 
 
 @registry.register("conv")

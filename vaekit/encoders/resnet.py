@@ -129,9 +129,12 @@ class ResNetEncoder(Encoder):
             )
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
+        return self.posterior(self.numbers(x, condition))
+
+    def numbers(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_condition(x, condition)
         features = self.body(x, condition)
         numbers = precise_layer(self.head, features if self.spatial else features.flatten(1))
         if self.quant_conv is not None:
             numbers = precise_layer(self.quant_conv, numbers)
-        return self.posterior(self.standardized.of_gaussian(numbers))
+        return self.standardized.of_gaussian(numbers)
