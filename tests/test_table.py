@@ -12,6 +12,8 @@ from scipy import stats
 
 import vaekit
 from vaekit import Table
+from vaekit.evaluation.terms import evaluation_key
+from vaekit.plots.panels import percent
 
 ROWS = 600
 
@@ -149,3 +151,23 @@ def test_a_polars_frame_with_settings_and_a_seed():
     assert one.sample(50)["x"].is_null().any()
     with pytest.raises(ValueError, match=r"\(4,\).*1 columns with 1 indicators.*\(2,\)"):
         Table(one.vae, vaekit.data.Schema.guess(frame.select("x")))
+
+
+def test_pictures_of_a_table_have_its_units_and_the_missing_values_that_it_makes():
+    frame = pandas.DataFrame({"age": np.arange(20.0, 70.0).repeat(4), "kind": ["a", "b", None, "a"] * 50})
+    table = Table.fit(frame, epochs=2, components=0)
+    key = evaluation_key(0)  # that of seed 0
+    figure = table.plot("marginals", frame, key=key)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["age", "kind"]
+    synthetic = table.sample(len(frame))
+    share = synthetic["kind"].isna().mean()
+    assert share > 0
+    assert figure.axes[1].get_xlabel() == f"missing: 25 % / {percent(share)}"
+    bars = table.plot("missingness", frame, key=key).axes[0].containers
+    assert [bar.get_width() for each in bars for bar in each] == [0.25, share]
+    axes, _ = table.plot("latent_space", frame, color="age").axes
+    assert sorted(axes.collections[0].get_array()) == sorted(frame["age"])
+    moved = table.plot("column_traversals", frame, columns=["age"]).axes[0]
+    assert 20 <= moved.lines[0].get_ydata().min() <= moved.lines[0].get_ydata().max() <= 69
+    with pytest.raises(ValueError, match="picture has to be one of.*'pairs'.*'pears'; did you mean 'pairs'"):
+        table.plot("pears", frame)

@@ -16,24 +16,29 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vaekit import saving
-from vaekit.checks import checked_size
+from vaekit import plots, saving
+from vaekit.checks import checked_size, checked_word
 from vaekit.compose import create_vae
 from vaekit.data import Schema
 from vaekit.evaluation.sampler import fitted_mixture
 from vaekit.evaluation.terms import evaluation_key
 from vaekit.modes import evaluation_mode
 from vaekit.ops import philox, streams
+from vaekit.plots.units import Named
 from vaekit.training.fit import fit
 from vaekit.vae import VAE
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PICTURES = ("marginals", "pairs", "associations", "column_reconstructions", "column_traversals", "missingness", "latent_space")
 _KEY = "table"  # in the model's config
 _CANDIDATES = 20_000  # draws of z among which what is given chooses, at least
 _FOR_EACH = 20  # and for each sample
@@ -223,6 +228,29 @@ class Table:
         with evaluation_mode(self.vae):
             x = torch.cat([self.vae.decode(part) for part in z.to(self.vae.device, self.vae.dtype).split(_PIECE)])
         return self.schema.decode(x[:, : len(self.schema)])
+
+    def plot(self, picture: str, frame: Any, **options: Any) -> Figure:
+        """A picture by `vaekit.plots` of held-out rows and of what the model makes of them, missing values among it.
+
+        Args:
+            picture: "marginals", "pairs", "associations", "column_reconstructions", "column_traversals", "missingness" or
+                "latent_space".
+            frame: the rows, with the schema's columns.
+            options: that the picture takes, columns=["age"] or color="age" for example.
+
+        Raises:
+            ValueError: another picture; as the picture's own function.
+
+        Example:
+            >>> import pandas
+            >>> frame = pandas.DataFrame({"age": [31, 45, 62, 28] * 20, "smoker": ["no", None, "yes", "no"] * 20})
+            >>> len(Table.fit(frame, epochs=1).plot("marginals", frame, columns=["smoker"]).axes)
+            1
+        """
+        checked_word("picture", picture, _PICTURES)
+        named = Named(self.vae, tuple(self.schema.columns), self.schema, self.indicators)
+        figure: Figure = getattr(plots, picture)(named, self.tensor(frame), **options)
+        return figure
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model with the schema in its config, as `VAE.save` does; `vaekit.load` takes the VAE out of it.

@@ -71,14 +71,14 @@ def test_what_fits_can_be_drawn(shape, parts):
 )
 def test_samples_have_a_row_for_each_condition_or_where_those_are_many_for_a_few(condition, y, rows, monkeypatch):
     asked = []
-    monkeypatch.setattr(pictures, "samples", lambda vae, condition=None: asked.append(condition))
+    monkeypatch.setattr(pictures, "samples", lambda vae, condition=None, limits=None: asked.append(condition))
     vae = model((4,)) if condition is None else model((4,), condition=condition)
     CATALOGUE["samples"].draw(subject(vae, n=60, y=y))
     (given_,) = asked
     assert given_ is None if rows is None else given_.tolist() == rows
 
 
-TABLES = {"marginals", "pairs", "associations", "column_reconstructions"}
+TABLES = {"marginals", "pairs", "associations", "column_reconstructions", "column_traversals"}
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -87,7 +87,7 @@ def test_a_table_whose_columns_have_names_is_drawn_by_column(missing):
     x[3, 1] = torch.nan if missing else 0.5
     examples = vaekit.data.Examples(x, columns=["a", "b", "c"])
     subject_ = Subject(model((3,), likelihood={"name": "gaussian", "missing": "ignore"}), examples)
-    fits = TABLES | {"latent_space", "traversals"} | ({"missingness"} if missing else set())
+    fits = TABLES | {"latent_space"} | ({"missingness"} if missing else set())
     assert set(dict(catalogue.fitting(subject_))) == fits
     one = Subject(model((1,)), vaekit.data.Examples(x[:, :1], columns=["a"]))
     assert {name for name, entry in CATALOGUE.items() if entry.fits(one)} == fits - {"pairs", "associations", "missingness"}

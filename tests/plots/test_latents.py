@@ -372,7 +372,7 @@ def test_without_umap_the_command_that_installs_it_is_named(monkeypatch):
         ({"color": {"dose": torch.rand(6, 2)}}, r"one value for each row.*\(6, 2\)"),
         ({"color": []}, "1 to 12 panels.*0"),
         ({"color": "label"}, "no colour 'label'"),
-        ({"method": "tsne"}, "'pca' or 'umap', got 'tsne'"),
+        ({"method": "tsne"}, "'pca', 'umap', got 'tsne'"),
     ],
 )
 def test_colours_that_do_not_fit_are_refused(options, fact):

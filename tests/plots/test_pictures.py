@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 import vaekit
 from vaekit import plots
+from vaekit.plots import catalogue
+from vaekit.plots.panels import percent
 
 CASES = [(name, shape) for name in FUNCTIONS for shape in SHAPES if name != "latent_grid" or shape in IMAGES]
 
@@ -167,3 +169,72 @@ def test_another_key_gives_other_samples():
 def test_a_number_of_samples_out_of_range_is_refused(n):
     with pytest.raises(ValueError, match=f"n.*900.*{n}"):
         plots.samples(model(), n)
+
+
+# --- the data's scale ---------------------------------------------------------------------------------------------------
+
+UNBOUNDED = {
+    "reconstructions": lambda vae, **options: plots.reconstructions(vae, 3 * data(2, vae.input_shape), **options),
+    "samples": lambda vae, **options: plots.samples(vae, 4, **options),
+    "latent_grid": lambda vae, **options: plots.latent_grid(vae, side=2, **options),
+    "traversals": lambda vae, **options: plots.traversals(vae, steps=2, **options),
+}
+
+
+def title_of(figure) -> str:
+    return figure.get_suptitle() or figure.axes[0].get_title()
+
+
+@pytest.mark.parametrize("name", UNBOUNDED)
+def test_limits_are_black_and_white_and_what_is_beyond_is_told(name):
+    vae = model(likelihood="gaussian")
+    figure, free = UNBOUNDED[name](vae, limits=(0.02, 0.03)), UNBOUNDED[name](vae)
+    assert {axes.images[0].get_clim() for axes in figure.axes} == {(0.02, 0.03)}
+    values = torch.cat([shown(axes).flatten() for axes in figure.axes])
+    level = 0.01 / 255
+    beyond = ((values < 0.02 - level) | (values > 0.03 + level)).double().mean()
+    assert f"{percent(float(beyond))} of the values are beyond 0.02 to 0.03" in title_of(figure)
+    assert name == "reconstructions" or "beyond" not in title_of(free)
+    with pytest.raises(ValueError, match="limits.*rise"):
+        UNBOUNDED[name](vae, limits=(1.0, 1.0))
+    bounded = UNBOUNDED[name](model(), limits=(0.02, 0.03)) if name != "reconstructions" else plots.samples(model(), 2)
+    assert {axes.images[0].get_clim() for axes in bounded.axes} == {(0.0, 1.0)}
+
+
+def test_reconstructions_have_the_grey_scale_of_the_originals():
+    x = 5 * data(2)
+    limits = {axes.images[0].get_clim() for axes in plots.reconstructions(model(likelihood="gaussian"), x).axes}
+    assert limits == {(float(x.min()), float(x.max()))}
+
+
+@pytest.mark.parametrize("name", UNBOUNDED)
+def test_standardisation_is_undone(name):
+    vae = model((3, 6, 5), likelihood="gaussian")
+    mean, deviation = torch.tensor([0.2, 0.5, 0.4])[:, None, None], torch.tensor([0.1, 0.3, 0.2])[:, None, None]
+    figure = UNBOUNDED[name](vae, undo=lambda x: x * deviation + mean, limits=(0.0, 1.0))
+    bare = UNBOUNDED[name](vae, limits=(0.0, 1.0)) if name != "latent_grid" else None
+    colours = torch.cat([shown(axes)[:, :6, :5][None] for axes in figure.axes])
+    assert colours.min() >= 0.0
+    assert colours.max() <= 1.0
+    if name == "samples":
+        expected = vae.sample(4, key=vaekit.make_key(0)) * deviation + mean
+        torch.testing.assert_close(colours, expected.clip(0.0, 1.0))
+        assert not torch.equal(shown(bare.axes[0]), colours[0])
+    with pytest.raises(ValueError, match=r"undo has to give.*\(\d+, 3, 6, 5\)"):
+        UNBOUNDED[name](vae, undo=lambda x: x[:, :1])
+
+
+def test_the_pictures_of_a_run_have_the_grey_scale_of_its_data():
+    vae, x = model(likelihood="gaussian"), 4 * data(9) - 1
+    drawn = dict(catalogue.fitting(catalogue.Subject(vae, vaekit.data.as_examples(x))))
+    for name in ("reconstructions", "samples", "latent_grid"):
+        limits = {axes.images[0].get_clim() for axes in drawn[name].axes}
+        assert limits == {(float(x.min()), float(x.max()))}, name
+
+
+def test_the_columns_of_a_row_have_their_names_below():
+    likelihood = {"name": "columns", "columns": {"age": "gaussian", "a very long name of a column": "poisson"}}
+    vae = model((2,), likelihood=likelihood)
+    axes = plots.samples(vae, 4).axes
+    assert [[label.get_text() for label in panel.get_xticklabels()] for panel in axes[2:]] == [["age", "a very long n…"]] * 2
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["", ""]

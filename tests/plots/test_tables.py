@@ -16,7 +16,7 @@ from vaekit.data import Schema, as_examples
 from vaekit.plots import association, panels
 from vaekit.plots.units import Named, Values
 
-PICTURES = ("marginals", "pairs", "associations", "column_reconstructions", "missingness")
+PICTURES = ("marginals", "pairs", "associations", "column_reconstructions", "column_traversals", "missingness")
 RANDOM = np.random.default_rng(0)
 
 
@@ -238,6 +238,16 @@ def test_the_association_of_two_columns_is_scipys(n, seed):
     assert np.isnan(association.association(numbers, Values("one", np.ones(n))))
 
 
+def test_a_matrix_has_the_association_of_each_pair():
+    random = np.random.default_rng(1)
+    holes = np.where(random.random(50) < 0.2, np.nan, random.normal(size=50))
+    columns = [Values(f"x{place}", random.integers(0, 5, 50).astype(float)) for place in range(3)]
+    columns += [Values("holes", holes), Values("kind", random.integers(0, 3, 50).astype(float), ("a", "b", "c"))]
+    columns += [Values("one", np.ones(50))]
+    expected = [[association.association(one, other) for other in columns] for one in columns]
+    np.testing.assert_allclose(association.associations_of(columns), expected, atol=1e-12)
+
+
 def test_the_columns_that_have_to_do_with_each_other_are_chosen():
     random = np.random.default_rng(0)
     columns = [Values(f"x{place}", random.normal(size=300)) for place in range(80)]
@@ -262,6 +272,30 @@ def test_reconstructions_are_drawn_against_their_originals_in_the_columns_units(
     np.testing.assert_allclose(shown, expected[levels])
     right = (made["education"] == FRAME["education"])[FRAME["education"].notna()].mean()
     assert panel(figure, "education").get_xlabel().startswith(f"{panels.percent(right)} right")
+
+
+def test_lines_are_what_is_decoded_while_one_latent_moves_in_the_columns_units():
+    figure = plots.column_traversals(VAE, columns=["income", "education"])
+    z = torch.zeros(21, 3)
+    z[:, 1] = torch.linspace(-2.5, 2.5, 21)
+    expected = VAE.likelihood.schema.decode(VAE.decode(z).detach())
+    line = panel(figure, "income").lines[1]
+    np.testing.assert_allclose(line.get_xdata(), z[:, 1])
+    np.testing.assert_allclose(line.get_ydata(), expected["income"])
+    levels = sorted(FRAME["education"].dropna().unique())
+    assert [levels[int(place)] for place in panel(figure, "education").lines[1].get_ydata()] == expected["education"].tolist()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["$z_{1}$", "$z_{2}$", "$z_{3}$"]
+    assert len({line.get_color() for line in panel(figure, "income").lines}) == 3
+
+
+def test_the_dimensions_that_move_the_columns_are_drawn_of_many():
+    vae = vaekit.create_vae(input_shape=(40,), latent_dim=20, encoder="mlp", decoder="mlp", likelihood="gaussian")
+    with torch.no_grad():
+        next(vae.decoder.parameters())[:, [3, 17]] *= 30
+    figure = plots.column_traversals(vae)
+    assert len(figure.axes) == 12
+    assert "12 of 40 columns, the 8 of 20 dimensions that move most" in figure.get_suptitle()
+    assert {"$z_{4}$", "$z_{18}$"} <= {text.get_text() for text in figure.legends[0].get_texts()}
 
 
 def test_missing_values_are_counted_by_column_and_together():

@@ -40,9 +40,15 @@ def association(one: Values, other: Values) -> float:
 def associations_of(columns: Sequence[Values]) -> Floats:
     """Of each column with each: float64 [F, F], symmetric."""
     matrix = np.full((len(columns), len(columns)), np.nan)
+    whole = [place for place, column in enumerate(columns) if column.levels is None and not np.isnan(column.numbers).any()]
+    whole = whole if len(whole) > 1 and len(columns[0].numbers) > 1 else []
+    if whole:  # at once, as the ranks of one are the same beside each other
+        with np.errstate(invalid="ignore", divide="ignore"):
+            matrix[np.ix_(whole, whole)] = np.corrcoef(np.stack([ranks(columns[place].numbers) for place in whole])).clip(-1, 1)
     for row, one in enumerate(columns):
         for place in range(row + 1):
-            matrix[row, place] = matrix[place, row] = association(one, columns[place])
+            if row not in whole or place not in whole:
+                matrix[row, place] = matrix[place, row] = association(one, columns[place])
     return matrix
 
 

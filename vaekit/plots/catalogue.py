@@ -5,6 +5,7 @@ A picture of one's own is one more `Entry` in `CATALOGUE`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,9 +15,9 @@ from torch import Tensor
 from vaekit.data import Examples
 from vaekit.inputs import column_names
 from vaekit.latents import LatentKind
-from vaekit.plots import columns, curves, latents, pictures, tables
-from vaekit.plots.drawing import is_image
-from vaekit.plots.units import spread
+from vaekit.plots import columns, curves, latents, moved, pictures, tables
+from vaekit.plots.drawing import is_image, value_limits
+from vaekit.plots.units import Named, spread
 from vaekit.vae import VAE
 
 if TYPE_CHECKING:
@@ -48,6 +49,14 @@ class Subject:
     def many(self) -> Tensor:
         """Rows of as many examples as a scatter plot shows."""
         return spread_rows(self.examples, min(len(self.examples), _MOST_POINTS))
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The least and the largest value of the examples, where the likelihood's support does not say; for grey levels."""
+        support = self.vae.likelihood.support
+        if math.isfinite(support.lowest) and math.isfinite(support.highest):
+            return None
+        return value_limits(-math.inf, math.inf, self.examples.x[self.many])
 
     def conditions(self, rows: Tensor) -> Tensor | None:
         """The conditions of these rows, for a conditional model."""
@@ -99,7 +108,8 @@ def conditions_of(vae: VAE, examples: Examples, rows: Tensor) -> Tensor | None:
 
 
 def _reconstructions(subject: Subject) -> Figure:
-    return pictures.reconstructions(subject.vae, subject.examples.x[subject.few], subject.conditions(subject.few))
+    x, conditions = subject.examples.x[subject.few], subject.conditions(subject.few)
+    return pictures.reconstructions(subject.vae, x, conditions, limits=subject.limits)
 
 
 def _samples(subject: Subject) -> Figure:
@@ -107,8 +117,8 @@ def _samples(subject: Subject) -> Figure:
     condition = subject.vae.condition
     values = None if condition is None else condition.all_values()
     if condition is None or (values is not None and len(values) <= pictures.MOST_PANELS):
-        return pictures.samples(subject.vae)
-    return pictures.samples(subject.vae, condition=subject.conditions(subject.few))
+        return pictures.samples(subject.vae, limits=subject.limits)
+    return pictures.samples(subject.vae, condition=subject.conditions(subject.few), limits=subject.limits)
 
 
 def _is_named_table(subject: Subject) -> bool:
@@ -149,6 +159,23 @@ def _has_traversals(subject: Subject) -> bool:
     )
 
 
+def _moves_columns(subject: Subject) -> bool:
+    return _has_traversals(subject) and _is_named_table(subject)
+
+
+def _column_traversals(subject: Subject) -> Figure:
+    named = Named.of(subject.vae, subject.examples)
+    return moved.column_traversals(named, condition=subject.one_condition)
+
+
+def _latent_grid(subject: Subject) -> Figure:
+    return pictures.latent_grid(subject.vae, condition=subject.one_condition, limits=subject.limits)
+
+
+def _traversals(subject: Subject) -> Figure:
+    return pictures.traversals(subject.vae, condition=subject.one_condition, limits=subject.limits)
+
+
 CATALOGUE: dict[str, Entry] = {
     "loss": Entry(lambda subject: bool(subject.history), lambda subject: curves.loss_curves(subject.history or {})),
     "reconstructions": Entry(lambda subject: not _is_named_table(subject), _reconstructions),
@@ -161,6 +188,7 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "missingness": Entry(_misses_values, lambda subject: columns.missingness(subject.vae, subject.examples)),
     "latent_space": Entry(_has_a_vector, lambda subject: latents.latent_space(subject.vae, subject.examples)),
-    "latent_grid": Entry(_has_grid, lambda subject: pictures.latent_grid(subject.vae, condition=subject.one_condition)),
-    "traversals": Entry(_has_traversals, lambda subject: pictures.traversals(subject.vae, condition=subject.one_condition)),
+    "latent_grid": Entry(_has_grid, _latent_grid),
+    "traversals": Entry(lambda subject: _has_traversals(subject) and not _is_named_table(subject), _traversals),
+    "column_traversals": Entry(_moves_columns, _column_traversals),
 }

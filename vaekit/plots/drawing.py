@@ -60,7 +60,8 @@ def value_limits(lowest: float, highest: float, *drawn: Tensor) -> tuple[float, 
     """
     if math.isfinite(lowest) and math.isfinite(highest):
         return lowest, highest
-    low, high = (float(bound) for bound in torch.aminmax(torch.cat([values[~values.isnan()] for values in drawn])))
+    there = torch.cat([values[~values.isnan()] for values in drawn])
+    low, high = (float(bound) for bound in torch.aminmax(there)) if len(there) else (0.0, 0.0)
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
@@ -86,11 +87,5 @@ def draw_image(axes: Axes, image: Tensor, limits: tuple[float, float]) -> None:
     """An image [H, W, 1 or 3]; matplotlib scales grey levels by itself, but takes colours only in [0, 1]."""
     low, high = limits
     if image.shape[-1] == 3 and limits != (0.0, 1.0):
-        image = (image - low) / (high - low)
+        image = ((image - low) / (high - low)).clip(0.0, 1.0)
     axes.imshow(image.squeeze(-1).numpy(), cmap="gray", vmin=low, vmax=high, interpolation="nearest", aspect="equal")
-
-
-def label_elements(figure: Figure, shape: Sequence[int]) -> None:
-    """Say what the horizontal axis of curves is; images need no such label."""
-    if not is_image(shape):
-        figure.supxlabel("column" if len(shape) == 1 else "position")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaekit.checks import checked_word
 from vaekit.conditions import Condition, Labels, Several, Vector
 from vaekit.data import Cells, Examples, as_frame, is_frame, read_frame
 from vaekit.data.cells import is_anndata
@@ -83,8 +84,7 @@ def latent_space(
             f"latent_space draws latents that are a vector, the model's have the shape {model.latent_shape}; see reconstructions "
             "and samples"
         )
-    if method not in ("pca", "umap"):
-        raise ValueError(f"method has to be 'pca' or 'umap', got {method!r}")
+    checked_word("method", method, ("pca", "umap"))
     seen = _seen(vae, x, y, condition, label_names)
     points, axis_names = _view(_means(model, seen.examples.x, seen.condition), method)
     colours = seen.colours(color, points)

@@ -21,7 +21,7 @@ SMALL = 7.5  # points, of the text in a panel
 REAL, SYNTHETIC = "held out", "samples"
 _MOST_BINS, _MOST_WHOLE, _MOST_LEVELS = 30, 30, 10
 _MANY_DECADES = 200.0  # between the first and the last hundredth of positive numbers, from which on they have a log scale
-_FAR = 4.0  # how many times the range of the middle 99 % all numbers may span before the axis leaves some out
+_FAR = 2.5  # how many times the range of the middle 99 % all numbers may span before the axis leaves some out
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0  # its multiples, modulo 1, fill the unit interval evenly
 
 
