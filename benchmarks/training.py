@@ -1,9 +1,9 @@
 """What does `vaekit.fit` cost over a bare loop? Milliseconds a step of a dense model on real digits. And over other libraries?
 
 Contenders, interleaved in one process: a loop written by hand with the textbook's operator (randn_like, exp, the KL in one line),
-fused Adam and nothing else; the same loop over vae(x); `vaekit.fit`, plain and with each of its options that costs something. Each time, a contender
-trains for some epochs of 71 steps of 64, three of the large model, setting up its optimizer included. Peak memory is measured in
-a process of its own for each. With --processes, two processes of one thread each take the same steps, with the whole model in
+fused Adam and nothing else; the same loop over vae(x); `vaekit.fit`, plain and with each of its options that costs something.
+Each time, a contender trains for some epochs of 71 steps of 64, three of the large model, setting up its optimizer included. Peak
+memory is measured in a process of its own for each. With --processes, two processes of one thread each take the same steps, with the whole model in
 each or a part ("fsdp"), alternating with one process of two threads, start-up not counted.
 
     python benchmarks/training.py [--model dense-mnist | burda-mnist] [--rounds 9] [--contenders NAME ...] [--csv FILE]
@@ -131,7 +131,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="how often each contender is timed")
     parser.add_argument("--csv", type=Path, help="write the table here as well")
     parser.add_argument("--model", choices=side_by_side.MODELS, default="dense-mnist", help="a preset")
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME", help="fewer rows")
+    parser.add_argument(
+        "--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME", help="fewer rows"
+    )
     parser.add_argument("--processes", action="store_true", help="one process against two, and nothing else")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--in-process", type=int, help=argparse.SUPPRESS)

@@ -9,6 +9,7 @@ from vaekit.evaluation.disentanglement import (
     separated_attribute_predictability,
 )
 from vaekit.evaluation.errors import reconstruction_error
+from vaekit.evaluation.images import SampleQuality, feature_distances, reconstruction_quality, sample_quality
 from vaekit.evaluation.imputation import Imputation, imputations, impute
 from vaekit.evaluation.latents import LatentStatistics, latent_statistics
 from vaekit.evaluation.prior_fitting import fit_prior
@@ -20,11 +21,13 @@ __all__ = [
     "Bound",
     "Imputation",
     "LatentStatistics",
+    "SampleQuality",
     "Scores",
     "dci",
     "disentanglement",
     "evaluate",
     "factor_vae_score",
+    "feature_distances",
     "fit_prior",
     "fitted_codes",
     "fitted_mixture",
@@ -34,6 +37,8 @@ __all__ = [
     "latent_statistics",
     "mutual_information_gap",
     "reconstruction_error",
+    "reconstruction_quality",
+    "sample_quality",
     "score",
     "scores",
     "separated_attribute_predictability",
