@@ -177,11 +177,105 @@ OF_LIKELIHOODS = {
         r"(nll|shared)\[\d+\] is",
     ),
 }
-FAULTS = {
-    (program, fault): planted
-    for program, faults in (("cuda_faults.cpp", OF_THE_OPERATOR), ("cuda_nll_faults.cpp", OF_LIKELIHOODS))
-    for fault, planted in faults.items()
+OF_PAIRS = {
+    "a missing barrier before a tile is read": (
+        "latents, latent, y);\n    __syncthreads();",
+        "latents, latent, y);",
+        r"(sum|gradient)\[\d+\] is",
+    ),
+    "a missing barrier before tiles are filled again": (
+        "    __syncthreads();  // before the tiles are filled again\n",
+        "",
+        r"\[\d+\] is",
+    ),
+    "a point beyond the last": (
+        "const bool exists = first + i < points && d < latents;",
+        "const bool exists = d < latents;",
+        "heap-buffer-overflow",
+    ),
+    "a latent beyond the last": (
+        "const bool exists = first + i < points && d < latents;",
+        "const bool exists = first + i < points;",
+        r"heap-buffer-overflow|\[\d+\] is",
+    ),
+    "pairs with points that are not there": (
+        "if (!exists || row_tile * kTile + tile_row(r) >= p.rows) continue;",
+        "if (row_tile * kTile + tile_row(r) >= p.rows) continue;",
+        r"sum\[0\] is",
+    ),
+    "pairs on one side of the diagonal": (
+        "p.within && tile > row_tile ? T(2) : T(1)",
+        "T(1)",
+        r"sum\[0\] is",
+    ),
+    "tiles beyond the first strip": (
+        "tile < tiles && tile < first + kStrip",
+        "tile < tiles && tile < kStrip",
+        r"sum\[0\] is",
+    ),
+    "a gradient of a row that is not there": (
+        "if (row + tile_row(r) >= p.rows || d >= p.latents) continue;",
+        "if (d >= p.latents) continue;",
+        "heap-buffer-overflow",
+    ),
+    "a point that is on one side of a pair within a sample": (
+        "p.within ? -4.0 : -2.0",
+        "-2.0",
+        r"gradient\[\d+\] is",
+    ),
+    "a row whose own example counts twice in q(z)": (
+        "if (j >= p.examples || p.is_own(i, j)) total[r]",
+        "if (j >= p.examples) total[r]",
+        r"joint\[\d+\] is",
+    ),
+    "a row whose own example counts twice in a marginal": (
+        "p.is_own(row, begin + j) ? -infinity : density",
+        "density",
+        r"marginal\[\d+\] is",
+    ),
+    "a row's own example without its weight": (
+        "  sum.add(p.own_weight);\n",
+        "",
+        r"joint\[\d+\] is",
+    ),
+    "totals of half of a warp": (
+        "for (int distance = kWarp / 2; distance > 0; distance /= 2) {\n        const T top",
+        "for (int distance = kWarp / 4; distance > 0; distance /= 2) {\n        const T top",
+        r"joint\[\d+\] is",
+    ),
+    "a total that the largest term does not change": (
+        "if (sum != T(0)) sum *= exp_or_zero<true>(before - now, kLowestExponent<T>);",
+        "",
+        r"(joint|marginal)\[\d+\] is",
+    ),
+    "more latents than a warp has lanes": (
+        "while ((1 << bits) < kTile && (1 << bits) < latents) ++bits;",
+        "while ((1 << bits) < latents) ++bits;",
+        r"\[\d+\] is|overflow|out of bounds",
+    ),
+    "weights from where another block of rows has them": (
+        "p.weights[i * p.examples + begin + j]",
+        "p.weights[(p.start + i) * p.examples + begin + j]",
+        "heap-buffer-overflow",
+    ),
+    "sums that a later block of rows replaces": (
+        "(p.start > 0 ? p.of_mean[place] : 0.0) +",
+        "",
+        r"of mu\[\d+\] is",
+    ),
+    "a row that is not in the block": (
+        "if (i < p.count && d < p.latents) p.of_row",
+        "if (d < p.latents) p.of_row",
+        "heap-buffer-overflow",
+    ),
+    "a row's own gradient forgotten": (
+        "      of_mu += of_row;\n",
+        "",
+        r"of mu\[\d+\] is",
+    ),
 }
+OF_PROGRAMS = {"cuda_faults.cpp": OF_THE_OPERATOR, "cuda_nll_faults.cpp": OF_LIKELIHOODS, "cuda_pairs_faults.cpp": OF_PAIRS}
+FAULTS = {(program, fault): planted for program, faults in OF_PROGRAMS.items() for fault, planted in faults.items()}
 
 
 def run(folder, csrc, program, flags=SANITIZERS):
@@ -202,7 +296,7 @@ def run(folder, csrc, program, flags=SANITIZERS):
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("program", ["cuda_faults.cpp", "cuda_nll_faults.cpp"])
+@pytest.mark.parametrize("program", OF_PROGRAMS)
 def test_the_kernels_are_right_and_clean_under_the_sanitizers(program, tmp_path):
     assert run(tmp_path, CSRC, program) == (0, "all is right\n")
 
