@@ -3,8 +3,8 @@
 Contenders, interleaved in one process: a loop written by hand with the textbook's operator (randn_like, exp, the KL in one line),
 fused Adam and nothing else; the same loop over vae(x); `vaekit.fit`, plain and with each of its options that costs something.
 Each time, a contender trains for some epochs of 71 steps of 64, three of the large model, setting up its optimizer included. Peak
-memory is measured in a process of its own for each. With --processes, two processes of one thread each take the same steps, with the whole model in
-each or a part ("fsdp"), alternating with one process of two threads, start-up not counted.
+memory is measured in a process of its own for each. With --processes, two processes of one thread each take the same steps, with
+the whole model in each or a part ("fsdp"), alternating with one process of two threads, start-up not counted.
 
     python benchmarks/training.py [--model dense-mnist | burda-mnist] [--rounds 9] [--contenders NAME ...] [--csv FILE]
     python benchmarks/training.py [--model ...] --processes
