@@ -115,7 +115,7 @@ def test_distances_of_features_are_those_of_plain_loops(count, size):
 
     assert found.precision == pytest.approx(share_within(b, a))
     assert found.recall == pytest.approx(share_within(a, b))
-    assert found.count == count
+    assert found.examples == count
 
 
 def test_few_modes_have_precision_and_no_recall():
@@ -179,7 +179,7 @@ def test_a_conditional_model_draws_under_the_conditions_of_the_data():
     asked = []
     draw, model.sample = model.sample, lambda n, condition, **options: asked.append(condition) or draw(n, condition, **options)
     x, y = torch.rand(20, 1, SIDE, SIDE), torch.randint(3, (20,))
-    assert sample_quality(model, vaekit.data.Examples(x, y), features=flat).count == 20
+    assert sample_quality(model, vaekit.data.Examples(x, y), features=flat).examples == 20
     assert torch.equal(torch.cat(asked).flatten().long(), y)
     with pytest.raises(TypeError, match="asks for a condition too"):
         sample_quality(model, vaekit.data.Examples(x, y), features=model)

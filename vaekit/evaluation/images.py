@@ -92,14 +92,14 @@ class SampleQuality(NamedTuple):
             below 0: of all, or above 1,000 examples the mean over 100 subsets of 1,000.
         precision: the share of samples that lie within the data: nearer to some example than its k-th neighbour.
         recall: the share of the data that lies within the samples.
-        count: of samples, and of examples.
+        examples: how many, and how many samples.
     """
 
     fid: float
     kid: float
     precision: float
     recall: float
-    count: int
+    examples: int
 
 
 @torch.no_grad()
@@ -129,7 +129,7 @@ def sample_quality(
     Example:
         >>> import vaekit
         >>> vae = vaekit.create_vae("conv-mnist", seed=0)
-        >>> sample_quality(vae, torch.rand(50, 1, 28, 28), features=lambda x: x.mean(-1).flatten(1)).count
+        >>> sample_quality(vae, torch.rand(50, 1, 28, 28), features=lambda x: x.mean(-1).flatten(1)).examples
         50
     """
     _torchmetrics("image.fid")
