@@ -4,6 +4,7 @@ from vaekit.plots.columns import column_reconstructions, missingness
 from vaekit.plots.curves import loss_curves
 from vaekit.plots.latents import latent_space
 from vaekit.plots.moved import column_traversals
+from vaekit.plots.paths import differences, interpolations
 from vaekit.plots.pictures import latent_grid, reconstructions, samples, traversals
 from vaekit.plots.tables import associations, marginals, pairs
 
@@ -11,6 +12,8 @@ __all__ = [
     "associations",
     "column_reconstructions",
     "column_traversals",
+    "differences",
+    "interpolations",
     "latent_grid",
     "latent_space",
     "loss_curves",

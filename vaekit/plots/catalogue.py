@@ -80,7 +80,7 @@ def fitting(subject: Subject) -> Iterator[tuple[str, Figure]]:
     """Every picture that fits, by name, each drawn when it is asked for.
 
     Example:
-        >>> import vaekit
+        >>> import torch, vaekit
         >>> vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=3)
         >>> subject = Subject(vae, vaekit.data.as_examples(torch.rand(9, 1, 8, 8)))
         >>> [name for name, figure in fitting(subject)]
