@@ -54,11 +54,12 @@ def interpolations(
             f"interpolations goes from as many examples as it goes to, 1 to {_MOST_ROWS}, got {len(first)} and {len(second)}"
         )
     checked_word("path", path, PATHS)
-    ends = [on_device_of(vae, x) for x in (first, second)]
-    codes = [vae.encode(x, condition).mean for x in ends]
-    way = (_line if path == "line" else _great_circle)(*codes, torch.linspace(0, 1, steps).to(codes[0]))
+    first, second = on_device_of(vae, first), on_device_of(vae, second)
+    start, end = vae.encode(first, condition).mean, vae.encode(second, condition).mean
+    between = _line if path == "line" else _great_circle
+    way = between(start, end, torch.linspace(0, 1, steps).to(start))
     title = f"from one example to another, along a {path}"
-    return _rows(vae, way, condition, title, [f"{i / (steps - 1):.2f}" for i in range(steps)], *ends)
+    return _rows(vae, way, condition, title, [f"{i / (steps - 1):.2f}" for i in range(steps)], first, second)
 
 
 @in_evaluation_mode
