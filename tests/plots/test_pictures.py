@@ -232,6 +232,14 @@ def test_the_pictures_of_a_run_have_the_grey_scale_of_its_data():
         assert limits == {(float(x.min()), float(x.max()))}, name
 
 
+def test_colours_beyond_the_limits_are_drawn_as_the_limits(caplog):
+    vae = model((3, 6, 5), likelihood="gaussian")
+    figure = plots.reconstructions(vae, 3 * data(1, (3, 6, 5)), limits=(0.0, 1.0))
+    assert_draws(figure)
+    torch.testing.assert_close(shown(figure.axes[0]), (3 * data(1, (3, 6, 5))[0]).clip(0.0, 1.0))
+    assert "Clipping" not in caplog.text  # matplotlib's word for it
+
+
 def test_the_columns_of_a_row_have_their_names_below():
     likelihood = {"name": "columns", "columns": {"age": "gaussian", "a very long name of a column": "poisson"}}
     vae = model((2,), likelihood=likelihood)

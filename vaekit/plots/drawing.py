@@ -78,7 +78,7 @@ def draw_example(axes: Axes, example: Tensor, limits: tuple[float, float]) -> No
             axes.plot(channel.numpy(), linewidth=0.5, marker="o", markersize=3, color=BLUE)
         else:
             axes.plot(channel.numpy(), linewidth=1.0)
-    axes.tick_params(labelsize=6)
+    axes.tick_params(labelsize=7)
     low, high = limits
     axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
@@ -86,6 +86,6 @@ def draw_example(axes: Axes, example: Tensor, limits: tuple[float, float]) -> No
 def draw_image(axes: Axes, image: Tensor, limits: tuple[float, float]) -> None:
     """An image [H, W, 1 or 3]; matplotlib scales grey levels by itself, but takes colours only in [0, 1]."""
     low, high = limits
-    if image.shape[-1] == 3 and limits != (0.0, 1.0):
+    if image.shape[-1] == 3:
         image = ((image - low) / (high - low)).clip(0.0, 1.0)
     axes.imshow(image.squeeze(-1).numpy(), cmap="gray", vmin=low, vmax=high, interpolation="nearest", aspect="equal")

@@ -80,6 +80,7 @@ def column_traversals(
     if isinstance(model.likelihood, LibrarySize):
         which += f", per {model.likelihood.size:,.0f} counts"
     figure.suptitle(f"columns along each latent dimension{which}{condition_in_title(model, condition)}")
+    figure.supxlabel("value of the latent dimension", fontsize=9)
     names = [f"$z_{{{dimension + 1}}}$" for dimension in dimensions]
     figure.legend(panels[0].lines, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
     return figure
@@ -101,7 +102,8 @@ def _show_values(axes: Any, lines: Sequence[Values]) -> None:
     if lines[0].levels is not None:
         label_levels(axes, lines[0], "y")
     else:
-        whole = Values(lines[0].name, np.concatenate([line.numbers for line in lines]), is_time=lines[0].is_time)
-        Scale.of(whole, whole=True).apply(axes, whole, "y")
+        numbers, is_whole = np.concatenate([line.numbers for line in lines]), all(line.is_whole for line in lines)
+        together = Values(lines[0].name, numbers, is_time=lines[0].is_time, is_whole=is_whole)
+        Scale.of(together, whole=True).apply(axes, together, "y")
     axes.set_ylabel(lines[0].unit, fontsize=SMALL)
     axes.tick_params(labelsize=SMALL)
