@@ -22,7 +22,8 @@ benchmarks/cells_witness.py shows that log p is one measure for both.
 Data: "iid" is scvi.data.synthetic_iid; "simulated" has types, batches and changes that are known; "pbmc" is scanpy's
 pbmc68k_reduced, whose logarithms are taken back to counts (the smallest of each cell is 1).
 
-    python benchmarks/cells.py --epochs 100 --seeds 3 --csv benchmarks/results/cells.csv
+    python benchmarks/cells.py --data pbmc iid --epochs 100 --seeds 3 --csv cells.csv
+    python benchmarks/cells.py --data simulated --epochs 60 --seeds 3 --csv simulated.csv
     python benchmarks/cells.py --seconds
 """
 
