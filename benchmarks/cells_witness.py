@@ -11,7 +11,7 @@ With --ablate: log p of held-out cells
 - of vaekit, with that option too, and with dispersions drawn as SCVI's.
 
     python benchmarks/cells_witness.py --epochs 20
-    python benchmarks/cells_witness.py --epochs 40 --ablate --seeds 3 --csv benchmarks/results/cells_starts.csv
+    python benchmarks/cells_witness.py --data pbmc --epochs 40 --ablate --seeds 3 --csv benchmarks/results/cells_starts.csv
 """
 
 from __future__ import annotations
