@@ -8,6 +8,8 @@ import polars
 import pytest
 import torch
 from helpers.frames import assert_same
+from hypothesis import given as hypothesis_given
+from hypothesis import strategies as st
 from scipy import stats
 
 import vaekit
@@ -94,12 +96,130 @@ def test_what_is_rare_is_warned_of_and_what_is_unknown_refused(table, monkeypatc
         ({"groop": "old"}, "'groop'.*'group'"),
         ({"group": "middle"}, "'group'.*'middle'.*'old', 'young'"),
         ({"age": None}, "'age'.*None"),
+        ({"age": float("nan")}, "'age'.*nan"),
         ({"age": "old"}, "'age'.*text"),
+        ({"age": 200}, "'age' cannot hold 200.*20 to .*nearest is .*with_column\\('age'"),
+        ({"income": 30000.5}, "'income' cannot hold 30000.5.*0 decimals.*nearest is 30000"),
+        ({"since": "2020-01-05 13:00"}, "'since' cannot hold '2020-01-05 13:00'.*day.*nearest is 2020-01-06"),
+        ({"since": "soon"}, "'since'.*datetime.*'2020-01-31'.*'soon'"),
+        (["group"], r"given has to be a mapping.*\['group'\]"),
     ):
         with pytest.raises((TypeError, ValueError), match=match):
             table.sample(3, given=given)
-    with pytest.raises(ValueError, match="n, the number of rows"):
-        table.sample(0)
+    with pytest.raises(ValueError, match="n, the number of rows.*at least 0.*-1"):
+        table.sample(-1)
+
+
+@pytest.mark.parametrize("given", [None, {"group": "old"}])
+def test_no_rows_make_an_empty_frame_of_the_same_kind(table, frame, given):
+    empty = table.sample(0, given=given)
+    pandas.testing.assert_frame_equal(empty, frame.head(0))
+    assert_same(table.impute(empty), empty)
+    assert [len(of) for of in table.impute(empty, draws=2)] == [0, 0]
+    assert table.score(empty).shape == (0,)
+    assert table.encode(empty).shape == (0, 2)
+    assert_same(table.decode(table.encode(empty).numpy()), empty)
+
+
+def odd(rows: int = 60) -> pandas.DataFrame:
+    generator = np.random.default_rng(1)
+    return pandas.DataFrame(
+        {
+            "huge": generator.integers(2**62, 2**63 - 1, rows),
+            "unsigned": generator.integers(2**63, 2**64 - 1, rows, dtype=np.uint64),
+            "zoned": pandas.date_range("2020-03-28", periods=rows, freq="h", tz="Europe/Berlin"),
+            "taken": pandas.to_timedelta(generator.integers(0, 100, rows), unit="h"),
+            "constant": 3.5,
+            "one level": "only",
+            "nothing": np.nan,
+            "never": pandas.NaT,
+            "no text": pandas.Series([None] * rows, dtype=object),
+            "": generator.normal(size=rows),
+            "maybe": pandas.array([True, None, False] * (rows // 3), dtype="boolean"),
+            "maybe is missing": generator.normal(size=rows),
+        }
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 2, 60])
+def test_odd_columns_and_few_rows_make_a_table_of_the_same_kind(rows):
+    frame = odd().head(rows)
+    table = Table.fit(frame, epochs=1)
+    for made in (
+        table.sample(5),
+        table.sample(5, given={"one level": "only"}),
+        table.impute(frame),
+        table.decode(torch.zeros(2, 24)),
+    ):
+        assert (made.dtypes == frame.dtypes).all()
+    made = table.sample(200)
+    for name in ("huge", "unsigned", "zoned", "taken"):
+        assert made[name].between(frame[name].min(), frame[name].max()).all()
+    assert (made["constant"] == 3.5).all()
+    with pytest.raises(ValueError, match=r"'nothing' had no values.*5\.0"):
+        table.sample(1, given={"nothing": 5.0})
+    assert table.impute(frame)[["nothing", "never", "no text"]].isna().all().all()
+    assert made[["nothing", "never", "no text"]].isna().all().all()
+    assert np.isfinite(table.score(frame, samples=5)).all()
+
+
+def test_times_and_durations_are_given_as_text_or_as_objects():
+    table = Table.fit(odd(), epochs=1)
+    moment = pandas.Timestamp("2020-03-28 10:00", tz="Europe/Berlin")
+    for given in (moment, "2020-03-28T10:00+01:00", "2020-03-28T09:00Z", "2020-03-28 09:00", np.datetime64("2020-03-28T09:00")):
+        assert (table.sample(3, given={"zoned": given})["zoned"] == moment).all()
+    for given in (pandas.Timedelta(hours=5), np.timedelta64(5, "h"), pandas.Timedelta(hours=5).to_pytimedelta()):
+        assert (table.sample(3, given={"taken": given})["taken"] == pandas.Timedelta(hours=5)).all()
+    with pytest.raises(TypeError, match=r"'taken'.*timedelta.*hours=5.*'5h'"):
+        table.sample(3, given={"taken": "5h"})
+    with pytest.raises(ValueError, match=r"'huge' cannot hold"):
+        table.sample(3, given={"huge": 5})
+    with pytest.raises(ValueError, match=r"'huge' is beyond 64 bits"):
+        table.sample(3, given={"huge": 10**30})
+    for missing in (None, float("nan"), pandas.NA, pandas.NaT):
+        assert table.sample(3, given={"maybe": missing})["maybe"].isna().all()
+
+
+@hypothesis_given(st.integers(1, 9000), st.integers(1, 500), st.integers(1, 3000))
+def test_a_small_tables_rows_are_repeated_for_as_many_passes(rows, batch_size, epochs):
+    repeats = vaekit.table._repeats(rows, batch_size, epochs)
+    assert epochs % repeats == 0
+    assert repeats == 1 or repeats * rows <= 100 * batch_size
+    usual = vaekit.table.usual_epochs(rows, batch_size)
+    assert usual >= 20
+    assert usual * rows >= 4000 * batch_size
+    if rows <= 5 * batch_size:  # 20 passes are fewer
+        assert vaekit.table._repeats(rows, batch_size, usual) == 100 * batch_size // rows
+
+
+def test_what_training_is_given_are_the_passes_that_were_asked_for(frame, monkeypatch):
+    asked = []
+    monkeypatch.setattr("vaekit.table.fit", lambda vae, x, *, epochs, **_: asked.append((len(x), epochs)))
+    Table.fit(frame, epochs=60, components=0)
+    assert asked[-1] == (10 * ROWS, 6)
+    Table.fit(frame, epochs=61, components=0)
+    assert asked[-1] == (ROWS, 61)
+    for option in ({"callbacks": ()}, {"learning_rate": {"name": "plateau", "start": 1e-3}}):  # which count epochs
+        Table.fit(frame, epochs=60, components=0, **option)
+        assert asked[-1] == (ROWS, 60)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"epochs": 0}, "epochs.*at least 1.*0"),
+        ({"batch_size": 0}, "batch_size.*at least 1.*0"),
+        ({"components": 100}, "100 components.*has 60"),
+        ({"components": -1}, "components.*at least 0.*-1"),
+        ({"latent_dim": 0}, "latent_dim.*at least 1.*0"),
+        ({"schema": "x"}, "settings.*'x'"),
+        ({"schema": {"constant": "count"}}, "settings.*kind.*count"),
+    ],
+)
+def test_wrong_options_are_refused_before_training(options, match, monkeypatch):
+    monkeypatch.setattr("vaekit.table.fit", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises((TypeError, ValueError), match=match):
+        Table.fit(odd(), **options)
 
 
 def test_imputation_fills_what_is_missing_and_leaves_the_rest(table, frame):

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from vaekit import plots, saving
-from vaekit.checks import checked_size, checked_word
+from vaekit.checks import checked_size, checked_word, is_number
 from vaekit.compose import create_vae
 from vaekit.data import Schema
 from vaekit.evaluation.sampler import fitted_mixture
@@ -44,7 +44,8 @@ _CANDIDATES = 20_000  # draws of z among which what is given chooses, at least
 _FOR_EACH = 20  # and for each sample
 BATCH = 64
 _STEPS, _LEAST_EPOCHS = 4000, 20  # of training by default
-_FEWEST_FOR_A_COMPONENT = 40  # examples, of the mixture
+_STEPS_OF_AN_EPOCH = 100  # at least, of a small table's rows, repeated
+_FEWEST_FOR_A_COMPONENT, _MOST_COMPONENTS = 40, 30  # examples, of the mixture
 _PIECE = 5000  # latents that are decoded at a time
 
 
@@ -104,10 +105,14 @@ class Table:
     ) -> Table:
         """Guess the schema unless one is given, compose a model for it, train it, and fit the mixture to its codes.
 
+        The defaults are the same for every table. Of those in benchmarks/tables.py, iris and wine chose `beta`, and iris the
+        repeated rows; the others chose nothing.
+
         Args:
             frame: a DataFrame of pandas or polars, or a pyarrow.Table.
             schema: a `vaekit.data.Schema`, or the settings that `Schema.guess` takes of some columns.
-            epochs: passes over the frame; by default as many as make 4,000 steps, and at least 20.
+            epochs: passes over the frame; by default as many as make 4,000 steps, and at least 20. Without further options
+                `vaekit.fit` is given a small frame's rows several times over, and fewer epochs.
             latent_dim: twice the number of columns by default, between 4 and 32.
             hidden: the layers of the encoder, and backwards of the decoder.
             beta: the weight of the divergence. 0.5, ctgan's choice too, keeps columns closer together than 1, the bound's own.
@@ -125,7 +130,7 @@ class Table:
         indicators = {_indicator(column.name, schema): {"name": "bernoulli"} for column in schema if column.missing}
         columns = {**likelihood["columns"], **indicators}
         vae = create_vae(
-            latent_dim=latent_dim or min(max(2 * len(schema), 4), 32),
+            latent_dim=min(max(2 * len(schema), 4), 32) if latent_dim is None else latent_dim,
             encoder={"name": "mlp", "hidden": tuple(hidden)},
             decoder={"name": "mlp", "hidden": tuple(reversed(hidden))},
             likelihood={**likelihood, "columns": columns, "missing": "ignore"},
@@ -134,11 +139,12 @@ class Table:
         )
         table = cls(vae, schema)
         x = table.tensor(frame)
-        if epochs is None:
-            epochs = usual_epochs(len(x), batch_size)
-        options = {"initialize_output_bias": True, **options}
-        fit(vae, x, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed, progress=progress, **options)
-        components = min(len(x) // _FEWEST_FOR_A_COMPONENT, 30) if components is None else components
+        components = _checked_components(components, len(x))
+        batch_size = checked_size("batch_size", batch_size)
+        epochs = usual_epochs(len(x), batch_size) if epochs is None else checked_size("epochs", epochs)
+        repeats = 1 if options or not is_number(learning_rate) else _repeats(len(x), batch_size, epochs)
+        options = {"initialize_output_bias": True, **options, "batch_size": batch_size, "learning_rate": learning_rate}
+        fit(vae, x.repeat(repeats, 1), epochs=epochs // repeats, seed=seed, progress=progress, **options)
         if components:
             vae.prior = fitted_mixture(vae, x, components=components, seed=seed)
             vae.prior.attach(vae.encoder)
@@ -165,23 +171,27 @@ class Table:
         """A synthetic table of n rows, with missing values where the model has some.
 
         Args:
-            n: how many.
+            n: how many; 0 for a frame with the columns and dtypes, but without rows.
             given: {column: value} that all rows have; None for a missing one. Latents are drawn from the prior and kept with
                 the probability that the given values have under each (sampling importance resampling), which is right for any
                 model and any columns as the number of draws grows; it is 20,000 here, and at least 20 for each row.
             seed: fixes the draws.
 
         Raises:
-            ValueError: n below 1, an unknown column or level, a missing value in a column that has none.
+            TypeError: a `given` that is no mapping, a value of another sort than its column's.
+            ValueError: n below 0, an unknown column or level, a missing value in a column that has none, a value beyond its
+                column's range or of more digits.
 
         Warns:
             UserWarning: what is given is so rare that few of the draws are kept.
         """
-        checked_size("n, the number of rows,", n)
+        n = checked_size("n, the number of rows,", n, least=0)
+        if given is not None and not isinstance(given, Mapping):
+            raise TypeError(f'given has to be a mapping, {{"smoker": "yes"}} for example, got {given!r}')
         key = evaluation_key(seed).to(self.vae.device)
-        if not given:
+        row = self._row(given or {}).to(self.vae.device)
+        if not given or not n:
             return self._frame(self.vae.sample(n, draw=True, key=key))
-        row = self._row(given).to(self.vae.device)
         with torch.no_grad(), evaluation_mode(self.vae):
             z = self._resampled(row, n, key)
             drawn = [
@@ -196,6 +206,8 @@ class Table:
     def impute(self, frame: Any, draws: int | None = None, *, samples: int = 500, seed: int = 0) -> Any:
         """The frame with its missing values filled, by importance weighting; the observed ones are as they were.
 
+        A column that had no values at all stays without.
+
         Args:
             frame: with the schema's columns.
             draws: how many completed frames to draw, for multiple imputation; None for one with the expected values, of levels
@@ -209,9 +221,14 @@ class Table:
         Raises:
             TypeError, ValueError: as `Schema.encode` and `vaekit.evaluation.impute`.
         """
-        filled = self.vae.impute(self.tensor(frame), draws=draws, samples=samples, seed=seed)
-        tables = [filled.x] if filled.draws is None else list(filled.draws)
-        frames = [self.schema.filled(frame, x[:, : len(self.schema)]) for x in tables]
+        x = self.tensor(frame)
+        if draws is not None:
+            draws = checked_size("draws, the number of completed frames,", draws)
+        tables = [x] * (draws or 1)
+        if len(x):
+            filled = self.vae.impute(x, draws=draws, samples=samples, seed=seed)
+            tables = [filled.x] if filled.draws is None else list(filled.draws)
+        frames = [self.schema.filled(frame, self._without_unknown(x)) for x in tables]
         return frames[0] if draws is None else frames
 
     def score(self, frame: Any, *, samples: int = 500, seed: int = 0) -> npt.NDArray[np.float64]:
@@ -220,13 +237,17 @@ class Table:
         The density is that of the encoded columns, whose numbers are transformed as the schema says. A row's missing values
         are left out, but that they are missing counts.
         """
-        return self.vae.score(self.tensor(frame), samples=samples, seed=seed).log_likelihood.double().numpy()
+        x = self.tensor(frame)
+        if not len(x):
+            return np.zeros(0)
+        return self.vae.score(x, samples=samples, seed=seed).log_likelihood.double().numpy()
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Any:
+    def decode(self, z: Tensor | npt.NDArray[Any]) -> Any:
         """The frame of latents [N, latent_dim]: what is expected under each, of levels the most probable; nothing is missing."""
+        latents = torch.as_tensor(z).to(self.vae.device, self.vae.dtype)
         with evaluation_mode(self.vae):
-            x = torch.cat([self.vae.decode(part) for part in z.to(self.vae.device, self.vae.dtype).split(_PIECE)])
+            x = torch.cat([self.vae.decode(part) for part in latents.split(_PIECE)])
         return self.schema.decode(x[:, : len(self.schema)])
 
     def plot(self, picture: str, frame: Any, **options: Any) -> Figure:
@@ -290,10 +311,16 @@ class Table:
         x, names = x.detach().cpu().clone(), list(self.schema.columns)
         for number, name in enumerate(self.indicators):
             x[x[:, len(names) + number] > 0.5, names.index(name)] = torch.nan
-        return self.schema.decode(x[:, : len(names)])
+        return self.schema.decode(self._without_unknown(x))
+
+    def _without_unknown(self, x: Tensor) -> Tensor:
+        """The columns, without their indicators; those of which no value was ever seen are missing."""
+        unknown = torch.tensor([column.is_unknown for column in self.schema])
+        return x[:, : len(self.schema)].masked_fill(unknown, torch.nan)
 
     def _row(self, given: Mapping[str, Any]) -> Tensor:
         """[1, columns and indicators] of what is given, NaN where nothing is."""
+        self.schema.check_values(given)
         encoded = self.schema.encode_values(given).to(self.vae.dtype)
         row = torch.full((1, self.vae.input_shape[0]), torch.nan, dtype=self.vae.dtype)
         row[0, : len(self.schema)] = encoded
@@ -329,6 +356,16 @@ class Table:
         return z[chosen[order].to(z.device)]
 
 
+def _checked_components(components: int | None, rows: int) -> int:
+    """How many the mixture has, checked before anything is trained."""
+    if components is None:
+        return min(rows // _FEWEST_FOR_A_COMPONENT, _MOST_COMPONENTS)
+    components = checked_size("components, of the mixture,", components, least=0)
+    if components > rows:
+        raise ValueError(f"a mixture of {components} components needs at least as many rows, but the table has {rows}")
+    return components
+
+
 def usual_epochs(rows: int, batch_size: int) -> int:
     """As many as make 4,000 steps, and at least 20.
 
@@ -336,7 +373,21 @@ def usual_epochs(rows: int, batch_size: int) -> int:
         >>> usual_epochs(1000, 200), usual_epochs(10**6, 200)
         (800, 20)
     """
-    return max(math.ceil(_STEPS * batch_size / rows), _LEAST_EPOCHS)
+    repeats = _most_repeats(rows, batch_size)
+    return max(math.ceil(_STEPS * batch_size / rows / repeats) * repeats, _LEAST_EPOCHS)
+
+
+def _most_repeats(rows: int, batch_size: int) -> int:
+    return max(1, _STEPS_OF_AN_EPOCH * batch_size // rows)
+
+
+def _repeats(rows: int, batch_size: int, epochs: int) -> int:
+    """How often a small table's rows are repeated in what training takes for an epoch, a divisor of the passes over them.
+
+    What an epoch costs beside its steps takes as long as two of them, which is half of the time where it has only two.
+    """
+    most = min(_most_repeats(rows, batch_size), epochs)
+    return next(number for number in range(most, 0, -1) if epochs % number == 0)
 
 
 def _indicator(name: str, schema: Schema) -> str:

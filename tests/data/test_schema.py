@@ -207,6 +207,19 @@ def test_what_has_no_kind_is_refused_by_name():
         Schema.guess(pandas.DataFrame({"x": []}))
     with pytest.raises(TypeError, match=r"list"):
         Schema.guess([[1.0]])
+    for values, match in (
+        (pandas.interval_range(0, 3), r"'c'.*Interval.*frame\['c'\]\.astype\(str\)"),
+        (pandas.period_range("2020-01", periods=3, freq="M"), r"'c'.*Period.*to_timestamp"),
+        ([10**30, 1, 2], r"'c'.*int.*beyond 64 bits"),
+        (pandas.date_range("2020", periods=3).date, r"'c'.*date.*pandas\.to_datetime\(frame\['c'\]\)"),
+        (pandas.arrays.SparseArray([0.0, 1.5, 0.0]), r"'c'.*to_dense"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            Schema.guess(pandas.DataFrame({"x": [1.5, 2.5, 3.5], "c": values}))
+    column = pyarrow.array([1.5, 2.5])
+    for twice in (pandas.DataFrame([[1.5, 2.5]], columns=["a", "a"]), pyarrow.Table.from_arrays([column, column], ["a", "a"])):
+        with pytest.raises(ValueError, match=r"more than one column of the name 'a' \(columns 1, 2\)"):
+            Schema.guess(twice)
     with pytest.raises(TypeError, match=r"names of columns.*'0'"):
         Schema.guess(pandas.DataFrame([[1.0, 2.0]]))
     with pytest.raises(TypeError, match=r"'at'"):
@@ -258,6 +271,25 @@ def test_what_is_observed_stays_what_it_is_though_the_schema_knows_other_numbers
     assert filled.iloc[1].tolist()[:2] == ([45.0, times[1]] if gaps else [45.5, times[1]])
     if library == "pandas":
         assert filled.index.tolist() == [7, 5, 3, 1]
+
+
+@given(
+    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=5, unique=True),
+    st.lists(st.floats(-9, 9), min_size=1, max_size=9),
+    st.sampled_from(["quantile", "standardise"]),
+)
+def test_huge_whole_numbers_stay_within_their_range(values, scores, transform):
+    schema = Schema.guess(pandas.DataFrame({"x": values}), {"x": {"kind": "number", "transform": transform}})
+    made = schema.decode(torch.tensor(scores, dtype=torch.float64)[:, None])["x"].tolist()
+    assert min(values) <= min(made) <= max(made) <= max(values)
+
+
+def test_a_range_holds_after_rounding():
+    schema = Schema.guess(pandas.DataFrame({"tens": [30, 50, 90], "share": [0.5, 1.5, 2.5]}))
+    schema = schema.with_column("tens", range=(22, 87)).with_column("share", range=(0.45, 2.04))
+    made = schema.decode(torch.tensor([[-9.0, -9.0], [9.0, 9.0]]))
+    assert made["tens"].tolist() == [22, 87]
+    assert made["share"].tolist() == [0.45, 2.0]
 
 
 def test_a_config_of_something_else_is_refused():

@@ -1,13 +1,12 @@
 """One column of a table: what kind of values it has, and how they become numbers for a model and values again.
 
 Numbers are described by their quantiles, from which every transform takes its parameters, so that another one can be chosen
-without the data. The quantile transform gives each value the normal score of its rank: B. M. Bolstad et al., "A comparison of
-normalization methods for high density oligonucleotide array data", 2003, doi:10.1093/bioinformatics/19.2.185; the normal scores:
-B. L. van der Waerden, "Order tests for the two-sample problem", 1952.
+without the data. The usual one is that of `vaekit.data.quantiles`.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from vaekit.checks import checked_word
 from vaekit.data.native import Array, Read
+from vaekit.data.quantiles import SMALLEST_SCALE, normal_scores, values_of_scores
 
 KINDS: dict[str, tuple[str, ...]] = {  # and the transforms that each can have, the usual one first
     "number": ("quantile", "standardise", "none"),
@@ -35,7 +34,6 @@ WITH_LEVELS = ("category", "ordered", "boolean")
 _TIMES = ("date", "datetime", "duration")
 RESOLUTIONS = {"day": 86400 * 10**9, "hour": 3600 * 10**9, "minute": 60 * 10**9, "second": 10**9, "millisecond": 10**6}
 RESOLUTIONS |= {"microsecond": 10**3, "nanosecond": 1}  # in nanoseconds, from the coarsest
-_SMALLEST_SCALE = 1e-290  # below it a quotient by the scale would overflow
 
 
 @dataclass(frozen=True)
@@ -126,6 +124,13 @@ class Column:
         return replace(self, **changes)
 
     @property
+    def is_unknown(self) -> bool:
+        """Whether all its values were missing, so that it has no level, or no range and no spread."""
+        if self.levels is not None:
+            return not self.levels
+        return self.missing and self.range is None and self.quantiles == self.quantiles[:1] * 2
+
+    @property
     def likelihood(self) -> dict[str, Any]:
         """The spec of the likelihood that suits the column as it is encoded."""
         if self.levels is not None:
@@ -191,11 +196,19 @@ class Column:
             values = np.array([value * self.ticks // data.ticks for value in values.tolist()], dtype=np.int64)
         return values, self
 
+    def nearest(self, data: Read) -> Array:
+        """The values that can come out nearest to these, none of them missing: within the range and rounded; levels as they are.
+
+        Raises:
+            TypeError, ValueError: as `encode`.
+        """
+        return self._values_of_codes(self._codes(data)) if self.levels is not None else self._values_of_steps(self._steps(data))
+
     def forward(self, steps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Numbers less the origin -> what a model sees."""
         self._check_support(steps)
         if self.transform == "quantile":
-            return _normal_scores(steps, np.asarray(self.quantiles))
+            return normal_scores(steps, np.asarray(self.quantiles))
         values = steps + self.origin if self.transform in ("log", "none") else steps
         if self.transform == "none":
             return values
@@ -206,7 +219,7 @@ class Column:
     def inverse(self, encoded: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """What a model gives -> numbers less the origin, which may lie outside the range yet."""
         if self.transform == "quantile":
-            return _values_of_scores(encoded, np.asarray(self.quantiles))
+            return values_of_scores(encoded, np.asarray(self.quantiles))
         values = encoded
         if self.transform in ("log", "standardise"):
             center, scale = self._moments()
@@ -227,7 +240,7 @@ class Column:
         largest = float(np.abs(quantiles).max()) or 1.0
         relative = quantiles / largest
         scale = largest * float(relative.std())
-        return largest * float(relative.mean()), scale if scale > _SMALLEST_SCALE else 1.0
+        return largest * float(relative.mean()), scale if scale > SMALLEST_SCALE else 1.0
 
     def _outside(self, steps: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         """Which numbers, less the origin, the kind does not have."""
@@ -261,34 +274,40 @@ class Column:
         return whole_steps(data.values, self.origin)
 
     def _values_of_steps(self, steps: npt.NDArray[np.float64]) -> Array:
-        for low, high in self._bounds():
-            steps = np.clip(steps, low, high)
+        bounds = self._bounds()
+        for low, high in bounds:
+            steps = np.clip(steps, float(low), float(high))
         if self.sort == "float":
             values = steps + self.origin
-            return values if self.decimals is None else _rounded(values, self.decimals)
+            return values if self.decimals is None else np.clip(_rounded(values, self.decimals), *(self.range or (None, None)))
         if self.resolution is not None:
             unit = max(RESOLUTIONS[self.resolution] * self.ticks // 10**9, 1)
         else:
             unit = 10 ** -min(self.decimals or 0, 0)
         units = np.round(steps / unit)
         largest = (2**64 - 2048) // unit  # 2048 below, as float64 has no nearer one
-        positive = np.clip(np.abs(units), 0, largest).astype(np.uint64) * np.uint64(unit)  # exact beyond 2^53, unlike floats
-        wrapped: Array = np.where(units < 0, np.uint64(0) - positive, positive) + np.uint64(self.origin % 2**64)
+        distance = np.clip(np.abs(units), 0, largest).astype(np.uint64) * np.uint64(unit)  # exact beyond 2^53, unlike floats
+        above, below = distance, distance
+        for low, high in bounds:  # once more: a float's digits, or the rounding, may have led out of them
+            least, most = math.ceil(low), math.floor(high)
+            above = np.clip(above, np.uint64(max(least, 0)), np.uint64(max(most, 0)))
+            below = np.clip(below, np.uint64(max(-most, 0)), np.uint64(max(-least, 0)))
+        wrapped: Array = np.where(units < 0, np.uint64(0) - below, above) + np.uint64(self.origin % 2**64)
         return wrapped if self.dtype.lower().startswith("uint64") else wrapped.view(np.int64)
 
-    def _steps_of_bound(self, which: int) -> float:
+    def _steps_of_bound(self, which: int) -> Any:
         bound = self.range[which] if self.range else 0
         if self.sort in ("date", "datetime") and isinstance(bound, str):
-            return float(ticks_of(bound, self.sort, self.ticks) - self.origin)
-        return float(bound - self.origin)
+            return ticks_of(bound, self.sort, self.ticks) - self.origin
+        return bound - self.origin
 
-    def _bounds(self) -> list[tuple[float, float]]:
-        """Of the range, and of the dtype of whole numbers, whose values would wrap around otherwise."""
+    def _bounds(self) -> list[tuple[Any, Any]]:
+        """In steps, exact if whole: of the range, and of the dtype of whole numbers, whose values would wrap around otherwise."""
         bounds = [] if self.range is None else [(self._steps_of_bound(0), self._steps_of_bound(1))]
         if whole := re.search(r"(u?)int(\d+)", self.dtype.lower()) if self.sort == "integer" else None:
             bits = int(whole[2])
             low, high = (0, 2**bits - 1) if whole[1] else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-            bounds.append((float(low - self.origin), float(high - self.origin)))
+            bounds.append((low - self.origin, high - self.origin))
         return bounds
 
     def _numbers_of_levels(self, data: Read) -> npt.NDArray[np.float64]:
@@ -356,45 +375,3 @@ def _rounded(values: npt.NDArray[np.float64], decimals: int) -> npt.NDArray[np.f
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = np.round(values, decimals)
     return np.where(np.isfinite(rounded), rounded, values)
-
-
-def _outermost(quantiles: npt.NDArray[np.float64]) -> float:
-    """How much probability lies beyond the least and the largest value: half of what lies between two quantiles."""
-    return 0.5 / len(quantiles)
-
-
-def _normal_scores(values: npt.NDArray[np.float64], quantiles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The normal score of each value's rank; beyond the quantiles it goes on in standard deviations."""
-    last = len(quantiles) - 1
-    first, after = np.searchsorted(quantiles, values, "left"), np.searchsorted(quantiles, values, "right")
-    left, right = np.clip(first - 1, 0, last), np.clip(first, 0, last)
-    low, high = quantiles[left] / 4, quantiles[right] / 4
-    share = np.divide(values / 4 - low, high - low, out=np.zeros(len(values)), where=high > low)
-    place = np.where(after > first, 0.5 * (first + after - 1), left + np.clip(share, 0, 1) * (right - left))
-    outer = _outermost(quantiles)
-    scores = torch.special.ndtri(torch.from_numpy(outer + (1 - 2 * outer) * place / last)).numpy()
-    spread = _spread(quantiles)
-    beyond = np.maximum(values / 4 - quantiles[-1] / 4, 0) + np.minimum(values / 4 - quantiles[0] / 4, 0)
-    return np.asarray(scores + beyond / (spread / 4), dtype=np.float64)
-
-
-def _values_of_scores(scores: npt.NDArray[np.float64], quantiles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The inverse of `_normal_scores`."""
-    last, outer = len(quantiles) - 1, _outermost(quantiles)
-    levels = torch.special.ndtr(torch.from_numpy(np.ascontiguousarray(scores, dtype=np.float64))).numpy()
-    place = np.clip((levels - outer) / (1 - 2 * outer), 0, 1) * last
-    place = np.where(np.abs(place - np.round(place)) < 1e-9, np.round(place), place)  # what is a quantile comes back exactly
-    left = np.floor(place).astype(np.int64).clip(0, last - 1)
-    share = place - left
-    low, high = quantiles[left], quantiles[left + 1]
-    within = np.where(low == high, low, low * (1 - share) + high * share)
-    edge = -float(torch.special.ndtri(torch.tensor(outer, dtype=torch.float64)))
-    beyond = np.maximum(scores - edge, 0) + np.minimum(scores + edge, 0)
-    with np.errstate(over="ignore"):
-        return np.asarray(within + beyond * _spread(quantiles), dtype=np.float64)
-
-
-def _spread(quantiles: npt.NDArray[np.float64]) -> float:
-    largest = float(np.abs(quantiles).max()) or 1.0
-    spread = largest * float((quantiles / largest).std())
-    return spread if spread > _SMALLEST_SCALE else 1.0

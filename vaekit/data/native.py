@@ -6,6 +6,7 @@ integers and categories, polars' Enum, pyarrow's dictionaries.
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -13,11 +14,21 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from vaekit.data.frames import package
+from vaekit.data.frames import check_names, package
 
 LIBRARIES = ("pandas", "polars", "pyarrow")
 _TICKS = {"ns": 10**9, "us": 10**6, "ms": 10**3, "s": 1}  # of a second
 _DAY = 86400
+_REMEDIES = {  # for values of pandas that have no kind
+    "Decimal": "frame[{name!r}].astype(float)",
+    "Period": "frame[{name!r}].dt.to_timestamp()",
+    "date": "pandas.to_datetime(frame[{name!r}])",
+    "float64": "frame[{name!r}].sparse.to_dense()",
+    "int": "frame[{name!r}].astype(float), as these are beyond 64 bits,",
+    "complex": "their real and imaginary parts, each a column",
+}
+_AS_TEXT = "frame[{name!r}].astype(str)"
+_OFFSET = re.compile(r"(?<=\d)(?:Z|([+-])(\d\d):?(\d\d))$")  # from UTC, at the end of a time as text
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -65,12 +76,17 @@ def columns_of(frame: Any) -> tuple[str, dict[str, Any]]:
             f"a table has to be a DataFrame of pandas or polars, or a pyarrow.Table, got {type(frame).__name__}"
         ) from error
     except nw.exceptions.DuplicateError as error:
+        check_names(getattr(frame, "column_names", frame.columns), "the table")
         raise ValueError(f"the table has two columns of one name: {error}") from error
     if library not in LIBRARIES:
         raise TypeError(f"a table has to be of {', '.join(LIBRARIES)}, got one of {library}; convert it first")
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"the names of columns have to be strings, got {name!r}; rename it, to {str(name)!r} for example")
+            raise TypeError(
+                f"the names of columns have to be strings, got {name!r}; rename it, to {str(name)!r} for example: "
+                "frame.columns = list(map(str, frame.columns)) does it for all"
+            )
+    check_names(names, "the table")
     return library, {name: view[name] for name in names}
 
 
@@ -100,25 +116,74 @@ def read(series: Any) -> Read:
 
 
 def single(value: Any, column: Any) -> Read:
-    """One value of a column as `read` has a whole one: a number, a level, or a date or time as ISO text or an object.
+    """One value of a column as `read` has a whole one: a number, a level, a date or time as ISO text or an object, a timedelta.
 
     Raises:
         TypeError: a value of another sort.
+        ValueError: text that is no date.
     """
     missing = np.zeros(1, dtype=bool)
-    if column.sort in ("date", "datetime") and column.levels is None:
-        unit = "D" if column.sort == "date" else {number: unit for unit, number in _TICKS.items()}[column.ticks]
-        ticks = np.array([str(value)], f"M8[{unit}]").astype(np.int64)
-        return Read(column.sort, ticks, missing, "null", column.dtype, column.ticks)
+    if column.sort in ("date", "datetime", "duration") and column.levels is None:
+        ticks = _ticks_of_duration(value, column) if column.sort == "duration" else _ticks_of_time(value, column)
+        return Read(column.sort, np.array([ticks], np.int64), missing, "null", column.dtype, column.ticks)
     if isinstance(value, (bool, np.bool_)):
         return Read("boolean", np.array([bool(value)]), missing, "null", "")
     if isinstance(value, (int, np.integer)):
+        if not -(2**63) <= value < 2**64:
+            raise ValueError(f"the value of the column {column.name!r} is beyond 64 bits: {value}")
         return Read("integer", np.array([int(value)]), missing, "null", "", column.ticks)
     if isinstance(value, (float, np.floating)):
         return Read("float", np.array([float(value)]), missing, "null", "")
     if isinstance(value, str):
         return Read("text", np.array([value], dtype=object), missing, "null", "")
     raise TypeError(f"the value of the column {column.name!r} has to be a number, a level or a date, got {value!r}")
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a single value stands for a missing one: None, NaN, pandas' NA and NaT.
+
+    Example:
+        >>> is_missing(float("nan")), is_missing(0.0)
+        (True, False)
+    """
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, (float, np.floating, np.datetime64, np.timedelta64)) and bool(value != value)
+
+
+def _unit_of(column: Any) -> str:
+    units: dict[int, str] = {number: unit for unit, number in _TICKS.items()}
+    return "D" if column.sort == "date" else units[column.ticks]
+
+
+def _ticks_of_time(value: Any, column: Any) -> int:
+    """The ticks since 1970 of a date or a time; one with an offset is a moment, and so is one without it, in UTC, in a zone."""
+    text = str(value)
+    offset = _OFFSET.search(text)
+    has_zone = ", " in column.dtype and "time_zone=None" not in column.dtype
+    if offset and not has_zone:
+        raise TypeError(
+            f"the column {column.name!r} holds {column.sort} values without a time zone, but {text!r} has one; leave it out"
+        )
+    try:
+        ticks = np.array([text[: offset.start()] if offset else text], f"M8[{_unit_of(column)}]")
+    except ValueError as error:
+        raise ValueError(
+            f"the value of the column {column.name!r} has to be a {column.sort}, '2020-01-31' for example, got {value!r}"
+        ) from error
+    sign, hours, minutes = (offset[1], offset[2], offset[3]) if offset and offset[1] else ("+", 0, 0)
+    seconds = 3600 * int(hours) + 60 * int(minutes)
+    return int(ticks.astype(np.int64)[0] - (-seconds if sign == "-" else seconds) * column.ticks)
+
+
+def _ticks_of_duration(value: Any, column: Any) -> int:
+    value = value.to_timedelta64() if hasattr(value, "to_timedelta64") else value  # pandas', whose nanoseconds would be lost
+    if not isinstance(value, (datetime.timedelta, np.timedelta64)):
+        raise TypeError(
+            f"the value of the column {column.name!r} has to be a timedelta, datetime.timedelta(hours=5) for example, got "
+            f"{value!r}"
+        )
+    return int(np.array([value], f"m8[{_unit_of(column)}]").astype(np.int64)[0])
 
 
 def _read_time(name: str, present: Any, missing: Any, dtype: str) -> Read:
@@ -151,8 +216,8 @@ def _read_levels(series: Any, present: Any, missing: Any, name: str) -> Read:
     if not (kinds <= {str} or (categories is not None and kinds <= {int, float})):
         shown = ", ".join(sorted(kind.__name__ for kind in kinds)) or str(dtype)
         raise TypeError(
-            f"the column {series.name!r} holds values of {shown} ({dtype}); make it numbers, text, booleans or dates, with "
-            "pandas.to_datetime for example, or leave it out"
+            f"the column {series.name!r} holds values of {shown}; make it numbers, text, booleans or dates, "
+            f"{_REMEDIES.get(shown, _AS_TEXT).format(name=series.name)} for example, or leave it out"
         )
     null = "nan" if dtype == nw.String and name == "object" and _holds_nan(series, missing) else "null"
     return Read("text", values, missing, null, name, categories=categories, ordered=ordered)

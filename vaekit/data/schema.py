@@ -6,6 +6,7 @@ again, with the names, dtypes, levels, dates, whole numbers, ranges and missing 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor
 
 from vaekit.checks import checked_word
-from vaekit.data.columns import Column
+from vaekit.data.columns import Column, text_of
 from vaekit.data.guessing import guessed
-from vaekit.data.native import LIBRARIES, Read, columns_of, frame_of, read, series_of, single
+from vaekit.data.native import LIBRARIES, Read, columns_of, frame_of, is_missing, read, series_of, single
 
 _FORMAT = 1
+_DIGITS = {"float": 1e-12}  # to which a number that is given has to be one that comes out
 
 
 class Schema:
@@ -86,7 +88,12 @@ class Schema:
             rate    proportion  none       0.125 to 0.5  3         yes      float64
         """
         library, series = columns_of(frame)
-        settings = settings or {}
+        settings = {} if settings is None else settings
+        if not isinstance(settings, Mapping) or not all(isinstance(of, Mapping) for of in settings.values()):
+            raise TypeError(
+                'settings have to be {column: {setting: value}}, {"visits": {"kind": "count"}} for example, got '
+                f"{settings!r}"
+            )
         for name in (*settings, *leave_out):
             if name not in series:
                 raise ValueError(f"the table has no column {name!r}; it has: {_listed(series)}")
@@ -210,10 +217,11 @@ class Schema:
         return frame_of(self.library, made, len(numbers))
 
     def encode_values(self, values: Mapping[str, Any]) -> Tensor:
-        """The numbers of single values by column, float64 [F], NaN where there is none, or None is given.
+        """The numbers of single values by column, float64 [F], NaN where there is none, or a missing one is given.
 
         Args:
-            values: {column: value}: a number, a level, or a date or time as ISO text.
+            values: {column: value}: a number, a level, a date or time as ISO text (in UTC where the column has a time zone and
+                the text none) or as an object, a timedelta; None, NaN, pandas.NA or NaT for a missing value.
 
         Raises:
             TypeError, ValueError: as `encode`; an unknown column, None for a column without missing values.
@@ -227,11 +235,49 @@ class Schema:
         encoded = torch.full((len(self.columns),), torch.nan, dtype=torch.float64)
         for name, value in values.items():
             column = self._column(name)
-            if value is None and not column.missing:
-                raise ValueError(f"the column {name!r} has no missing values, but None is given")
-            if value is not None:
+            if is_missing(value) and not column.missing:
+                raise ValueError(f"the column {name!r} has no missing values, but {value!r} is given")
+            if not is_missing(value):
                 encoded[list(self.columns).index(name)] = float(column.encode(single(value, column))[0])
         return encoded
+
+    def check_values(self, values: Mapping[str, Any]) -> None:
+        """Raise ValueError for a single value that `decode` cannot give: beyond its column's range, or of more digits.
+
+        Args:
+            values: as `encode_values` takes them.
+
+        Raises:
+            TypeError, ValueError: as `encode_values`.
+
+        Example:
+            >>> import pandas
+            >>> Schema.guess(pandas.DataFrame({"age": [31, 45, 62]})).check_values({"age": 99})
+            Traceback (most recent call last):
+            ValueError: the column 'age' cannot hold 99: its values are 31 to 62, rounded to 0 decimals, and the nearest is 62...
+        """
+        for name, value in values.items():
+            column = self._column(name)
+            if is_missing(value):
+                continue
+            if column.is_unknown:
+                raise ValueError(
+                    f"the column {name!r} had no values when the schema was guessed, so that nothing is known of {value!r}"
+                )
+            if column.levels is not None:
+                continue
+            given = single(value, column)
+            nearest = column.nearest(given)[0]
+            if nearest != given.values[0] and not math.isclose(nearest, given.values[0], rel_tol=_DIGITS.get(column.sort, 0.0)):
+                _, kind, _, span, rounding, _, _ = _described(column)
+                rounded = "" if not rounding else f", rounded to {rounding}{'' if column.resolution else ' decimals'}"
+                shown = (
+                    text_of(int(nearest), column.sort, column.ticks) if column.sort in ("date", "datetime") else nearest.item()
+                )
+                raise ValueError(
+                    f"the column {name!r} cannot hold {value!r}: its values are {span}{rounded}, and the nearest is {shown}; "
+                    f"schema.with_column({name!r}, ...) sets another range or rounding"
+                )
 
     def filled(self, frame: Any, x: Tensor) -> Any:
         """The frame, in the schema's order, with its missing values from x [N, F], which has numbers as `decode` takes them.
