@@ -159,6 +159,15 @@ def test_a_level_of_held_out_rows_alone_does_not_end_a_run(tmp_path, recwarn):
     assert command("evaluate", run) == 0  # on the same rows
 
 
+def test_the_folder_of_a_table_is_told_from_a_models(people, tmp_path, mistake):
+    table = vaekit.Table.fit(pandas.read_csv(people)[["a", "b", "part"]], epochs=1)
+    table.save(tmp_path / "table")
+    for name in ("impute", "score", "encode"):
+        line = mistake(name, tmp_path / "table", people, "--out", tmp_path / "out.csv")
+        assert "table holds a vaekit.Table" in line
+        assert "vaekit.Table.load(folder)" in line
+
+
 def test_tables_are_written_in_the_units_that_were_read(tmp_path):
     random = np.random.default_rng(0)
     frame = pandas.DataFrame({"age": random.integers(18, 80, 60).astype(float), "smoker": random.choice(["no", "yes"], 60)})

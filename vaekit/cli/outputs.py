@@ -13,7 +13,7 @@ import torch
 import typer
 from torch import Tensor
 
-from vaekit import data, evaluation, runs
+from vaekit import data, evaluation, runs, saving
 from vaekit.cells import expression_of
 from vaekit.cli.annotated import AnnotatedCells
 from vaekit.cli.console import say
@@ -206,6 +206,11 @@ def _options(run: Any, vae: VAE, source: str | None, reading: Sequence[str] | No
         except (ValueError, RecursionError):
             options[name] = text
     path = runs.held_out_source(run) if source is None else source
+    if data.is_table_source(path) and (run / saving.WEIGHTS_FILE).is_file() and "table" in saving.read_config(run):
+        raise ValueError(
+            f"{run} holds a vaekit.Table, whose model takes rows that it has encoded, with an indicator of what is missing; "
+            "in Python, vaekit.Table.load(folder) reads it, and has impute, score, encode and sample for frames"
+        )
     as_before = {} if path is None else runs.reading_of(run, str(path))
     if data.is_table_source(path):
         as_before = {**reading_of(vae), **as_before}  # a model may be without its run
