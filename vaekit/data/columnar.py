@@ -124,10 +124,13 @@ def rows_of(path: Path) -> Iterator[ParquetRows | ArrowRows | None]:
     with open_regular(path) as stream:
         ending, is_arrow = path.suffix.lower(), stream.read(6) == b"ARROW1"
         stream.seek(0)
-        if ending == ".parquet":
-            yield ParquetRows(stream, path)
-        else:
-            yield ArrowRows(stream, path) if is_arrow and ending in (".feather", ".arrow") else None
+        try:
+            if ending == ".parquet":
+                yield ParquetRows(stream, path)
+            else:
+                yield ArrowRows(stream, path) if is_arrow and ending in (".feather", ".arrow") else None
+        finally:
+            package("pyarrow").default_memory_pool().release_unused()  # what pyarrow keeps for the next file
 
 
 def read_parquet(path: Path) -> Any:
