@@ -12,7 +12,7 @@ import torch
 from helpers.densities import REQUIRED, data_in_support
 
 import vaekit
-from vaekit import conditions, decoders, encoders, likelihoods
+from vaekit import conditions, decoders, encoders, likelihoods, posteriors, priors
 
 SHAPES = {1: (5,), 2: (2, 12), 3: (1, 8, 8), 4: (1, 4, 4, 4)}  # a table's row, a series, an image, a volume, by their dimensions
 DIMENSIONS = {"mlp": (1, 2, 3, 4), "conv1d": (2,), "conv": (3,), "conv3d": (4,), "resnet": (2, 3, 4)}
@@ -126,3 +126,88 @@ def test_what_does_not_fit_together_is_refused_with_the_reason(combination):
     words = str(caught.value)
     reasons = ("got the shape", "takes no option 'spatial'", "do not lead to data", "describes tables with 5 column(s)")
     assert any(reason in words for reason in reasons), words
+
+
+# Codes: every posterior over them with every prior over them, behind networks of all ranks, told labels or not.
+
+OF_CODES = {
+    "finite_scalar": {"levels": 3},
+    "gumbel_softmax": {"codes": 4},
+    "lookup_free": {},
+    "residual_vector_quantized": {"codes": 4, "quantizers": 2},
+    "vector_quantized": {"codes": 4},
+}
+OVER_CODES = {
+    "autoregressive_codes": {"width": 8, "layers": 1, "heads": 2},
+    "codes": {},
+    "pixel_cnn": {"width": 8, "layers": 2},
+}
+NETWORKS = {"mlp": 1, "conv1d": 2, "conv": 3, "conv3d": 4, "resnet": 3}  # by the dimensions of an example
+LABELS = {"name": "labels", "classes": 3}
+
+
+class Coded(NamedTuple):
+    network: str
+    posterior: str
+    prior: str
+    told: bool
+
+    @property
+    def fits(self) -> bool:
+        is_relaxed = self.posterior == "gumbel_softmax"  # which learns with a prior whose places are independent
+        is_grid = NETWORKS[self.network] == 3 and self.posterior != "residual_vector_quantized"
+        return {"codes": True, "autoregressive_codes": not is_relaxed, "pixel_cnn": is_grid and not is_relaxed}[self.prior]
+
+    def build(self) -> vaekit.VAE:
+        spatial = {} if self.network == "mlp" else {"spatial": True}
+        options = {"name": self.network, **SMALL.get(self.network, CONVOLUTIONS)}
+        decoder = {**options, "channels": options["channels"][::-1]} if "channels" in options else options
+        learns_labels = self.told and self.prior != "codes"
+        return vaekit.create_vae(
+            input_shape=SHAPES[NETWORKS[self.network]],
+            latent_dim=2,
+            encoder={**options, **spatial},
+            decoder=decoder,
+            posterior={"name": self.posterior, **OF_CODES[self.posterior]},
+            prior={"name": self.prior, **OVER_CODES[self.prior], **({"condition": LABELS} if learns_labels else {})},
+            loss="elbo" if self.posterior == "gumbel_softmax" else "vector_quantized",
+            condition=LABELS if self.told else None,
+            seed=0,
+        )
+
+
+EVERY_CODED = [Coded(*values) for values in itertools.product(NETWORKS, OF_CODES, OVER_CODES, (False, True))]
+FITTING_CODED = [coded for coded in EVERY_CODED if coded.fits]
+CHOSEN_CODED = FITTING_CODED if os.environ.get("VAEKIT_FULL_GRID") else covering(FITTING_CODED)
+
+
+def test_the_grid_holds_every_part_over_codes():
+    families = {name: posteriors.create(name, latent_shape=(2,)) for name in posteriors.names()}
+    assert set(OF_CODES) == {name for name, family in families.items() if isinstance(family, posteriors.CodeFamily)}
+    over = {name: priors.create(name, latent_shape=(2,)) for name in OVER_CODES}
+    assert all(isinstance(prior, priors.CodePrior) for prior in over.values())
+
+
+@pytest.mark.parametrize("coded", CHOSEN_CODED, ids=lambda c: "-".join(map(str, c)))
+def test_codes_train_save_and_load(coded, tmp_path):
+    vae = coded.build()
+    x = 1.0 - 0.2 * torch.rand(EXAMPLES, *vae.input_shape, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(EXAMPLES) % 3
+    data, told = ((x, labels), labels) if coded.told else (x, None)
+    before = vaekit.evaluate(vae, data)["reconstruction"]
+    vaekit.fit(vae, data, epochs=10, batch_size=EXAMPLES, learning_rate=1e-2, progress=False, device="cpu")
+    assert vaekit.evaluate(vae, data)["reconstruction"] < before
+    again, key = vaekit.load(vae.save(tmp_path)), vaekit.make_key(1)
+    vae.eval(), again.eval()
+    for got, expected in zip(again(x, told, key=key)[:3], vae(x, told, key=key)[:3], strict=True):
+        assert torch.equal(got, expected)
+    indices = again.indices(x, told)
+    assert torch.equal(indices, vae.indices(x, told))
+    torch.testing.assert_close(again.decode_codes(indices, told), vae.reconstruct(x, told))
+    assert torch.equal(again.sample(EXAMPLES, told, key=key), vae.sample(EXAMPLES, told, key=key))
+
+
+@pytest.mark.parametrize("coded", [c for c in EVERY_CODED if not c.fits and not c.told], ids=lambda c: "-".join(map(str, c)))
+def test_codes_that_do_not_go_with_a_prior_are_refused_with_the_reason(coded):
+    with pytest.raises((ValueError, NotImplementedError), match="a grid, got codes of the shape|a relaxed draw is a mixture"):
+        coded.build()(torch.rand(2, *SHAPES[NETWORKS[coded.network]]))

@@ -121,7 +121,7 @@ class VectorQuantizedFamily(CodeFamily):
         self.size = size // heads if codebook_dim is None else checked_size("codebook_dim", codebook_dim)
         self.outputs = self.size * heads
         self.project = None if codebook_dim is None else glorot(nn.Linear(self.outputs, size))
-        start = torch.randn(codes, self.size)
+        start = torch.randn(codes, self.size) / codes  # near 0, for the step before codes are placed
         self.codebook: Tensor
         if decay is None:
             self.codebook = nn.Parameter(start)
@@ -152,8 +152,8 @@ class VectorQuantizedFamily(CodeFamily):
 
     @property
     def has_begun(self) -> bool:
-        """Whether codes are known to be on vectors of the data."""
-        return self._has_begun
+        """Whether codes are on vectors of the data; while that is not known to be so the device is asked, where it can be."""
+        return self._has_begun or (not torch.compiler.is_compiling() and bool(self.placed.any()))
 
     @property
     def averaged_uses(self) -> Tensor:
