@@ -48,7 +48,7 @@ def column_reconstructions(vae: VAE | Named, data: Any, columns: Sequence[str] |
         ValueError: as `marginals`.
 
     Example:
-        >>> import vaekit
+        >>> import torch, vaekit
         >>> vae = vaekit.create_vae(input_shape=(3,), latent_dim=2, likelihood="gaussian")
         >>> len(column_reconstructions(vae, torch.randn(20, 3)).axes)
         3
@@ -85,7 +85,7 @@ def missingness(vae: VAE | Named, data: Any, *, key: Tensor | None = None) -> Fi
         ValueError: data in which nothing is missing; as `marginals`.
 
     Example:
-        >>> import vaekit
+        >>> import torch, vaekit
         >>> vae = vaekit.create_vae(input_shape=(2,), latent_dim=2, likelihood={"name": "gaussian", "missing": "ignore"})
         >>> x = torch.randn(20, 2).masked_fill(torch.rand(20, 2) < 0.5, torch.nan)
         >>> len(missingness(vae, x).axes)

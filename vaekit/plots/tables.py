@@ -101,7 +101,7 @@ def pairs(vae: VAE | Named, data: Any, columns: Sequence[str] | None = None, *, 
         ValueError: as `marginals`; fewer than two columns.
 
     Example:
-        >>> import vaekit
+        >>> import torch, vaekit
         >>> vae = vaekit.create_vae(input_shape=(3,), latent_dim=2, likelihood="gaussian")
         >>> len(pairs(vae, torch.randn(20, 3), columns=["x0", "x2"]).axes)
         4
@@ -154,7 +154,7 @@ def associations(vae: VAE | Named, data: Any, columns: Sequence[str] | None = No
         ValueError: as `marginals`; fewer than two columns.
 
     Example:
-        >>> import vaekit
+        >>> import torch, vaekit
         >>> vae = vaekit.create_vae(input_shape=(3,), latent_dim=2, likelihood="gaussian")
         >>> [axes.get_title() for axes in associations(vae, torch.randn(20, 3)).axes[:3]]
         ['held out', 'samples', 'samples less held out']
