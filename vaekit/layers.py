@@ -180,8 +180,13 @@ class Layers(nn.Sequential):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         for module in self:
-            x = module(x, condition) if isinstance(module, ConditionalLayer) else module(x)
+            x = self.applied(module, x, condition)
         return x
+
+    def applied(self, module: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:
+        """What one of them gives."""
+        outputs: Tensor = module(x, condition) if isinstance(module, ConditionalLayer) else module(x)
+        return outputs
 
 
 def with_condition(x: Tensor, condition: Tensor | None) -> Tensor:

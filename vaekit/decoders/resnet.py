@@ -18,7 +18,6 @@ from vaekit.decoders.base import Decoder, registry
 from vaekit.dense import Linear
 from vaekit.layers import (
     CONVOLUTIONS,
-    Layers,
     LayerStyle,
     checked_rank,
     glorot,
@@ -27,7 +26,7 @@ from vaekit.layers import (
     upsampling,
     with_condition,
 )
-from vaekit.residual import ResidualBlock, identity_convolution, middle_blocks
+from vaekit.residual import ResidualBlock, checked_layers, identity_convolution, in_faster_layout, middle_blocks
 from vaekit.standardizing import Numbers, Standardized
 
 
@@ -55,6 +54,7 @@ class ResNetDecoder(Decoder):
         norm_eps: what is added to the variances of groups and layers; None for torch's 1e-5.
         post_quant_conv: a 1x1 convolution before the first layer, of spatial latents; it begins as the identity.
         latent_scale, latent_shift: the encoder's: the layers read z / scale + shift.
+        checkpointing: keep each block's input alone for backward and compute the block again there: less memory, more time.
 
     Raises:
         ValueError: an output_shape of another rank; no channels; attention over a single position; a spatial latent of another
@@ -90,6 +90,7 @@ class ResNetDecoder(Decoder):
         post_quant_conv: bool = False,
         latent_scale: Numbers = 1.0,
         latent_shift: Numbers = 0.0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__(latent_dim, output_shape, parameters_per_element, condition_dim)
         self.rank = checked_rank(self.output_shape, (1, 2, 3), "'resnet'")
@@ -124,7 +125,7 @@ class ResNetDecoder(Decoder):
                 size_in = size
         last_style = replace(style, dropout=0.0)  # which is inside of the blocks
         layers += last_style.after(channels[-1], resolutions[-1])
-        self.body = Layers(*layers)
+        self.body = checked_layers(layers, checkpointing, style)
         self.head = glorot(convolution(channels[-1], parameters_per_element * self.output_shape[0], 3, padding=1))
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -134,7 +135,7 @@ class ResNetDecoder(Decoder):
             first = precise_layer(self.first, z if self.post_quant_conv is None else precise_layer(self.post_quant_conv, z))
         else:
             first = precise_layer(self.first, with_condition(z, condition)).unflatten(1, self.first_shape)
-        data = precise_layer(self.head, self.body(first, condition))
+        data = precise_layer(self.head, self.body(in_faster_layout(first), condition))
         return torch.unflatten(data, 1, (self.parameters_per_element, self.output_shape[0]))
 
     @property

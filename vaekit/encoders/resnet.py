@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from vaekit.checks import checked_flag, checked_size, checked_sizes, checked_word
 from vaekit.dense import Linear
 from vaekit.encoders.base import Encoder, registry
-from vaekit.layers import CONVOLUTIONS, Layers, LayerStyle, checked_rank, glorot, halved_resolutions, precise_layer, stride_of
+from vaekit.layers import CONVOLUTIONS, LayerStyle, checked_rank, glorot, halved_resolutions, precise_layer, stride_of
 from vaekit.posteriors import DiagonalGaussianFamily, Family, Posterior
-from vaekit.residual import ResidualBlock, halving, identity_convolution, middle_blocks
+from vaekit.residual import ResidualBlock, checked_layers, halving, identity_convolution, in_faster_layout, middle_blocks
 from vaekit.standardizing import Numbers, Standardized
 
 
@@ -49,6 +49,7 @@ class ResNetEncoder(Encoder):
         quant_conv: a 1x1 convolution after the last layer, of spatial latents; it begins as the identity.
         latent_scale, latent_shift: z = (z' - shift) scale of the latents z' that the layers give, a number or one for each of D;
             of spatial latents and the posterior "diagonal_gaussian". The decoder's have to be the same.
+        checkpointing: keep each block's input alone for backward and compute the block again there: less memory, more time.
 
     Raises:
         ValueError: an input_shape of another rank; no channels; attention over a single position; groups that do not divide the
@@ -86,6 +87,7 @@ class ResNetEncoder(Encoder):
         quant_conv: bool = False,
         latent_scale: Numbers = 1.0,
         latent_shift: Numbers = 0.0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__(input_shape, latent_dim, condition_dim=condition_dim)
         rank = checked_rank(self.input_shape, (1, 2, 3), "'resnet'")
@@ -105,7 +107,7 @@ class ResNetEncoder(Encoder):
                 size_in = size
         layers += middle_blocks(channels[-1], resolutions[-1], style, attention, condition_dim)
         last_style = replace(style, dropout=0.0)  # which is inside of the blocks
-        self.body = Layers(*layers, *last_style.after(channels[-1], resolutions[-1]))
+        self.body = checked_layers([*layers, *last_style.after(channels[-1], resolutions[-1])], checkpointing, style)
         self.spatial = checked_flag("spatial", spatial)
         self.standardized = Standardized(latent_dim, latent_scale, latent_shift)
         if spatial:
@@ -133,7 +135,7 @@ class ResNetEncoder(Encoder):
 
     def numbers(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_condition(x, condition)
-        features = self.body(x, condition)
+        features = self.body(in_faster_layout(x), condition)
         numbers = precise_layer(self.head, features if self.spatial else features.flatten(1))
         if self.quant_conv is not None:
             numbers = precise_layer(self.quant_conv, numbers)
