@@ -46,7 +46,7 @@ def test_frozen_numbers_of_diffusers():
         torch.testing.assert_close(vae.decode(mean), numbers["reconstruction"], rtol=1e-12, atol=1e-12)
 
 
-# Parameters as counted of the published files.
+# Parameters of the models as they are quoted; the files themselves are not downloaded here.
 PUBLISHED = {
     "stabilityai/sd-vae-ft-mse": (83_653_863, 248, {"scaling_factor": 0.18215}),
     "black-forest-labs/FLUX.1-dev": (
