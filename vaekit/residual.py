@@ -62,7 +62,9 @@ class ResidualBlock(ConditionalLayer):
         """[B, channels_in, *sizes], and [B, condition_dim] if it was made for a condition, -> [B, channels_out, *sizes]."""
         residual = self.residual(x, condition)
         shortcut: Tensor = self.shortcut(x)  # after it, so that only one of the two is there while it computes
-        return shortcut + residual if torch.is_grad_enabled() else residual.add_(shortcut)
+        if torch.is_grad_enabled() or dispatch.is_recorded():
+            return shortcut + residual
+        return residual.add_(shortcut)
 
 
 class SelfAttention(nn.Module):

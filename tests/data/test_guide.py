@@ -3,12 +3,11 @@
 import re
 from pathlib import Path
 
-import vaekit
 from vaekit.data.axes import LAYOUTS
 from vaekit.data.readers import converters, readers
 from vaekit.data.row_file import MOST_IN_MEMORY
 
-PAGE = Path(vaekit.__file__).parents[1] / "docs" / "guide" / "your-data.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "your-data.md"
 
 
 def test_the_table_of_sources_is_the_registry():

@@ -50,7 +50,7 @@ def drawn(model: LatentVariableModel, batch: Batch, context: StepContext, num_sa
 
 def prior_of(model: LatentVariableModel, batch: Batch) -> Prior:
     """The model's prior for the examples of a batch: told their conditions, where it is one that is told."""
-    return model.prior_given(batch.condition, len(batch.x))
+    return model.prior_given(batch.condition, batch.x.shape[0])  # not len(), which would be a constant of an exported model
 
 
 def nll_of_draws(model: LatentVariableModel, batch: Batch, z: Tensor) -> Tensor:

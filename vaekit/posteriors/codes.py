@@ -135,7 +135,8 @@ class CodePosterior(Posterior):
         Of several books the geometric mean. A batch of few vectors cannot use many codes: compare batches of one size only.
         """
         frequencies = self.family.frequencies(gathered(self.indices)).reshape(self.family.books, -1)
-        entropy: Tensor = torch.special.entr(frequencies).sum(1).mean()
+        wide = frequencies.to(torch.promote_types(frequencies.dtype, self.mean.dtype))
+        entropy: Tensor = torch.special.entr(wide).sum(1).mean()
         return entropy.exp()
 
 
