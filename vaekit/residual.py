@@ -116,8 +116,8 @@ class SelfAttention(nn.Module):
 def in_faster_layout(x: Tensor) -> Tensor:
     """Float32 images on the CPU with their channels side by side, where no gradient is recorded; everything else as it is.
 
-    Convolutions and group norms are faster so: `benchmarks/images.py`, encoding 128 x 128 in 0.7 of the time. A training step is
-    not, since its backward takes longer than what its forward gains.
+    Convolutions and group norms are faster so, which `benchmarks/images.py` shows beside diffusers. A training step is not,
+    since its backward takes longer than what its forward gains.
     """
     wins = x.ndim == 4 and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
     return x.contiguous(memory_format=torch.channels_last) if wins and not dispatch.is_recorded() else x
@@ -127,7 +127,7 @@ class RecomputedLayers(Layers):
     """Layers whose blocks keep their inputs alone for backward, and compute the rest again when it is asked for.
 
     T. Chen, B. Xu, C. Zhang, C. Guestrin, "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv:1604.06174: the same
-    gradients for a third more time. Dropout draws again what it drew.
+    gradients for one more forward pass. Dropout draws again what it drew.
     """
 
     def applied(self, module: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:

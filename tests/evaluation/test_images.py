@@ -9,6 +9,7 @@ import torch
 from scipy.linalg import sqrtm
 
 import vaekit
+from vaekit import VAE
 from vaekit.evaluation import feature_distances, reconstruction_quality, sample_quality
 
 SIDE = 16
@@ -52,6 +53,14 @@ def test_equal_pictures_are_equal_and_means_are_over_pictures(monkeypatch):
     assert together["ssim"] < 0.5
 
 
+@pytest.mark.parametrize(
+    ("side", "names"), [(10, {"psnr"}), (11, {"psnr", "ssim"}), (175, {"psnr", "ssim"}), (176, {"psnr", "ssim", "ms_ssim"})]
+)
+def test_windows_need_as_many_pixels(side, names, monkeypatch):
+    monkeypatch.setattr(VAE, "reconstruct", lambda self, x, condition=None: x)
+    assert set(reconstruction_quality(vae(side), torch.rand(1, 1, side, side))) == names
+
+
 def test_reconstructions_are_clipped_as_they_are_shown(monkeypatch):
     model = vae()
     monkeypatch.setattr(type(model), "reconstruct", Shifted(1.7).reconstruct)
@@ -63,6 +72,8 @@ def test_reconstructions_are_clipped_as_they_are_shown(monkeypatch):
     [
         (torch.full((2, 1, SIDE, SIDE), 1.5), {}, r"value_range, \(0, 1\), got values from 1.5 to 1.5"),
         (torch.rand(2, 1, SIDE, SIDE), {"value_range": (1.0, 1.0)}, "two finite numbers, the first below the other"),
+        (torch.rand(2, 1, SIDE, SIDE), {"value_range": (0.0,)}, r"two finite numbers.*got \(0.0,\)"),
+        (torch.rand(2, 1, SIDE, SIDE), {"value_range": "01"}, "two finite numbers.*got '01'"),
     ],
 )
 def test_pictures_outside_the_range_are_refused(x, options, message):
@@ -74,6 +85,11 @@ def test_data_that_are_no_pictures_are_refused():
     table = vaekit.create_vae(input_shape=(4,), latent_dim=2, likelihood="gaussian")
     with pytest.raises(ValueError, match=r"pictures are \[channels, height, width\].*reconstruction_error"):
         reconstruction_quality(table, torch.rand(3, 4))
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(TypeError, match="VAE"):
+        reconstruction_quality("run", torch.rand(2, 1, SIDE, SIDE))
 
 
 def test_missing_pixels_are_refused():

@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vaekit.checks import checked_size
 from vaekit.data import Batch
 from vaekit.evaluation.terms import evaluation_key, on_device
-from vaekit.inputs import checked_batches
+from vaekit.inputs import check_model, checked_batches
 from vaekit.modes import evaluation_mode
 from vaekit.ops import philox
 from vaekit.vae import VAE
@@ -33,7 +33,7 @@ Features = Callable[[Tensor], Tensor]
 
 _AT_ONCE = 256  # pictures
 _LEAST_SIDE = 11  # the window of SSIM
-_LEAST_SIDE_OF_SCALES = 161  # the window of SSIM in a picture that was halved four times
+_LEAST_SIDE_OF_SCALES = 176  # the window of SSIM in a picture that was halved four times
 _KID_SUBSET, _KID_SUBSETS = 1000, 100  # as in the paper
 _DISTANCES_AT_ONCE = 1 << 22
 
@@ -49,7 +49,7 @@ def reconstruction_quality(vae: VAE, data: Any, *, value_range: tuple[float, flo
 
     Returns:
         "psnr" in decibels, 10 log10(range^2 / MSE) of each picture: infinity where one is reproduced exactly. "ssim", 1 for equal
-        pictures, with Wang's 11 x 11 window, where both sides have 11 pixels. "ms_ssim", where both have 161, with the
+        pictures, with Wang's 11 x 11 window, where both sides have 11 pixels. "ms_ssim", where both have 176, with the
         weights of its five scales.
 
     Raises:
@@ -222,6 +222,7 @@ def _pictures(vae: VAE, data: Any) -> Iterator[Batch]:
 
 
 def _check_pictures(vae: VAE) -> None:
+    check_model(vae)
     if len(vae.input_shape) != 3:
         raise ValueError(
             f"pictures are [channels, height, width], but the model's examples are {list(vae.input_shape)}; "
@@ -230,10 +231,11 @@ def _check_pictures(vae: VAE) -> None:
 
 
 def _checked_range(value_range: tuple[float, float]) -> tuple[float, float]:
-    low, high = (float(value) for value in value_range)
+    numbers = isinstance(value_range, Sequence) and all(isinstance(value, (int, float)) for value in value_range)
+    low, high = (float(value) for value in value_range) if numbers and len(value_range) == 2 else (math.nan, math.nan)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(
-            f"value_range has to be (black, white), two finite numbers, the first below the other, got {value_range}"
+            f"value_range has to be (black, white), two finite numbers, the first below the other, got {value_range!r}"
         )
     return low, high
 
