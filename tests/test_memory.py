@@ -1,6 +1,7 @@
 """Laws of the bound on memory: what would exceed it is refused before it is made, and nothing else changes."""
 
 import importlib
+import os
 import platform
 import subprocess
 import sys
@@ -132,8 +133,10 @@ print(faults() - before, torch.ones(1).item())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_blocks_that_come_and_go_are_not_given_back_to_the_system(tmp_path):
-    def faults(word):
+    def faults(word, **environment):
         program = [sys.executable, "-c", FAULTS, word]
-        return int(subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()[0])
+        run = subprocess.run(program, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+        return int(run.stdout.split()[0])
 
-    assert faults("keep") < 500 < 4000 < faults("leave")
+    # What glibc gives back by itself depends on what happens to lie behind the blocks; with this threshold it gives all back.
+    assert faults("keep") < 500 < 4000 < faults("leave", MALLOC_MMAP_THRESHOLD_="131072")
