@@ -8,9 +8,12 @@ from vaekit import specs
 from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
 from vaekit.encoders.base import Encoder
+from vaekit.latents import LatentKind
 from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.base import Loss
+from vaekit.posteriors.family import registry as families
 from vaekit.priors.base import Prior
+from vaekit.registry import Registry
 
 
 def data_shape(decoder: Decoder, likelihood: Likelihood) -> tuple[int, ...]:
@@ -27,6 +30,12 @@ def check_kinds(parts: dict[str, Any]) -> None:
                 f"{name} has to be an instance of vaekit.{kind.base.__name__}, got {part!r}. To compose by names or specs use "
                 f"vaekit.create_vae; to use a module of your own, let its class extend vaekit.{kind.base.__name__}."
             )
+
+
+def _names(kind: str, latents: LatentKind) -> str:
+    """The parts of a kind that are for latents of these kinds."""
+    registry: Registry[Any] = families if kind == "posterior" else specs.KINDS[kind].registry
+    return ", ".join(name for name, part in registry.parts().items() if part.latents & latents) or "there is none"
 
 
 def check_encoder_and_likelihood(encoder: Encoder, likelihood: Likelihood, shape: tuple[int, ...]) -> None:
@@ -87,9 +96,8 @@ def check_latents_of(kind: str, part: Prior | Loss, encoder: Encoder) -> None:
     if not family.latents & part.latents:
         raise ValueError(
             f"{type(part).__name__} is a {kind} for latents that are {part.latents.words}, but those of the encoder's "
-            f"{type(family).__name__} are {family.latents.words}; the posteriors over codes, 'vector_quantized' for example, go "
-            "with the priors over codes, 'codes' for example, and the loss 'vector_quantized' ('elbo' where they are relaxed), "
-            "and the other posteriors with the other priors and losses"
+            f"{type(family).__name__} are {family.latents.words}; for those take another {kind}: "
+            f"{_names(kind, family.latents)}; or another posterior: {_names('posterior', part.latents)}"
         )
     if part.latent_shape not in (None, encoder.latent_shape):
         raise ValueError(

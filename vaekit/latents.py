@@ -21,7 +21,23 @@ class LatentKind(Flag):
     RELAXED_CODES = auto()
     """Have probabilities, for which a gradient reaches the encoder."""
 
+    POINTS = auto()
+    """Vectors of real numbers of which the posterior gives one for each example: there is nothing to draw, and no density."""
+
     @property
     def words(self) -> str:
-        """What the latents are, for messages."""
-        return "vectors of real numbers" if self & LatentKind.VECTORS else "codes"
+        """What the latents are, for messages; of several kinds joined by "or"."""
+        return " or ".join(dict.fromkeys(_WORDS[kind] for kind in LatentKind if kind in self))
+
+    @property
+    def are_codes(self) -> bool:
+        """Whether there is nothing between one latent and the next."""
+        return bool(self & (LatentKind.CODES | LatentKind.RELAXED_CODES))
+
+
+_WORDS = {
+    LatentKind.VECTORS: "vectors of real numbers",
+    LatentKind.CODES: "codes",
+    LatentKind.RELAXED_CODES: "codes",
+    LatentKind.POINTS: "points without a density",
+}

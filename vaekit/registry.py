@@ -196,6 +196,10 @@ class Registry(Generic[T]):
         self._load_plugins()
         return sorted(fnmatch.filter(self._parts, pattern))
 
+    def parts(self) -> dict[str, Any]:
+        """What is registered, by its name, sorted: classes, or functions."""
+        return {name: self._parts[name] for name in self.names()}
+
     def describe(self, name: str) -> Description:
         """The part's documentation and options; `print` it."""
         factory = self._find(name)

@@ -25,14 +25,25 @@ OPTIONS = {
 VARIANTS = {
     "iwae, doubly reparameterized": {"name": "iwae", "gradient": "doubly_reparameterized"},
     "dip_vae i": {"name": "dip_vae", "kind": "i"},
+    "autoencoder, all of it": {"name": "autoencoder", "beta": 0.1, "l2": 0.1, "gradient": 0.1, "projections": 2},
 }
 LOSSES = [*losses.names(), *VARIANTS]
-KINDS = {  # of latents that parts are for; the others are for vectors
-    **{key: {"codes"} for key in ("vector_quantized", "residual_vector_quantized", "finite_scalar", "lookup_free")},
-    "gumbel_softmax": {"relaxed"},
-    **{key: {"codes", "relaxed"} for key in ("codes", "autoregressive_codes", "pixel_cnn")},
-    "elbo": {"vectors", "relaxed"},
+CODES, RELAXED, VECTORS, POINTS = "codes", "relaxed", "vectors", "points"
+KINDS = {  # of latents that parts are for; the other posteriors and losses are for vectors, the other priors for points too
+    "posterior": {
+        **{key: {CODES} for key in ("vector_quantized", "residual_vector_quantized", "finite_scalar", "lookup_free")},
+        "gumbel_softmax": {RELAXED},
+        "point": {POINTS},
+    },
+    "prior": {**{key: {CODES, RELAXED} for key in ("codes", "autoregressive_codes", "pixel_cnn")}, "vamp": {VECTORS}},
+    "loss": {
+        "vector_quantized": {CODES},
+        "elbo": {VECTORS, RELAXED},
+        "wae": {VECTORS, POINTS},
+        **{key: {POINTS} for key in ("autoencoder", "autoencoder, all of it")},
+    },
 }
+OTHERS = {"posterior": {VECTORS}, "prior": {VECTORS, POINTS}, "loss": {VECTORS}}
 PICKY = {"free_bits", "beta_tc", "dip_vae", "dip_vae i"}  # they ask for more than a divergence
 GRADIENT_DRAWS = 400
 
@@ -64,8 +75,9 @@ def model(loss="elbo", posterior="diagonal_gaussian", prior="standard_normal"):
 @pytest.mark.parametrize(("loss", "posterior", "prior"), list(itertools.product(LOSSES, posteriors.names(), priors.names())))
 def test_an_objective_works_with_a_posterior_and_a_prior_or_says_why_it_does_not(loss, posterior, prior):
     x, key = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), vaekit.make_key(1)
-    if not set.intersection(*(KINDS.get(part, {"vectors"}) for part in (loss, posterior, prior))):
-        with pytest.raises(ValueError, match="are codes|are vectors"):
+    parts = {"posterior": posterior, "prior": prior, "loss": loss}
+    if not set.intersection(*(KINDS[kind].get(name, OTHERS[kind]) for kind, name in parts.items())):
+        with pytest.raises(ValueError, match="are codes|are vectors|are points"):
             model(loss, posterior, prior)
         return
     if prior == "pixel_cnn":  # over a grid, which this model has not; see tests/test_contract.py

@@ -69,15 +69,16 @@ def test_rows_from_row_start_draw_from_a_prior_what_the_whole_draws(name, dtype)
     assert not torch.equal(whole[:3], whole[4:])
 
 
-PLAIN = ("capacity", "ciwae", "elbo", "iwae", "miwae", "renyi")
+PLAIN = ("autoencoder", "capacity", "ciwae", "elbo", "iwae", "miwae", "renyi")
 COMPARE = ("beta_tc", "dip_vae", "factor", "free_bits", "info_vae", "vector_quantized", "wae")
 
 
 @pytest.mark.parametrize("name", losses.names())
 def test_objectives_that_do_not_compare_examples_are_means_over_any_parts_of_a_batch(name):
     codes = {"posterior": "vector_quantized", "prior": "codes"} if name == "vector_quantized" else {}
+    points = {"posterior": "point"} if name == "autoencoder" else {}
     loss = {"name": name, **({"hidden": (4,)} if name == "factor" else {})}
-    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, loss=loss, seed=0, **codes).double().eval()
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, loss=loss, seed=0, **codes, **points).double().eval()
     if codes:  # several are in use, which the perplexity sees
         vae.encoder.family.codebook.mul_(vae.encoder.family.codes)
     x, key = torch.rand(6, 4, generator=torch.Generator().manual_seed(0)).double(), vaekit.make_key(0)

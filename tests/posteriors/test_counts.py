@@ -9,7 +9,7 @@ from vaekit import make_key
 
 CODES = {"prior": "codes", "loss": "vector_quantized"}
 ROUNDING = ("finite_scalar", "lookup_free", "residual_vector_quantized", "vector_quantized")
-OPTIONS = {**dict.fromkeys(ROUNDING, CODES), "gumbel_softmax": {"prior": "codes"}}
+OPTIONS = {**dict.fromkeys(ROUNDING, CODES), "gumbel_softmax": {"prior": "codes"}, "point": {"loss": "autoencoder"}}
 
 
 @pytest.fixture(params=vaekit.posteriors.names())

@@ -171,9 +171,9 @@ def test_objectives_say_the_divergence_level_by_level_and_training_lowers_it(pai
 @pytest.mark.parametrize("posterior", posteriors.names())
 def test_posteriors_of_one_level_say_nothing_of_levels(posterior):
     kind = posteriors.create(posterior, latent_shape=(2,)).latents
-    codes = {} if kind is LatentKind.VECTORS else {"prior": "codes"}
-    codes |= {"loss": "vector_quantized"} if kind is LatentKind.CODES else {}
+    codes = {"prior": "codes"} if kind.are_codes else {}
+    codes |= {LatentKind.CODES: {"loss": "vector_quantized"}, LatentKind.POINTS: {"loss": "autoencoder"}}.get(kind, {})
     vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, posterior=posterior, **codes)
     assert not [name for name in vae(torch.rand(3, 4)).extras if name.startswith("kl_")]
-    _, levels = vae.encode(torch.rand(3, 4)).rsample_kl_by_level(LearnedGaussian((2,)) if not codes else vae.prior)
+    _, levels = vae.encode(torch.rand(3, 4)).rsample_kl_by_level(vae.prior if kind.are_codes else LearnedGaussian((2,)))
     assert [level.shape for level in levels] == [(3,)]

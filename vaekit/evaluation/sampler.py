@@ -14,7 +14,6 @@ import torch
 from vaekit.checks import checked_number, checked_size
 from vaekit.evaluation.terms import evaluation_key, on_device
 from vaekit.inputs import checked_batches
-from vaekit.latents import LatentKind
 from vaekit.modes import evaluation_mode
 from vaekit.posteriors.codes import CodePosterior
 from vaekit.priors.codes import Codes
@@ -52,9 +51,9 @@ def fitted_mixture(vae: VAE, data: Any, *, components: int = 10, batch_size: int
         >>> vae.sample(5, prior=sampler).shape
         torch.Size([5, 4])
     """
-    if not vae.encoder.family.latents & LatentKind.VECTORS:
+    if vae.encoder.family.latents.are_codes:
         raise TypeError(
-            f"a mixture of Gaussians needs latents with a density, but those of {type(vae.encoder.family).__name__} are codes; "
+            f"a mixture of Gaussians is one over vectors, but those of {type(vae.encoder.family).__name__} are codes; "
             "vaekit.evaluation.fitted_codes fits their frequencies"
         )
     try:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vaekit.data import Batch, Batches
 from vaekit.evaluation.terms import on_device
+from vaekit.latents import LatentKind
 from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.draws import repeated
 from vaekit.ops import philox
@@ -54,6 +55,12 @@ def weighted_draws(vae: VAE, batch: Batch, key: Tensor, row_start: int, num_samp
         num_samples: K.
         at_once: latents that are decoded at a time.
     """
+    family = vae.encoder.family
+    if family.latents & LatentKind.POINTS:
+        raise TypeError(
+            f"log p(x) is weighed up from draws of q(z | x), but {type(family).__name__} gives a single point for each example; "
+            "take a model with another posterior, 'diagonal_gaussian' for example"
+        )
     posterior, examples = vae.encode(batch.x, batch.condition), len(batch.x)
     prior = vae.prior_given(batch.condition, examples)
     chunk = max(1, at_once // max(1, examples))

@@ -1,5 +1,6 @@
 """Objectives: (model, batch, context) -> LossTerms."""
 
+from vaekit.losses.autoencoder import Autoencoder
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.capacity import Capacity
 from vaekit.losses.dip import DipVAE
@@ -15,6 +16,7 @@ from vaekit.losses.vector_quantized import VectorQuantizedLoss
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
 __all__ = [
+    "Autoencoder",
     "Batch",
     "BetaTC",
     "Capacity",

@@ -69,6 +69,7 @@ class LatentVariableModel(Protocol):
 
     prior: Prior
     likelihood: Likelihood
+    decoder: nn.Module
 
     def encode(self, x: Tensor, condition: Tensor | None = None) -> Posterior: ...
 

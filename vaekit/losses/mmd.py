@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vaekit.checks import checked_number, checked_word
 from vaekit.gathering import gathered, rows_of_all, shares, summed
+from vaekit.latents import LatentKind
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import Drawn, batch_mean, drawn, prior_of
 from vaekit.ops import philox, reference, streams
@@ -216,7 +217,8 @@ class WAE(_MatchesPrior):
         total = mean of -log p(x | z) + lambda MMD^2(q(z), p(z))
 
     The cost is the likelihood's: "gaussian" has the squared distance of the paper, divided by
-    2 sigma^2. The encoder draws z, as the paper allows; nothing keeps its variance from vanishing.
+    2 sigma^2. The encoder draws z, as the paper allows; nothing keeps its variance from vanishing. With the posterior "point" it
+    is deterministic, and `kl` no divergence but -log p(z).
 
     Use it for sharper reconstructions than the ELBO's and a latent space that fills the prior. It bounds no likelihood.
     Cost: 3 B^2 kernels of each scale, in memory that does not grow with B^2. torch.compile traces it in one graph. It compares
@@ -245,6 +247,8 @@ class WAE(_MatchesPrior):
         >>> torch.allclose(terms.total, terms.reconstruction.mean() + 10.0 * terms.extras["mmd"])
         True
     """
+
+    latents = LatentKind.VECTORS | LatentKind.POINTS
 
     def __init__(
         self,

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from vaekit.data import Examples
 from vaekit.inputs import column_names
-from vaekit.latents import LatentKind
 from vaekit.plots import columns, curves, latents, moved, pictures, tables
 from vaekit.plots.drawing import is_image, value_limits
 from vaekit.plots.units import Named, spread
@@ -144,19 +143,11 @@ def _is_two_dimensional(subject: Subject) -> bool:
 
 
 def _has_grid(subject: Subject) -> bool:
-    return (
-        _is_two_dimensional(subject)
-        and bool(subject.vae.encoder.family.latents & LatentKind.VECTORS)
-        and is_image(subject.vae.input_shape)
-    )
+    return _is_two_dimensional(subject) and not subject.vae.encoder.family.latents.are_codes and is_image(subject.vae.input_shape)
 
 
 def _has_traversals(subject: Subject) -> bool:
-    return (
-        len(subject.vae.latent_shape) == 1
-        and bool(subject.vae.encoder.family.latents & LatentKind.VECTORS)
-        and not _has_grid(subject)
-    )
+    return len(subject.vae.latent_shape) == 1 and not subject.vae.encoder.family.latents.are_codes and not _has_grid(subject)
 
 
 def _moves_columns(subject: Subject) -> bool:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from vaekit.conditions.base import Condition
 from vaekit.inputs import column_names
-from vaekit.latents import LatentKind
 from vaekit.ops import make_key
 from vaekit.plots.drawing import (
     draw_example,
@@ -295,7 +294,7 @@ def _check_two_dimensions(vae: VAE, picture: str) -> None:
 
 
 def check_continuous(vae: VAE, picture: str) -> None:
-    if not vae.encoder.family.latents & LatentKind.VECTORS:
+    if vae.encoder.family.latents.are_codes:
         raise ValueError(
             f"{picture} moves through the latent space, but the latents of {type(vae.encoder.family).__name__} are codes, "
             "with nothing between them; see reconstructions and samples"

@@ -10,6 +10,7 @@ from vaekit.posteriors.flow import FlowFamily, FlowPosterior
 from vaekit.posteriors.full_gaussian import FullGaussian, FullGaussianFamily
 from vaekit.posteriors.gumbel_softmax import GumbelSoftmax, GumbelSoftmaxFamily
 from vaekit.posteriors.lookup_free import LookupFree, LookupFreeFamily
+from vaekit.posteriors.point import Point, PointFamily
 from vaekit.posteriors.residual_vector_quantized import ResidualVectorQuantized, ResidualVectorQuantizedFamily
 from vaekit.posteriors.vector_quantized import VectorQuantized, VectorQuantizedFamily
 
@@ -33,6 +34,8 @@ __all__ = [
     "GumbelSoftmaxFamily",
     "LookupFree",
     "LookupFreeFamily",
+    "Point",
+    "PointFamily",
     "Posterior",
     "ResidualVectorQuantized",
     "ResidualVectorQuantizedFamily",

@@ -30,7 +30,7 @@ class Prior(Part, nn.Module, ABC):
     """
 
     latent_shape: tuple[int, ...] | None = None
-    latents: LatentKind = LatentKind.VECTORS
+    latents: LatentKind = LatentKind.VECTORS | LatentKind.POINTS
     is_standard: bool = False
     any_positions: bool = False
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vaekit.batch_norm import BATCH_NORMALIZATIONS
 from vaekit.checks import checked_number, checked_size, checked_sizes
+from vaekit.latents import LatentKind
 from vaekit.ops import philox, streams
 from vaekit.priors.base import Prior, registry
 from vaekit.priors.gaussians import choose
@@ -59,6 +60,8 @@ class Vamp(Prior):
         >>> vae.sample(5).shape
         torch.Size([5, 4])
     """
+
+    latents = LatentKind.VECTORS
 
     def __init__(self, input_shape: Sequence[int], components: int = 500, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()
