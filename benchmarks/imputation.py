@@ -86,14 +86,17 @@ def _iterated(x: Array, estimator: Any, rounds: int, seed: int) -> Array:
 
 def recipe(rows: int, columns: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of `vaekit.create_vae` and of `vaekit.fit` for a table of this size."""
-    batch = 64 if rows < 2000 else 256
-    network = {"name": "mlp", "hidden": (256,), "activation": "relu"}
+    is_large = rows >= 2000
+    batch = 256 if is_large else 64
+    network = {"name": "mlp", "hidden": (256, 256) if is_large else (256,), "activation": "relu"}
+    # A large table says how sure a value is, and shows the encoder most gaps that there are; a small one is learned by heart.
+    variance, missing = ("element", {"mark": True}) if is_large else ("feature", {"mark": True, "hide": 0.4})
     model = {
         "input_shape": (columns,),
         "latent_dim": min(columns, 15),
         "encoder": network,
         "decoder": network,
-        "likelihood": {"name": "gaussian", "variance": "feature", "missing": "ignore"},
+        "likelihood": {"name": "gaussian", "variance": variance, "missing": missing},
         "loss": {"name": "iwae", "num_samples": 10},
     }
     rate = {"name": "warmup_cosine", "peak": 2e-3, "warmup": 100, "end": 4e-5}

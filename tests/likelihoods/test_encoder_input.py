@@ -78,6 +78,90 @@ def test_what_is_missing_is_shown_as_0_and_changes_nothing_else(name):
     assert torch.equal(refusing.isnan(), gone)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_marked_one_feature_more_says_of_each_element_whether_it_is_shown(name):
+    plain, marked = made(name, "ignore"), made(name, {"mark": True})
+    x = data_in_support(plain, (4, 3, 2))
+    missing = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.4
+    holey = x.masked_fill(missing, NAN)
+    seen = marked.encoder_input(holey).unflatten(1, (3, -1))
+    assert torch.equal(seen[:, :, :-1].flatten(1, 2), plain.encoder_input(holey))
+    assert torch.equal(seen[:, :, -1], (~missing).to(x.dtype))
+    assert marked.encoder_input_shape((3, 2)) == marked.encoder_input(holey).shape[1:]
+    assert marked.missing == "ignore"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hidden_elements_are_to_the_encoder_what_missing_ones_are_and_in_training_alone(name):
+    plain, hiding = made(name, {"mark": True}), made(name, {"mark": True, "hide": 0.5})
+    x = data_in_support(plain, (4000, 3))
+    x[:, 2] = NAN
+    torch.manual_seed(0)
+    seen = hiding.encoder_input(x)
+    marks = seen.unflatten(1, (3, -1))[:, :, -1]
+    assert torch.equal(seen, plain.encoder_input(x.masked_fill(marks == 0, NAN)))
+    hidden = 1 - marks[:, :2]
+    np.testing.assert_allclose(hidden.mean(), 0.25, atol=0.02)  # a share between 0 and a half
+    # Elements of an example have its share: var(u) / (mean(u) (1 - mean(u))) of u, uniform on [0, 1/2].
+    np.testing.assert_allclose(np.corrcoef(hidden.T.numpy())[0, 1], (0.25 / 12) / (0.25 * 0.75), atol=0.04)
+    assert not torch.equal(seen, hiding.encoder_input(x))  # drawn anew
+    hiding.eval()
+    assert torch.equal(hiding.encoder_input(x), plain.encoder_input(x))
+
+
+def test_a_table_hides_its_columns_together():
+    columns = {"a": "gaussian", "b": {"name": "categorical", "classes": 3}, "c": "gaussian"}
+    tables = [likelihoods.create("columns", columns=columns, missing=m) for m in ({"mark": True}, {"mark": True, "hide": 1.0})]
+    x = torch.tensor([[0.5, 2.0, NAN]]).repeat(4000, 1)
+    assert tables[0].encoder_input(x)[0].tolist() == [0.5, 1, 0, 0, 1, 1, 0, 0]
+    torch.manual_seed(0)
+    seen = tables[1].encoder_input(x)
+    marks = seen[:, [1, 5]]
+    assert torch.equal(seen[:, 0], 0.5 * marks[:, 0])
+    assert torch.equal(seen[:, 4], marks[:, 1])
+    np.testing.assert_allclose(np.corrcoef(marks.T.numpy())[0, 1], 1 / 3, atol=0.04)  # of one share for all columns
+    assert all(group.likelihood.gaps.hide == 0 for group in tables[1].groups)
+
+
+def test_what_is_hidden_is_still_learned():
+    """The objective is that of all that is there: only the encoder sees less."""
+    spec = {"name": "gaussian", "missing": {"hide": 1.0}}
+    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, likelihood=spec, seed=0)
+    x = torch.randn(200, 4)
+    torch.manual_seed(0)
+    terms = vae(x, key=vaekit.make_key(0), step=0)
+    torch.manual_seed(0)
+    seen = vae.likelihood.encoder_input(x)
+    z, _ = vae.encoder(seen).rsample_kl(vae.prior, key=vaekit.make_key(0))
+    assert (seen == 0).any()
+    torch.testing.assert_close(terms.reconstruction, vae.likelihood.nll(vae.decoder(z), x))
+
+
+@pytest.mark.parametrize(
+    ("missing", "error", "message"),
+    [
+        ({"name": "refuse", "mark": True}, ValueError, "nothing to mark"),
+        ({"marks": True}, TypeError, "not 'marks'"),
+        ({"hide": 1.5}, ValueError, "hide"),
+        ({"mark": 1}, TypeError, "mark has to be True or False"),
+        ("ignor", ValueError, "did you mean 'ignore'"),
+    ],
+)
+def test_other_options_of_missing_are_named(missing, error, message):
+    with pytest.raises(error, match=message):
+        made("gaussian", missing)
+
+
+def test_a_model_that_marks_and_hides_is_saved_with_both(tmp_path):
+    spec = {"name": "gaussian", "missing": {"mark": True, "hide": 0.4}}
+    vae = vaekit.create_vae(input_shape=(3,), latent_dim=2, likelihood=spec, seed=0)
+    x = torch.tensor([[0.5, NAN, 1.0]])
+    vae.save(tmp_path / "model")
+    again = vaekit.load(tmp_path / "model")
+    assert again.likelihood.gaps == vae.likelihood.gaps == (("ignore", True, 0.4))
+    assert torch.equal(again.impute(x).x, vae.impute(x).x)
+
+
 @pytest.mark.parametrize("missing", ["refuse", "ignore"])
 @pytest.mark.parametrize("value", [-1.0, 3.0, 0.5, math.inf])
 def test_what_is_no_class_is_shown_as_none_and_not_as_a_missing_one(missing, value):

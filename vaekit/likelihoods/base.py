@@ -7,14 +7,15 @@ Data Sets", 2019, arXiv:1812.02633, section 2.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from vaekit.checks import checked_sizes, checked_word
+from vaekit.checks import checked_flag, checked_number, checked_sizes, checked_word
 from vaekit.likelihoods.support import REAL, Support
 from vaekit.ops import reference
 from vaekit.ops.nll import NllOperator, summed
@@ -23,6 +24,33 @@ from vaekit.registry import Part, Registry
 # Where a decoder may start, see `parameters_of_mean`: at the edge of a support a mean has no finite parameters.
 NEAREST_TO_BOUND = 1e-3  # of a mean to 0 or 1; a logit of 6.9
 RAREST = 1e-6  # of counts and classes; a logarithm of -13.8
+
+
+MissingSpec = str | Mapping[str, Any]  # of `Likelihood`
+
+
+class Gaps(NamedTuple):
+    """What NaN means, and what an encoder sees of it; the options of `Likelihood`'s `missing`."""
+
+    name: str = "refuse"
+    mark: bool = False
+    hide: float = 0.0
+
+    @classmethod
+    def of(cls, spec: MissingSpec) -> Gaps:
+        options: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
+        if unknown := [option for option in options if option not in cls._fields]:
+            raise TypeError(f"missing has the options {', '.join(cls._fields)}, not {', '.join(map(repr, unknown))}")
+        name = checked_word("missing, what NaN in the data means,", options.pop("name", "ignore"), ("refuse", "ignore"))
+        if options and name == "refuse":
+            raise ValueError('missing="refuse" has nothing to mark or hide; use {"name": "ignore", "mark": True, "hide": 0.4}')
+        hide = checked_number("hide, the largest share that is not shown,", options.get("hide", 0.0), least=0.0, most=1.0)
+        return cls(name, checked_flag("mark", options.get("mark", False)), hide)
+
+    @property
+    def spec(self) -> MissingSpec:
+        """As `of` takes it."""
+        return self._asdict() if self.mark or self.hide else self.name
 
 
 def log_counts(x: Tensor) -> Tensor:
@@ -43,9 +71,14 @@ class Likelihood(Part, nn.Module, ABC):
 
     Args:
         missing: what NaN in x means: "refuse", a mistake that `check` and `vaekit.fit` report; "ignore", a missing value, which
-            adds nothing to the nll and nothing to any gradient.
+            adds nothing to the nll and nothing to any gradient; or {"name": "ignore", "mark": True, "hide": 0.4}, the same, where
+            with `mark` the encoder is told which elements are missing, and with `hide` it is not shown some of those that are
+            there, so that it learns to read what other gaps leave: of each example a share between 0 and `hide`, elements and
+            share drawn anew in each training step. The objective bounds the density of all that is there still.
 
     Attributes:
+        missing: "refuse" or "ignore".
+        gaps: the same, with `mark` and `hide`.
         parameters_per_element: P; the axis is there even for P = 1.
         features_per_element: how many numbers an encoder sees of each element, see `encoder_input`.
         statistics_per_element: how many means of each element a decoder can start from, see `statistics`.
@@ -55,7 +88,8 @@ class Likelihood(Part, nn.Module, ABC):
         has_log_mean: whether the first parameter is the logarithm of the mean, or of what it is a fixed share of.
 
     Raises:
-        ValueError: another word for `missing`.
+        TypeError: options of `missing` that it does not have, or of another kind.
+        ValueError: another word for `missing`, a share that is not in [0, 1].
     """
 
     parameters_per_element: int = 1
@@ -66,11 +100,13 @@ class Likelihood(Part, nn.Module, ABC):
     is_nominal: bool = False
     has_log_mean: bool = False
     missing: str = "refuse"
+    gaps: Gaps = Gaps()
     operator: ClassVar[NllOperator | None] = None  # the sum of `element_nll` in one pass, where there is one
 
-    def __init__(self, missing: str = "refuse") -> None:
+    def __init__(self, missing: MissingSpec = "refuse") -> None:
         super().__init__()
-        self.missing = checked_word("missing, what NaN in the data means,", missing, ("refuse", "ignore"))
+        self.gaps = Gaps.of(missing)
+        self.missing = self.gaps.name
 
     def set_data_shape(self, shape: Sequence[int]) -> None:
         """Tell the likelihood the shape of an example; one that learns a number for each feature of the data makes them now.
@@ -209,17 +245,31 @@ class Likelihood(Part, nn.Module, ABC):
         """What an encoder sees of data x: [B, C, *S] -> [B, C Q, *S], the Q features of each entry of the first axis in turn.
 
         x itself unless the likelihood says otherwise in `element_features`. With missing="ignore" all features of a NaN are 0,
-        the zero imputation of MIWAE.
+        the zero imputation of MIWAE, and so are, in training mode, those of the elements that `hide` hides. With `mark` one
+        feature more is 1 where the others are shown.
 
         Example:
-            >>> from vaekit.likelihoods import Categorical
+            >>> from vaekit.likelihoods import Categorical, Gaussian
             >>> Categorical(classes=3).encoder_input(torch.tensor([[0.0, 2.0]]))
             tensor([[1., 0., 0., 0., 0., 1.]])
+            >>> Gaussian(missing={"name": "ignore", "mark": True}).encoder_input(torch.tensor([[0.5, torch.nan]]))
+            tensor([[0.5000, 1.0000, 0.0000, 0.0000]])
         """
+        x = self.shown(x)
         features = self.element_features(x)
         if self.missing == "ignore":
-            features = features.masked_fill(x.isnan().unsqueeze(1), 0.0)
+            gone = x.isnan().unsqueeze(1)
+            features = features.masked_fill(gone, 0.0)
+            if self.gaps.mark:
+                features = torch.cat([features, (~gone).to(features.dtype)], 1)
         return features.transpose(1, 2).flatten(1, 2)
+
+    def shown(self, x: Tensor) -> Tensor:
+        """x with NaN where `hide` hides what is there, in training mode alone: [B, *S] -> [B, *S]."""
+        if not (self.training and self.gaps.hide):
+            return x
+        share = self.gaps.hide * torch.rand(len(x), *(1,) * (x.ndim - 1), dtype=x.dtype, device=x.device)
+        return x.masked_fill(torch.rand_like(x) < share, math.nan)
 
     def encoder_input_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The input_shape of an encoder for examples of this shape: (C, *S) -> (C Q, *S).
@@ -233,7 +283,8 @@ class Likelihood(Part, nn.Module, ABC):
             (3, 28, 28)
         """
         sizes = checked_sizes("input_shape", shape)
-        return (*(size * self.features_per_element for size in sizes[:1]), *sizes[1:])
+        each = self.features_per_element + self.gaps.mark
+        return (*(size * each for size in sizes[:1]), *sizes[1:])
 
     def element_features(self, x: Tensor) -> Tensor:
         """The Q numbers that an encoder sees of each element: [B, *S] -> [B, Q, *S]; NaN where x is NaN."""

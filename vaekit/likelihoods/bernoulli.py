@@ -27,7 +27,7 @@ class Bernoulli(Likelihood):
     with other runs of the same kind, not with another likelihood's; "continuous_bernoulli" is the density.
 
     Args:
-        missing: "refuse" or "ignore" NaN in the data.
+        missing: "refuse" or "ignore" NaN in the data, or ignore with options, as of `Likelihood`.
 
     Example:
         >>> nll = Bernoulli().nll(torch.zeros(1, 1, 3), torch.tensor([[0.0, 1.0, 1.0]]))

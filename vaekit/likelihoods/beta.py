@@ -29,7 +29,7 @@ class Beta(Likelihood):
     that rounds to 0 or 1 becomes the number next to it inside.
 
     Args:
-        missing: "refuse" or "ignore" NaN in the data.
+        missing: "refuse" or "ignore" NaN in the data, or ignore with options, as of `Likelihood`.
 
     Example:
         >>> logs = torch.tensor([2.0, 3.0]).log().reshape(1, 2, 1)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from vaekit.checks import checked_size
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import RAREST, Likelihood, registry
+from vaekit.likelihoods.base import RAREST, Likelihood, MissingSpec, registry
 from vaekit.likelihoods.support import Support
 from vaekit.ops.draw import Draw
 
@@ -22,7 +22,7 @@ class Categorical(Likelihood):
 
     Args:
         classes: K, at least 2; the same for all elements.
-        missing: "refuse" or "ignore" NaN in the data.
+        missing: "refuse" or "ignore" NaN in the data, or ignore with options, as of `Likelihood`.
 
     Raises:
         ValueError: classes that is not a whole number of at least 2.
@@ -35,7 +35,7 @@ class Categorical(Likelihood):
 
     is_nominal = True
 
-    def __init__(self, classes: int, missing: str = "refuse") -> None:
+    def __init__(self, classes: int, missing: MissingSpec = "refuse") -> None:
         super().__init__(missing)
         classes = checked_size("classes", classes, least=2)  # one class holds no information
         self.classes = self.parameters_per_element = classes

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.data.schema import Schema
-from vaekit.likelihoods.base import Likelihood, registry
+from vaekit.likelihoods.base import Gaps, Likelihood, MissingSpec, registry
 from vaekit.likelihoods.positive import DispersedLikelihood
 from vaekit.likelihoods.support import Support
 from vaekit.ops import philox
@@ -34,7 +34,7 @@ class Columns(Likelihood):
     Args:
         columns: {column: likelihood, ...} in the order of the table's columns, or a list of likelihoods, whose columns are then
             called "0", "1", ...; a likelihood is a name or {"name": ..., option: ...}.
-        missing: "refuse" or "ignore" NaN in the data, for all columns.
+        missing: "refuse" or "ignore" NaN in the data, or ignore with options, as of `Likelihood`, for all columns.
         schema: that by which a table became x, a `vaekit.data.Schema` or what its `to_config` gives; kept with the model, so that
             `fit` and `evaluate` take tables as they are.
 
@@ -62,7 +62,7 @@ class Columns(Likelihood):
     def __init__(
         self,
         columns: Mapping[str, str | Mapping[str, Any]] | Sequence[str | Mapping[str, Any]],
-        missing: str = "refuse",
+        missing: MissingSpec = "refuse",
         schema: Schema | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(missing)
@@ -81,7 +81,7 @@ class Columns(Likelihood):
             if same is not None:
                 same.append(number)
                 continue
-            likelihood = _created(name, spec, missing)
+            likelihood = _created(name, spec, self.gaps)
             grouped.append((likelihood, [number]))
             if _is_independent(likelihood):
                 shared.append((spec, grouped[-1][1]))
@@ -164,6 +164,7 @@ class Columns(Likelihood):
     def encoder_input(self, x: Tensor) -> Tensor:
         """What an encoder sees of each column, one column after the other: [B, F] -> [B, F']."""
         self._check_columns(x.shape[1:])
+        x = self.shown(x)
         shown = [likelihood.encoder_input(own) for likelihood, own in zip(self._kinds, self._split_table(x), strict=True)]
         # [B, columns times features] of each likelihood, as [B, features, columns]
         parts = [rows.unflatten(-1, (len(group.numbers), -1)).mT for rows, group in zip(shown, self._groups, strict=True)]
@@ -318,17 +319,18 @@ def _specs_by_name(columns: object) -> dict[str, Mapping[str, Any]]:
     return specs
 
 
-def _created(column: str, spec: Mapping[str, Any], missing: str) -> Likelihood:
-    """The likelihood of one column; a mistake in it names the column."""
+def _created(column: str, spec: Mapping[str, Any], gaps: Gaps) -> Likelihood:
+    """The likelihood of one column; a mistake in it names the column. What the table hides, a column does not hide again."""
+    missing = gaps._replace(hide=0.0).spec
     try:
         likelihood = registry.build({**({} if missing == "refuse" else {"missing": missing}), **spec})
     except (UnknownNameError, TypeError, ValueError) as error:
         raise type(error)(f"column {column!r}: {error}") from error
     if isinstance(likelihood, Columns):
         raise ValueError(f"column {column!r} is given columns of its own; name all columns in one place")
-    if likelihood.missing != missing:
+    if likelihood.gaps.spec != missing:
         raise ValueError(
-            f"column {column!r} has missing={likelihood.missing!r}, but missing is one option for all columns, here {missing!r}; "
-            "set it beside columns"
+            f"column {column!r} has missing={likelihood.gaps.spec!r}, but missing is one option for all columns, here "
+            f"{gaps.spec!r}; set it beside columns"
         )
     return likelihood

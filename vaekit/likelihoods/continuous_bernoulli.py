@@ -24,7 +24,7 @@ class ContinuousBernoulli(Likelihood):
     to rounding there and everywhere. An nll may be negative: a density may exceed 1.
 
     Args:
-        missing: "refuse" or "ignore" NaN in the data.
+        missing: "refuse" or "ignore" NaN in the data, or ignore with options, as of `Likelihood`.
 
     Example:
         >>> t = torch.tensor([[[0.0, 1.0]]])

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from vaekit.checks import checked_size
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, registry
+from vaekit.likelihoods.base import NEAREST_TO_BOUND, Likelihood, MissingSpec, registry
 from vaekit.likelihoods.special import bounded_log, inverse, log_mean_exp
 from vaekit.likelihoods.support import Support
 from vaekit.ops import streams
@@ -62,7 +62,7 @@ class DiscretizedLogistic(Likelihood):
     Args:
         components: K.
         levels: L, at least 2.
-        missing: "refuse" or "ignore" NaN in the data.
+        missing: "refuse" or "ignore" NaN in the data, or ignore with options, as of `Likelihood`.
 
     Raises:
         ValueError: components or levels that are not whole numbers of at least 1 and 2.
@@ -73,7 +73,7 @@ class DiscretizedLogistic(Likelihood):
         0.0
     """
 
-    def __init__(self, components: int = 5, levels: int = 256, missing: str = "refuse") -> None:
+    def __init__(self, components: int = 5, levels: int = 256, missing: MissingSpec = "refuse") -> None:
         super().__init__(missing)
         self.components = checked_size("components", components)
         self.levels = levels = checked_size("levels", levels, least=2)  # one level holds no information

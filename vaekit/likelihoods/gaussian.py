@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from vaekit.likelihoods.base import registry
+from vaekit.likelihoods.base import MissingSpec, registry
 from vaekit.likelihoods.positive import DispersedLikelihood, Positive
 from vaekit.likelihoods.special import times_exp
 from vaekit.likelihoods.support import REAL
@@ -32,7 +32,7 @@ class Gaussian(DispersedLikelihood):
             for each element of an example, a column of a table or a place in an image; "element", from the decoder for each
             element (P = 2: mean and log variance).
         sigma: the standard deviation, in the data's units, that "fixed" keeps and what is learned starts from; 1 by default.
-        missing: "refuse" or "ignore" NaN in the data.
+        missing: "refuse" or "ignore" NaN in the data, or ignore with options, as of `Likelihood`.
 
     Attributes:
         sigma: that is kept, or started from.
@@ -48,7 +48,7 @@ class Gaussian(DispersedLikelihood):
         1.8379
     """
 
-    def __init__(self, variance: str = "fixed", sigma: float | None = None, missing: str = "refuse") -> None:
+    def __init__(self, variance: str = "fixed", sigma: float | None = None, missing: MissingSpec = "refuse") -> None:
         super().__init__(missing, logvar=Positive("variance", variance, "sigma", sigma, 1.0, power=2.0))
         self.variance, self.sigma = variance, 1.0 if sigma is None else sigma
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import registry
+from vaekit.likelihoods.base import MissingSpec, registry
 from vaekit.likelihoods.positive import DispersedLikelihood, Positive
 from vaekit.likelihoods.special import times_exp
 from vaekit.ops.draw import Draw
@@ -28,7 +28,7 @@ class Laplace(DispersedLikelihood):
         scale: "fixed" at `b`; "shared", one learned number for all elements, which starts there; "feature", one for each element
             of an example; "element", from the decoder for each element.
         b: the scale, in the data's units; the standard deviation is sqrt(2) b. 1 by default.
-        missing: "refuse" or "ignore" NaN in the data.
+        missing: "refuse" or "ignore" NaN in the data, or ignore with options, as of `Likelihood`.
 
     Raises:
         TypeError: a b that is not a number.
@@ -40,7 +40,7 @@ class Laplace(DispersedLikelihood):
         3.7726
     """
 
-    def __init__(self, scale: str = "fixed", b: float | None = None, missing: str = "refuse") -> None:
+    def __init__(self, scale: str = "fixed", b: float | None = None, missing: MissingSpec = "refuse") -> None:
         super().__init__(missing, log_scale=Positive("scale", scale, "b", b, 1.0))
         self.scale = scale
 

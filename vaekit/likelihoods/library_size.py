@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vaekit.checks import checked_number
-from vaekit.likelihoods.base import Likelihood, registry
+from vaekit.likelihoods.base import Likelihood, MissingSpec, registry
 
 
 @registry.register("library_size")
@@ -33,7 +33,7 @@ class LibrarySize(Likelihood):
             an object.
         size: the library size where there is none to take: 10,000 gives counts per ten thousand, 1 the shares themselves.
         features: the names of what is counted in the order of x, genes for example, kept with the model.
-        missing: "refuse" or "ignore" NaN in the data.
+        missing: "refuse" or "ignore" NaN in the data, or ignore with options, as of `Likelihood`.
 
     Raises:
         TypeError, ValueError: counts whose first parameter is not the logarithm of their mean, or with another `missing`; a size
@@ -51,7 +51,7 @@ class LibrarySize(Likelihood):
         counts: str | Mapping[str, Any] | Likelihood = "negative_binomial",
         size: float = 1e4,
         features: Sequence[str] | None = None,
-        missing: str = "refuse",
+        missing: MissingSpec = "refuse",
     ) -> None:
         super().__init__(missing)
         self.counts = registry.build(counts, offers={"missing": missing})
@@ -60,8 +60,9 @@ class LibrarySize(Likelihood):
                 "library_size needs counts whose first parameter is the logarithm of their mean, negative_binomial for example; "
                 f"got {counts!r}"
             )
-        if self.counts.missing != missing:
-            raise ValueError(f"the counts have missing={self.counts.missing!r}, and library_size missing={missing!r}; give one")
+        if self.counts.gaps != self.gaps:
+            given, own = self.counts.gaps.spec, self.gaps.spec
+            raise ValueError(f"the counts have missing={given!r}, and library_size missing={own!r}; give one")
         self.size = checked_number("size", size, above=0.0)
         self.features = None if features is None else tuple(map(str, features))
         if self.features is not None and len(set(self.features)) < len(self.features):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import RAREST, log_counts, registry
+from vaekit.likelihoods.base import RAREST, MissingSpec, log_counts, registry
 from vaekit.likelihoods.positive import DispersedLikelihood, Positive, split
 from vaekit.likelihoods.special import binomial_deviance, bounded_log, log_choice, size_softplus, softplus
 from vaekit.likelihoods.support import COUNTS
@@ -53,7 +53,7 @@ class NegativeBinomial(DispersedLikelihood):
         dispersion: "element", log t from the decoder for each element; "feature", one learned number for each element of an
             example, a gene for example, which starts at `theta`; "shared", one for all elements; "fixed" at it.
         theta: the inverse dispersion t; 1 by default.
-        missing: "refuse" or "ignore" NaN in the data.
+        missing: "refuse" or "ignore" NaN in the data, or ignore with options, as of `Likelihood`.
 
     Raises:
         TypeError: a theta that is not a number.
@@ -77,7 +77,7 @@ class NegativeBinomial(DispersedLikelihood):
         shared=True,
     )
 
-    def __init__(self, dispersion: str = "element", theta: float | None = None, missing: str = "refuse") -> None:
+    def __init__(self, dispersion: str = "element", theta: float | None = None, missing: MissingSpec = "refuse") -> None:
         super().__init__(missing, log_theta=Positive("dispersion", dispersion, "theta", theta, 1.0))
         self.dispersion = dispersion
 
@@ -113,7 +113,7 @@ class ZeroInflatedNegativeBinomial(DispersedLikelihood):
         dispersion: "element", log t from the decoder for each element; "feature", one learned number for each element of an
             example, a gene for example, which starts at `theta`; "shared", one for all elements; "fixed" at it.
         theta: the inverse dispersion t; 1 by default.
-        missing: "refuse" or "ignore" NaN in the data.
+        missing: "refuse" or "ignore" NaN in the data, or ignore with options, as of `Likelihood`.
 
     Raises:
         TypeError: a theta that is not a number.
@@ -137,7 +137,7 @@ class ZeroInflatedNegativeBinomial(DispersedLikelihood):
         shared=True,
     )
 
-    def __init__(self, dispersion: str = "element", theta: float | None = None, missing: str = "refuse") -> None:
+    def __init__(self, dispersion: str = "element", theta: float | None = None, missing: MissingSpec = "refuse") -> None:
         super().__init__(missing, others=2, log_theta=Positive("dispersion", dispersion, "theta", theta, 1.0))
         self.dispersion = dispersion
 

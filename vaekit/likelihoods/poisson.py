@@ -31,7 +31,7 @@ class Poisson(Likelihood):
     log r changes in it. The encoder sees log(1 + x).
 
     Args:
-        missing: "refuse" or "ignore" NaN in the data.
+        missing: "refuse" or "ignore" NaN in the data, or ignore with options, as of `Likelihood`.
 
     Example:
         >>> log_rate = torch.tensor([[[0.0, 1e6]]]).clamp(min=1.0).log()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.checks import checked_number, checked_sizes, checked_word
-from vaekit.likelihoods.base import Likelihood
+from vaekit.likelihoods.base import Likelihood, MissingSpec
 from vaekit.ops.reference import compute_dtype
 
 
@@ -76,12 +76,12 @@ class DispersedLikelihood(Likelihood):
     learned anything starts from the float64 number.
 
     Args:
-        missing: "refuse" or "ignore" NaN in the data.
+        missing: "refuse" or "ignore" NaN in the data, or ignore with options, as of `Likelihood`.
         others: how many parameters of an element the decoder gives besides.
         positives: each under the name of what is learned of it, in the order in which the decoder gives them.
     """
 
-    def __init__(self, missing: str, others: int = 1, **positives: Positive) -> None:
+    def __init__(self, missing: MissingSpec, others: int = 1, **positives: Positive) -> None:
         super().__init__(missing)
         self._positives = positives
         self.parameters_per_element = others + sum(positive.source == "element" for positive in positives.values())

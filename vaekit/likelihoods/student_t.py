@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vaekit.likelihoods import draws
-from vaekit.likelihoods.base import registry
+from vaekit.likelihoods.base import MissingSpec, registry
 from vaekit.likelihoods.positive import DispersedLikelihood, Positive
 from vaekit.likelihoods.special import bounded_log, half_step, size_log1p, softplus, times_exp
 from vaekit.ops import streams
@@ -35,7 +35,7 @@ class StudentT(DispersedLikelihood):
         sigma: the scale s, in the data's units; 1 by default. The standard deviation is s sqrt(n / (n - 2)) where n > 2.
         freedom: where the degrees of freedom come from: "fixed", "shared", "feature" or "element", as for `scale`.
         df: the degrees of freedom n that "fixed" keeps and what is learned starts from; 4 by default.
-        missing: "refuse" or "ignore" NaN in the data.
+        missing: "refuse" or "ignore" NaN in the data, or ignore with options, as of `Likelihood`.
 
     Raises:
         TypeError: a sigma or df that is not a number.
@@ -54,7 +54,7 @@ class StudentT(DispersedLikelihood):
         sigma: float | None = None,
         freedom: str = "fixed",
         df: float | None = None,
-        missing: str = "refuse",
+        missing: MissingSpec = "refuse",
     ) -> None:
         super().__init__(
             missing,
