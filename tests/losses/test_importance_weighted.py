@@ -21,7 +21,9 @@ Y = torch.arange(6) % 3
 LINEAR = {"name": "mlp", "hidden": ()}
 SIGMA = 0.8
 DREG = {"name": "iwae", "num_samples": 5, "gradient": "doubly_reparameterized"}
-SEVERAL = [{"name": "iwae"}, DREG, {"name": "miwae", "num_outer": 2, "num_samples": 3}, {"name": "ciwae"}, {"name": "renyi"}]
+PIWAE = {"name": "piwae", "num_outer": 2, "num_samples": 3}
+MIWAE = {**PIWAE, "name": "miwae"}
+SEVERAL = [{"name": "iwae"}, DREG, MIWAE, PIWAE, {"name": "ciwae"}, {"name": "renyi"}]
 
 
 def linear_model(loss, condition=None, prior=None):
@@ -81,6 +83,7 @@ ONE_DRAW = [
     {"name": "iwae", "num_samples": 1},
     {"name": "miwae", "num_outer": 1, "num_samples": 1},
     {"name": "ciwae", "num_samples": 1, "beta": 0.3},
+    {"name": "piwae", "num_outer": 1, "num_samples": 1},
     {"name": "renyi", "alpha": -2.0, "num_samples": 1},
     {"name": "renyi", "alpha": 0.5, "num_samples": 1},
 ]
@@ -143,7 +146,8 @@ def test_with_the_exact_posterior_every_draw_gives_the_exact_likelihood(loss):
     assert_close(terms.reconstruction + terms.kl, -exact)
     if "effective_sample_size" in terms.extras:
         assert_close(
-            terms.extras["effective_sample_size"], torch.full((6,), {"miwae": 3.0, "ciwae": 8.0}.get(loss["name"], 5.0)).double()
+            terms.extras["effective_sample_size"],
+            torch.full((6,), {"miwae": 3.0, "piwae": 6.0, "ciwae": 8.0}.get(loss["name"], 5.0)).double(),
         )
     if loss == DREG:  # nothing is left of its noise
         assert all(got[name].abs().max() < 1e-12 for name in got if name.startswith("encoder"))
@@ -189,11 +193,11 @@ def test_the_doubly_reparameterized_gradient_has_the_mean_of_the_plain_one(encod
 
 @pytest.mark.parametrize("loss", SEVERAL, ids=str)
 def test_its_gradient_is_the_formulas(loss):
-    """Against numerical derivatives; for the encoder DReG's differs from them on purpose."""
+    """Against numerical derivatives; for the encoder DReG's and PIWAE's differ from them on purpose."""
     vae, key = linear_model(loss), make_key(3)
     _, got = gradients(vae, key)
     for name, parameter in vae.named_parameters():
-        if loss == DREG and name.startswith("encoder"):
+        if loss in (DREG, PIWAE) and name.startswith("encoder"):
             continue
         flat, h = parameter.data.view(-1), 1e-5
         for i in range(0, len(flat), 3):
@@ -242,6 +246,40 @@ def test_miwae_is_the_mean_of_bounds_of_draws_of_their_own():
     assert_close(-terms.total, torch.stack([g.exp().mean(0).log() for g in groups]).mean())
     sizes = [g.exp().sum(0) ** 2 / g.exp().square().sum(0) for g in groups]
     assert_close(terms.extras["effective_sample_size"], torch.stack(sizes).mean(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("apart", [1.0, 10.0, 100.0], ids=["near", "far", "beyond rounding"])
+def test_piwae_gives_the_encoder_the_gradient_of_miwae_and_the_rest_that_of_iwae(dtype, apart):
+    """Wherever the weights lie: groups whose share of all of them is 0 to rounding still train the encoder."""
+    got, of_encoder, of_the_rest = [], [], []
+    for loss, kept in ((PIWAE, got), (MIWAE, of_encoder), ({"name": "iwae", "num_samples": 6}, of_the_rest)):
+        vae = linear_model(loss, prior=Unknown()).to(dtype)
+        vae.decoder.head.weight.data *= apart
+        kept += gradients(vae, make_key(3), X.to(dtype))
+        if apart == 100.0:
+            groups = log_weights(vae, make_key(3), 6, X.to(dtype)).unflatten(0, (2, 3)).logsumexp(1)
+            assert (groups[0] - groups[1]).abs().max() > 800.0
+    near = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
+    assert_close(got[0].total, of_the_rest[0].total, **near)
+    assert_close(got[0].extras["encoder_bound"].mean(), of_encoder[0].total, **near)
+    for name, gradient in got[1].items():
+        expected = (of_encoder if name.startswith("encoder") else of_the_rest)[1][name]
+        assert_close(gradient, expected, **near, msg=lambda m, n=name: f"{n}: {m}")
+        other = (of_the_rest if name.startswith("encoder") else of_encoder)[1][name]
+        assert (gradient - other).abs().max() > 1e-3, name
+
+
+@pytest.mark.parametrize("groups", [(1, 6), (6, 1)])
+def test_piwae_of_one_group_is_iwae_and_of_single_draws_has_the_elbo_for_its_encoder(groups):
+    piwae = {"name": "piwae", "num_outer": groups[0], "num_samples": groups[1]}
+    beta = 0.0 if groups[0] == 1 else 1.0
+    (_, got), (_, expected) = (
+        gradients(linear_model(loss), make_key(3)) for loss in (piwae, {"name": "ciwae", "num_samples": 6, "beta": beta})
+    )
+    for name in got:
+        if name.startswith("encoder") or groups[0] == 1:
+            assert_close(got[name], expected[name])
 
 
 def test_ciwae_lies_between_its_ends_on_a_line():

@@ -1,10 +1,11 @@
-"""Importance-weighted objectives against pythae's IWAE, MIWAE and CIWAE: the same weights, the same noise, the same gradients.
+"""Importance-weighted objectives against pythae's IWAE, MIWAE, CIWAE and PIWAE: the same weights, noise and gradients.
 
 The first lines of test_pythae.py say how, and that it is skipped where pythae is not installed. Where they differ:
 
 - pythae returns sum_k v_k log w_k with constant normalized weights v: its gradient is the bound's, but its value is not the bound
   log 1/K sum_k w_k: it is larger by the divergence of v from equal weights, 0 to log K, and so may lie above log p(x);
-- its MIWAE normalizes over the outer draws and averages over the inner ones: its M is our K.
+- its MIWAE and PIWAE normalize over the outer draws and average over the inner ones: their M is our K;
+- its PIWAE has two objectives, for an optimizer each; their sum, its `loss`, would give each network both gradients.
 """
 
 import math
@@ -106,3 +107,27 @@ def test_miwae_is_pythaes_with_inner_and_outer_draws_exchanged(reconstruction_lo
     constant = ELEMENTS / 2 * math.log(2 * math.pi) if reconstruction_loss == "mse" else 0.0
     above = excess(log_weights(vae, key, outer * inner, x).unflatten(0, (outer, inner)).transpose(0, 1))
     assert_close(terms.total, output.loss + constant + above.mean(), **CLOSE)
+
+
+@pytest.mark.parametrize("reconstruction_loss", LIKELIHOODS)
+def test_piwae_has_the_gradients_of_pythaes_two_objectives(reconstruction_loss, their_noise):
+    outer, inner, key, x = 3, 4, vaekit.make_key(5), data(reconstruction_loss)
+
+    def config(**options):
+        return pythae.PIWAEConfig(**options, number_gradient_estimates=inner, number_samples=outer)
+
+    vae, model = both({"name": "piwae", "num_outer": outer, "num_samples": inner}, pythae.PIWAE, config, reconstruction_loss)
+    terms = vae(x, key=key)
+    terms.total.backward()
+    their_noise.append(noise(key, outer * inner, x).unflatten(1, (outer, inner)).transpose(1, 2).contiguous())
+    output = model({"data": x})
+    for objective, network in ((output.encoder_loss, model.encoder), (output.decoder_loss, model.decoder)):
+        weights = list(network.parameters())
+        for weight, gradient in zip(weights, torch.autograd.grad(objective, weights, retain_graph=True), strict=True):
+            weight.grad = gradient
+    assert_same_gradients(vae, model)
+    constant = ELEMENTS / 2 * math.log(2 * math.pi) if reconstruction_loss == "mse" else 0.0
+    log_w = log_weights(vae, key, outer * inner, x)
+    assert_close(terms.total, output.decoder_loss + constant + excess(log_w).mean(), **CLOSE)
+    above = excess(log_w.unflatten(0, (outer, inner)).transpose(0, 1)).mean()
+    assert_close(terms.extras["encoder_bound"].mean(), output.encoder_loss + constant + above, **CLOSE)

@@ -69,7 +69,7 @@ def test_rows_from_row_start_draw_from_a_prior_what_the_whole_draws(name, dtype)
     assert not torch.equal(whole[:3], whole[4:])
 
 
-PLAIN = ("autoencoder", "capacity", "ciwae", "elbo", "iwae", "miwae", "renyi")
+PLAIN = ("autoencoder", "capacity", "ciwae", "elbo", "iwae", "miwae", "piwae", "renyi")
 COMPARE = ("beta_tc", "dip_vae", "factor", "free_bits", "info_vae", "vector_quantized", "wae")
 
 

@@ -7,7 +7,7 @@ from vaekit.losses.dip import DipVAE
 from vaekit.losses.elbo import Elbo
 from vaekit.losses.factor import FactorVAE
 from vaekit.losses.free_bits import FreeBits
-from vaekit.losses.iwae import Ciwae, Iwae, Miwae
+from vaekit.losses.iwae import Ciwae, Iwae, Miwae, Piwae
 from vaekit.losses.mmd import WAE, InfoVAE, squared_mmd
 from vaekit.losses.renyi import Renyi
 from vaekit.losses.total_correlation import BetaTC
@@ -31,6 +31,7 @@ __all__ = [
     "Loss",
     "LossTerms",
     "Miwae",
+    "Piwae",
     "Renyi",
     "StepContext",
     "VectorQuantizedLoss",

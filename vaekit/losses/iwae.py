@@ -1,7 +1,7 @@
 """Bounds of log p(x) from several importance-weighted draws of z for each example.
 
 Y. Burda, R. Grosse, R. Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, arXiv:1509.00519, equation 8; T. Rainforth
-et al., "Tighter Variational Bounds are Not Necessarily Better", ICML 2018, arXiv:1802.04537, where MIWAE and CIWAE are
+et al., "Tighter Variational Bounds are Not Necessarily Better", ICML 2018, arXiv:1802.04537, where MIWAE, CIWAE and PIWAE are
 proposed.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vaekit.checks import checked_size, checked_word
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
-from vaekit.losses.doubly_reparameterized import doubly_reparameterized_bound
+from vaekit.losses.doubly_reparameterized import doubly_reparameterized_bound, partially_weighted_bound
 from vaekit.losses.draws import batch_mean, effective_sample_size, log_mean_weight, nll_and_log_ratio
 from vaekit.schedules import Schedule, checked_schedule
 
@@ -152,3 +152,47 @@ class Ciwae(Loss):
         log_weights, beta = -(nll + log_ratio), self.beta(context.step)
         bound = beta * log_weights.mean(0) + (1.0 - beta) * log_mean_weight(log_weights)
         return _terms(bound, nll, log_ratio, effective_sample_size(log_weights))
+
+
+@registry.register("piwae")
+class Piwae(Loss):
+    """The encoder learns from M importance-weighted bounds of K draws each, the decoder from one of all M K.
+
+    A tighter bound is a better objective for the decoder, and drowns the encoder's gradient in noise: each gets its own.
+
+        total = mean of -log 1/(M K) sum_mk w_mk,            for decoder and prior, as `iwae` of M K draws
+        the encoder's gradient is that of  -1/M sum_m log 1/K sum_k w_mk,            as `miwae`
+
+    from the same draws. Use it where `iwae` with many draws gives a good decoder with a bad encoder, in the place of `miwae`,
+    whose decoder has the looser bound. It costs what `iwae` costs with M K draws: one pass through the decoder for all of them,
+    and one back. Weights that encoder and decoder share, a condition's, get both parts. The terms have no gradient besides
+    total; they are those of `iwae`, means over all M K draws, and the extra "encoder_bound" [B] is what the encoder descends.
+    Training moves no single objective, and total alone need not fall at every step.
+
+    Rainforth et al., "Tighter Variational Bounds are Not Necessarily Better", 2018, arXiv:1802.04537, section "New Estimators".
+
+    Args:
+        num_outer: M; with 1 it is `iwae`.
+        num_samples: K; with 1 the encoder learns from the ELBO.
+
+    Raises:
+        ValueError: sizes below 1.
+
+    Example:
+        >>> import torch, vaekit
+        >>> loss = {"name": "piwae", "num_outer": 4, "num_samples": 5}
+        >>> terms = vaekit.create_vae(input_shape=(4,), latent_dim=2, loss=loss)(torch.rand(8, 4))
+        >>> bool((terms.extras["encoder_bound"].mean() >= terms.total))
+        True
+    """
+
+    def __init__(self, num_outer: int = 8, num_samples: int = 8) -> None:
+        super().__init__()
+        self.num_outer, self.num_samples = checked_size("num_outer", num_outer), checked_size("num_samples", num_samples)
+
+    def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
+        bound, nll, log_ratio = partially_weighted_bound(model, batch, context, self.num_outer, self.num_samples)
+        log_weights = -(nll + log_ratio)
+        terms = _terms(bound, nll, log_ratio, effective_sample_size(log_weights))
+        inner = log_weights.unflatten(0, (self.num_outer, self.num_samples)).transpose(0, 1)  # [K, M, B]
+        return terms._replace(extras={**terms.extras, "encoder_bound": -log_mean_weight(inner).mean(0)})
