@@ -8,6 +8,7 @@ from helpers.densities import REQUIRED, data_in_support
 
 import vaekit
 from vaekit import conditions, decoders, encoders, likelihoods, losses, posteriors, priors
+from vaekit.inferred import InferredLabels
 
 IMAGE = (1, 9, 7)
 WHERE_FROM = [
@@ -48,7 +49,7 @@ PARTS = [
     {**VQ, **SPATIAL, "prior": {"name": "autoregressive_codes", "width": 8, "layers": 1, "dropout": 0.0}},
     {**VQ, **SPATIAL, "prior": {"name": "pixel_cnn", "width": 8, "layers": 2, "dropout": 0.0}},
     {**VQ, "posterior": {"name": "vector_quantized", "codes": 4, "heads": 2, "codebook_dim": 3, "distance": "cosine"}},
-    *({"loss": name} for name in losses.names() if name not in VQ.values() and name != "autoencoder"),
+    *({"loss": name} for name in losses.names() if name not in (*VQ.values(), "autoencoder", "semi_supervised")),
     {"posterior": "point", "loss": {"name": "autoencoder", "beta": 0.5, "l2": 1e-3}},
     {"posterior": "point", "loss": "wae"},
     {"posterior": "full_gaussian", "encoder": {"name": "conv", "channels": (4,), "spatial": True}},
@@ -65,6 +66,8 @@ PARTS = [
     {"loss": {"name": "iwae", "gradient": "doubly_reparameterized"}, "encoder": {"name": "conv", "spatial": True}},
     {"loss": {"name": "beta_tc", "sampling": "weighted", "beta": {"name": "linear", "steps": 10, "start": 1.0, "end": 6.0}}},
     {"loss": {"name": "dip_vae", "kind": "i"}},
+    {"loss": "semi_supervised", "condition": {"name": "inferred_labels", "classes": 3}},
+    {"loss": "semi_supervised", "condition": {"name": "inferred_labels", "classes": 3, "dim": 2, "classifier": "conv"}},
     {"loss": {"name": "info_vae", "alpha": 1.0, "kernel": "rbf", "scales": [0.5, 2.0], "statistic": "v"}},
 ]
 
@@ -106,6 +109,7 @@ def data_for(vae, dtype, batch):
     labels, vectors = torch.arange(batch) % 3, torch.rand(batch, 2).to(dtype)
     values = {
         conditions.Labels: labels,
+        InferredLabels: torch.where(torch.arange(batch) > 1, -1, labels),
         conditions.Vector: vectors,
         conditions.Several: torch.cat([labels[:, None].to(dtype), vectors], dim=1),
     }

@@ -22,6 +22,7 @@ COLUMNS = ["gaussian", {"name": "categorical", "classes": 3}, "poisson", "laplac
 CONDITIONS = {
     "none": None,
     "labels": {"name": "labels", "classes": 3, "dim": 2},
+    "inferred_labels": {"name": "inferred_labels", "classes": 3, "classifier": {"hidden": (8,)}},
     "vector": {"name": "vector", "size": 2},
     "several": [{"name": "labels", "classes": 3, "dim": 2}, {"name": "vector", "size": 1}],
 }
@@ -59,6 +60,7 @@ class Combination(NamedTuple):
             decoder=decoder,
             likelihood=likelihood,
             condition=CONDITIONS[self.condition],
+            loss="semi_supervised" if self.condition == "inferred_labels" else "elbo",
             seed=0,
         )
 
@@ -98,7 +100,8 @@ def test_what_fits_together_trains_saves_and_loads(combination, tmp_path):
     vae = combination.build()
     x = data_in_support(vae.likelihood, (EXAMPLES, *SHAPES[combination.dimensions]))
     labels, vector = torch.arange(EXAMPLES) % 3, torch.linspace(-1, 1, 2 * EXAMPLES).view(-1, 2)
-    y = {"none": None, "labels": labels, "vector": vector, "several": torch.stack([labels.float(), vector[:, 0]], 1)}
+    several, some = torch.stack([labels.float(), vector[:, 0]], 1), torch.where(torch.arange(EXAMPLES) % 2 == 0, labels, -1)
+    y = {"none": None, "labels": labels, "inferred_labels": some, "vector": vector, "several": several}
     told = y[combination.condition]
     data = x if told is None else (x, told)
     before = vaekit.evaluate(vae, data)["loss"]

@@ -40,6 +40,7 @@ FLOORS = [
     {"priors"},
     {"posteriors", "divergences"},
     {"encoders", "decoders", "likelihoods"},
+    {"inferred"},
     {"losses"},
     {"specs"},
     {"compatibility", "sizes", "starts", "tiles"},

@@ -104,3 +104,22 @@ def check_latents_of(kind: str, part: Prior | Loss, encoder: Encoder) -> None:
             f"the {kind} is a {type(part).__name__} over latents of the shape {part.latent_shape}, but the encoder's have "
             f"{encoder.latent_shape}; make it with latent_shape={encoder.latent_shape}"
         )
+
+
+def check_condition_and_loss(condition: Condition | None, loss: Loss, encoder: Encoder) -> None:
+    """A condition that may be missing needs an objective that infers it, and the other way round."""
+    infers = condition is not None and condition.infers
+    if infers != loss.infers_condition:
+        name = "no condition" if condition is None else f"the condition {type(condition).__name__}"
+        raise ValueError(
+            f"{type(loss).__name__} is an objective for models whose condition may be missing, and this one has {name}; take the "
+            'condition "inferred_labels" for example'
+            if loss.infers_condition
+            else f"{name} may be missing for some examples, which the objective {type(loss).__name__} cannot do without; take "
+            'the loss "semi_supervised" for example, or the condition "labels" where none is missing'
+        )
+    if condition is not None and condition.input_shape not in (None, encoder.input_shape):
+        raise ValueError(
+            f"the condition {type(condition).__name__} reads data of shape {condition.input_shape}, but the encoder "
+            f"{encoder.input_shape}; make it with input_shape={encoder.input_shape}"
+        )

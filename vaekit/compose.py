@@ -152,21 +152,22 @@ def likelihood_by(schema: Schema | Mapping[str, Any], given: Any = None) -> dict
 def _composed(
     specs: Mapping[str, Any], input_shape: Sequence[int] | None, latent_dim: int, posterior_offer: Mapping[str, Any]
 ) -> VAE:
-    def build(kind: str, **needed: Any) -> Any:
+    def build(kind: str, offers: Mapping[str, Any] | None = None, **needed: Any) -> Any:
         spec = {"name": specs[kind]} if isinstance(specs[kind], str) else specs[kind]
         _check_filled_in(kind, spec, needed)
-        return KINDS[kind].registry.build({**needed, **spec} if isinstance(spec, Mapping) else spec)
+        return KINDS[kind].registry.build({**needed, **spec} if isinstance(spec, Mapping) else spec, offers)
 
     likelihood = build("likelihood")
-    condition = None if specs["condition"] is None else build("condition")
+    data_shape = _data_shape(likelihood, specs["encoder"], input_shape)
+    read = {"input_shape": likelihood.encoder_input_shape(data_shape)}
+    condition = None if specs["condition"] is None else build("condition", read)
     conditional = {} if condition is None else {"condition_dim": condition.dim}
     for kind in ("encoder", "decoder"):
         for option in conditional:
             _check_takes(kind, specs[kind], option, _CONDITIONAL)
-    data_shape = _data_shape(likelihood, specs["encoder"], input_shape)
     encoder = build(
         "encoder",
-        input_shape=likelihood.encoder_input_shape(data_shape),
+        **read,
         latent_dim=latent_dim,
         **posterior_offer,
         **conditional,

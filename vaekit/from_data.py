@@ -33,12 +33,12 @@ def condition_of(part: Any, train: data.Examples, test: data.Examples, column: s
             "the model is to be conditional, but the data has no labels or vectors: a .npz file with x and y has, and a table "
             "whose column is named, --label COLUMN"
         )
-    dimensions = {"labels": 1, "vector": 2, "several": 2}.get(str(spec.get("name")))
+    dimensions = {"labels": 1, "inferred_labels": 1, "vector": 2, "several": 2}.get(str(spec.get("name")))
     if dimensions is not None and train.y.ndim != dimensions:
         form = "a vector for each example, y[:, None] for a single number"
         form = "one whole number for each example" if dimensions == 1 else form
         raise ValueError(f"the condition {spec['name']!r} needs {form}, but the data's y has the shape {tuple(train.y.shape)}")
-    if spec.get("name") == "labels":
+    if spec.get("name") in ("labels", "inferred_labels"):
         highest = max(int(part.y.max()) for part in (train, test) if part.y is not None)
         classes = max(highest + 1, 1, *(len(part.label_names or ()) for part in (train, test)))
         named = {} if train.label_names is None else {"names": list(train.label_names)}

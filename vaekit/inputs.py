@@ -131,14 +131,15 @@ def check_examples(vae: VAE, examples: Examples, name: str, rows: Tensor | None 
         raise TypeError(
             f"{name}: x is {examples.x.dtype}, the model's weights are {dtype}; convert one, x.to({dtype}) for example"
         )
-    if vae.condition is not None and examples.y is None and isinstance(examples, Cells):
+    has_to_be_told = vae.condition is not None and not vae.condition.infers
+    if has_to_be_told and examples.y is None and isinstance(examples, Cells):
         told = [name for part in parts_of(vae.config()["condition"]) for name in columns_of(part)]
         raise ValueError(
             f"{name}: the model is told {', '.join(map(repr, told)) or 'a condition'} of each cell, and these were read without; "
             "vaekit.cells.matching(vae, adata) reads what the model needs, vaekit.data.as_examples(adata, batch=..., "
             "covariates=[...]) what you name"
         )
-    if vae.condition is not None and examples.y is None:
+    if has_to_be_told and examples.y is None:
         raise ValueError(
             f"{name}: the model is conditional: give the condition of each example as well, (x, y) instead of x, or a .npz file "
             "with x and y"

@@ -15,6 +15,7 @@ from vaekit.modes import evaluation_mode
 from vaekit.ops import philox, streams
 from vaekit.pieces import in_pieces
 from vaekit.priors.base import Prior
+from vaekit.priors.gaussians import choose
 
 if TYPE_CHECKING:
     from vaekit.vae import VAE
@@ -31,8 +32,34 @@ def reconstruct(vae: VAE, x: Tensor, condition: Any, pad: bool, tile: int | None
         return vae.likelihood.reconstruction(parameters, x)
 
     with evaluation_mode(vae):
+        condition = vae.completed(whole_x, condition)
         whole = in_pieces(vae, reconstructed, whole_x, condition, whole_x.shape[1:])
     return sizes.cropped(whole, x.shape[2:]) if pad else whole
+
+
+@torch.no_grad()
+def classify(vae: VAE, x: Tensor, probabilities: bool) -> Tensor:
+    """What `VAE.classify` does."""
+    told = vae.condition
+    if told is None or not told.infers:
+        raise TypeError(
+            "the model does not say which class an example is of; compose it with condition="
+            '{"name": "inferred_labels", "classes": 10} for example, and loss="semi_supervised"'
+        )
+    sizes.check_x(x, vae.input_shape, vae.stride)
+    with evaluation_mode(vae):
+        log_posterior = in_pieces(vae, lambda x, _, __: told.log_posterior(vae.likelihood.encoder_input(x)), x, None)
+    return log_posterior.exp() if probabilities else told.values(x.device)[log_posterior.argmax(1)]
+
+
+def _drawn_condition(vae: VAE, condition: Any, n: int, key: Tensor) -> Any:
+    """The condition of n samples, drawn from p(c) where it is missing, if the model infers it."""
+    told = vae.condition
+    if told is None or not told.infers:
+        return condition
+    rows = told.as_rows(condition, n)
+    drawn = told.values(rows.device)[choose(told.log_prior(), n, philox.fold_in(key, streams.Sample.CLASS))]
+    return torch.where(told.is_missing(rows).view(-1, *(1,) * (rows.ndim - 1)), drawn.to(rows.dtype), rows)
 
 
 @torch.no_grad()
@@ -55,6 +82,7 @@ def sample(
         sizes.check_prior_and_loss(prior)
     check_room(n, shape, vae.dtype, vae.device)
     with evaluation_mode(vae), evaluation_mode(prior):
+        condition = _drawn_condition(vae, condition, n, key)
         z = prior.given(condition, n).sample((n, *latent_shape), key=key, dtype=vae.dtype)
         condition = None if vae.condition is None and prior.condition is not None else condition
         if not draw:

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from vaekit import conditions, decoders, encoders, likelihoods, losses, priors
+from vaekit import (
+    conditions,
+    decoders,
+    encoders,
+    inferred,  # noqa: F401 (it registers a condition)
+    likelihoods,
+    losses,
+    priors,
+)
 from vaekit.data import Schema
 from vaekit.registry import Registry, recorded_spec
 

@@ -85,6 +85,7 @@ class VAE(nn.Module):
         compatibility.check_networks_and_condition(encoder, decoder, condition)
         compatibility.check_latents_of("prior", prior, encoder)
         compatibility.check_latents_of("loss", loss, encoder)
+        compatibility.check_condition_and_loss(condition, loss, encoder)
         likelihood.set_data_shape(compatibility.data_shape(decoder, likelihood))
         self.encoder, self.decoder, self.likelihood, self.prior, self.loss = encoder, decoder, likelihood, prior, loss
         self.condition = condition
@@ -179,6 +180,7 @@ class VAE(nn.Module):
         """
         x = sizes.padded(x, self.stride) if pad else x
         self._check_input(x)
+        condition = self.completed(x, condition)
         told = self._embedded(condition, x.shape[0]) if self.encoder.condition_dim or self.condition is None else ()
         read = self.likelihood.encoder_input(x)
         if tile is None:
@@ -238,6 +240,34 @@ class VAE(nn.Module):
         """
         return looking.reconstruct(self, x, condition, pad, tile)
 
+    def completed(self, x: Tensor, condition: Any = None) -> Any:
+        """The condition of each example, with the most probable value where it is missing, if the model infers it.
+
+        Other models have it back as it was given.
+        """
+        if self.condition is None or not self.condition.infers:
+            return condition
+        return self.condition.completed(self.likelihood.encoder_input(x), self.condition.as_rows(condition, x.shape[0]))
+
+    def classify(self, x: Tensor, *, probabilities: bool = False) -> Tensor:
+        """The most probable class of each example, int64 [B], by a model that infers it; looked at as by `reconstruct`.
+
+        Args:
+            x: [B, *input_shape].
+            probabilities: give q(c | x) of every class instead, [B, K].
+
+        Raises:
+            TypeError: a model without a condition, or one that has to be told it.
+
+        Example:
+            >>> import vaekit
+            >>> condition = {"name": "inferred_labels", "classes": 3}
+            >>> vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, condition=condition, loss="semi_supervised")
+            >>> vae.classify(torch.rand(5, 4), probabilities=True).shape
+            torch.Size([5, 3])
+        """
+        return looking.classify(self, x, probabilities)
+
     def indices(self, x: Tensor, condition: Any = None) -> Tensor:
         """The codes of x by their numbers, int64 [B, *code_shape], looked at as by `reconstruct`; TypeError without codes."""
         return coding.indices(self, x, condition)
@@ -266,6 +296,7 @@ class VAE(nn.Module):
         Args:
             n: how many.
             condition: for a conditional model or prior, of each one, [n] or [n, K]; one value, 3 for example, stands for all.
+                Drawn from p(c) where it is missing, if the model infers it.
             draw: draw from the likelihood as well, instead of taking its mean.
             size: of a fully convolutional model, the height and width of what is drawn, multiples of the `stride`.
             tile: decode in tiles, as `decode` does.

@@ -72,7 +72,7 @@ def test_labels_refuse(given, error, words):
         Labels(3).as_rows(given, 3)
 
 
-@pytest.mark.parametrize("label", [-1, 3])
+@pytest.mark.parametrize("label", [-2, 3])
 def test_a_label_that_is_none_of_the_classes_is_refused(label):
     with pytest.raises(ValueError, match=f"from 0 to 2 .*; got {label}"):
         Labels(3)(torch.tensor([0, label]))

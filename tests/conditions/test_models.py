@@ -193,7 +193,8 @@ def test_a_network_of_ones_own_that_takes_no_condition_is_refused_by_name(own_re
         (lambda v: vaekit.fit(v, (X, Y + 1), progress=False), "train: the condition is a class number from 0 to 2 .*; got 3"),
         (lambda v: vaekit.fit(v, (X, Y), validation=X, progress=False), r"conditional: give the condition"),
         (lambda v: vaekit.evaluate(v, [{"x": X}]), 'needs the key "y"'),
-        (lambda v: vaekit.evaluate(v, [{"x": X, "y": Y - 1}]), "batch 0: the condition .* got -1"),
+        (lambda v: vaekit.evaluate(v, [{"x": X, "y": Y - 1}]), r"batch 0: the condition .* missing \(-1\) in 4 of 12"),
+        (lambda v: vaekit.evaluate(v, [{"x": X, "y": Y - 2}]), "batch 0: the condition .* got -2"),
     ],
 )
 def test_a_condition_that_is_missing_or_wrong_is_refused(call, words):

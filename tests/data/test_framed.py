@@ -96,7 +96,7 @@ def test_columns_are_chosen_by_name_in_the_order_given():
             {"columns": ["age"], "group": "height"},
             "'height', by which examples are split, is missing in 9 of 60 rows, first in row 0",
         ),
-        ({"columns": ["age"], "label": "height"}, "column 'height', are missing in 9 of 60 rows, first in row 0"),
+        ({"columns": ["age"], "label": "height"}, "'height', are real numbers, and missing in 9 of 60 rows, first in row 0"),
         ({"columns": ["age"], "label": "seen"}, "are Date; labels are text, categories, booleans or numbers"),
         ({"drop": list(PEOPLE.columns)}, "no column of the frame is left for x"),
         ({"lable": "ill"}, "do not take the option 'lable'.*Did you mean 'label'"),
@@ -327,10 +327,32 @@ def test_a_name_is_that_of_its_number(words):
     assert list(names) == sorted(set(words))
 
 
-@pytest.mark.parametrize("y", [["a", None, "b"], pandas.Series(["a", None, "b"]), polars.Series(["a", None, "b"])])
-def test_a_label_that_is_missing_is_named(y):
-    with pytest.raises(ValueError, match="None in example 1|missing in 1 of 3 rows, first in row 1"):
-        as_examples((torch.zeros(3, 2), y))
+@pytest.mark.parametrize(
+    ("y", "names"),
+    [
+        (["a", None, "b"], ("a", "b")),
+        (["a", float("nan"), "b"], ("a", "b")),
+        (pandas.Series(["a", None, "b"]), ("a", "b")),
+        (pandas.Series(["a", None, "b"], dtype="category"), ("a", "b")),
+        (pandas.Series([False, None, True], dtype="boolean"), ("False", "True")),
+        (polars.Series(["a", None, "b"]), ("a", "b")),
+        (polars.Series([0, None, 1]), None),
+        (pandas.Series([0.0, float("nan"), 1.0]), None),
+    ],
+)
+def test_a_label_that_is_missing_is_minus_one_and_has_no_name(y, names):
+    examples = as_examples((torch.zeros(3, 2), y))
+    assert examples.y.tolist() == [0, -1, 1]
+    assert examples.label_names == names
+    assert examples.numbered_as(None if names is None else ("x", *names)).y.tolist() == (
+        [0, -1, 1] if names is None else [1, -1, 2]
+    )
+
+
+def test_labels_of_a_column_that_are_all_missing_are_refused():
+    frame = pandas.DataFrame({"a": [1.0, 2.0], "b": [None, None]}, dtype="float")
+    with pytest.raises(ValueError, match="column 'b', are missing in all 2 rows"):
+        as_examples(frame, label="b")
 
 
 # --- larger than memory -----------------------------------------------------------------------------------------------------

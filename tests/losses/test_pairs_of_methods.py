@@ -22,6 +22,9 @@ OPTIONS = {
     },
     "loss": {"factor": {"hidden": (4,)}},
 }
+CONDITIONS = {
+    "semi_supervised": {"name": "inferred_labels", "classes": 3, "classifier": {"hidden": (5,)}}
+}  # of objectives that need one, missing here
 VARIANTS = {
     "iwae, doubly reparameterized": {"name": "iwae", "gradient": "doubly_reparameterized"},
     "dip_vae i": {"name": "dip_vae", "kind": "i"},
@@ -57,12 +60,13 @@ def model(loss="elbo", posterior="diagonal_gaussian", prior="standard_normal"):
     vae = vaekit.create_vae(
         input_shape=(4,),
         latent_dim=2,
-        encoder={"name": "mlp", "hidden": (5,)},
+        encoder={"name": "mlp", "hidden": (5,), **({"condition_dim": 0} if loss in CONDITIONS else {})},
         decoder={"name": "mlp", "hidden": (5,)},
         posterior=spec("posterior", posterior),
         prior=spec("prior", prior),
         loss=spec("loss", loss),
         likelihood="gaussian",
+        condition=CONDITIONS.get(loss),
         seed=0,
     )
     torch.manual_seed(0)

@@ -28,11 +28,11 @@ def test_two_keys_of_one_parent_have_different_numbers(parent):
 
 def test_the_numbers_that_seeds_mean_stay_as_they_are():
     assert numbers(streams.Run) == {"STEPS": 0, "ORDER": 1, "EVALUATION": 2, "LOADER": 3, "VALIDATION": 4}
-    assert numbers(streams.Step) == {"OBJECTIVE": 1, "LAYERS": 2, "IMPUTATION": 3}
+    assert numbers(streams.Step) == {"OBJECTIVE": 1, "LAYERS": 2, "IMPUTATION": 3, "CLASS": 4}
     assert numbers(streams.Imputation) == {"CHOICE": 0, "DATA": 1}
     assert numbers(streams.Given) == {"LATENTS": 0, "PLACES": 1, "DATA": 2, "ORDER": 3}
     assert numbers(streams.Generators) == {"PYTHON": -1, "NUMPY": -2}  # where processes have 1, 2, ...
-    assert numbers(streams.Sample) == {"COMPONENT": 1, "DATA": -1}
+    assert numbers(streams.Sample) == {"COMPONENT": 1, "DATA": -1, "CLASS": -2}
 
 
 def test_no_key_is_derived_by_a_bare_number_or_from_row_start():
@@ -69,7 +69,7 @@ def test_rows_from_row_start_draw_from_a_prior_what_the_whole_draws(name, dtype)
     assert not torch.equal(whole[:3], whole[4:])
 
 
-PLAIN = ("autoencoder", "capacity", "ciwae", "elbo", "iwae", "miwae", "piwae", "renyi")
+PLAIN = ("autoencoder", "capacity", "ciwae", "elbo", "iwae", "miwae", "piwae", "renyi", "semi_supervised")
 COMPARE = ("beta_tc", "dip_vae", "factor", "free_bits", "info_vae", "vector_quantized", "wae")
 
 
@@ -77,6 +77,8 @@ COMPARE = ("beta_tc", "dip_vae", "factor", "free_bits", "info_vae", "vector_quan
 def test_objectives_that_do_not_compare_examples_are_means_over_any_parts_of_a_batch(name):
     codes = {"posterior": "vector_quantized", "prior": "codes"} if name == "vector_quantized" else {}
     points = {"posterior": "point"} if name == "autoencoder" else {}
+    if name == "semi_supervised":  # missing everywhere
+        points = {"condition": {"name": "inferred_labels", "classes": 3}}
     loss = {"name": name, **({"hidden": (4,)} if name == "factor" else {})}
     vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, loss=loss, seed=0, **codes, **points).double().eval()
     if codes:  # several are in use, which the perplexity sees

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from vaekit.checks import checked_size
 from vaekit.conditions.base import Condition, registry
+from vaekit.data.conversion import MISSING
 
 
 @registry.register("labels")
@@ -96,6 +97,12 @@ class Labels(Condition):
 
     def check(self, condition: Tensor) -> None:
         outside = (condition < 0) | (condition >= self.classes)
+        if outside.any() and not self.infers and (condition[outside] == MISSING).all():
+            raise ValueError(
+                f"the condition is {self.given_as}; it is missing ({MISSING}) in {int(outside.sum())} of {len(condition)} "
+                'examples. The condition "inferred_labels" with the loss "semi_supervised" learns from examples without a label '
+                "too; or leave them out"
+            )
         if outside.any():
             raise ValueError(
                 f"the condition is {self.given_as}; got {int(condition[outside][0])}. Number the classes from 0 on, and set the "

@@ -1,6 +1,6 @@
 """Arrays and tensors of many kinds, converted to plain tensors: floats [N, *S] and labels int64 [N].
 
-Masked elements, of NumPy's or torch's masked arrays, are missing: NaN among floats, an error among labels. Values that would lose
+Masked elements, of NumPy's or torch's masked arrays, are missing: NaN among floats, -1 among labels. Values that would lose
 their meaning are refused, with advice on how to convert them.
 """
 
@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.masked import MaskedTensor
 
 from vaekit.data.axes import arranged
+
+MISSING = -1  # a label that is not there
 
 _GREY_LEVELS = 255.0
 _FIRST_BLOCK, _BLOCK = 1 << 12, 1 << 22  # bytes that are looked at at once
@@ -128,16 +130,19 @@ def float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 def labels(y: Any) -> Tensor | None:
     """Labels, whole numbers of any dtype, as int64 [N]; real numbers as floats [N, 1]; vectors as floats [N, K].
 
-    Whole numbers of shape [N, 1], in a dtype of whole numbers, are labels [N].
+    Whole numbers of shape [N, 1], in a dtype of whole numbers, are labels [N]. Labels that are masked, NaN or None are missing:
+    -1, as in scikit-learn.
 
     Raises:
         TypeError: a tensor that is not dense.
-        ValueError: another shape; a label that is missing or outside int64's range. Names the first such example.
+        ValueError: another shape; a label outside int64's range, a number of a vector that is missing, one of real numbers that
+            is, or labels that all are. Names the first such example.
     """
     if y is None:
         return None
     if isinstance(y, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in y):
         y = _joined(np.ma.array, y)  # np.asarray would drop the masks
+    y = filled(y)
     check_none_missing(y)
     values = plain(y, "labels").cpu() if isinstance(y, Tensor) else _joined(np.asarray, y)
     if values.ndim not in (1, 2):
@@ -155,8 +160,35 @@ def labels(y: Any) -> Tensor | None:
         values = (values.double() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
     if values.dtype.kind == "f" and np.isfinite(values).all() and (values != np.trunc(values)).any():
         return torch.from_numpy(float32(values))[:, None]
+    values = with_missing_numbers(values)
     _check_whole(values)
     return torch.from_numpy(values.astype(np.int64))
+
+
+def with_missing_numbers(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Labels [N] with -1 where they are None, or NaN among whole numbers: what is missing.
+
+    Raises:
+        ValueError: all are.
+    """
+    if values.dtype.kind not in "fO":
+        return values
+    missing = np.isnan(values) if values.dtype.kind == "f" else np.array([value is None or value != value for value in values])
+    if not missing.any():
+        return values
+    if missing.all():
+        raise ValueError(f"the labels are missing in all {len(values)} examples; leave y out")
+    return np.where(missing, MISSING, values)
+
+
+def filled(y: Any) -> Any:
+    """Masked labels [N] with -1 where they are masked, or NaN among floats; everything else as it is."""
+    if isinstance(y, MaskedTensor) and y.ndim == 1:
+        return torch.where(y.get_mask(), y.get_data(), math.nan if y.is_floating_point() else MISSING)
+    if isinstance(y, np.ma.MaskedArray) and y.ndim == 1 and y.dtype.kind in "iufb" and np.ma.getmaskarray(y).any():
+        is_floating = y.dtype.kind == "f"
+        return np.where(np.ma.getmaskarray(y), math.nan if is_floating else MISSING, y.data.astype("f8" if is_floating else "i8"))
+    return y
 
 
 def _is_floating_point(values: Tensor | npt.NDArray[Any]) -> bool:

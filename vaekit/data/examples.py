@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vaekit.data.conversion import plain
+from vaekit.data.conversion import MISSING, plain
 from vaekit.data.labels import named_labels
 from vaekit.data.mapped import MappedArray
 from vaekit.data.readers import find_converter
@@ -23,7 +23,8 @@ class Examples(Dataset[Any]):
 
     Attributes:
         x: float [N, *S]: a tensor, or a `MappedArray`, which is indexed like one.
-        y: labels int64 [N], vectors float [N, K], or None: a conditional model's condition. Labels also colour pictures.
+        y: labels int64 [N], -1 where one is missing, vectors float [N, K], or None: a conditional model's condition. Labels also
+            colour pictures.
         rows: int64 [N], the examples' numbers in the file or array they were split from; None where they are 0 to N - 1.
         label_names: what the labels 0, 1, ... are called; None where they have no names.
         columns: what the entries of x [N, F] are called; None where they have no names.
@@ -92,12 +93,13 @@ class Examples(Dataset[Any]):
         if self.y is None or self.label_names is None or names is None or self.label_names == tuple(names):
             return self
         known = {name: number for number, name in enumerate(names)}
-        if unknown := [name for name in (self.label_names[number] for number in self.y.unique().tolist()) if name not in known]:
+        there = [self.label_names[number] for number in self.y.unique().tolist() if number != MISSING]
+        if unknown := [name for name in there if name not in known]:
             raise ValueError(
                 f"the labels {', '.join(map(repr, unknown))} are not among those trained on, {', '.join(map(repr, names))}; "
                 "leave those examples out, or train on some of them"
             )
-        numbers = torch.tensor([known.get(name, -1) for name in self.label_names])
+        numbers = torch.tensor([*(known.get(name, MISSING) for name in self.label_names), MISSING])  # that of -1 is the last
         return self.changed(y=numbers[self.y], label_names=names)
 
     def with_label_names(self, names: Sequence[str]) -> Examples:
@@ -108,7 +110,7 @@ class Examples(Dataset[Any]):
             or y is None
             or y.ndim != 1
             or not len(y)
-            or not 0 <= int(y.min()) <= int(y.max()) < len(names)
+            or not MISSING <= int(y.min()) <= int(y.max()) < len(names)
         ):
             return self
         return self.changed(label_names=names)
@@ -125,7 +127,7 @@ def _checked_names(names: Sequence[str], y: Tensor | None) -> tuple[str, ...]:
         raise TypeError(f"label_names has to be a sequence of strings, one for each label, got {names!r}")
     if y is None or y.ndim != 1:
         raise ValueError("label_names name labels, whole numbers [examples], but y is " + ("None" if y is None else "vectors"))
-    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < len(names):
+    if len(y) and not MISSING <= int(y.min()) <= int(y.max()) < len(names):
         raise ValueError(f"there are {len(names)} label_names, but the labels are from {int(y.min())} to {int(y.max())}")
     return tuple(names)
 
@@ -140,7 +142,8 @@ def as_examples(data: Any, **options: Any) -> Examples:
       the option `layout`, "NHWC" for example; see `vaekit.data.axes.form_of`.
     - Masked elements, of `numpy.ma` or `torch.masked`, are missing: NaN.
     - y [N] becomes int64 where its numbers are whole, and floats [N, 1] where they are not; y [N, K] becomes floats. Text,
-      categories and booleans become numbered labels with names; see `vaekit.data.labels.named_labels`.
+      categories and booleans become numbered labels with names; see `vaekit.data.labels.named_labels`. A label that is missing,
+      None, NaN or masked, is -1.
     - A frame of pandas, polars or pyarrow gives its columns of numbers; see `vaekit.data.framed`.
     - A `datasets.Dataset` of Hugging Face has them in its columns "x" and, if there is one, "y"; x stays where it is.
     - A name or a path, see `load`, gives its training examples: all of them where it has no test set of its own.
@@ -152,7 +155,7 @@ def as_examples(data: Any, **options: Any) -> Examples:
     Raises:
         TypeError: data of another kind, values that are not real numbers, or a sparse tensor; says how to convert it. An option
             that data of this kind does not take.
-        ValueError: numbers beyond float32's range; labels that are missing or outside int64's range. Names the first
+        ValueError: numbers beyond float32's range; vectors that are missing, labels outside int64's range. Names the first
             such example.
 
     Example:

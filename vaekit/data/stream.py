@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from vaekit.data.batch import Batch
 from vaekit.data.batches import EMPTY, Batches
-from vaekit.data.conversion import check_none_missing, check_real, float32, floats, plain
+from vaekit.data.conversion import check_none_missing, check_real, filled, float32, floats, plain
 from vaekit.data.sampled import sample_of
 from vaekit.data.whole import smallest_of
 
@@ -244,12 +244,13 @@ def _checked_x(x: Tensor | npt.NDArray[Any]) -> Tensor:
 
 
 def _checked_y(y: Tensor | npt.NDArray[Any]) -> Tensor:
-    """y of a loader's batch as a dense tensor; its dtype and values are for the model's condition to check.
+    """y of a loader's batch as a dense tensor, -1 where a label is masked; its dtype and values are the condition's to check.
 
     Raises:
         TypeError: not dense.
-        ValueError: missing values.
+        ValueError: missing values of vectors.
     """
+    y = filled(y)
     check_none_missing(y)
     if isinstance(y, np.ndarray):
         check_real(y.dtype)

@@ -1,6 +1,7 @@
 """Evaluation: what a trained model is worth, in nats and in the data's own units."""
 
 from vaekit.evaluation.bound import Bound, importance_weighted_bound
+from vaekit.evaluation.classification import Classification, classification
 from vaekit.evaluation.disentanglement import (
     dci,
     disentanglement,
@@ -19,10 +20,12 @@ from vaekit.evaluation.terms import evaluate
 
 __all__ = [
     "Bound",
+    "Classification",
     "Imputation",
     "LatentStatistics",
     "SampleQuality",
     "Scores",
+    "classification",
     "dci",
     "disentanglement",
     "evaluate",

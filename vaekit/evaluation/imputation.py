@@ -130,18 +130,19 @@ def _check_likelihood(vae: VAE) -> None:
 @torch.no_grad()
 def _imputed(vae: VAE, piece: Piece, key: Tensor, samples: int, draws: int | None) -> Imputation:
     x = piece.batch.x
-    sums, latents, log_weights = WeightSums(len(x)), [], []
+    sums, kept = WeightSums(len(x)), []
     with evaluation_mode(vae):
         for drawn in weighted_draws(vae, piece.batch, key, piece.row_start, samples, piece.at_once):
             expected, value_of = drawn.likelihood.expected_statistics(drawn.parameters), drawn.likelihood.value_of
             sums.add(drawn.log_weights, expected.unflatten(0, drawn.log_weights.shape))
             if draws is not None:
-                latents.append(drawn.z)
-                log_weights.append(drawn.log_weights)
+                kept.append((drawn.z, drawn.log_weights, drawn.condition))
         mean = value_of(sums.mean)
         filled = None
         if draws is not None:
-            filled = _resampled(vae, piece, torch.cat(latents), torch.cat(log_weights), key, draws)
+            z, log_weights, told = zip(*kept, strict=True)
+            condition = None if told[0] is None else torch.cat(told)
+            filled = _resampled(vae, piece, torch.cat(z), torch.cat(log_weights), condition, key, draws)
     # Where every weight is 0 there is no distribution to take a mean of, or a class.
     missing, usable = x.isnan(), sums.log_sum.isfinite().to(x.device).view(-1, *(1,) * (x.ndim - 1))
     to_fill = missing & usable
@@ -152,8 +153,10 @@ def _imputed(vae: VAE, piece: Piece, key: Tensor, samples: int, draws: int | Non
     )
 
 
-def _resampled(vae: VAE, piece: Piece, z: Tensor, log_weights: Tensor, key: Tensor, draws: int) -> Tensor:
-    """Draws of x from K draws z [K, B, *S] with their weights [K, B]: [M, B, *input_shape]."""
+def _resampled(
+    vae: VAE, piece: Piece, z: Tensor, log_weights: Tensor, condition: Tensor | None, key: Tensor, draws: int
+) -> Tensor:
+    """Draws of x from K draws z [K, B, *S] with their weights [K, B] and conditions [K, B, ...]: [M, B, *input_shape]."""
     batch, row_start = piece.batch, piece.row_start
     own, numbers = philox.fold_in(key, streams.Step.IMPUTATION), torch.arange(draws, device=key.device)
     choice, data = (
@@ -164,7 +167,7 @@ def _resampled(vae: VAE, piece: Piece, z: Tensor, log_weights: Tensor, key: Tens
     chosen = torch.searchsorted(cumulative, places.contiguous()).clamp(max=len(z) - 1).to(z.device)
     rows, drawn = torch.arange(len(batch.x), device=z.device), []
     for of_draw, data_key in zip(chosen.unbind(1), data, strict=True):
-        parameters = vae.natural_parameters(z[of_draw, rows], batch.condition)
+        parameters = vae.natural_parameters(z[of_draw, rows], None if condition is None else condition[of_draw, rows])
         likelihood, parameters = vae.likelihood.given_observed(parameters, batch.x)
         drawn.append(likelihood.sample(parameters, key=data_key, row_start=row_start))
     return torch.stack(drawn).to(batch.x.dtype)

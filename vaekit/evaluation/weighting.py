@@ -9,18 +9,19 @@ N. Gimelshein, "Online normalizer calculation for softmax", 2018, arXiv:1805.028
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from vaekit.conditions.base import Condition
 from vaekit.data import Batch, Batches
 from vaekit.evaluation.terms import on_device
 from vaekit.latents import LatentKind
 from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.draws import repeated
-from vaekit.ops import philox
+from vaekit.ops import philox, streams
 from vaekit.ops.precision import wide
 from vaekit.vae import VAE
 
@@ -36,12 +37,14 @@ class Draws(NamedTuple):
         likelihood: of each element of x given z and what is observed.
         parameters: [k B, P, *output_shape], its own.
         log_weights: [k, B], in nats; float64 on the CPU.
+        condition: [k, B] or [k, B, K], what each draw was decoded with; None for a model without one.
     """
 
     z: Tensor
     likelihood: Likelihood
     parameters: Tensor
     log_weights: Tensor
+    condition: Tensor | None
 
 
 def weighted_draws(vae: VAE, batch: Batch, key: Tensor, row_start: int, num_samples: int, at_once: int) -> Iterator[Draws]:
@@ -61,19 +64,63 @@ def weighted_draws(vae: VAE, batch: Batch, key: Tensor, row_start: int, num_samp
             f"log p(x) is weighed up from draws of q(z | x), but {type(family).__name__} gives a single point for each example; "
             "take a model with another posterior, 'diagonal_gaussian' for example"
         )
-    posterior, examples = vae.encode(batch.x, batch.condition), len(batch.x)
-    prior = vae.prior_given(batch.condition, examples)
+    examples, latents = len(batch.x), _latents_of(vae, batch, row_start)
     chunk = max(1, at_once // max(1, examples))
     for first in range(0, num_samples, chunk):
         count = min(chunk, num_samples - first)
         # Sample k is the stream with offset + k 2^40: so the samples do not depend on the chunks.
-        chunk_key = key + torch.tensor([0, first], device=key.device) * philox.SAMPLE_STRIDE
-        z, log_ratio = posterior.rsample_log_ratio(prior, key=chunk_key, num_samples=count, row_start=row_start)
-        condition = None if batch.condition is None else repeated(batch.condition, count)
+        z, log_ratio, told = latents(key + torch.tensor([0, first], device=key.device) * philox.SAMPLE_STRIDE, count)
+        condition = None if told is None else told.flatten(0, 1)
         parameters, x = vae.natural_parameters(z.flatten(0, 1), condition), repeated(batch.x, count)
         nll = vae.likelihood.nll(parameters, x).view(count, examples)
         log_weights = -(nll.cpu().double() + log_ratio.cpu().double())  # MPS has no float64
-        yield Draws(z, *vae.likelihood.given_observed(parameters, x), log_weights)
+        yield Draws(z, *vae.likelihood.given_observed(parameters, x), log_weights, told)
+
+
+_Latents = Callable[[Tensor, int], tuple[Tensor, Tensor, "Tensor | None"]]
+
+
+def _latents_of(vae: VAE, batch: Batch, row_start: int) -> _Latents:
+    """What draws, with a key, k latents of each example: z [k, B, *S], log q - log p [k, B] and the condition, [k, B, ...].
+
+    A condition that is missing is drawn too, from q(c | x), and its log q(c | x) - log p(c) is part of the log ratio: the weights
+    are then those of log p(x), not of log p(x | c).
+    """
+    if vae.condition is not None and vae.condition.infers:
+        told = vae.condition.as_rows(batch.condition, len(batch.x))
+        if vae.condition.is_missing(told).any():
+            return _latents_of_classes(vae, batch.x, told, vae.condition, row_start)
+    posterior, prior = vae.encode(batch.x, batch.condition), vae.prior_given(batch.condition, len(batch.x))
+
+    def draw(key: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        z, log_ratio = posterior.rsample_log_ratio(prior, key=key, num_samples=count, row_start=row_start)
+        return z, log_ratio, None if batch.condition is None else batch.condition.expand(count, *batch.condition.shape)
+
+    return draw
+
+
+def _latents_of_classes(vae: VAE, x: Tensor, told: Tensor, condition: Condition, row_start: int) -> _Latents:
+    values, missing, own = condition.values(told.device).to(told.dtype), condition.is_missing(told), condition.numbers(told)
+    log_posterior = condition.log_posterior(vae.likelihood.encoder_input(x)).cpu().double()
+    log_ratios = log_posterior - condition.log_prior().cpu().double()
+    below = log_posterior.exp().cumsum(1)
+    given = [value.expand(len(x), *value.shape) for value in values]
+    each = [(vae.encode(x, one), vae.prior_given(one, len(x))) for one in given]
+
+    def draw(key: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        samples = torch.arange(count, device=key.device)
+        keys = philox.fold_in(key, streams.Step.CLASS) + torch.stack((0 * samples, samples), 1) * philox.SAMPLE_STRIDE
+        places = philox.uniform(keys.cpu(), (len(x),), torch.float64, row_start).T * below[:, -1:]
+        number = torch.searchsorted(below, places.contiguous()).clamp(max=len(values) - 1).T.to(x.device)
+        number = torch.where(missing, number, own)
+        drawn = [q.rsample_log_ratio(p, key=key, num_samples=count, row_start=row_start) for q, p in each]
+        z, log_ratio = (torch.stack(some, dim=2) for some in zip(*drawn, strict=True))  # [k, B, V, ...]
+        rows = torch.arange(len(x), device=x.device)
+        of_draw = torch.arange(count, device=x.device)[:, None]
+        of_class = torch.where(missing.cpu(), log_ratios[rows.cpu(), number.cpu()], 0.0).to(log_ratio.device, log_ratio.dtype)
+        return z[of_draw, rows, number], log_ratio[of_draw, rows, number] + of_class, values[number]
+
+    return draw
 
 
 class WeightSums:

@@ -10,6 +10,7 @@ from vaekit.losses.free_bits import FreeBits
 from vaekit.losses.iwae import Ciwae, Iwae, Miwae, Piwae
 from vaekit.losses.mmd import WAE, InfoVAE, squared_mmd
 from vaekit.losses.renyi import Renyi
+from vaekit.losses.semi_supervised import SemiSupervised
 from vaekit.losses.total_correlation import BetaTC
 from vaekit.losses.vector_quantized import VectorQuantizedLoss
 
@@ -33,6 +34,7 @@ __all__ = [
     "Miwae",
     "Piwae",
     "Renyi",
+    "SemiSupervised",
     "StepContext",
     "VectorQuantizedLoss",
     "WAE",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from vaekit.conditions.base import Condition
 from vaekit.data.batch import Batch as Batch
 from vaekit.latents import LatentKind
 from vaekit.likelihoods.base import Likelihood
@@ -70,6 +71,7 @@ class LatentVariableModel(Protocol):
     prior: Prior
     likelihood: Likelihood
     decoder: nn.Module
+    condition: Condition | None
 
     def encode(self, x: Tensor, condition: Tensor | None = None) -> Posterior: ...
 
@@ -90,11 +92,13 @@ class Loss(Part, nn.Module, ABC):
         compares_examples: whether its value for an example, or what it learns from one, depends on the others of the batch. With
             batches of another size, or put together otherwise, it is another objective; it takes its rows through
             `vaekit.gathering.gathered`, so that a batch may be split over processes.
+        infers_condition: whether it is for models whose condition may be missing (`Condition.infers`), and for no others.
     """
 
     latent_shape: tuple[int, ...] | None = None
     latents: LatentKind = LatentKind.VECTORS
     compares_examples: bool = False
+    infers_condition: bool = False
     __call__: Callable[..., LossTerms]
 
     def __init__(self) -> None:  # nn.Module.__init__ would swallow unknown options

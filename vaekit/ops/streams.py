@@ -25,6 +25,7 @@ class Step:
     LAYERS = 2  # what layers such as dropout draw from the global generators, and before them a loader for the step;
     # of a run's processes the first draws from it, and process 1, 2, ... from fold_in(LAYERS, rank)
     IMPUTATION = 3  # what an imputation draws besides z
+    CLASS = 4  # of a condition that is missing, where draws of it have weights
 
 
 class Imputation:
@@ -64,6 +65,7 @@ class Sample:
 
     COMPONENT = 1  # of a mixture
     DATA = -1  # x given z
+    CLASS = -2  # where a condition is missing
 
 
 class NegativeBinomial:

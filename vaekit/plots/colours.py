@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from vaekit.data.conversion import MISSING
 from vaekit.data.native import read
 from vaekit.plots.drawing import BLUE, GREY
 from vaekit.plots.panels import SMALL, Scale, compact, percent, shortened, show_dates
@@ -182,9 +183,12 @@ def of_series(name: str, series: Any) -> Values:
 
 
 def as_classes(name: str, labels: Any, names: Sequence[str] | None = None) -> Values:
-    """Labels [N], whole numbers, as levels in their order; those that do not occur are left out unless they have names."""
+    """Labels [N], whole numbers, as levels in their order; those that do not occur are left out unless they have names.
+
+    -1 among labels with names is a label that is missing, and NaN here.
+    """
     numbers = np.asarray(labels).astype(np.int64)
     if names is not None:
-        return Values(name, numbers.astype(np.float64), tuple(names))
+        return Values(name, np.where(numbers == MISSING, np.nan, numbers.astype(np.float64)), tuple(names))
     there = np.unique(numbers)
     return Values(name, np.searchsorted(there, numbers).astype(np.float64), tuple(map(str, there.tolist())))

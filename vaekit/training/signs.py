@@ -175,11 +175,12 @@ class Signs:
         """Whether the reconstruction is what the likelihood says, divided by the elements, and the divergence is not."""
         batch = batch.to(self._vae.device)
         with evaluation_mode(self._vae):
-            posterior = self._vae.encode(batch.x, batch.condition)
-            parameters = self._vae.natural_parameters(posterior.mean, batch.condition)
+            condition = self._vae.completed(batch.x, batch.condition)
+            posterior = self._vae.encode(batch.x, condition)
+            parameters = self._vae.natural_parameters(posterior.mean, condition)
             nll = float(self._vae.likelihood.nll(parameters, batch.x).mean())
             key = philox.make_key(0, device=self._vae.device)
-            divergence = float(posterior.rsample_kl(self._vae.prior_given(batch.condition, len(batch.x)), key=key)[1].mean())
+            divergence = float(posterior.rsample_kl(self._vae.prior_given(condition, len(batch.x)), key=key)[1].mean())
         return _is_near(reconstruction * elements, nll) and not _is_near(kl * elements, divergence)
 
 
