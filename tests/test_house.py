@@ -44,7 +44,7 @@ FLOORS = [
     {"losses"},
     {"specs"},
     {"compatibility", "sizes", "starts", "tiles"},
-    {"coding", "pieces", "vae", "saving", "looking"},  # VAE.save is short for saving.save
+    {"coding", "pieces", "shortcuts", "vae", "saving", "looking"},  # VAE.save is short for saving.save
     {"presets", "compose"},
     {"inputs", "divided"},
     {"evaluation", "training", "plots", "cells", "exporting", "diffusers"},
@@ -53,7 +53,7 @@ FLOORS = [
     {"cli", "integrations", "__main__"},
 ]
 
-SHORT_FOR_A_ROOM_ABOVE = {"vaekit.vae": "evaluation"}  # methods that import it when they are called
+SHORT_FOR_A_ROOM_ABOVE = {"vaekit.shortcuts": "evaluation"}  # methods that import it when they are called
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -5,15 +5,13 @@ D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.61
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vaekit import autocast, coding, compatibility, looking, schedules, sizes, starts, tiles
+from vaekit import autocast, compatibility, looking, schedules, sizes, starts, tiles
 from vaekit.conditions.base import Condition
 from vaekit.decoders.base import Decoder
 from vaekit.encoders.base import Encoder
@@ -24,14 +22,12 @@ from vaekit.ops import philox
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal
-
-if TYPE_CHECKING:
-    from vaekit.evaluation import Imputation, Scores
+from vaekit.shortcuts import Shortcuts
 
 _MEAN_CHUNK = 4096  # rows at a time: the statistics of classes are many times as large as x
 
 
-class VAE(nn.Module):
+class VAE(Shortcuts):
     """A variational autoencoder composed of objects; `vaekit.create_vae` composes by names.
 
     Args:
@@ -240,42 +236,6 @@ class VAE(nn.Module):
         """
         return looking.reconstruct(self, x, condition, pad, tile)
 
-    def completed(self, x: Tensor, condition: Any = None) -> Any:
-        """The condition of each example, with the most probable value where it is missing, if the model infers it.
-
-        Other models have it back as it was given.
-        """
-        if self.condition is None or not self.condition.infers:
-            return condition
-        return self.condition.completed(self.likelihood.encoder_input(x), self.condition.as_rows(condition, x.shape[0]))
-
-    def classify(self, x: Tensor, *, probabilities: bool = False) -> Tensor:
-        """The most probable class of each example, int64 [B], by a model that infers it; looked at as by `reconstruct`.
-
-        Args:
-            x: [B, *input_shape].
-            probabilities: give q(c | x) of every class instead, [B, K].
-
-        Raises:
-            TypeError: a model without a condition, or one that has to be told it.
-
-        Example:
-            >>> import vaekit
-            >>> condition = {"name": "inferred_labels", "classes": 3}
-            >>> vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, condition=condition, loss="semi_supervised")
-            >>> vae.classify(torch.rand(5, 4), probabilities=True).shape
-            torch.Size([5, 3])
-        """
-        return looking.classify(self, x, probabilities)
-
-    def indices(self, x: Tensor, condition: Any = None) -> Tensor:
-        """The codes of x by their numbers, int64 [B, *code_shape], looked at as by `reconstruct`; TypeError without codes."""
-        return coding.indices(self, x, condition)
-
-    def decode_codes(self, indices: Tensor, condition: Any = None) -> Tensor:
-        """`decode` of codes by their numbers, int64 [B, *code_shape], each from 0 to K - 1: [B, *input_shape]."""
-        return self.decode(coding.embedded(self, indices), condition)
-
     @torch.no_grad()
     def sample(
         self,
@@ -313,27 +273,6 @@ class VAE(nn.Module):
         """
         return looking.sample(self, n, condition, draw, size, tile, prior, philox.resolve_key(key, generator, self.device))
 
-    def impute(
-        self, x: Any, *, draws: int | None = None, samples: int = 500, seed: int = 0, key: Tensor | None = None
-    ) -> Imputation:
-        """Fill the missing values of x, NaN: `vaekit.evaluation.impute`, which says what it takes, gives and raises.
-
-        Example:
-            >>> import vaekit
-            >>> vae = vaekit.create_vae(input_shape=(3,), latent_dim=1, likelihood={"name": "gaussian", "missing": "ignore"})
-            >>> vae.impute(torch.tensor([[1.0, float("nan"), 2.0]])).x[0, [0, 2]]
-            tensor([1., 2.])
-        """
-        from vaekit import evaluation
-
-        return evaluation.impute(self, x, draws=draws, samples=samples, seed=seed, key=key)
-
-    def score(self, x: Any, *, elements: bool = False, samples: int = 500, seed: int = 0, key: Tensor | None = None) -> Scores:
-        """log p(x) of each example, in nats: `vaekit.evaluation.score`, which says what it takes, gives and raises."""
-        from vaekit import evaluation
-
-        return evaluation.score(self, x, elements=elements, samples=samples, seed=seed, key=key)
-
     @torch.no_grad()
     def initialize_output_bias(self, x: Tensor | Iterable[Tensor]) -> None:
         """Let a new decoder start from the mean of x, so that training does not begin with learning it.
@@ -365,28 +304,6 @@ class VAE(nn.Module):
             )
         batches = x.split(_MEAN_CHUNK) if isinstance(x, Tensor) else x
         bias.copy_(starts.bias_from_mean(bias, self.likelihood, map(self._checked_input, batches)))
-
-    def config(self) -> dict[str, Any]:
-        """Plain data from which `vaekit.load` composes this model again: the options that its parts were constructed with.
-
-        Raises:
-            ValueError: a model that could not be composed again: a part whose class is not registered, weights of several dtypes,
-                layers that were replaced by hand; the message says what to do.
-        """
-        from vaekit import saving
-
-        return saving.config_of(self)
-
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write weights and config into `folder` (model.safetensors, and config.json to read); returns the folder.
-
-        Raises:
-            ValueError: a model that `vaekit.load` could not bring back, as for `config`; weights without values, or sparse ones.
-            OSError: the folder cannot be written.
-        """
-        from vaekit import saving
-
-        return saving.save(self, folder)
 
     def _warn_of_final_weights(self) -> None:
         """Warn of training without a step, once for each objective that has a schedule."""
