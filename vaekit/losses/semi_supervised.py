@@ -31,8 +31,10 @@ class SemiSupervised(Loss):
     -log p(x) of the others; nothing is drawn of c. Without any label missing it is the ELBO of the conditional model, with the
     constant -log p(c), and a classifier trained beside it, whose weights the rest does not share.
 
-    When to use it: few examples have a label and many have none, and what an example looks like depends on its class. Cost: a
-    batch in which a label is missing is encoded and decoded once for each class; use it for tens of classes.
+    Use it where few examples have a label and many have none, and what an example looks like depends on its class. Cost: a batch
+    in which a label is missing is encoded and decoded once for each class; use it for tens of classes.
+
+    D. P. Kingma et al., "Semi-supervised Learning with Deep Generative Models", 2014, arXiv:1406.5298, equations 6 to 9.
 
     Args:
         alpha: the weight of -log q(c | x) of each labelled example: a number of at least 0, a `vaekit.schedules.Schedule` of the
@@ -43,7 +45,7 @@ class SemiSupervised(Loss):
     -log p(c) or KL(q(c | x) || p(c)), [B], and `classification`, -log q(c | x), [B], 0 where the class is missing.
 
     Raises:
-        TypeError: weights that are none.
+        TypeError: alpha or beta that is no weight.
         ValueError: negative ones; when composed, a condition that is not inferred.
 
     Example:
