@@ -20,7 +20,7 @@ WHERE_FROM = [
     ("zero_inflated_negative_binomial", "dispersion"),
 ]
 SHAPES = {"conv1d": (2, 9), "conv3d": (1, 5, 4, 3), "columns": (3,)}  # of the parts that take no images
-SMALL = {"resnet": {"channels": (4, 8), "attention": True}}
+SMALL = {"resnet": {"channels": (4, 8), "attention": True}, "top_down": {"channels": (4, 8), "groups": (1, 2)}}
 VQ = {"posterior": "vector_quantized", "prior": "codes", "loss": "vector_quantized"}  # which go with each other only
 CODES = (
     {"name": "finite_scalar", "levels": 65},
@@ -28,10 +28,11 @@ CODES = (
     {"name": "residual_vector_quantized", "codes": 4},
 )  # go with these too; levels so fine that not all are 0
 OF_CODES = {"codes", "autoregressive_codes", "pixel_cnn"}
+LADDER = {"posterior": {"name": "ladder", "hidden": (4,), "activation": "tanh"}, "prior": "top_down"}
 SPATIAL = {"encoder": {"name": "conv", "spatial": True}, "decoder": {"name": "conv"}}
 PARTS = [
     *({"encoder": {"name": name, **SMALL.get(name, {})}} for name in encoders.names()),
-    *({"decoder": {"name": name, **SMALL.get(name, {})}} for name in decoders.names()),
+    *({"decoder": {"name": name, **SMALL.get(name, {})}} for name in decoders.names() if name != "top_down"),
     *({"encoder": {"name": name, "channels": (4,), "spatial": True}} for name in ("conv", "conv1d", "conv3d", "resnet")),
     {"encoder": {"name": "conv", "spatial": True}, "decoder": {"name": "conv"}},
     *({"encoder": {"name": "mlp", "normalization": n, "dropout": 0.5}} for n in ("layer", "group")),
@@ -44,7 +45,14 @@ PARTS = [
         for how in ("fixed", "shared", "feature", "element")
     ),
     *({"likelihood": {"name": name, "missing": "ignore", **REQUIRED.get(name, {})}} for name in likelihoods.names()),
-    *({"prior": name} for name in priors.names() if name not in OF_CODES),
+    *({"prior": name} for name in priors.names() if name not in OF_CODES | {"top_down"}),
+    LADDER,
+    {**LADDER, "decoder": {"name": "top_down", "decoder": {"name": "mlp", "hidden": (8,)}}, "loss": {"name": "iwae"}},
+    {
+        "encoder": {"name": "top_down", **SMALL["top_down"]},
+        "prior": {"name": "top_down", "temperature": (1.0, 0.8, 1.2)},
+        "decoder": {"name": "top_down", "decoder": {"name": "resnet", "channels": (8,), "blocks": 1}},
+    },
     {"posterior": {"name": "gumbel_softmax", "codes": 4}, "prior": "codes"},
     {**VQ, **SPATIAL, "prior": {"name": "autoregressive_codes", "width": 8, "layers": 1, "dropout": 0.0}},
     {**VQ, **SPATIAL, "prior": {"name": "pixel_cnn", "width": 8, "layers": 2, "dropout": 0.0}},

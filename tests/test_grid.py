@@ -15,8 +15,13 @@ import vaekit
 from vaekit import conditions, decoders, encoders, likelihoods, posteriors, priors
 
 SHAPES = {1: (5,), 2: (2, 12), 3: (1, 8, 8), 4: (1, 4, 4, 4)}  # a table's row, a series, an image, a volume, by their dimensions
-DIMENSIONS = {"mlp": (1, 2, 3, 4), "conv1d": (2,), "conv": (3,), "conv3d": (4,), "resnet": (2, 3, 4)}
-SMALL = {"mlp": {"hidden": (16,)}, "resnet": {"channels": (8, 16), "blocks": 1}}
+DIMENSIONS = {"mlp": (1, 2, 3, 4), "conv1d": (2,), "conv": (3,), "conv3d": (4,), "resnet": (2, 3, 4), "top_down": (2, 3, 4)}
+SMALL = {
+    "mlp": {"hidden": (16,)},
+    "resnet": {"channels": (8, 16), "blocks": 1},
+    "top_down": {"channels": (4, 8), "groups": (1, 1)},
+}
+BEHIND = {"name": "top_down", "decoder": {"name": "mlp", "hidden": (16,)}}
 CONVOLUTIONS = {"channels": (4, 8)}
 COLUMNS = ["gaussian", {"name": "categorical", "classes": 3}, "poisson", "laplace", "negative_binomial"]
 CONDITIONS = {
@@ -44,6 +49,8 @@ class Combination(NamedTuple):
         halvings = {"mlp": None, "resnet": 1}
         same = halvings.get(self.encoder, 2) == halvings.get(self.decoder, 2) or self.decoder == "mlp"
         positions = not self.spatial or (self.encoder != "mlp" and same)
+        if "top_down" in (self.encoder, self.decoder):  # levels lie side by side, which another decoder cannot read in space
+            positions = self.encoder == "top_down" and self.decoder in ("mlp", "top_down") and not self.spatial
         return networks and positions and (self.likelihood != "columns" or self.dimensions == 1)
 
     def build(self) -> vaekit.VAE:
@@ -53,12 +60,14 @@ class Combination(NamedTuple):
         encoder = {"name": self.encoder, **SMALL.get(self.encoder, CONVOLUTIONS), **({"spatial": True} if self.spatial else {})}
         decoder = {"name": self.decoder, **SMALL.get(self.decoder, CONVOLUTIONS)}
         decoder |= {"channels": decoder["channels"][::-1]} if "channels" in decoder else {}
+        decoder = BEHIND if self.decoder == "top_down" else decoder
         return vaekit.create_vae(
             input_shape=SHAPES[self.dimensions],
             latent_dim=2,
             encoder=encoder,
             decoder=decoder,
             likelihood=likelihood,
+            prior="top_down" if self.encoder == "top_down" else None,
             condition=CONDITIONS[self.condition],
             loss="semi_supervised" if self.condition == "inferred_labels" else "elbo",
             seed=0,
@@ -127,7 +136,8 @@ def test_what_does_not_fit_together_is_refused_with_the_reason(combination):
     with pytest.raises((TypeError, ValueError)) as caught:
         combination.build()
     words = str(caught.value)
-    reasons = ("got the shape", "takes no option 'spatial'", "do not lead to data", "describes tables with 5 column(s)")
+    reasons = ["got the shape", "takes no option 'spatial'", "do not lead to data", "describes tables with 5 column(s)"]
+    reasons += ["no number of doublings leads from", "which the encoder has not"]
     assert any(reason in words for reason in reasons), words
 
 

@@ -35,7 +35,7 @@ FLOORS = [
         "modes",
     },
     {"data", "ops", "gathering", "batch_norm", "dense", "layers", "flows", "schedules", "seeding", "standardizing"},
-    {"residual"},
+    {"residual", "top_down"},
     {"conditions"},
     {"priors"},
     {"posteriors", "divergences"},

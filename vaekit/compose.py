@@ -173,8 +173,10 @@ def _composed(
         **conditional,
     )
     is_spatial = len(encoder.latent_shape) > 1 and encoder.latent_shape[0] == latent_dim
+    path = encoder.family.path
     decoder = build(
         "decoder",
+        {} if path is None else {"features_shape": path.features_shape},
         latent_dim=encoder.latent_shape if is_spatial else latent_dim,
         output_shape=likelihood.decoder_output_shape(data_shape),
         parameters_per_element=likelihood.parameters_per_element,

@@ -88,6 +88,37 @@ def vq_mnist() -> dict[str, Any]:
     }
 
 
+@register("ladder-mnist")
+def ladder_mnist() -> dict[str, Any]:
+    """ "burda-mnist" with two levels of latents, 10 above 40, for 28 x 28 black and white images.
+
+    The ladder of C. K. Sønderby et al., "Ladder Variational Autoencoders", 2016, arXiv:1602.02282, made small, and with a decoder
+    that reads both levels. Raise beta from 0 over some hundred steps, which the upper level needs:
+    loss={"beta": {"name": "linear", "steps": 400, "start": 0.0, "end": 1.0}}.
+    """
+    return {
+        **burda_mnist(),
+        "posterior": {"name": "ladder", "levels": (10, 40), "hidden": (100,), "activation": "tanh"},
+        "prior": "top_down",
+    }
+
+
+@register("top-down-mnist")
+def top_down_mnist() -> dict[str, Any]:
+    """Residual networks with three levels of latents at 7 x 7, 7 x 7 and 14 x 14, for 28 x 28 black and white images.
+
+    The top-down models of A. Vahdat, J. Kautz, "NVAE", 2020, arXiv:2007.03898, and R. Child, "Very Deep VAEs", 2021,
+    arXiv:2011.10650, made small: 187,000 parameters, and two latents at each position.
+    """
+    return {
+        "input_shape": (1, 28, 28),
+        "latent_dim": 2,
+        "encoder": {"name": "top_down", "channels": (12, 24, 24), "groups": (0, 1, 2)},
+        "decoder": {"name": "top_down", "decoder": {"name": "resnet", "channels": (24, 12), "blocks": 1}},
+        "prior": "top_down",
+    }
+
+
 @register("colour-64")
 def colour_64() -> dict[str, Any]:
     """A convolutional autoencoder for 64 x 64 colour images, faces for example, with values in [0, 1].

@@ -87,6 +87,7 @@ class VAE(Shortcuts):
         self.condition = condition
         self._objectives_without_step: tuple[Loss, ...] = ()  # in a tuple, where it is no submodule a second time
         prior.attach(encoder)
+        decoder.attach(encoder)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -105,6 +106,17 @@ class VAE(Shortcuts):
     def latent_shape(self) -> tuple[int, ...]:
         """The shape of one example's latents."""
         return self.encoder.latent_shape
+
+    @property
+    def latent_levels(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the levels of latents, from the one that is drawn first; mostly there is one, latent_shape."""
+        path = self.encoder.family.path
+        return (self.latent_shape,) if path is None else path.level_shapes
+
+    def split_levels(self, z: Tensor) -> tuple[Tensor, ...]:
+        """The levels of z [B, *latent_shape], each [B, *its shape in `latent_levels`]."""
+        path = self.encoder.family.path
+        return (z,) if path is None else path.split(z)
 
     @property
     def device(self) -> torch.device:

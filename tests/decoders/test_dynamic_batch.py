@@ -15,7 +15,10 @@ RESNET = {"name": "resnet", "channels": (4, 8), "attention": True}
 LABELS, VECTOR = {"name": "labels", "classes": 3}, {"name": "vector", "size": 2, "dim": 2}
 MODELS = [
     *({"encoder": RESNET if name == "resnet" else name} for name in encoders.names()),
-    *({"decoder": RESNET if name == "resnet" else name} for name in decoders.names()),
+    *({"decoder": RESNET if name == "resnet" else name} for name in decoders.names() if name != "top_down"),
+    {"encoder": "top_down", "prior": "top_down",
+     "decoder": {"name": "top_down", "decoder": {"name": "resnet", "channels": (8, 4), "blocks": 1}}},
+    {"posterior": "ladder", "prior": "top_down", "decoder": "top_down"},
     *({"encoder": {"name": name, "spatial": True}, "decoder": name} for name in ("conv", "conv1d", "conv3d")),
     {"encoder": {**RESNET, "spatial": True}, "decoder": {**RESNET, "channels": (8, 4)}},
     *({"likelihood": {"name": name, **REQUIRED.get(name, {})}} for name in likelihoods.names()),

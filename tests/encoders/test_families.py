@@ -32,7 +32,7 @@ def compose(shape=(7,), encoder=None, **options):
 
 
 def test_every_encoder_is_here():
-    assert {encoder["name"] for _, encoder in ENCODERS} == set(encoders.names())
+    assert {encoder["name"] for _, encoder in ENCODERS} | {"top_down"} == set(encoders.names())  # which has a family of its own
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)

@@ -54,6 +54,8 @@ def prior(name, dtype):
         convolutions = {"name": "conv", "channels": (4, 4)}
         rest = {"input_shape": (1, 8, 8), "encoder": {**convolutions, "spatial": True}, "decoder": convolutions}
         rest |= {"posterior": {"name": "vector_quantized", "codes": 5}, "loss": "vector_quantized"}
+    if name == "top_down":
+        rest["posterior"] = "ladder"
     vae = vaekit.create_vae(latent_dim=2, prior={"name": name, **options}, seed=0, **rest)
     return vae.to(dtype).requires_grad_(False).prior
 

@@ -38,6 +38,8 @@ def subject(vae, n=6, y=None, history=None) -> Subject:
         ((1, 8, 8), 3, CODEBOOK, {"latent_space"}),
         ((1, 8, 8), 3, SPATIAL, set()),
         ((1, 8, 8), 2, {"posterior": "full_gaussian"}, {"latent_space", "latent_grid"}),
+        ((1, 8, 8), 3, {"posterior": "ladder", "prior": "top_down"}, {"latent_space", "traversals", "levels"}),
+        ((1, 8, 8), 3, {"posterior": "ladder"}, {"latent_space", "traversals"}),
     ],
 )
 def test_the_pictures_that_fit_a_model(shape, latent_dim, parts, fits):

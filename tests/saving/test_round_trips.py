@@ -44,6 +44,8 @@ COMBINATIONS = [
         (encoder, decoder, {"name": "gaussian"})
         for encoder, decoder in itertools.product(encoders.names(), decoders.names())
         if len({part for part in (encoder, decoder) if part in SHAPES}) < 2
+        and (encoder == "top_down" or decoder != "top_down")
+        and (encoder != "top_down" or decoder in ("mlp", "top_down"))
     ),
     *(("mlp", "mlp", {"name": name, **options}) for name in likelihoods.names() for options in VARIANTS.get(name, [{}])),
 ]

@@ -4,6 +4,7 @@ from vaekit.decoders.base import Decoder, registry
 from vaekit.decoders.conv import Conv1dDecoder, Conv3dDecoder, ConvDecoder
 from vaekit.decoders.mlp import MLPDecoder
 from vaekit.decoders.resnet import ResNetDecoder
+from vaekit.decoders.top_down import TopDownDecoder
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
@@ -14,6 +15,7 @@ __all__ = [
     "Decoder",
     "MLPDecoder",
     "ResNetDecoder",
+    "TopDownDecoder",
     "create",
     "describe",
     "names",

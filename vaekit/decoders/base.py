@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaekit import autocast
 from vaekit.checks import checked_size, checked_sizes
@@ -62,6 +62,13 @@ class Decoder(Part, Network, ABC):
         Args:
             z: the latents.
             condition: [B, condition_dim], in the dtype of z; a decoder whose condition_dim is 0 is called without it.
+        """
+
+    def attach(self, encoder: nn.Module) -> None:
+        """Called by the `vaekit.VAE` that the decoder is for, with its encoder: for one that reads a path that both share.
+
+        Raises:
+            ValueError: the decoder belongs to another model, or does not fit the encoder.
         """
 
     @property

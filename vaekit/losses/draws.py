@@ -7,6 +7,7 @@ ICLR 2016, arXiv:1509.00519, section 3.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,8 +45,12 @@ def drawn(model: LatentVariableModel, batch: Batch, context: StepContext, num_sa
     else:
         reconstruction = nll_of_draws(model, batch, z).mean(0)
     levels = tuple(level.mean(0) if level.ndim == 2 else level for level in levels)
-    named = {f"kl_level_{number}": level for number, level in enumerate(levels, 1)} if len(levels) > 1 else {}
-    return Drawn(posterior, z, reconstruction, sum(levels[1:], start=levels[0]), named)
+    return Drawn(posterior, z, reconstruction, sum(levels[1:], start=levels[0]), named_levels(levels))
+
+
+def named_levels(levels: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The divergence of each of several levels by its name in an objective's extras, "kl_level_1", ...; {} for a single level."""
+    return {f"kl_level_{number}": level for number, level in enumerate(levels, 1)} if len(levels) > 1 else {}
 
 
 def prior_of(model: LatentVariableModel, batch: Batch) -> Prior:

@@ -3,6 +3,7 @@
 from vaekit.plots.columns import column_reconstructions, missingness
 from vaekit.plots.curves import loss_curves
 from vaekit.plots.latents import latent_space
+from vaekit.plots.levels import levels
 from vaekit.plots.moved import column_traversals
 from vaekit.plots.paths import differences, interpolations
 from vaekit.plots.pictures import latent_grid, reconstructions, samples, traversals
@@ -16,6 +17,7 @@ __all__ = [
     "interpolations",
     "latent_grid",
     "latent_space",
+    "levels",
     "loss_curves",
     "marginals",
     "missingness",

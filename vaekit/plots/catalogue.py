@@ -16,7 +16,9 @@ from vaekit.data import Examples
 from vaekit.inputs import column_names
 from vaekit.plots import columns, curves, latents, moved, pictures, tables
 from vaekit.plots.drawing import is_image, value_limits
+from vaekit.plots.levels import MOST_LEVELS, levels
 from vaekit.plots.units import Named, spread
+from vaekit.priors.top_down import TopDownPrior
 from vaekit.vae import VAE
 
 if TYPE_CHECKING:
@@ -159,6 +161,15 @@ def _column_traversals(subject: Subject) -> Figure:
     return moved.column_traversals(named, condition=subject.one_condition)
 
 
+def _has_levels(subject: Subject) -> bool:
+    count = len(subject.vae.latent_levels)
+    return 1 < count <= MOST_LEVELS and isinstance(subject.vae.prior, TopDownPrior) and not _is_named_table(subject)
+
+
+def _levels(subject: Subject) -> Figure:
+    return levels(subject.vae, subject.examples.x[subject.few], subject.conditions(subject.few))
+
+
 def _latent_grid(subject: Subject) -> Figure:
     return pictures.latent_grid(subject.vae, condition=subject.one_condition, limits=subject.limits)
 
@@ -182,4 +193,5 @@ CATALOGUE: dict[str, Entry] = {
     "latent_grid": Entry(_has_grid, _latent_grid),
     "traversals": Entry(lambda subject: _has_traversals(subject) and not _is_named_table(subject), _traversals),
     "column_traversals": Entry(_moves_columns, _column_traversals),
+    "levels": Entry(_has_levels, _levels),
 }

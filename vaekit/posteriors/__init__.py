@@ -9,6 +9,8 @@ from vaekit.posteriors.finite_scalar import FiniteScalarFamily
 from vaekit.posteriors.flow import FlowFamily, FlowPosterior
 from vaekit.posteriors.full_gaussian import FullGaussian, FullGaussianFamily
 from vaekit.posteriors.gumbel_softmax import GumbelSoftmax, GumbelSoftmaxFamily
+from vaekit.posteriors.ladder import LadderFamily
+from vaekit.posteriors.levels import LevelsPosterior
 from vaekit.posteriors.lookup_free import LookupFree, LookupFreeFamily
 from vaekit.posteriors.point import Point, PointFamily
 from vaekit.posteriors.residual_vector_quantized import ResidualVectorQuantized, ResidualVectorQuantizedFamily
@@ -32,6 +34,8 @@ __all__ = [
     "GaussianFamily",
     "GumbelSoftmax",
     "GumbelSoftmaxFamily",
+    "LadderFamily",
+    "LevelsPosterior",
     "LookupFree",
     "LookupFreeFamily",
     "Point",

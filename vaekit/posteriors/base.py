@@ -67,6 +67,10 @@ class Posterior(ABC):
         """Where draws are made."""
         return self.mean.device
 
+    def split_levels(self, z: Tensor) -> tuple[Tensor, ...]:
+        """The levels of latents that z [..., B, *S] holds side by side, from the one that is drawn first; z alone as a rule."""
+        return (z,)
+
     @abstractmethod
     def _rsample(self, draw: Draw) -> Tensor:
         """A reparameterized draw: [*draw.shape, B, *S]."""

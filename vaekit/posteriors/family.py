@@ -15,6 +15,7 @@ from vaekit.ops import reference
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.registry import Part, Registry
+from vaekit.top_down import TopDown
 
 
 class Family(Part, nn.Module, ABC):
@@ -31,6 +32,7 @@ class Family(Part, nn.Module, ABC):
         outputs: how many numbers the layer gives at each position; D, unless a family sets it.
         latents: what kind of latents its posteriors are over.
         any_positions: whether it makes posteriors of any number of positions, each alike, whatever latent_shape says of them.
+        path: of posteriors with several levels of latents, the networks of one given those above it; None for a single level.
 
     Raises:
         ValueError: a latent_shape with sizes below 1.
@@ -54,6 +56,7 @@ class Family(Part, nn.Module, ABC):
         super().__init__()
         self.latent_shape = checked_sizes("latent_shape", latent_shape)
         self.outputs = self.latent_shape[0]
+        self.path: TopDown | None = None
 
     @abstractmethod
     def forward(self, numbers: Tensor) -> Posterior:

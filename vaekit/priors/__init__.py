@@ -8,6 +8,7 @@ from vaekit.priors.flow import Flow
 from vaekit.priors.gaussian_mixture import GaussianMixture
 from vaekit.priors.pixel_cnn import PixelCNN
 from vaekit.priors.standard_normal import StandardNormal
+from vaekit.priors.top_down import TopDownPrior
 from vaekit.priors.vamp import Vamp
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
@@ -23,6 +24,7 @@ __all__ = [
     "PixelCNN",
     "Prior",
     "StandardNormal",
+    "TopDownPrior",
     "Vamp",
     "create",
     "describe",
