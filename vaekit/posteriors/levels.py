@@ -88,8 +88,9 @@ class LevelsPosterior(Posterior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """As `Posterior.log_prob`; float64 for float64, otherwise float32."""
-        leading = z.shape[: z.ndim - len(self.path.latent_shape)]
-        given = self.path.split(z.reshape(math.prod(leading), *self.path.latent_shape))
+        shape = self.path.latent_shape
+        leading = torch.broadcast_shapes(z.shape[: z.ndim - len(shape)], self.numbers.shape[:1])
+        given = self.path.split(z.expand(*leading, *shape).reshape(math.prod(leading), *shape))
         numbers, densities = self.numbers.expand(*leading, -1).reshape(math.prod(leading), -1), []
 
         def pick(level: int, h: Tensor) -> Tensor:
