@@ -39,7 +39,7 @@ FLOORS = [
     {"conditions"},
     {"priors"},
     {"posteriors", "divergences"},
-    {"encoders", "decoders", "likelihoods"},
+    {"encoders", "decoders", "likelihoods", "discriminators", "distances"},
     {"inferred"},
     {"losses"},
     {"specs"},
@@ -253,7 +253,11 @@ def test_every_public_name_is_there_and_documented():
         assert getattr(vaekit, name).__doc__, f"{name} has no docstring"
 
 
-METHODS = [(kind, name) for kind in ("losses", "posteriors", "priors") for name in getattr(vaekit, kind).names()]
+METHODS = [
+    (kind, name)
+    for kind in ("losses", "posteriors", "priors", "distances", "discriminators")
+    for name in getattr(vaekit, kind).names()
+]
 
 
 @pytest.mark.parametrize(("kind", "name"), METHODS)

@@ -119,6 +119,11 @@ class VAE(Shortcuts):
         return (z,) if path is None else path.split(z)
 
     @property
+    def output_weight(self) -> Tensor | None:
+        """The weight of the decoder's last layer; None where the decoder does not say which it is."""
+        return self.decoder.output_weight
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device

@@ -14,6 +14,8 @@ REGISTRIES = [
     "losses",
     "conditions",
     "posteriors",
+    "distances",
+    "discriminators",
     "optimizers",
     "schedules",
     "trackers",

@@ -35,7 +35,7 @@ def their_noise(monkeypatch):
     """A list of tensors that pythae draws, one after the other, instead of noise of its own."""
     noise = []
 
-    def randn_like(like):
+    def randn_like(like, device=None):
         eps = noise.pop(0)
         assert (eps.shape, eps.dtype) == (like.shape, like.dtype)
         return eps

@@ -29,6 +29,11 @@ MODELS = {
     "wae with a prior that learns": {"loss": "wae", "prior": "diagonal_gaussian"},
     "capacity": {"loss": {"name": "capacity", "capacity": 0.3, "gamma": 10.0, "per": "batch"}},
     "factor": {"loss": {"name": "factor", "hidden": (8,)}},
+    "a discriminator whose weight is by gradients": {
+        "loss": {"name": "perceptual", "discriminator": {"name": "mlp", "hidden": (8,)}},
+    },
+    "aae": {"loss": {"name": "aae", "discriminator": {"name": "mlp", "hidden": (8,)}}},
+    "vae_gan": {"loss": {"name": "vae_gan", "discriminator": {"name": "mlp", "hidden": (8,)}}},
     "free bits by dimension": {"loss": {"name": "free_bits", "free_nats": 0.05}},
     "free bits by example": {"loss": {"name": "free_bits", "free_nats": 0.2, "per": "example"}},
     "averaged codes": {**CODES, "posterior": {"name": "vector_quantized", "codes": 4}},
@@ -126,7 +131,12 @@ def test_each_process_compares_its_own_rows_with_all(name, world, seen):
 
 def test_every_objective_that_compares_examples_is_here():
     names = {parts["loss"] if isinstance(parts["loss"], str) else parts["loss"]["name"] for parts in MODELS.values()}
-    options = {"factor": {"latent_shape": (2,)}, "capacity": {"per": "batch"}}
+    options = {
+        "aae": {"latent_shape": (2,)},
+        "capacity": {"per": "batch"},
+        "factor": {"latent_shape": (2,)},
+        "vae_gan": {"input_shape": (6,)},
+    }
     for name in vaekit.losses.names():
         if vaekit.losses.create(name, **options.get(name, {})).compares_examples:
             assert name in names

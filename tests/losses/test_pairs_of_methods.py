@@ -20,7 +20,12 @@ OPTIONS = {
         "flow": {"transforms": 1, "hidden": (4,)},
         "autoregressive_codes": {"width": 8, "layers": 1},
     },
-    "loss": {"factor": {"hidden": (4,)}},
+    "loss": {
+        "factor": {"hidden": (4,)},
+        "aae": {"discriminator": {"name": "mlp", "hidden": (4,)}},
+        "perceptual": {"discriminator": {"name": "mlp", "hidden": (4,)}},
+        "vae_gan": {"discriminator": {"name": "mlp", "hidden": (4,)}},
+    },
 }
 CONDITIONS = {
     "semi_supervised": {"name": "inferred_labels", "classes": 3, "classifier": {"hidden": (5,)}}
@@ -42,7 +47,8 @@ KINDS = {  # of latents that parts are for; the other posteriors and losses are 
     "loss": {
         "vector_quantized": {CODES},
         "elbo": {VECTORS, RELAXED},
-        "wae": {VECTORS, POINTS},
+        "perceptual": {VECTORS, RELAXED},
+        **{key: {VECTORS, POINTS} for key in ("aae", "wae")},
         **{key: {POINTS} for key in ("autoencoder", "autoencoder, all of it")},
     },
 }

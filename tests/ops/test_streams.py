@@ -71,7 +71,20 @@ def test_rows_from_row_start_draw_from_a_prior_what_the_whole_draws(name, dtype)
     assert not torch.equal(whole[:3], whole[4:])
 
 
-PLAIN = ("autoencoder", "capacity", "ciwae", "elbo", "iwae", "miwae", "piwae", "renyi", "semi_supervised")
+PLAIN = (
+    "aae",
+    "autoencoder",
+    "capacity",
+    "ciwae",
+    "elbo",
+    "iwae",
+    "miwae",
+    "perceptual",
+    "piwae",
+    "renyi",
+    "semi_supervised",
+    "vae_gan",
+)
 COMPARE = ("beta_tc", "dip_vae", "factor", "free_bits", "info_vae", "vector_quantized", "wae")
 
 

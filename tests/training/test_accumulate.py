@@ -19,9 +19,10 @@ CPU = torch.device("cpu")
         "elbo",
         {"name": "iwae", "num_samples": 3},
         {"name": "renyi", "alpha": 0.5, "num_samples": 2},
+        {"name": "perceptual", "discriminator": {"name": "mlp", "hidden": (4,)}, "adaptive": False},
         {"name": "elbo", "beta": {"name": "linear", "steps": 3}},
     ],
-    ids=["elbo", "iwae", "renyi", "scheduled"],
+    ids=["elbo", "iwae", "renyi", "discriminator", "scheduled"],
 )
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(16, 2), (8, 4), (4, 8)])  # of 50: steps of 32 and 18
 def test_batches_put_together_are_one_large_batch(loss, batch_size, accumulate):

@@ -29,6 +29,10 @@ RUNS = {  # of the model, of fit
     ),
     "an optimizer without found_inf": ({}, {"optimizer": "adamax"}),
     "a discriminator": ({"loss": {"name": "factor", "hidden": (8,)}}, {}),
+    "a discriminator weighed by gradients": (
+        {"loss": {"name": "perceptual", "discriminator": {"name": "mlp", "hidden": (8,)}, "start": 2}},
+        {},
+    ),
     "a codebook and batch normalisation": ({**CODES, **NORMALIZED}, {"batch_size": 12}),
     "residual codebooks and a prior that learns": (
         {

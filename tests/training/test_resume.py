@@ -23,6 +23,9 @@ MODELS = {
     "batch-normalisation": {"encoder": {"hidden": (8,), "normalization": "batch"}},
     "codebook": {"encoder": {"hidden": (8,), "posterior": VECTOR_QUANTIZED}, "prior": "codes", "loss": "vector_quantized"},
     "discriminator": {"loss": {"name": "factor", "hidden": (4,)}},
+    "discriminator of reconstructions": {
+        "loss": {"name": "perceptual", "discriminator": {"name": "mlp", "hidden": (4,)}, "start": 3}
+    },
     "narrow": {"likelihood": {"name": "gaussian", "sigma": 0.01}},  # whose first gradients overflow in float16
     "schedule": {"loss": {"name": "elbo", "beta": {"name": "linear", "steps": 7}}},
 }

@@ -80,6 +80,14 @@ class Decoder(Part, Network, ABC):
         return None
 
     @property
+    def output_weight(self) -> Tensor | None:
+        """The weight of the last layer, at which an adversarial objective compares gradients, see `vaekit.losses.Perceptual`.
+
+        None where a decoder has no such thing; they are compared at what it gives then.
+        """
+        return None
+
+    @property
     def is_spatial(self) -> bool:
         """Whether the latents keep positions, rather than being D numbers."""
         return len(self.latent_shape) > 1

@@ -109,6 +109,10 @@ class ConvolutionalDecoder(Decoder):
         return torch.unflatten(data, 1, (self.parameters_per_element, self.output_shape[0]))
 
     @property
+    def output_weight(self) -> Tensor:
+        return self.convolutions[-1].get_parameter("weight")
+
+    @property
     def output_bias(self) -> Tensor:
         bias = self.convolutions[-1].get_parameter("bias")
         return bias.view(self.parameters_per_element, self.output_shape[0], *(1,) * self.rank)

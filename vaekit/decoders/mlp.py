@@ -73,6 +73,10 @@ class MLPDecoder(Decoder):
         return torch.stack(list(each), dim=1)
 
     @property
+    def output_weight(self) -> Tensor:
+        return self.head.weight
+
+    @property
     def output_bias(self) -> Tensor | None:
         if self.told is not None:
             return None

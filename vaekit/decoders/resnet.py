@@ -139,6 +139,10 @@ class ResNetDecoder(Decoder):
         return torch.unflatten(data, 1, (self.parameters_per_element, self.output_shape[0]))
 
     @property
+    def output_weight(self) -> Tensor:
+        return self.head.get_parameter("weight")
+
+    @property
     def output_bias(self) -> Tensor:
         bias = self.head.get_parameter("bias")
         return bias.view(self.parameters_per_element, self.output_shape[0], *(1,) * self.rank)

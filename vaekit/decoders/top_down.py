@@ -104,5 +104,9 @@ class TopDownDecoder(Decoder):
         return self.decoder(features) if condition is None else self.decoder(features, condition)
 
     @property
+    def output_weight(self) -> Tensor | None:
+        return self.decoder.output_weight
+
+    @property
     def output_bias(self) -> Tensor | None:
         return self.decoder.output_bias

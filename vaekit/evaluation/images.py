@@ -12,10 +12,9 @@ Distances of reconstructions and of features are torchmetrics' (https://lightnin
 
 from __future__ import annotations
 
-import importlib
-import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from vaekit.checks import checked_size
 from vaekit.data import Batch
+from vaekit.distances.similarity import checked_range, least_side, similarity, torchmetrics
 from vaekit.evaluation.terms import evaluation_key, on_device
 from vaekit.inputs import check_model, checked_batches
 from vaekit.modes import evaluation_mode
@@ -32,8 +32,6 @@ from vaekit.vae import VAE
 Features = Callable[[Tensor], Tensor]
 
 _AT_ONCE = 256  # pictures
-_LEAST_SIDE = 11  # the window of SSIM
-_LEAST_SIDE_OF_SCALES = 176  # the window of SSIM in a picture that was halved four times
 _KID_SUBSET, _KID_SUBSETS = 1000, 100  # as in the paper
 _DISTANCES_AT_ONCE = 1 << 22
 
@@ -62,15 +60,14 @@ def reconstruction_quality(vae: VAE, data: Any, *, value_range: tuple[float, flo
         >>> sorted(reconstruction_quality(vae, torch.rand(8, 1, 28, 28)))
         ['psnr', 'ssim']
     """
-    functional = _torchmetrics("functional.image")
-    low, high = _checked_range(value_range)
+    torchmetrics("functional.image")
+    low, high = checked_range(value_range)
     _check_pictures(vae)
     side = min(vae.input_shape[1:])
     measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": _psnr(high - low)}
-    if side >= _LEAST_SIDE:
-        measures["ssim"] = _of_each(functional.structural_similarity_index_measure, high - low)
-    if side >= _LEAST_SIDE_OF_SCALES:
-        measures["ms_ssim"] = _of_each(functional.multiscale_structural_similarity_index_measure, high - low)
+    for name, scales in (("ssim", 1), ("ms_ssim", 5)):
+        if side >= least_side(scales):
+            measures[name] = partial(similarity, span=high - low, scales=scales)
     sums, count = dict.fromkeys(measures, 0.0), 0
     for batch in _pictures(vae, data):
         x = _checked_values(batch.x, low, high).double()
@@ -132,7 +129,7 @@ def sample_quality(
         >>> sample_quality(vae, torch.rand(50, 1, 28, 28), features=lambda x: x.mean(-1).flatten(1)).examples
         50
     """
-    _torchmetrics("image.fid")
+    torchmetrics("image.fid")
     network, key = _as_features(features), evaluation_key(seed).to(vae.device)
     real, made = [], []
     for number, batch in enumerate(_pictures(vae, data)):
@@ -163,15 +160,12 @@ def feature_distances(real: Tensor, made: Tensor, *, neighbours: int = 3, seed: 
         raise ValueError(f"the {k} nearest neighbours of an example are among more than {k} examples, got {count}")
     real, made = real.double(), made.double()
     fid = (
-        _torchmetrics("image.fid")
-        .FrechetInceptionDistance(feature=_Given(real.shape[1]))
-        .set_dtype(torch.float64)
-        .to(real.device)
+        torchmetrics("image.fid").FrechetInceptionDistance(feature=_Given(real.shape[1])).set_dtype(torch.float64).to(real.device)
     )
     subsets, size = (_KID_SUBSETS, _KID_SUBSET) if count > _KID_SUBSET else (1, count)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that it keeps the features, which are here already
-        kid = _torchmetrics("image.kid").KernelInceptionDistance(feature=_Given(real.shape[1]), subsets=subsets, subset_size=size)
+        kid = torchmetrics("image.kid").KernelInceptionDistance(feature=_Given(real.shape[1]), subsets=subsets, subset_size=size)
     for metric in (fid, kid):
         metric.update(real, real=True)
         metric.update(made, real=False)
@@ -209,14 +203,6 @@ def _psnr(span: float) -> Callable[[Tensor, Tensor], Tensor]:
     return of
 
 
-def _of_each(measure: Callable[..., Any], span: float) -> Callable[[Tensor, Tensor], Tensor]:
-    def of(made: Tensor, x: Tensor) -> Tensor:
-        value: Tensor = measure(made, x, data_range=span, reduction="none")
-        return value
-
-    return of
-
-
 def _pictures(vae: VAE, data: Any) -> Iterator[Batch]:
     return on_device(vae, checked_batches(vae, data, _AT_ONCE))
 
@@ -228,16 +214,6 @@ def _check_pictures(vae: VAE) -> None:
             f"pictures are [channels, height, width], but the model's examples are {list(vae.input_shape)}; "
             "vaekit.evaluation.reconstruction_error is for other data"
         )
-
-
-def _checked_range(value_range: tuple[float, float]) -> tuple[float, float]:
-    numbers = isinstance(value_range, Sequence) and all(isinstance(value, (int, float)) for value in value_range)
-    low, high = (float(value) for value in value_range) if numbers and len(value_range) == 2 else (math.nan, math.nan)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(
-            f"value_range has to be (black, white), two finite numbers, the first below the other, got {value_range!r}"
-        )
-    return low, high
 
 
 def _checked_values(x: Tensor, low: float, high: float) -> Tensor:
@@ -285,10 +261,3 @@ def _checked_features(features: Any, count: int) -> Tensor:
     if not features.isfinite().all():
         raise ValueError("features has to give finite numbers, got NaN or infinity")
     return features.detach().flatten(1).double()
-
-
-def _torchmetrics(module: str) -> Any:
-    try:
-        return importlib.import_module(f"torchmetrics.{module}")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("these figures are torchmetrics': pip install 'vaekit[metrics]'", name=error.name) from error

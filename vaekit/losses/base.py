@@ -68,10 +68,20 @@ class LossTerms(NamedTuple):
 class LatentVariableModel(Protocol):
     """What an objective asks of a model; `condition` is the batch's, [B] or [B, K], None for a model without one."""
 
-    prior: Prior
-    likelihood: Likelihood
-    decoder: nn.Module
-    condition: Condition | None
+    @property
+    def prior(self) -> Prior: ...
+
+    @property
+    def likelihood(self) -> Likelihood: ...
+
+    @property
+    def decoder(self) -> nn.Module: ...
+
+    @property
+    def condition(self) -> Condition | None: ...
+
+    @property
+    def output_weight(self) -> Tensor | None: ...
 
     def encode(self, x: Tensor, condition: Tensor | None = None) -> Posterior: ...
 
