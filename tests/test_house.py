@@ -34,7 +34,7 @@ FLOORS = [
         "autocast",
         "modes",
     },
-    {"data", "ops", "gathering", "batch_norm", "dense", "layers", "flows", "schedules", "seeding", "standardizing"},
+    {"data", "ops", "gathering", "batch_norm", "dense", "layers", "flows", "planar", "schedules", "seeding", "standardizing"},
     {"residual", "top_down"},
     {"conditions"},
     {"priors"},

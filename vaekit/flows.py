@@ -6,6 +6,7 @@ Flows", 2019, arXiv:1906.04032.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -17,7 +18,31 @@ from vaekit.checks import checked_size, checked_sizes, checked_word
 T = TypeVar("T", Tensor, Tensor | None)
 
 
-class InvertibleNetwork(nn.Module):
+class Invertible(nn.Module, ABC):
+    """A map of vectors x [N, D] -> y [N, D], given a context [N, C] of each if it takes one, with an inverse and a Jacobian."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """y and log |det dy/dx| [N], in one pass."""
+
+    @abstractmethod
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """x."""
+
+    @abstractmethod
+    def gradient_at_image(self, x: Tensor, context: Tensor | None, gradient: Tensor) -> Tensor:
+        """d log q(y) / dy [N, D] of the density q that draws y have where x has one with d log p(x) / dx = gradient [N, D].
+
+        The parameters and the context are constants, and so is the result. With y = f(x), of each map in turn,
+
+            d log q(y) / dy = J^-T (d log p(x) / dx - d log |det J| / dx),    J = df/dx,
+
+        as in L. Vaitl, L. Winkler, L. Richter, P. Kessel, "Fast and unified path gradient estimators for normalizing flows", ICLR
+        2024, arXiv:2403.15881.
+        """
+
+
+class InvertibleNetwork(Invertible):
     """The map of one of zuko's flows, x [N, D] -> y [N, D], given a context [N, C] of each row if it takes one.
 
     It computes in float32 or float64, its weights' dtype, under autocast too, and takes empty batches, which zuko does not.
@@ -61,15 +86,10 @@ class InvertibleNetwork(nn.Module):
                 parameter.zero_()
 
     def gradient_at_image(self, x: Tensor, context: Tensor | None, gradient: Tensor) -> Tensor:
-        """d log q(y) / dy [N, D] of the density q that draws y have where x has one with d log p(x) / dx = gradient [N, D].
+        """As `Invertible.gradient_at_image`.
 
-        The parameters and the context are constants, and so is the result. With y = f(x), of each autoregressive map in turn,
-
-            d log q(y) / dy = J^-T (d log p(x) / dx - d log |det J| / dx),    J = df/dx,
-
-        as in L. Vaitl, L. Winkler, L. Richter, P. Kessel, "Fast and unified path gradient estimators for normalizing flows", ICLR
-        2024, arXiv:2403.15881. J is triangular in the map's order, so that back substitution gives the result: a backward pass
-        through the map's network, without the map itself, for each of the D numbers in turn.
+        J is triangular in the map's order, so that back substitution gives the result: a backward pass through the map's network,
+        without the map itself, for each of the D numbers in turn.
         """
         x, gradient, size = _rows(x.detach()), _rows(gradient.detach()), x.shape[0]
         context = None if context is None else _rows(context.detach())

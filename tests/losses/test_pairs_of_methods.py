@@ -13,7 +13,13 @@ pytest.importorskip("zuko", reason="zuko is not installed: pip install 'vaekit[f
 
 FLOW = {"name": "flow", "transforms": 1, "hidden": (4,), "context": 2}
 OPTIONS = {
-    "posterior": {"flow": FLOW, "vector_quantized": {"codes": 3}, "residual_vector_quantized": {"codes": 3}},
+    "posterior": {
+        "flow": FLOW,
+        "planar_flow": {"transforms": 2},
+        "radial_flow": {"transforms": 2},
+        "vector_quantized": {"codes": 3},
+        "residual_vector_quantized": {"codes": 3},
+    },
     "prior": {
         "gaussian_mixture": {"components": 3},
         "vamp": {"components": 3},

@@ -12,6 +12,7 @@ from vaekit.posteriors.gumbel_softmax import GumbelSoftmax, GumbelSoftmaxFamily
 from vaekit.posteriors.ladder import LadderFamily
 from vaekit.posteriors.levels import LevelsPosterior
 from vaekit.posteriors.lookup_free import LookupFree, LookupFreeFamily
+from vaekit.posteriors.planar import PlanarFlowFamily, RadialFlowFamily
 from vaekit.posteriors.point import Point, PointFamily
 from vaekit.posteriors.residual_vector_quantized import ResidualVectorQuantized, ResidualVectorQuantizedFamily
 from vaekit.posteriors.vector_quantized import VectorQuantized, VectorQuantizedFamily
@@ -38,9 +39,11 @@ __all__ = [
     "LevelsPosterior",
     "LookupFree",
     "LookupFreeFamily",
+    "PlanarFlowFamily",
     "Point",
     "PointFamily",
     "Posterior",
+    "RadialFlowFamily",
     "ResidualVectorQuantized",
     "ResidualVectorQuantizedFamily",
     "VectorQuantized",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vaekit.checks import checked_size
-from vaekit.flows import InvertibleNetwork, invertible_network
+from vaekit.flows import Invertible, invertible_network
 from vaekit.ops import reference
 from vaekit.ops.draw import Draw
 from vaekit.posteriors.base import Posterior
@@ -42,7 +42,7 @@ class FlowPosterior(Posterior):
         (torch.Size([4, 2]), True)
     """
 
-    def __init__(self, mu: Tensor, logvar: Tensor, network: InvertibleNetwork, context: Tensor | None = None) -> None:
+    def __init__(self, mu: Tensor, logvar: Tensor, network: Invertible, context: Tensor | None = None) -> None:
         dtype = reference.compute_dtype(mu.dtype)
         self.dtype, self.base = mu.dtype, DiagonalGaussian(mu.to(dtype), logvar.to(dtype))
         if context is not None and (context.ndim != 2 or context.shape[0] != mu.shape[0]):
@@ -78,7 +78,7 @@ class FlowPosterior(Posterior):
         return z.to(self.dtype), log_density
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """As `Posterior.log_prob`, by the inverse of T: as many passes through its networks as there are latent dimensions."""
+        """As `Posterior.log_prob`, by the inverse of T: of autoregressive maps as many passes as there are latent dimensions."""
         rows, context, leading = self._rows(z.to(self.base.mu.dtype))
         start = self.network.inverse(rows, context)
         _, log_slope = self.network(start, context)
