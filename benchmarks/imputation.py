@@ -43,7 +43,8 @@ Array = npt.NDArray[np.float64]
 
 HEAD = ("table", "contender", "share", "seed", "rmse", "seconds")
 STEPS = 3000  # of training
-MODELS = 5  # whose imputations are averaged: what differs from model to model is not in the data
+MODELS, MODELS_OF_LARGE = 5, 1  # whose imputations are averaged: what differs from model to model is not in the data
+LARGE = 2000  # rows, from which on a table is large
 _DIAMONDS = 5000
 
 
@@ -86,7 +87,7 @@ def _iterated(x: Array, estimator: Any, rounds: int, seed: int) -> Array:
 
 def recipe(rows: int, columns: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of `vaekit.create_vae` and of `vaekit.fit` for a table of this size."""
-    is_large = rows >= 2000
+    is_large = rows >= LARGE
     batch = 256 if is_large else 64
     network = {"name": "mlp", "hidden": (256, 256) if is_large else (256,), "activation": "relu"}
     # A large table says how sure a value is, and shows the encoder most gaps that there are; a small one is learned by heart.
@@ -101,13 +102,15 @@ def recipe(rows: int, columns: int) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     rate = {"name": "warmup_cosine", "peak": 2e-3, "warmup": 100, "end": 4e-5}
     fit = {"epochs": max(1, round(STEPS * batch / rows)), "batch_size": batch, "learning_rate": rate}
+    if is_large:
+        fit["gradient_clip"] = 1.0  # a variance of its own for each value overflows at an outlier of 16 standard deviations
     return model, fit
 
 
 def fill_by_vaekit(x: Array, seed: int) -> Array:
     data, filled = torch.from_numpy(x).float(), []
     model, fit = recipe(*x.shape)
-    for number in range(MODELS):
+    for number in range(MODELS_OF_LARGE if len(x) >= LARGE else MODELS):
         vae = vaekit.create_vae(**model, seed=1000 * seed + number)
         vaekit.fit(vae, data, **fit, seed=1000 * seed + number, device="cpu", progress=False)
         filled.append(vae.impute(data, samples=1000, seed=number).x.double().numpy())

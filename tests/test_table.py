@@ -47,6 +47,43 @@ def table(frame):
     return Table.fit(frame, epochs=150, latent_dim=2, hidden=(64,), beta=0.5, learning_rate=3e-3)
 
 
+@pytest.mark.parametrize("how", ["share", "column", "frame"])
+def test_what_is_held_out_says_nothing_of_the_schema(how):
+    generator = np.random.default_rng(0)
+    frame = pandas.DataFrame({"age": generator.integers(20, 40, 200), "town": generator.choice(["Bergen", "Oslo"], 200)})
+    held_out = vaekit.data.splits.held_out_rows(200, 0.2, 3).numpy()
+    is_held_out = np.isin(np.arange(200), held_out)
+    frame.loc[held_out[0], "age"] = 99
+    frame.loc[held_out[1], "town"] = "Molde"
+    given, validation = frame, 0.2
+    if how == "column":
+        given, validation = frame.assign(part=np.where(is_held_out, "test", "train")), "part"
+    elif how == "frame":
+        given, validation = frame[~is_held_out], frame[is_held_out]
+    with pytest.warns(UserWarning, match="'town' has 'Molde' in 1 of the held-out rows"):
+        table = Table.fit(given, epochs=1, hidden=(8,), validation=validation, seed=3)
+    alone = vaekit.data.Schema.guess(frame[~is_held_out])
+    assert table.schema.columns["age"] == alone.columns["age"]
+    assert table.schema.columns["age"].range[1] < 40
+    assert table.schema.columns["town"].levels == ("Bergen", "Oslo")
+    assert table.indicators == ("town",)
+    if how == "column":  # the column is left out of other frames too
+        assert len(table.encode(given[~is_held_out])) == 160
+
+
+def test_validation_without_surprises_is_seen_by_fit(monkeypatch):
+    frame, seen = pandas.DataFrame({"x": np.random.default_rng(0).normal(size=100)}), {}
+
+    def fit(vae, x, **options):
+        seen.update(options, rows=len(x))
+
+    monkeypatch.setattr(vaekit.table, "fit", fit)
+    Table.fit(frame, epochs=1, components=0, validation=0.2)
+    assert (seen["rows"], len(seen["validation"])) == (80, 20)
+    with pytest.raises(ValueError, match="no column 'part'"):
+        Table.fit(frame, epochs=1, validation="part")
+
+
 def test_a_sample_is_a_table_of_the_same_kind(table, frame):
     made = table.sample(400)
     assert (made.dtypes == frame.dtypes).all()

@@ -27,6 +27,7 @@ from vaekit import plots, saving
 from vaekit.checks import checked_size, checked_word, is_number
 from vaekit.compose import create_vae
 from vaekit.data import Schema
+from vaekit.data.kinds import table_parts
 from vaekit.evaluation.sampler import fitted_mixture
 from vaekit.evaluation.terms import evaluation_key
 from vaekit.modes import evaluation_mode
@@ -40,10 +41,8 @@ if TYPE_CHECKING:
 
 _PICTURES = ("marginals", "pairs", "associations", "column_reconstructions", "column_traversals", "missingness", "latent_space")
 _KEY = "table"  # in the model's config
-_CANDIDATES = 20_000  # draws of z among which what is given chooses, at least
-_FOR_EACH = 20  # and for each sample
-BATCH = 64
-_STEPS, _LEAST_EPOCHS = 4000, 20  # of training by default
+_CANDIDATES, _FOR_EACH = 20_000, 20  # draws of z among which what is given chooses: at least, and for each sample
+BATCH, _STEPS, _LEAST_EPOCHS = 64, 4000, 20  # of training by default
 _STEPS_OF_AN_EPOCH = 100  # at least, of a small table's rows, repeated
 _FEWEST_FOR_A_COMPONENT, _MOST_COMPONENTS = 40, 30  # examples, of the mixture
 _PIECE = 5000  # latents that are decoded at a time
@@ -99,6 +98,7 @@ class Table:
         components: int | None = None,
         batch_size: int = BATCH,
         learning_rate: float = 3e-3,
+        validation: Any = None,
         seed: int = 0,
         progress: bool = False,
         **options: Any,
@@ -117,6 +117,8 @@ class Table:
             hidden: the layers of the encoder, and backwards of the decoder.
             beta: the weight of the divergence. 0.5, ctgan's choice too, keeps columns closer together than 1, the bound's own.
             components: of the mixture; 0 leaves the standard normal. By default one for 40 rows, and at most 30.
+            validation: a share of the rows that is held out, 0.1 for example, the name of a column that says which are, or a
+                frame. The schema is guessed, and the mixture fitted, without them; levels that they alone have are missing.
             batch_size, learning_rate, progress, options: as `vaekit.fit` has them.
             seed: fixes the weights, the noise and the order of the examples.
 
@@ -124,8 +126,7 @@ class Table:
             ModuleNotFoundError: a package of the extras `tables` and `sampler` is missing.
             TypeError, ValueError: as `Schema.guess`, `Schema.encode` and `vaekit.fit`.
         """
-        if not isinstance(schema, Schema):
-            schema = Schema.guess(frame, schema)
+        train, held_out, schema = table_parts(frame, schema, validation, seed)
         likelihood = schema.likelihood()
         indicators = {_indicator(column.name, schema): {"name": "bernoulli"} for column in schema if column.missing}
         columns = {**likelihood["columns"], **indicators}
@@ -138,7 +139,9 @@ class Table:
             seed=seed,
         )
         table = cls(vae, schema)
-        x = table.tensor(frame)
+        x = table._with_indicators(train)
+        if held_out is not None:
+            options["validation"] = table._with_indicators(held_out)
         components = _checked_components(components, len(x))
         batch_size = checked_size("batch_size", batch_size)
         epochs = usual_epochs(len(x), batch_size) if epochs is None else checked_size("epochs", epochs)
@@ -156,7 +159,10 @@ class Table:
         Raises:
             TypeError, ValueError: as `Schema.encode`.
         """
-        x = self.schema.encode(frame, self.vae.dtype)
+        return self._with_indicators(self.schema.encode(frame, self.vae.dtype))
+
+    def _with_indicators(self, x: Tensor) -> Tensor:
+        """The encoded columns [N, F], and behind them whether values are missing: [N, columns and indicators]."""
         names = list(self.schema.columns)
         places = torch.tensor([names.index(name) for name in self.indicators], dtype=torch.long)
         return torch.cat([x, x[:, places].isnan().to(x.dtype)], 1)
@@ -194,19 +200,15 @@ class Table:
             return self._frame(self.vae.sample(n, draw=True, key=key))
         with torch.no_grad(), evaluation_mode(self.vae):
             z = self._resampled(row, n, key)
-            drawn = [
-                self.vae.likelihood.sample(
-                    self.vae.natural_parameters(part), key=philox.fold_in(key, streams.Given.DATA), row_start=start
-                )
-                for start, part in zip(range(0, n, _PIECE), z.split(_PIECE), strict=True)
-            ]
+            data_key, drawn = philox.fold_in(key, streams.Given.DATA), []
+            for start in range(0, n, _PIECE):
+                parameters = self.vae.natural_parameters(z[start : start + _PIECE])
+                drawn.append(self.vae.likelihood.sample(parameters, key=data_key, row_start=start))
         x = torch.cat(drawn)
         return self._frame(torch.where(row.isnan(), x, row.expand_as(x)))
 
     def impute(self, frame: Any, draws: int | None = None, *, samples: int = 500, seed: int = 0) -> Any:
         """The frame with its missing values filled, by importance weighting; the observed ones are as they were.
-
-        A column that had no values at all stays without.
 
         Args:
             frame: with the schema's columns.
@@ -216,7 +218,7 @@ class Table:
             seed: fixes them.
 
         Returns:
-            a frame, or a list of `draws` frames.
+            a frame, or a list of `draws` frames; a column that had no values at all stays without.
 
         Raises:
             TypeError, ValueError: as `Schema.encode` and `vaekit.evaluation.impute`.

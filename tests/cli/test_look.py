@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from helpers.commands import QUICK, SMALL, command, write_data
+from matplotlib.figure import Figure
 from PIL import Image
 
 import vaekit
@@ -142,6 +144,23 @@ def test_sample_draws_what_it_is_asked_for(run, options, tmp_path, drawn):
     assert (count, condition) == (3 if "--count" in options else None, None)
     assert chosen["draw"] is ("--draw" in options)
     assert torch.equal(chosen["key"], vaekit.make_key(4 if "--seed" in options else 0))
+
+
+def test_samples_of_a_table_are_pictured_by_column_beside_the_rows_that_were_held_out(tmp_path, monkeypatch, capsys, mistake):
+    values = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    pandas.DataFrame(values, columns=["age", "height"]).to_csv(tmp_path / "people.csv", index=False)
+    monkeypatch.setattr("vaekit.cli.train.draw_pictures", lambda *arguments, **options: None)
+    out = tmp_path / "run"
+    assert command("train", tmp_path / "people.csv", *SMALL, *QUICK, "--set", "likelihood=gaussian", "--out", out) == 0
+    seen = []
+    monkeypatch.setattr(vaekit.plots, "marginals", lambda vae, data, **options: seen.append((data, options)) or Figure())
+    assert command("sample", out, "--seed", 4) == 0
+    assert capsys.readouterr().out.endswith(f"{out / 'samples.png'}\n")
+    (examples, options), _ = seen.pop(), seen
+    assert list(examples.columns) == ["age", "height"]
+    assert torch.equal(examples.x, vaekit.data.load(tmp_path / "people.csv")[1].x)
+    assert torch.equal(options["key"], vaekit.make_key(4))
+    assert "--out samples.csv" in mistake("sample", out, "--count", 3)
 
 
 @pytest.mark.parametrize("conditions", [[], ["2"], ["2", "0"]], ids=str)

@@ -145,6 +145,37 @@ def test_what_was_held_out_is_filled_in_the_rows_of_its_file(payroll_run, tmp_pa
     assert filled["income"].notna().all()
 
 
+@pytest.mark.parametrize("ending", ["npy", "npz", "csv"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_impute_leaves_what_an_array_of_float64_holds(table_run, table, tmp_path, ending, order):
+    values = np.asarray(np.random.default_rng(2).normal(size=(25, 3)), order=order)
+    values[::4, 1], values[0, 0] = np.nan, 40123.57
+    np.save(tmp_path / "x.npy", values)
+    out, observed = tmp_path / f"filled.{ending}", ~np.isnan(values)
+    assert command("impute", table_run, tmp_path / "x.npy", "--samples", 5, "--out", out) == 0
+    filled = np.load(out) if ending != "csv" else written(out).to_numpy()
+    filled = filled["x"] if ending == "npz" else filled
+    assert filled.dtype == np.float64
+    np.testing.assert_array_equal(filled[observed], values[observed])
+    expected = vaekit.load(table_run / "best").impute(torch.from_numpy(values).float(), samples=5).x.numpy()
+    np.testing.assert_array_equal(filled[~observed].astype(np.float32), expected[~observed])
+    drawn = tmp_path / "draws.npy"
+    assert command("impute", table_run, tmp_path / "x.npy", "--samples", 5, "--draws", 2, "--out", drawn) == 0
+    draws = np.load(drawn)
+    assert draws.shape == (25, 2, 3)
+    for draw in draws.swapaxes(0, 1):
+        np.testing.assert_array_equal(draw[observed], values[observed])
+
+
+def test_whole_numbers_beyond_float32_stay_what_they_are_and_float32_stays_float32(table_run, tmp_path):
+    for name, values, dtype in (("whole", [[2**24 + 1, -3, 5]], np.float64), ("narrow", [[0.1, np.nan, 2.0]], np.float32)):
+        np.save(tmp_path / f"{name}.npy", np.array(values, np.int64 if name == "whole" else np.float32))
+        assert command("impute", table_run, tmp_path / f"{name}.npy", "--out", tmp_path / "filled.npy", "--overwrite") == 0
+        filled, given = np.load(tmp_path / "filled.npy"), np.array(values, dtype)
+        assert filled.dtype == dtype
+        np.testing.assert_array_equal(filled[~np.isnan(given)], given[~np.isnan(given)])
+
+
 def test_impute_writes_draws_as_rows_of_a_table_and_as_an_axis_of_an_array(table_run, table, tmp_path):
     expected = vaekit.load(table_run / "best").impute(vaekit.data.load_test(table).x, draws=3, samples=20).draws.numpy()
     for ending in ("csv", "npy", "npz"):

@@ -1,4 +1,4 @@
-"""The rows of a table's file with what was missing in them from a model: all else is as the file has it, to the last digit.
+"""The rows of a file with what was missing in them from a model: all else is as the file has it, to the last digit.
 
 A model's numbers are float32, which does not hold 40123.57; so what is observed is never taken from them.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from vaekit import data
 from vaekit.data.columnar import ParquetRows
 from vaekit.data.framed import HOW_A_FILE_IS_READ
 from vaekit.data.frames import ending_of, package
+from vaekit.data.mapped import MappedArray
 
 
 class FileRows:
@@ -90,6 +92,26 @@ def in_units(schema: data.Schema, x: Tensor) -> dict[str, Any]:
     """The columns of encoded rows [N, F] in their own units, of pyarrow."""
     table = package("narwhals").from_native(schema.decode(x), eager_only=True).to_arrow()
     return dict(zip(table.column_names, table.columns, strict=True))
+
+
+def as_stored(examples: data.Examples, first: int, x: Tensor) -> npt.NDArray[Any]:
+    """x [B, M, *S] of a model, M draws for each of B examples or its one mean, with what is observed as the file has it.
+
+    It is float64 where the examples lie in a file of numbers that float32 does not hold, otherwise as given.
+
+    Args:
+        examples: of the model.
+        first: the number of the first one.
+        x: with what was missing filled.
+    """
+    filled: npt.NDArray[Any] = x.numpy()
+    if not isinstance(examples.x, MappedArray) or examples.x.divisor != 1.0:
+        return filled
+    stored = examples.x.stored(np.arange(first, first + len(x)))
+    if not (stored.dtype.kind in "iuf" and stored.dtype.itemsize > (4 if stored.dtype.kind == "f" else 2)):
+        return filled
+    observed = np.ma.filled(np.ma.asarray(stored, np.float64), np.nan)[:, None]
+    return np.where(np.isnan(observed), filled, observed)
 
 
 def _filled(name: str, column: Any, made: Any) -> Any:

@@ -117,7 +117,7 @@ def sample(
     out: PictureOrNumbersOption = None,
     overwrite: outputs.OverwriteOption = False,
 ) -> None:
-    """Picture new examples that the model makes up, or write them as numbers."""
+    """Picture new examples that the model makes up, a table's by column beside held-out rows; or write them as numbers."""
     is_picture = out is None or not out.kind
     if not is_picture:
         out.check(overwrite)
@@ -127,8 +127,25 @@ def sample(
         outputs.write_samples(vae, 16 if count is None else count, rows, draw, seed, out)
         return
     import_matplotlib()
-    figure = plots.samples(vae, count, rows, draw=draw, key=make_key(seed))
+    held_out = _held_out_table(run, vae)
+    if held_out is None:
+        figure = plots.samples(vae, count, rows, draw=draw, key=make_key(seed))
+    elif count is None and rows is None:
+        figure = plots.marginals(vae, held_out, key=make_key(seed))
+    else:
+        raise ValueError(
+            "the picture of a table shows as many samples as there are held-out rows, with their conditions; --count and "
+            "--condition are for rows in a file, --out samples.csv"
+        )
     say(save_figure(figure, out.path if out else run / "samples.png"))
+
+
+def _held_out_table(run: Path, vae: VAE) -> data.Examples | None:
+    """The held-out rows of a run whose columns have names; None of another one, or where no file says what it was trained on."""
+    if len(vae.input_shape) != 1 or runs.held_out_source(run) is None:
+        return None
+    examples = named_as_trained(vae, runs.held_out_data(run))
+    return examples if catalogue.is_named_table(vae, examples) else None
 
 
 def plot(run: RunArgument, source: DataOption = None, weights: WeightsOption = None) -> None:

@@ -17,7 +17,7 @@ from vaekit import data, evaluation, runs, saving
 from vaekit.cells import expression_of
 from vaekit.cli.annotated import AnnotatedCells
 from vaekit.cli.console import say
-from vaekit.cli.filled import FileRows, Filling, in_units
+from vaekit.cli.filled import FileRows, Filling, as_stored, in_units
 from vaekit.cli.options import ReadOption, RunArgument, SeedOption, WeightsOption
 from vaekit.cli.written import KINDS, TABLES, Arrays, Target, target, write
 from vaekit.data.cells import columns_of, is_cells_file, parts_of
@@ -86,7 +86,8 @@ def impute(
         for part in evaluation.imputations(vae, examples, draws=draws, samples=samples, seed=seed):
             sizes.append(part.effective_sample_size)
             each = part.x[:, None] if part.draws is None else part.draws.transpose(0, 1).contiguous()  # [B, M, ...]
-            in_rows: Arrays = {"x": each.flatten(0, 1).numpy()} if filling is None else filling(row, each)
+            arrays = as_stored(examples, row, each)
+            in_rows: Arrays = filling(row, each) if filling else {"x": arrays.reshape(-1, *arrays.shape[2:])}
             if part.draws is None:
                 yield in_rows
             elif out.is_table or out.kind == "/":
@@ -97,7 +98,7 @@ def impute(
                     )
                 yield {"row": numbers[:, 0].numpy(), "draw": numbers[:, 1].numpy(), **in_rows}
             else:
-                yield {"x": each.numpy(), "effective_sample_size": part.effective_sample_size.numpy()}
+                yield {"x": arrays, "effective_sample_size": part.effective_sample_size.numpy()}
             row += len(each)
 
     count = len(examples) * (draws or 1) if out.is_table or out.kind == "/" else len(examples)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from vaekit.checks import checked_size, is_number
 from vaekit.data.examples import Examples, as_examples
-from vaekit.data.frames import is_frame_file, is_table_source
-from vaekit.data.parted import parted
+from vaekit.data.frames import is_frame, is_frame_file, is_table_source
+from vaekit.data.parted import encoded_held_out, parted
 from vaekit.data.readers import find_converter
+from vaekit.data.schema import Schema
 from vaekit.data.splits import split
 from vaekit.data.stream import Stream
 from vaekit.data.whole import Whole
@@ -67,6 +69,38 @@ def with_validation(train: Any, validation: Any, seed: int, options: Mapping[str
     if validation is None and isinstance(train, Examples) and train.marks is not None and train.marks.held_out is not None:
         return split(train)
     return train, validation
+
+
+def table_parts(frame: Any, schema: Any, validation: Any, seed: int) -> tuple[Tensor, Tensor | None, Schema]:
+    """The encoded rows that are trained on, those that are held out, and their schema, which is guessed from the first alone.
+
+    Args:
+        frame: of pandas, polars or pyarrow.
+        schema: one that there is, settings of columns, or None.
+        validation: a fraction of the rows, the name of a column, a frame, or None.
+        seed: fixes what is drawn for a fraction.
+
+    Raises:
+        TypeError, ValueError: as `Schema` and `with_validation`.
+
+    Example:
+        >>> import pandas
+        >>> train, held_out, schema = table_parts(pandas.DataFrame({"x": [0.5, 1.5, 2.5, 3.5]}), None, 0.25, seed=0)
+        >>> train.shape, held_out.shape
+        (torch.Size([3, 1]), torch.Size([1, 1]))
+    """
+    if validation is None or is_frame(validation):
+        known = schema if isinstance(schema, Schema) else Schema.guess(frame, schema)
+        if validation is None:
+            return known.encode(frame), None, known
+        x, known = encoded_held_out(validation, known, is_guessed=known is not schema)
+        return known.encode(frame), x, known
+    train, held_out = with_validation(frame, validation, seed, {"schema": schema or "guess"})
+    if not (isinstance(train, Examples) and isinstance(held_out, Examples) and train.schema is not None):
+        raise TypeError(f"validation has to be a share of the rows, a column's name or a frame, got {validation!r}")
+    marked = (validation,) if isinstance(validation, str) else ()
+    known = Schema(train.schema, train.schema.library, (*train.schema.left_out, *marked))
+    return train.x[:], held_out.x[:], known
 
 
 def _is_stream(data: Any) -> bool:

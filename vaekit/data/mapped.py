@@ -50,12 +50,16 @@ class MappedArray:
         return MappedArray(self.array, numbers, self.divisor, self.form)
 
     def __getitem__(self, index: Any) -> Tensor:
-        index = index.cpu().numpy() if isinstance(index, Tensor) else index
-        _check_not_cut(self.array)
-        values = float32(arranged(self.array[index if self.rows is None else self.rows[index]], self.form))
+        values = float32(self.stored(index))
         if self.divisor != 1.0:
             values /= self.divisor  # in NumPy: torch would start threads of its own for each thread that reads
         return torch.from_numpy(values)
+
+    def stored(self, index: Any) -> Any:
+        """The rows as the file has them, in its own dtype, with the axes of examples."""
+        index = index.cpu().numpy() if isinstance(index, Tensor) else index
+        _check_not_cut(self.array)
+        return arranged(self.array[index if self.rows is None else self.rows[index]], self.form)
 
 
 def _check_not_cut(array: Any) -> None:

@@ -69,19 +69,28 @@ def encoded(frame: nw.DataFrame[Any], schema: Schema, held_out: npt.NDArray[np.b
     """x of rows of which some are held out, and the schema: one that was guessed then allows what those miss to be missing.
 
     Warns:
-        UserWarning: held-out rows have values that the schema does not know, which are missing in x.
+        UserWarning: as `encoded_held_out`.
     """
-    of_held_out = frame[np.flatnonzero(held_out).tolist()].to_native()
-    unknown = schema.unknown(of_held_out)
+    of_held_out, schema = encoded_held_out(frame[np.flatnonzero(held_out).tolist()].to_native(), schema, is_guessed)
+    x = torch.empty(len(frame), len(frame.columns))
+    x[torch.from_numpy(held_out)] = of_held_out
+    x[torch.from_numpy(~held_out)] = schema.encode(frame[np.flatnonzero(~held_out).tolist()].to_native())
+    return x, schema
+
+
+def encoded_held_out(frame: Any, schema: Schema, is_guessed: bool) -> tuple[Tensor, Schema]:
+    """x of a frame of held-out rows alone, and the schema, as `encoded` has it.
+
+    Warns:
+        UserWarning: the rows have values that the schema does not know, which are missing in x.
+    """
+    unknown = schema.unknown(frame)
     if is_guessed:
-        schema = schema.allowing(of_held_out, unknown)
-    if unknown and all(schema.columns[name].missing for name in unknown):
-        warnings.warn(_not_known(unknown), UserWarning, stacklevel=2)
-        x = torch.empty(len(frame), len(frame.columns))
-        x[torch.from_numpy(held_out)] = schema.encode(of_held_out, unknown="missing")
-        x[torch.from_numpy(~held_out)] = schema.encode(frame[np.flatnonzero(~held_out).tolist()].to_native())
-        return x, schema
-    return schema.encode(frame.to_native()), schema
+        schema = schema.allowing(frame, unknown)
+    if not unknown or not all(schema.columns[name].missing for name in unknown):
+        return schema.encode(frame), schema
+    warnings.warn(_not_known(unknown), UserWarning, stacklevel=3)
+    return schema.encode(frame, unknown="missing"), schema
 
 
 def _not_known(unknown: Mapping[str, list[Any]]) -> str:

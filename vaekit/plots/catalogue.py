@@ -122,10 +122,14 @@ def _samples(subject: Subject) -> Figure:
     return pictures.samples(subject.vae, condition=subject.conditions(subject.few), limits=subject.limits)
 
 
-def _is_named_table(subject: Subject) -> bool:
+def is_named_table(vae: VAE, examples: Examples) -> bool:
     """Whether the columns of the examples have names, of the data or of the model."""
-    names = column_names(subject.vae, subject.examples)
-    return len(subject.vae.input_shape) == 1 and names != [f"x{number}" for number in range(len(names))]
+    names = column_names(vae, examples)
+    return len(vae.input_shape) == 1 and names != [f"x{number}" for number in range(len(names))]
+
+
+def _is_named_table(subject: Subject) -> bool:
+    return is_named_table(subject.vae, subject.examples)
 
 
 def _has_named_columns(count: int) -> Callable[[Subject], bool]:
