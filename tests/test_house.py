@@ -43,7 +43,7 @@ FLOORS = [
     {"inferred"},
     {"losses"},
     {"specs"},
-    {"compatibility", "sizes", "starts", "tiles"},
+    {"compatibility", "sizes", "starts", "tiles", "multimodal"},
     {"coding", "pieces", "shortcuts", "vae", "saving", "looking"},  # VAE.save is short for saving.save
     {"presets", "compose"},
     {"inputs", "divided"},

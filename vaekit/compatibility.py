@@ -106,8 +106,8 @@ def check_latents_of(kind: str, part: Prior | Loss, encoder: Encoder) -> None:
         )
 
 
-def check_condition_and_loss(condition: Condition | None, loss: Loss, encoder: Encoder) -> None:
-    """A condition that may be missing needs an objective that infers it, and the other way round."""
+def check_loss_and_rest(loss: Loss, condition: Condition | None, likelihood: Likelihood, encoder: Encoder) -> None:
+    """What may be missing, a condition or modalities, needs an objective that is made for it, and the other way round."""
     infers = condition is not None and condition.infers
     if infers != loss.infers_condition:
         name = "no condition" if condition is None else f"the condition {type(condition).__name__}"
@@ -117,6 +117,11 @@ def check_condition_and_loss(condition: Condition | None, loss: Loss, encoder: E
             if loss.infers_condition
             else f"{name} may be missing for some examples, which the objective {type(loss).__name__} cannot do without; take "
             'the loss "semi_supervised" for example, or the condition "labels" where none is missing'
+        )
+    if loss.hides_modalities and not likelihood.modalities:
+        raise ValueError(
+            f"{type(loss).__name__} is an objective for models of several modalities, create_vae(modalities=...); this one's "
+            "x is one tensor"
         )
     if condition is not None and condition.input_shape not in (None, encoder.input_shape):
         raise ValueError(

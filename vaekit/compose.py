@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from vaekit import presets, seeding
+from vaekit import multimodal, presets, seeding
 from vaekit.conditions.base import Condition
 from vaekit.data.schema import Schema
 from vaekit.decoders.base import Decoder
@@ -49,6 +49,7 @@ def create_vae(
     condition: str | Mapping[str, Any] | Condition | Sequence[str | Mapping[str, Any] | Condition] | None = None,
     posterior: str | Mapping[str, Any] | Family | None = None,
     schema: Schema | Mapping[str, Any] | None = None,
+    modalities: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int | None = None,
 ) -> VAE:
     """Compose a model from a preset, from parts, or from a preset with other parts.
@@ -69,6 +70,9 @@ def create_vae(
         schema: of a table that the model is for, a `vaekit.data.Schema` or what its `to_config` gives: it chooses each column's
             likelihood and is kept with the model, so that `fit` and `evaluate` take such tables as they are.
             likelihood={"columns": {"income": "student_t"}} gives a column another one.
+        modalities: of what x is several things, each of which may be missing: {name: {"shape": ..., "likelihood": ...,
+            "encoder": ..., "decoder": ...}}, of which all but the shape may be left out. x is then {name: tensor}, and
+            encoder={"fusion": "mixture_of_experts"} says how what the encoders find is put together.
         seed: fixes the initial weights, and leaves torch's global generator as it was; without one they come from there.
 
     Returns:
@@ -94,6 +98,7 @@ def create_vae(
     """
     if schema is not None:
         likelihood = likelihood_by(schema, likelihood)
+    of_modalities = {} if modalities is None else multimodal.specs_of(modalities)
     given = {
         "encoder": encoder,
         "decoder": decoder,
@@ -103,6 +108,7 @@ def create_vae(
         "condition": {"name": "several", "parts": condition} if isinstance(condition, (list, tuple)) else condition,
     }
     chosen = _preset(preset)
+    chosen = {**chosen, **of_modalities}
     specs = {name: _spec(name, given[name], chosen.get(name, kind.default)) for name, kind in KINDS.items()}
     latent_dim = chosen.get("latent_dim") if latent_dim is None else latent_dim
     if latent_dim is None and isinstance(encoder, Encoder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +36,7 @@ def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data", co
         TypeError, ValueError: as `as_batches` and `check_examples`.
     """
     check_model(vae)
+    data = as_rows(vae, data)
     reading = reading_of(vae) if is_table_source(data) else {}
     if name != "train" and is_named(data):
         data = load_test(data, **reading)
@@ -48,6 +49,15 @@ def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data", co
         batches.is_checked = isinstance(x, Tensor) or math.prod(x.shape) <= _ELEMENTS_READ_TWICE
         check_examples(vae, batches.examples, name, rows=None if batches.is_checked else torch.arange(0))
     return batches
+
+
+def as_rows(vae: VAE, data: Any) -> Any:
+    """Data {modality: array}, or a pair of it and y, as the rows that the model's likelihood makes of it; other data as it is."""
+    x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    if not isinstance(x, Mapping) or not isinstance(vae, VAE):
+        return data
+    each = {name: as_examples(value).x for name, value in x.items() if value is not None}
+    return (vae.likelihood.joined({name: value[:] for name, value in each.items()}), y)
 
 
 def check_model(vae: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,6 +28,7 @@ class Shortcuts(nn.Module):
 
         Other models have it back as it was given.
         """
+        x = self._vae.joined(x)
         if self._vae.condition is None or not self._vae.condition.infers:
             return condition
         return self._vae.condition.completed(
@@ -50,7 +52,7 @@ class Shortcuts(nn.Module):
             >>> vae.classify(torch.rand(5, 4), probabilities=True).shape
             torch.Size([5, 3])
         """
-        return looking.classify(self._vae, x, probabilities)
+        return looking.classify(self._vae, self._vae.joined(x), probabilities)
 
     def indices(self, x: Tensor, condition: Any = None) -> Tensor:
         """The codes of x by their numbers, int64 [B, *code_shape], looked at as by `reconstruct`; TypeError without codes."""
@@ -73,7 +75,11 @@ class Shortcuts(nn.Module):
         """
         from vaekit import evaluation
 
-        return evaluation.impute(self._vae, x, draws=draws, samples=samples, seed=seed, key=key)
+        made = evaluation.impute(self._vae, x, draws=draws, samples=samples, seed=seed, key=key)
+        if not isinstance(x, Mapping):
+            return made
+        parted: Any = self._vae.likelihood.parted
+        return made._replace(x=parted(made.x), draws=None if made.draws is None else parted(made.draws))
 
     def score(self, x: Any, *, elements: bool = False, samples: int = 500, seed: int = 0, key: Tensor | None = None) -> Scores:
         """log p(x) of each example, in nats: `vaekit.evaluation.score`, which says what it takes, gives and raises."""

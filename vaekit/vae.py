@@ -5,8 +5,8 @@ D. P. Kingma, M. Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.61
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class VAE(Shortcuts):
         compatibility.check_networks_and_condition(encoder, decoder, condition)
         compatibility.check_latents_of("prior", prior, encoder)
         compatibility.check_latents_of("loss", loss, encoder)
-        compatibility.check_condition_and_loss(condition, loss, encoder)
+        compatibility.check_loss_and_rest(loss, condition, likelihood, encoder)
         likelihood.set_data_shape(compatibility.data_shape(decoder, likelihood))
         self.encoder, self.decoder, self.likelihood, self.prior, self.loss = encoder, decoder, likelihood, prior, loss
         self.condition = condition
@@ -135,7 +135,7 @@ class VAE(Shortcuts):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | Mapping[str, Tensor],
         condition: Any = None,
         *,
         key: Tensor | None = None,
@@ -148,7 +148,7 @@ class VAE(Shortcuts):
         """The objective on one batch, in nats; under `torch.autocast` in the weights' dtype, but for what the networks compute.
 
         Args:
-            x: [B, *input_shape], in the weights' dtype.
+            x: [B, *input_shape], in the weights' dtype; of a model of several modalities {name: [B, *shape]} of those there are.
             condition: for a conditional model, what it is told of each example: labels [B] for example. One value stands for all.
             key: the noise, int64 [2]; without one it is drawn from `generator` or torch's global generator.
             step: the number of optimizer steps before this one; None outside training, where scheduled weights have their final
@@ -168,6 +168,7 @@ class VAE(Shortcuts):
 
         `vaekit.step_key` shows a training loop of one's own.
         """
+        x = self.joined(x)
         if step is None and self.training and torch.is_grad_enabled():
             self._warn_of_final_weights()
         if self.stride is not None and isinstance(x, Tensor) and x.shape[1:] != self.input_shape:
@@ -179,7 +180,9 @@ class VAE(Shortcuts):
         with autocast.only_in((self.encoder, self.decoder), x.device):
             return self.loss(self, Batch(x, told, index), StepContext(key, step, dataset_size, row_start))
 
-    def encode(self, x: Tensor, condition: Any = None, *, pad: bool = False, tile: int | None = None) -> Posterior:
+    def encode(
+        self, x: Tensor | Mapping[str, Tensor], condition: Any = None, *, pad: bool = False, tile: int | None = None
+    ) -> Posterior:
         """q(z | x) for x [B, *input_shape], or q(z | x, c) with the condition of each example, [B] or [B, K].
 
         The encoder sees what `likelihood.encoder_input` makes of x. With a likelihood that ignores missing values that is 0 for
@@ -191,6 +194,7 @@ class VAE(Shortcuts):
             tile: take x in tiles of so many positions along each axis, one of one example at a time, which overlap by a quarter
                 and are blended: memory for one tile, and not quite the numbers of the whole, see `vaekit.tiles`.
         """
+        x = self.joined(x)
         x = sizes.padded(x, self.stride) if pad else x
         self._check_input(x)
         condition = self.completed(x, condition)
@@ -234,12 +238,23 @@ class VAE(Shortcuts):
         mean = self.likelihood.mean(self.natural_parameters(z, condition, tile=tile))
         return mean if size is None else sizes.cropped(mean, size)
 
+    @overload
+    def reconstruct(self, x: Tensor, condition: Any = None, *, pad: bool = False, tile: int | None = None) -> Tensor: ...
+
+    @overload
+    def reconstruct(
+        self, x: Mapping[str, Tensor], condition: Any = None, *, pad: bool = False, tile: int | None = None
+    ) -> dict[str, Tensor]: ...
+
     @torch.no_grad()
-    def reconstruct(self, x: Tensor, condition: Any = None, *, pad: bool = False, tile: int | None = None) -> Tensor:
+    def reconstruct(
+        self, x: Tensor | Mapping[str, Tensor], condition: Any = None, *, pad: bool = False, tile: int | None = None
+    ) -> Tensor | dict[str, Tensor]:
         """The decoded posterior mean of x, [B, *input_shape], without gradients.
 
         The model is looked at in evaluation mode, whatever its own is, and left as it was; many examples are taken in pieces.
-        There are values where x has missing ones, given a likelihood that ignores those: their imputation.
+        There are values where x has missing ones, given a likelihood that ignores those: their imputation. Of several modalities,
+        {name: [B, *shape]} of those that are there, it gives all of them in the same way.
 
         Args:
             pad: take data of sizes that the `stride` does not divide, as `encode` does, and crop the result.
@@ -251,7 +266,8 @@ class VAE(Shortcuts):
             >>> vae.reconstruct(torch.tensor([[1.0, float("nan"), 2.0]])).isfinite().all()
             tensor(True)
         """
-        return looking.reconstruct(self, x, condition, pad, tile)
+        made = looking.reconstruct(self, self.joined(x), condition, pad, tile)
+        return self.likelihood.parted(made) if isinstance(x, Mapping) else made
 
     @torch.no_grad()
     def sample(
@@ -341,6 +357,12 @@ class VAE(Shortcuts):
             return ()
         rows = self.condition.as_rows(condition, count)
         return (self.condition(self.condition.placed(rows, self.device, self.dtype)),)
+
+    def joined(self, x: Any) -> Tensor:
+        """x as one tensor, of several modalities {name: tensor} as the likelihood joins them."""
+        if not isinstance(x, Mapping):
+            return x  # type: ignore[no-any-return]  # what is no tensor is refused where it is looked at
+        return self.likelihood.joined(x).to(self.device)
 
     def _checked_input(self, x: Tensor) -> Tensor:
         if isinstance(x, (tuple, list, dict)):

@@ -5,6 +5,7 @@ import math
 import pandas
 import pytest
 import torch
+from helpers.densities import OF_SEVERAL
 from helpers.linear_models import conditional, linear_gaussian
 from torch.utils.data import DataLoader
 
@@ -120,7 +121,7 @@ def test_it_looks_in_evaluation_mode_without_gradients_and_leaves_the_model_as_i
     assert not filled.draws.requires_grad
 
 
-@pytest.mark.parametrize("name", [name for name in likelihoods.names() if name != "columns"])
+@pytest.mark.parametrize("name", [name for name in likelihoods.names() if name not in {"columns", *OF_SEVERAL}])
 def test_every_likelihood_fills_with_values_that_it_supports(name):
     options = {"categorical": {"classes": 3}, "discretized_logistic": {"levels": 4}}.get(name, {})
     spec = {"name": name, "missing": "ignore", **options}

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.densities import OF_SEVERAL
 from helpers.linear_models import conditional, linear_gaussian
 from torch.utils.data import DataLoader
 
@@ -104,7 +105,7 @@ def test_it_depends_on_neither_pieces_nor_batches_nor_on_which_rows_are_given(mo
             torch.testing.assert_close(one, other[start:], rtol=1e-9, atol=1e-9, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", [name for name in likelihoods.names() if name != "columns"])
+@pytest.mark.parametrize("name", [name for name in likelihoods.names() if name not in {"columns", *OF_SEVERAL}])
 def test_without_a_say_of_z_an_element_of_every_likelihood_has_its_own_nll(name):
     """The elements are then independent: given the others, or z, an element is as probable as alone."""
     options = {"categorical": {"classes": 3}, "discretized_logistic": {"levels": 4}}.get(name, {})

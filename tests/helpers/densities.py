@@ -20,6 +20,7 @@ from vaekit.likelihoods import (
     Gaussian,
     Laplace,
     Likelihood,
+    Modalities,
     NegativeBinomial,
     Poisson,
     StudentT,
@@ -194,6 +195,9 @@ CASES = {
 }
 
 
+# Made of other likelihoods or networks, with tests of their own: tests/test_multimodal.py.
+OF_SEVERAL = frozenset({"modalities"})
+
 # Options that a registered likelihood cannot do without.
 REQUIRED = {
     "categorical": {"classes": 3},
@@ -206,6 +210,11 @@ def data_in_support(likelihood: Likelihood, shape: Sequence[int], seed: int = 0)
     if isinstance(likelihood, Columns):
         columns = [data_in_support(part, shape[:-1], seed + number) for number, part in enumerate(likelihood.likelihoods)]
         return torch.stack(columns, -1)
+    if isinstance(likelihood, Modalities):
+        shapes = likelihood.shapes.items()
+        return likelihood.joined(
+            {name: data_in_support(likelihood.likelihood_of(name), (shape[0], *own)) for name, own in shapes}
+        )
     u = torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
     steps = likelihood.levels - 1 if isinstance(likelihood, DiscretizedLogistic) else 0
     if likelihood.support.whole:

@@ -8,7 +8,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from helpers.densities import CASES, DIGITS, data_in_support, exact, exact_slopes, rounding, table, whole_table
+from helpers.densities import CASES, DIGITS, OF_SEVERAL, data_in_support, exact, exact_slopes, rounding, table, whole_table
 from hypothesis import given
 from hypothesis import strategies as st
 from mpmath import mpf
@@ -34,7 +34,7 @@ UNITS = {F32: 16.0, F64: 32.0}
 
 
 def test_every_registered_likelihood_has_a_textbook_density_here():
-    assert sorted([*CASES, "columns", "library_size"]) == likelihoods.names()  # which are made of the others
+    assert sorted([*CASES, "columns", "library_size", *OF_SEVERAL]) == likelihoods.names()  # which are made of the others
 
 
 def by_formula(likelihood, parameters, x):

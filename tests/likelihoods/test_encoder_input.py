@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.densities import REQUIRED, data_in_support
+from helpers.densities import OF_SEVERAL, REQUIRED, data_in_support
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ from vaekit.likelihoods import Categorical, Poisson
 
 NAN = math.nan
 COUNTS = ["poisson", "negative_binomial", "zero_inflated_negative_binomial", "library_size"]
-NAMES = [n for n in likelihoods.names() if n != "columns"]  # which are made of the others
+NAMES = [n for n in likelihoods.names() if n not in {"columns", *OF_SEVERAL}]  # which are made of the others
 SHOWN_AS_THEY_ARE = [n for n in NAMES if n not in (*COUNTS, "categorical")]
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 

@@ -15,7 +15,11 @@ EXTREMES = {
     "large means": ([1e15, -1e15, 1e8, 0.0], [0.0, -200.0, -20.0, 0.0]),
 }
 VARIANTS = {
-    **{name: {"name": name} for name in losses.names() if name not in ("vector_quantized", "autoencoder", "semi_supervised")},
+    **{
+        name: {"name": name}
+        for name in losses.names()
+        if name not in ("vector_quantized", "autoencoder", "semi_supervised", "mvae")
+    },
     "factor": {"name": "factor", "hidden": (4,)},
     "dip_vae i": {"name": "dip_vae", "kind": "i"},
     "iwae doubly": {"name": "iwae", "gradient": "doubly_reparameterized"},

@@ -28,7 +28,7 @@ def test_two_keys_of_one_parent_have_different_numbers(parent):
 
 def test_the_numbers_that_seeds_mean_stay_as_they_are():
     assert numbers(streams.Run) == {"STEPS": 0, "ORDER": 1, "EVALUATION": 2, "LOADER": 3, "VALIDATION": 4}
-    assert numbers(streams.Step) == {"OBJECTIVE": 1, "LAYERS": 2, "IMPUTATION": 3, "CLASS": 4}
+    assert numbers(streams.Step) == {"OBJECTIVE": 1, "LAYERS": 2, "IMPUTATION": 3, "CLASS": 4, "SETS": 5}
     assert numbers(streams.Imputation) == {"CHOICE": 0, "DATA": 1}
     assert numbers(streams.Given) == {"LATENTS": 0, "PLACES": 1, "DATA": 2, "ORDER": 3}
     assert numbers(streams.Generators) == {"PYTHON": -1, "NUMPY": -2}  # where processes have 1, 2, ...
@@ -79,6 +79,7 @@ PLAIN = (
     "elbo",
     "iwae",
     "miwae",
+    "mvae",
     "perceptual",
     "piwae",
     "renyi",
@@ -94,8 +95,10 @@ def test_objectives_that_do_not_compare_examples_are_means_over_any_parts_of_a_b
     points = {"posterior": "point"} if name == "autoencoder" else {}
     if name == "semi_supervised":  # missing everywhere
         points = {"condition": {"name": "inferred_labels", "classes": 3}}
+    if name == "mvae":
+        points = {"modalities": {"a": {"shape": (1,)}, "b": {"shape": (3,)}}}
     loss = {"name": name, **({"hidden": (4,)} if name == "factor" else {})}
-    vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, loss=loss, seed=0, **codes, **points).double().eval()
+    vae = vaekit.create_vae(**{"input_shape": (4,), **codes, **points}, latent_dim=2, loss=loss, seed=0).double().eval()
     if codes:  # several are in use, which the perplexity sees
         vae.encoder.family.codebook.mul_(vae.encoder.family.codes)
     x, key = torch.rand(6, 4, generator=torch.Generator().manual_seed(0)).double(), vaekit.make_key(0)

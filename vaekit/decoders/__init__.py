@@ -3,6 +3,7 @@
 from vaekit.decoders.base import Decoder, registry
 from vaekit.decoders.conv import Conv1dDecoder, Conv3dDecoder, ConvDecoder
 from vaekit.decoders.mlp import MLPDecoder
+from vaekit.decoders.multimodal import MultimodalDecoder
 from vaekit.decoders.resnet import ResNetDecoder
 from vaekit.decoders.top_down import TopDownDecoder
 
@@ -14,6 +15,7 @@ __all__ = [
     "ConvDecoder",
     "Decoder",
     "MLPDecoder",
+    "MultimodalDecoder",
     "ResNetDecoder",
     "TopDownDecoder",
     "create",

@@ -2,7 +2,10 @@
 
 from vaekit.encoders.base import Encoder, registry
 from vaekit.encoders.conv import Conv1dEncoder, Conv3dEncoder, ConvEncoder
+from vaekit.encoders.fusion import Fusion
+from vaekit.encoders.fusion import registry as fusions
 from vaekit.encoders.mlp import MLPEncoder
+from vaekit.encoders.multimodal import MultimodalEncoder
 from vaekit.encoders.resnet import ResNetEncoder
 from vaekit.encoders.top_down import ConvolutionalPath, TopDownEncoder
 
@@ -14,11 +17,14 @@ __all__ = [
     "ConvEncoder",
     "ConvolutionalPath",
     "Encoder",
+    "Fusion",
     "MLPEncoder",
+    "MultimodalEncoder",
     "ResNetEncoder",
     "TopDownEncoder",
     "create",
     "describe",
+    "fusions",
     "names",
     "register",
     "registry",

@@ -10,6 +10,7 @@ from vaekit.likelihoods.discretized_logistic import DiscretizedLogistic
 from vaekit.likelihoods.gaussian import Gaussian
 from vaekit.likelihoods.laplace import Laplace
 from vaekit.likelihoods.library_size import LibrarySize
+from vaekit.likelihoods.multimodal import Modalities
 from vaekit.likelihoods.negative_binomial import NegativeBinomial, ZeroInflatedNegativeBinomial
 from vaekit.likelihoods.poisson import Poisson
 from vaekit.likelihoods.student_t import StudentT
@@ -28,6 +29,7 @@ __all__ = [
     "Laplace",
     "LibrarySize",
     "Likelihood",
+    "Modalities",
     "NegativeBinomial",
     "Poisson",
     "StudentT",

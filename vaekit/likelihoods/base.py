@@ -85,6 +85,7 @@ class Likelihood(Part, nn.Module, ABC):
         data_shape: the shape of an example, where the likelihood has no others; None where any shape will do.
         support: the values that x may take; the real numbers unless a likelihood says otherwise.
         is_nominal: whether these are names of classes, which can be equal or not but have no distance.
+        modalities: what x is made of where that is several things, each of which may be missing; () for x that is one.
         has_log_mean: whether the first parameter is the logarithm of the mean, or of what it is a fixed share of.
 
     Raises:
@@ -101,6 +102,7 @@ class Likelihood(Part, nn.Module, ABC):
     has_log_mean: bool = False
     missing: str = "refuse"
     gaps: Gaps = Gaps()
+    modalities: tuple[str, ...] = ()
     operator: ClassVar[NllOperator | None] = None  # the sum of `element_nll` in one pass, where there is one
 
     def __init__(self, missing: MissingSpec = "refuse") -> None:
@@ -304,6 +306,21 @@ class Likelihood(Part, nn.Module, ABC):
                 )
             x = x[~missing]
         self.support.check(type(self).__name__, x)
+
+    def joined(self, x: Mapping[str, Any]) -> Tensor:
+        """{modality: tensor} as x, of a likelihood of several modalities."""
+        raise TypeError(
+            f"x was given as {{{', '.join(map(str, x))}}}, but the model's x is one tensor; create_vae(modalities=...) composes "
+            "a model of several"
+        )
+
+    def parted(self, x: Tensor) -> dict[str, Tensor]:
+        """x as {modality: tensor}, of a likelihood of several modalities."""
+        raise TypeError("the model's x is one tensor; create_vae(modalities=...) composes a model of several modalities")
+
+    def without(self, x: Tensor, kept: Tensor) -> Tensor:
+        """x with the modalities alone that are kept, bool [B, M], of a likelihood of several."""
+        raise TypeError("the model's x is one tensor; create_vae(modalities=...) composes a model of several modalities")
 
     def _check_shapes(self, parameters: Tensor, x: Tensor | None = None) -> None:
         """Refuse another P, or an x of another shape, which would only broadcast."""

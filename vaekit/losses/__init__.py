@@ -11,6 +11,7 @@ from vaekit.losses.factor import FactorVAE
 from vaekit.losses.free_bits import FreeBits
 from vaekit.losses.iwae import Ciwae, Iwae, Miwae, Piwae
 from vaekit.losses.mmd import WAE, InfoVAE, squared_mmd
+from vaekit.losses.mvae import Mvae
 from vaekit.losses.perceptual import Perceptual
 from vaekit.losses.renyi import Renyi
 from vaekit.losses.semi_supervised import SemiSupervised
@@ -39,6 +40,7 @@ __all__ = [
     "LossTerms",
     "Miwae",
     "Perceptual",
+    "Mvae",
     "Piwae",
     "Renyi",
     "SemiSupervised",

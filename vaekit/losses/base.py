@@ -102,12 +102,14 @@ class Loss(Part, nn.Module, ABC):
         compares_examples: whether its value for an example, or what it learns from one, depends on the others of the batch. With
             batches of another size, or put together otherwise, it is another objective; it takes its rows through
             `vaekit.gathering.gathered`, so that a batch may be split over processes.
+        hides_modalities: whether it is for models of several modalities, of which it hides some.
         infers_condition: whether it is for models whose condition may be missing (`Condition.infers`), and for no others.
     """
 
     latent_shape: tuple[int, ...] | None = None
     latents: LatentKind = LatentKind.VECTORS
     compares_examples: bool = False
+    hides_modalities: bool = False
     infers_condition: bool = False
     __call__: Callable[..., LossTerms]
 

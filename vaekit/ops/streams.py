@@ -26,6 +26,7 @@ class Step:
     # of a run's processes the first draws from it, and process 1, 2, ... from fold_in(LAYERS, rank)
     IMPUTATION = 3  # what an imputation draws besides z
     CLASS = 4  # of a condition that is missing, where draws of it have weights
+    SETS = 5  # of modalities that an objective hides; set n has fold_in(SETS, n)
 
 
 class Imputation:
@@ -66,6 +67,12 @@ class Sample:
     COMPONENT = 1  # of a mixture
     DATA = -1  # x given z
     CLASS = -2  # where a condition is missing
+
+
+class Mixture:
+    """Of the key of a draw from a posterior that is a mixture, which draws the noise itself."""
+
+    COMPONENT = 1
 
 
 class NegativeBinomial:

@@ -12,6 +12,7 @@ from vaekit.posteriors.gumbel_softmax import GumbelSoftmax, GumbelSoftmaxFamily
 from vaekit.posteriors.ladder import LadderFamily
 from vaekit.posteriors.levels import LevelsPosterior
 from vaekit.posteriors.lookup_free import LookupFree, LookupFreeFamily
+from vaekit.posteriors.mixture import GaussianMixturePosterior
 from vaekit.posteriors.planar import PlanarFlowFamily, RadialFlowFamily
 from vaekit.posteriors.point import Point, PointFamily
 from vaekit.posteriors.residual_vector_quantized import ResidualVectorQuantized, ResidualVectorQuantizedFamily
@@ -33,6 +34,7 @@ __all__ = [
     "FullGaussian",
     "FullGaussianFamily",
     "GaussianFamily",
+    "GaussianMixturePosterior",
     "GumbelSoftmax",
     "GumbelSoftmaxFamily",
     "LadderFamily",

@@ -19,7 +19,7 @@ from vaekit.checks import checked_flag
 from vaekit.data import Batches, with_validation
 from vaekit.evaluation.terms import evaluation_key, mean_terms
 from vaekit.gathering import Ranks
-from vaekit.inputs import checked, checked_batches, reading_of
+from vaekit.inputs import as_rows, checked, checked_batches, reading_of
 from vaekit.ops import philox, streams
 from vaekit.schedules import Schedule, scheduled
 from vaekit.training import optimizers, preflight
@@ -233,7 +233,7 @@ def fit(
     preflight.check_accumulation(vae, accumulate)
     if strategy == "fsdp":
         preflight.check_division(vae, options)
-    train, validation, said = *with_validation(train, validation, seed, reading_of(vae)), validation
+    train, validation, said = *with_validation(as_rows(vae, train), validation, seed, reading_of(vae)), validation
     batches, validation_batches = checked_batches(vae, train, batch_size, "train"), None
     if validation is not None:
         validation_batches = checked_batches(vae, validation, batch_size, "validation")
