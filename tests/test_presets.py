@@ -1,5 +1,7 @@
 """Laws of the presets: each composes, trains and comes back, with the sizes of its source."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -15,11 +17,15 @@ def trainable(module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
+SIMILARITY = {"distances": [{"name": "ms_ssim", "scales": 2}], "start": 5}
+WITHOUT_DOWNLOADS = {"latent-diffusion": {"input_shape": (3, 32, 32), "loss": SIMILARITY}}
+
+
 @pytest.mark.parametrize("name", presets.names())
 def test_every_preset_composes_trains_and_comes_back(name, tmp_path):
-    vae = create_vae(name, seed=0)
+    assert create_vae(name).config() == presets.create(name).config()
     assert presets.describe(name).summary
-    assert vae.config() == presets.create(name).config()
+    vae = create_vae(name, seed=0, **WITHOUT_DOWNLOADS.get(name, {}))
     x = data_in_support(vae.likelihood, (1, *vae.input_shape)).repeat(4, *(1,) * len(vae.input_shape))
     key = vaekit.make_key(0)
     before = vae.eval()(x, key=key).total
@@ -47,6 +53,26 @@ def test_presets_have_the_parameters_of_their_sources(name, encoder, decoder, in
     vae = create_vae(name)
     assert (trainable(vae.encoder), trainable(vae.decoder)) == (encoder, decoder)
     assert (vae.input_shape, vae.latent_shape) == (input_shape, latent_shape)
+
+
+def test_latent_diffusion_is_an_autoencoder_of_diffusers_but_for_its_width():
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'vaekit[test]'")
+    vae = create_vae("latent-diffusion")
+    assert (vae.latent_shape, vae.stride) == ((3, 16, 16), 4)
+    with torch.device("meta"):
+        wide = {"encoder": {"channels": (128, 256, 512)}, "decoder": {"channels": (512, 256, 128)}}
+        ours = create_vae("latent-diffusion", **wide)
+        theirs = diffusers.AutoencoderKL(
+            block_out_channels=(128, 256, 512), layers_per_block=2, latent_channels=3, use_quant_conv=False,
+            use_post_quant_conv=False, down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        )  # fmt: skip
+    assert trainable(ours.encoder) + trainable(ours.decoder) == trainable(theirs)
+
+
+def test_latent_diffusion_says_what_lpips_needs_at_its_first_step(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    with pytest.raises(ModuleNotFoundError, match=r"vaekit\[perceptual\].*a network of your own"):
+        vaekit.fit(create_vae("latent-diffusion"), torch.rand(4, 3, 64, 64), epochs=1, progress=False)
 
 
 @pytest.mark.parametrize("name", presets.names())

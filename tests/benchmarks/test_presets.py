@@ -41,7 +41,7 @@ def test_the_table_has_a_line_for_each_preset_that_was_asked_for(benchmark, tmp_
 
 @pytest.mark.parametrize("name", vaekit.presets.names())
 def test_every_preset_can_draw_the_batch_that_it_is_timed_on(benchmark, name):
-    vae = vaekit.create_vae(name, seed=0)
+    vae = benchmark.model(name)
     x = benchmark.drawn_batch(vae, 2)
     assert x.shape == (2, *vae.input_shape)
     vae.likelihood.check(x)
