@@ -23,6 +23,7 @@ WHERE_FROM = [
 SHAPES = {"conv1d": (2, 9), "conv3d": (1, 5, 4, 3), "columns": (3,)}  # of the parts that take no images
 MODALITIES = specs_of({"a": {"shape": (3,), "likelihood": "gaussian"}, "b": {"shape": (1, 2, 2), "encoder": {"hidden": (8,)}}})
 SHAPES["modalities"] = MODALITIES.pop("input_shape")
+SHAPES["autoregressive"] = (5,)
 SMALL = {"resnet": {"channels": (4, 8), "attention": True}, "top_down": {"channels": (4, 8), "groups": (1, 2)}}
 VQ = {"posterior": "vector_quantized", "prior": "codes", "loss": "vector_quantized"}  # which go with each other only
 CODES = (
@@ -86,6 +87,10 @@ PARTS = [
     {"loss": {"name": "dip_vae", "kind": "i"}},
     {"loss": "semi_supervised", "condition": {"name": "inferred_labels", "classes": 3}},
     {**MODALITIES, "loss": "mvae"},
+    {
+        "likelihood": {"name": "autoregressive", "shape": (5,), "step": {"name": "categorical", "classes": 4}, "hidden": 8},
+        "encoder": {"name": "recurrent", "hidden": 8},
+    },
     *({**MODALITIES, "encoder": {**MODALITIES["encoder"], "fusion": fusion}} for fusion in encoders.fusions.names()),
     {"loss": "semi_supervised", "condition": {"name": "inferred_labels", "classes": 3, "dim": 2, "classifier": "conv"}},
     {"loss": {"name": "info_vae", "alpha": 1.0, "kernel": "rbf", "scales": [0.5, 2.0], "statistic": "v"}},
@@ -124,7 +129,7 @@ def data_for(vae, dtype, batch):
     """Examples and the conditions that go with them."""
     x = data_in_support(vae.likelihood, (batch, *vae.decoder.output_shape)).to(dtype)
     if vae.likelihood.missing == "ignore":
-        x.flatten(1)[:, :2] = torch.nan
+        x.flatten(1)[:, -2:] = torch.nan  # where sequences end
     vae.likelihood.check(x)
     labels, vectors = torch.arange(batch) % 3, torch.rand(batch, 2).to(dtype)
     values = {

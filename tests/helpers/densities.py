@@ -11,6 +11,7 @@ from mpmath import mpf
 from torch import Tensor
 
 from vaekit.likelihoods import (
+    Autoregressive,
     Bernoulli,
     Beta,
     Categorical,
@@ -195,8 +196,8 @@ CASES = {
 }
 
 
-# Made of other likelihoods or networks, with tests of their own: tests/test_multimodal.py.
-OF_SEVERAL = frozenset({"modalities"})
+# Made of other likelihoods or networks, or for sequences: tests/test_multimodal.py, tests/likelihoods/test_autoregressive.py.
+OF_SEVERAL = frozenset({"autoregressive", "modalities", "recurrent"})
 
 # Options that a registered likelihood cannot do without.
 REQUIRED = {
@@ -210,6 +211,8 @@ def data_in_support(likelihood: Likelihood, shape: Sequence[int], seed: int = 0)
     if isinstance(likelihood, Columns):
         columns = [data_in_support(part, shape[:-1], seed + number) for number, part in enumerate(likelihood.likelihoods)]
         return torch.stack(columns, -1)
+    if isinstance(likelihood, Autoregressive):
+        return data_in_support(likelihood.step, (shape[0], *likelihood.data_shape), seed)
     if isinstance(likelihood, Modalities):
         shapes = likelihood.shapes.items()
         return likelihood.joined(

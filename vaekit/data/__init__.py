@@ -26,6 +26,7 @@ from vaekit.data.kinds import as_batches, with_validation
 from vaekit.data.mapped import MappedArray
 from vaekit.data.readers import readable
 from vaekit.data.schema import Schema
+from vaekit.data.sequences import sequences
 from vaekit.data.shapes import Shapes, shapes
 from vaekit.data.sharding import share
 from vaekit.data.shards import open_shards
@@ -60,6 +61,7 @@ __all__ = [
     "open_shards",
     "readable",
     "read_frame",
+    "sequences",
     "shapes",
     "share",
     "with_validation",

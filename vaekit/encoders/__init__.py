@@ -6,6 +6,7 @@ from vaekit.encoders.fusion import Fusion
 from vaekit.encoders.fusion import registry as fusions
 from vaekit.encoders.mlp import MLPEncoder
 from vaekit.encoders.multimodal import MultimodalEncoder
+from vaekit.encoders.recurrent import RecurrentEncoder
 from vaekit.encoders.resnet import ResNetEncoder
 from vaekit.encoders.top_down import ConvolutionalPath, TopDownEncoder
 
@@ -20,6 +21,7 @@ __all__ = [
     "Fusion",
     "MLPEncoder",
     "MultimodalEncoder",
+    "RecurrentEncoder",
     "ResNetEncoder",
     "TopDownEncoder",
     "create",

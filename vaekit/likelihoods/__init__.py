@@ -1,5 +1,6 @@
 """Likelihoods p(x | z): what a decoder's output means, and how far data is from it in nats."""
 
+from vaekit.likelihoods.autoregressive import Autoregressive
 from vaekit.likelihoods.base import Likelihood, registry
 from vaekit.likelihoods.bernoulli import Bernoulli
 from vaekit.likelihoods.beta import Beta
@@ -19,6 +20,7 @@ from vaekit.likelihoods.support import Support
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
 __all__ = [
+    "Autoregressive",
     "Bernoulli",
     "Beta",
     "Categorical",
