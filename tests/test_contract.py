@@ -53,7 +53,7 @@ PARTS = [
         for name in likelihoods.names()
         if name not in OF_SEVERAL
     ),
-    *({"prior": name} for name in priors.names() if name not in OF_CODES | {"top_down"}),
+    *({"prior": name} for name in priors.names() if name not in OF_CODES | {"top_down", "uniform_sphere"}),
     LADDER,
     {**LADDER, "decoder": {"name": "top_down", "decoder": {"name": "mlp", "hidden": (8,)}}, "loss": {"name": "iwae"}},
     {
@@ -75,6 +75,8 @@ PARTS = [
     {"posterior": {"name": "planar_flow", "transforms": 2}},
     {"posterior": {"name": "radial_flow", "amortized": False}},
     {"posterior": {"name": "planar_flow", "transforms": 1}, "loss": {"name": "iwae", "gradient": "doubly_reparameterized"}},
+    *({"posterior": name, "prior": "uniform_sphere"} for name in ("von_mises_fisher", "power_spherical")),
+    {"posterior": "power_spherical", "prior": "uniform_sphere", "loss": "iwae"},
     VQ,
     *({**VQ, "posterior": posterior} for posterior in CODES),
     {**VQ, "encoder": {"name": "conv", "spatial": True}, "decoder": {"name": "conv"}},

@@ -23,6 +23,8 @@ class LatentKind(Flag):
 
     POINTS = auto()
     """Vectors of real numbers of which the posterior gives one for each example: there is nothing to draw, and no density."""
+    DIRECTIONS = auto()
+    """Unit vectors, at each position: have a density over the sphere."""
 
     @property
     def words(self) -> str:
@@ -34,10 +36,16 @@ class LatentKind(Flag):
         """Whether there is nothing between one latent and the next."""
         return bool(self & (LatentKind.CODES | LatentKind.RELAXED_CODES))
 
+    @property
+    def fill_space(self) -> bool:
+        """Whether any vector of real numbers is a latent."""
+        return bool(self & (LatentKind.VECTORS | LatentKind.POINTS))
+
 
 _WORDS = {
     LatentKind.VECTORS: "vectors of real numbers",
     LatentKind.CODES: "codes",
     LatentKind.RELAXED_CODES: "codes",
     LatentKind.POINTS: "points without a density",
+    LatentKind.DIRECTIONS: "unit vectors",
 }

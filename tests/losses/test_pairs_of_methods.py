@@ -42,19 +42,27 @@ VARIANTS = {
     "autoencoder, all of it": {"name": "autoencoder", "beta": 0.1, "l2": 0.1, "gradient": 0.1, "projections": 2},
 }
 LOSSES = [*(name for name in losses.names() if name != "mvae"), *VARIANTS]  # mvae: tests/test_multimodal.py
-CODES, RELAXED, VECTORS, POINTS = "codes", "relaxed", "vectors", "points"
+CODES, RELAXED, VECTORS, POINTS, UNITS = "codes", "relaxed", "vectors", "points", "units"
+WITH_UNITS = ("iwae", "iwae, doubly reparameterized", "miwae", "ciwae", "piwae", "renyi", "capacity", "info_vae")
 KINDS = {  # of latents that parts are for; the other posteriors and losses are for vectors, the other priors for points too
     "posterior": {
         **{key: {CODES} for key in ("vector_quantized", "residual_vector_quantized", "finite_scalar", "lookup_free")},
         "gumbel_softmax": {RELAXED},
         "point": {POINTS},
+        **{key: {UNITS} for key in ("von_mises_fisher", "power_spherical")},
     },
-    "prior": {**{key: {CODES, RELAXED} for key in ("codes", "autoregressive_codes", "pixel_cnn")}, "vamp": {VECTORS}},
+    "prior": {
+        **{key: {CODES, RELAXED} for key in ("codes", "autoregressive_codes", "pixel_cnn")},
+        "vamp": {VECTORS, UNITS},
+        "uniform_sphere": {UNITS},
+    },
     "loss": {
         "vector_quantized": {CODES},
-        "elbo": {VECTORS, RELAXED},
+        "elbo": {VECTORS, RELAXED, UNITS},
         "perceptual": {VECTORS, RELAXED},
-        **{key: {VECTORS, POINTS} for key in ("aae", "wae")},
+        "aae": {VECTORS, POINTS},
+        "wae": {VECTORS, POINTS, UNITS},
+        **{key: {VECTORS, UNITS} for key in WITH_UNITS},
         **{key: {POINTS} for key in ("autoencoder", "autoencoder, all of it")},
     },
 }
@@ -93,7 +101,7 @@ def test_an_objective_works_with_a_posterior_and_a_prior_or_says_why_it_does_not
     x, key = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), vaekit.make_key(1)
     parts = {"posterior": posterior, "prior": prior, "loss": loss}
     if not set.intersection(*(KINDS[kind].get(name, OTHERS[kind]) for kind, name in parts.items())):
-        with pytest.raises(ValueError, match="are codes|are vectors|are points"):
+        with pytest.raises(ValueError, match="are codes|are vectors|are points|are unit vectors"):
             model(loss, posterior, prior)
         return
     if prior == "top_down" and posterior != "ladder":

@@ -28,7 +28,7 @@ def test_two_keys_of_one_parent_have_different_numbers(parent):
 
 def test_the_numbers_that_seeds_mean_stay_as_they_are():
     assert numbers(streams.Run) == {"STEPS": 0, "ORDER": 1, "EVALUATION": 2, "LOADER": 3, "VALIDATION": 4}
-    assert numbers(streams.Step) == {"OBJECTIVE": 1, "LAYERS": 2, "IMPUTATION": 3, "CLASS": 4, "SETS": 5}
+    assert numbers(streams.Step) == {"OBJECTIVE": 1, "LAYERS": 2, "IMPUTATION": 3, "CLASS": 4, "SETS": 5, "HEIGHT": 6}
     assert numbers(streams.Imputation) == {"CHOICE": 0, "DATA": 1}
     assert numbers(streams.Given) == {"LATENTS": 0, "PLACES": 1, "DATA": 2, "ORDER": 3}
     assert numbers(streams.Generators) == {"PYTHON": -1, "NUMPY": -2}  # where processes have 1, 2, ...
@@ -54,8 +54,8 @@ def prior(name, dtype):
         convolutions = {"name": "conv", "channels": (4, 4)}
         rest = {"input_shape": (1, 8, 8), "encoder": {**convolutions, "spatial": True}, "decoder": convolutions}
         rest |= {"posterior": {"name": "vector_quantized", "codes": 5}, "loss": "vector_quantized"}
-    if name == "top_down":
-        rest["posterior"] = "ladder"
+    if name in ("top_down", "uniform_sphere"):
+        rest["posterior"] = {"top_down": "ladder", "uniform_sphere": "power_spherical"}[name]
     vae = vaekit.create_vae(latent_dim=2, prior={"name": name, **options}, seed=0, **rest)
     return vae.to(dtype).requires_grad_(False).prior
 

@@ -172,8 +172,9 @@ def test_objectives_say_the_divergence_level_by_level_and_training_lowers_it(pai
 def test_posteriors_of_one_level_say_nothing_of_levels(posterior):
     kind = posteriors.create(posterior, latent_shape=(2,)).latents
     codes = {"prior": "codes"} if kind.are_codes else {}
+    codes |= {"prior": "uniform_sphere"} if kind is LatentKind.DIRECTIONS else {}
     codes |= {LatentKind.CODES: {"loss": "vector_quantized"}, LatentKind.POINTS: {"loss": "autoencoder"}}.get(kind, {})
     vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, posterior=posterior, **codes)
     assert not [name for name in vae(torch.rand(3, 4)).extras if name.startswith("kl_")]
-    _, levels = vae.encode(torch.rand(3, 4)).rsample_kl_by_level(vae.prior if kind.are_codes else LearnedGaussian((2,)))
+    _, levels = vae.encode(torch.rand(3, 4)).rsample_kl_by_level(LearnedGaussian((2,)) if kind.fill_space else vae.prior)
     assert [level.shape for level in levels] == [(3,)]

@@ -51,10 +51,11 @@ def fitted_mixture(vae: VAE, data: Any, *, components: int = 10, batch_size: int
         >>> vae.sample(5, prior=sampler).shape
         torch.Size([5, 4])
     """
-    if vae.encoder.family.latents.are_codes:
+    family = vae.encoder.family
+    if not family.latents.fill_space:
         raise TypeError(
-            f"a mixture of Gaussians is one over vectors, but those of {type(vae.encoder.family).__name__} are codes; "
-            "vaekit.evaluation.fitted_codes fits their frequencies"
+            f"a mixture of Gaussians is one over vectors, but those of {type(family).__name__} are {family.latents.words}; "
+            + ("vaekit.evaluation.fitted_codes fits their frequencies" if family.latents.are_codes else "keep the model's prior")
         )
     try:
         from sklearn import mixture

@@ -10,6 +10,7 @@ from typing import Any
 
 from vaekit.checks import checked_word
 from vaekit.gathering import gathered
+from vaekit.latents import LatentKind
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, drawn
 from vaekit.schedules import Linear, Schedule, checked_schedule
@@ -54,6 +55,8 @@ class Capacity(Loss):
         >>> torch.allclose(terms.total, (terms.reconstruction + 100.0 * (terms.kl - 5.0).abs()).mean())
         True
     """
+
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS
 
     def __init__(
         self,

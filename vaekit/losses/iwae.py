@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from vaekit.checks import checked_size, checked_word
+from vaekit.latents import LatentKind
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.doubly_reparameterized import doubly_reparameterized_bound, partially_weighted_bound
 from vaekit.losses.draws import batch_mean, effective_sample_size, log_mean_weight, nll_and_log_ratio
@@ -60,6 +61,8 @@ class Iwae(Loss):
         True
     """
 
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS
+
     def __init__(self, num_samples: int = 5, gradient: str = "reparameterized") -> None:
         super().__init__()
         self.num_samples = checked_size("num_samples", num_samples)
@@ -104,6 +107,8 @@ class Miwae(Loss):
         True
     """
 
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS
+
     def __init__(self, num_outer: int = 8, num_samples: int = 8) -> None:
         super().__init__()
         self.num_outer, self.num_samples = checked_size("num_outer", num_outer), checked_size("num_samples", num_samples)
@@ -141,6 +146,8 @@ class Ciwae(Loss):
         >>> vaekit.create_vae(input_shape=(4,), latent_dim=2, loss=loss)(torch.rand(8, 4), step=0).kl.shape
         torch.Size([8])
     """
+
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS
 
     def __init__(self, num_samples: int = 8, beta: float | Schedule | Mapping[str, Any] = 0.5) -> None:
         super().__init__()
@@ -185,6 +192,8 @@ class Piwae(Loss):
         >>> bool((terms.extras["encoder_bound"].mean() >= terms.total))
         True
     """
+
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS
 
     def __init__(self, num_outer: int = 8, num_samples: int = 8) -> None:
         super().__init__()

@@ -174,6 +174,8 @@ class InfoVAE(_MatchesPrior):
         True
     """
 
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS
+
     def __init__(
         self,
         alpha: float | Schedule | Mapping[str, Any] = 0.0,
@@ -248,7 +250,7 @@ class WAE(_MatchesPrior):
         True
     """
 
-    latents = LatentKind.VECTORS | LatentKind.POINTS
+    latents = LatentKind.VECTORS | LatentKind.POINTS | LatentKind.DIRECTIONS
 
     def __init__(
         self,

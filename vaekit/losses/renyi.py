@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vaekit.checks import checked_size, is_number
+from vaekit.latents import LatentKind
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, nll_and_log_ratio
 
@@ -48,6 +49,8 @@ class Renyi(Loss):
         >>> bool(terms.total <= (terms.reconstruction + terms.kl).mean())
         True
     """
+
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS
 
     def __init__(self, alpha: float | str = 0.5, num_samples: int = 5) -> None:
         super().__init__()

@@ -27,6 +27,14 @@ class Step:
     IMPUTATION = 3  # what an imputation draws besides z
     CLASS = 4  # of a condition that is missing, where draws of it have weights
     SETS = 5  # of modalities that an objective hides; set n has fold_in(SETS, n)
+    HEIGHT = 6  # how far directions lie from their mean's; parent of each round's key, fold_in(HEIGHT, n)
+
+
+class HeightRound:
+    """Of round n of HEIGHT."""
+
+    PROPOSAL = 0
+    ACCEPTANCE = 1
 
 
 class Imputation:

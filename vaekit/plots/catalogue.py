@@ -149,11 +149,11 @@ def _is_two_dimensional(subject: Subject) -> bool:
 
 
 def _has_grid(subject: Subject) -> bool:
-    return _is_two_dimensional(subject) and not subject.vae.encoder.family.latents.are_codes and is_image(subject.vae.input_shape)
+    return _is_two_dimensional(subject) and subject.vae.encoder.family.latents.fill_space and is_image(subject.vae.input_shape)
 
 
 def _has_traversals(subject: Subject) -> bool:
-    return len(subject.vae.latent_shape) == 1 and not subject.vae.encoder.family.latents.are_codes and not _has_grid(subject)
+    return len(subject.vae.latent_shape) == 1 and subject.vae.encoder.family.latents.fill_space and not _has_grid(subject)
 
 
 def _moves_columns(subject: Subject) -> bool:

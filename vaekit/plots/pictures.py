@@ -294,10 +294,12 @@ def _check_two_dimensions(vae: VAE, picture: str) -> None:
 
 
 def check_continuous(vae: VAE, picture: str) -> None:
-    if vae.encoder.family.latents.are_codes:
+    kind = vae.encoder.family.latents
+    if not kind.fill_space:
+        where = "with nothing between them" if kind.are_codes else "with nothing beside them"
         raise ValueError(
-            f"{picture} moves through the latent space, but the latents of {type(vae.encoder.family).__name__} are codes, "
-            "with nothing between them; see reconstructions and samples"
+            f"{picture} moves through the latent space, but the latents of {type(vae.encoder.family).__name__} are {kind.words}, "
+            f"{where}; see reconstructions and samples"
         )
 
 

@@ -4,6 +4,14 @@ from vaekit.ops.draw import Draw
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.codes import CertainCodes, CodeFamily, CodePosterior
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
+from vaekit.posteriors.directional import (
+    Directional,
+    DirectionalFamily,
+    PowerSpherical,
+    PowerSphericalFamily,
+    VonMisesFisher,
+    VonMisesFisherFamily,
+)
 from vaekit.posteriors.family import DiagonalGaussianFamily, Family, GaussianFamily, registry
 from vaekit.posteriors.finite_scalar import FiniteScalarFamily
 from vaekit.posteriors.flow import FlowFamily, FlowPosterior
@@ -26,6 +34,8 @@ __all__ = [
     "CodePosterior",
     "DiagonalGaussian",
     "DiagonalGaussianFamily",
+    "Directional",
+    "DirectionalFamily",
     "Draw",
     "Family",
     "FiniteScalarFamily",
@@ -45,11 +55,15 @@ __all__ = [
     "Point",
     "PointFamily",
     "Posterior",
+    "PowerSpherical",
+    "PowerSphericalFamily",
     "RadialFlowFamily",
     "ResidualVectorQuantized",
     "ResidualVectorQuantizedFamily",
     "VectorQuantized",
     "VectorQuantizedFamily",
+    "VonMisesFisher",
+    "VonMisesFisherFamily",
     "create",
     "describe",
     "names",

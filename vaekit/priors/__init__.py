@@ -7,6 +7,7 @@ from vaekit.priors.diagonal_gaussian import LearnedGaussian
 from vaekit.priors.flow import Flow
 from vaekit.priors.gaussian_mixture import GaussianMixture
 from vaekit.priors.pixel_cnn import PixelCNN
+from vaekit.priors.sphere import UniformSphere
 from vaekit.priors.standard_normal import StandardNormal
 from vaekit.priors.top_down import TopDownPrior
 from vaekit.priors.vamp import Vamp
@@ -24,6 +25,7 @@ __all__ = [
     "PixelCNN",
     "Prior",
     "StandardNormal",
+    "UniformSphere",
     "TopDownPrior",
     "Vamp",
     "create",
