@@ -128,7 +128,7 @@ def weight_by_gradients(kept: Tensor, adversarial: Tensor, weight: Tensor | None
 
     Args:
         kept, adversarial: scalars, sums over this process's examples.
-        weight: the last layer's. Without one, or where it is frozen or divided among processes, decoded stands for it.
+        weight: the last layer's. Without one, or where it is frozen or not the one that decoded, decoded stands for it.
         decoded: what the decoder gives.
         examples: how many this process has.
 

@@ -8,7 +8,8 @@ arXiv:2012.09841, equations 4 to 7, and of R. Rombach et al., "High-Resolution I
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,8 +52,8 @@ class Perceptual(AdversarialLoss):
     The discriminator learns from `auxiliary` alone and in the same step as the model, as it was before it; `total` takes its
     weights for constants. Without gradients, as in validation, nobody knows lambda: g then counts nothing, and a best epoch is
     one by reconstruction and distances. The processes of a run take lambda from the whole batch; of a step that `accumulate`
-    puts together each part has its own, as the authors' code has. A frozen last layer, or one that strategy="fsdp" divides, has
-    no such gradient: they are compared at what the decoder gives then. Where x has missing values, x' takes their place.
+    puts together each part has its own, as the authors' code has. A frozen last layer has no such gradient: they are compared at
+    what the decoder gives then. Where x has missing values, x' takes their place.
     Cost: a pass of the batch and two of the reconstructions through the discriminator, and those of the distances.
 
     Esser et al., 2021, arXiv:2012.09841, equation 7; Rombach et al., 2022, arXiv:2112.10752.
@@ -185,6 +186,7 @@ class _Watched:
     def __init__(self, model: LatentVariableModel) -> None:
         self._model = model
         self._decoded: Tensor | None = None
+        self._weight: Tensor | None = None
 
     @property
     def prior(self) -> Prior:
@@ -204,15 +206,18 @@ class _Watched:
 
     @property
     def output_weight(self) -> Tensor | None:
-        return self._model.output_weight
+        return self._weight
 
     def encode(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
         return self._model.encode(x, condition)
 
     def natural_parameters(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        parameters = self._model.natural_parameters(z, condition)
-        self._decoded = parameters if self._decoded is None else self._decoded
-        return parameters
+        if self._decoded is not None:
+            return self._model.natural_parameters(z, condition)
+        with _weight_in_use(self._model) as in_use:
+            self._decoded = self._model.natural_parameters(z, condition)
+        self._weight = in_use[0] if in_use else self._model.output_weight
+        return self._decoded
 
     def prior_given(self, condition: Tensor | None, count: int) -> Prior:
         return self._model.prior_given(condition, count)
@@ -223,6 +228,27 @@ class _Watched:
         if self._decoded is None:
             raise TypeError("the objective 'perceptual' is about reconstructions, but its objective has decoded nothing")
         return self._decoded
+
+
+@contextmanager
+def _weight_in_use(model: LatentVariableModel) -> Iterator[list[Tensor]]:
+    """The whole weight of the last layer that is divided among processes, which it is only while the layer computes."""
+    weight, in_use = model.output_weight, list[Tensor]()
+    owners = [] if weight is None or type(weight) in (nn.Parameter, Tensor) else _owners(model.decoder, weight)
+    hooks = [
+        module.register_forward_pre_hook(lambda layer, inputs, name=name: in_use.append(getattr(layer, name)))
+        for module, name in owners
+    ]
+    try:
+        yield in_use
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _owners(module: nn.Module, weight: Tensor) -> list[tuple[nn.Module, str]]:
+    """The module that holds a parameter, and its name there."""
+    return [(part, name) for part in module.modules() for name, own in part.named_parameters(recurse=False) if own is weight]
 
 
 def _reconstructions(model: LatentVariableModel, decoded: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
