@@ -27,6 +27,12 @@ class Gaussian(NamedTuple):
     logvar: Tensor
 
 
+def path_of(encoder: nn.Module) -> TopDown | None:
+    """The top-down path of an encoder whose latents have several levels; None for any other."""
+    path = getattr(getattr(encoder, "family", None), "path", None)
+    return path if isinstance(path, TopDown) else None
+
+
 class TopDown(nn.Module, ABC):
     """The networks of all conditionals, and the packing of levels into one tensor of latents.
 

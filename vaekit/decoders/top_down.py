@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vaekit.checks import checked_sizes
 from vaekit.decoders.base import Decoder, registry
-from vaekit.top_down import TopDown
+from vaekit.top_down import TopDown, path_of
 
 
 @registry.register("top_down")
@@ -86,9 +86,9 @@ class TopDownDecoder(Decoder):
             )
 
     def attach(self, encoder: nn.Module) -> None:
-        path = getattr(getattr(encoder, "family", None), "path", None)
-        if not isinstance(path, TopDown) or path.features_shape != self.features_shape:
-            has = path.features_shape if isinstance(path, TopDown) else "none"
+        path = path_of(encoder)
+        if path is None or path.features_shape != self.features_shape:
+            has = "none" if path is None else path.features_shape
             raise ValueError(
                 f"the top_down decoder reads features of the shape {self.features_shape} of a top-down path; those of the "
                 f"encoder's have {has}; make it with features_shape=encoder.family.path.features_shape"

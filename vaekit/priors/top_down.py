@@ -15,7 +15,7 @@ from vaekit.checks import checked_number, checked_size
 from vaekit.ops import philox, reference
 from vaekit.priors.base import Prior, registry
 from vaekit.priors.gaussians import log_normal
-from vaekit.top_down import Gaussian, TopDown
+from vaekit.top_down import Gaussian, TopDown, path_of
 
 
 @registry.register("top_down")
@@ -60,8 +60,8 @@ class TopDownPrior(Prior):
         self._paths: list[TopDown] = []  # in a list: its weights are the encoder's, not the prior's
 
     def attach(self, encoder: nn.Module) -> None:
-        path = getattr(getattr(encoder, "family", None), "path", None)
-        if not isinstance(path, TopDown):
+        path = path_of(encoder)
+        if path is None:
             raise ValueError(
                 f"a top_down prior is one over several levels of latents, but those of {type(encoder).__name__} have a single "
                 "one; make it with posterior='ladder', take the encoder 'top_down', or another prior"
