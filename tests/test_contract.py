@@ -205,6 +205,8 @@ class Networks:
 @pytest.mark.parametrize("part", [part for part in PARTS if not OF_SEVERAL & set(map(name_of, part.values()))], ids=str)
 def test_a_lower_precision_is_one_of_the_networks_and_of_nothing_else(part):
     """Bit for bit the terms are what float32 makes of the networks' outputs, and so are their gradients."""
+    if part.get("loss") == "hamiltonian":
+        pytest.skip("it follows the decoder's gradient, which is not recorded here; see tests/losses/test_hamiltonian.py")
     low = made(part, torch.float32)
     single, again = copy.deepcopy(low), copy.deepcopy(low)
     kept, kept_single = Networks(low), Networks(single)

@@ -135,6 +135,7 @@ def test_every_objective_that_compares_examples_is_here():
         "aae": {"latent_shape": (2,)},
         "capacity": {"per": "batch"},
         "factor": {"latent_shape": (2,)},
+        "hamiltonian": {"latent_shape": (2,)},
         "vae_gan": {"input_shape": (6,)},
     }
     for name in vaekit.losses.names():

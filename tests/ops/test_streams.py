@@ -77,6 +77,7 @@ PLAIN = (
     "capacity",
     "ciwae",
     "elbo",
+    "hamiltonian",
     "iwae",
     "miwae",
     "mvae",

@@ -9,6 +9,7 @@ from vaekit.losses.dip import DipVAE
 from vaekit.losses.elbo import Elbo
 from vaekit.losses.factor import FactorVAE
 from vaekit.losses.free_bits import FreeBits
+from vaekit.losses.hamiltonian import Hamiltonian
 from vaekit.losses.iwae import Ciwae, Iwae, Miwae, Piwae
 from vaekit.losses.mmd import WAE, InfoVAE, squared_mmd
 from vaekit.losses.mvae import Mvae
@@ -33,6 +34,7 @@ __all__ = [
     "Elbo",
     "FactorVAE",
     "FreeBits",
+    "Hamiltonian",
     "InfoVAE",
     "Iwae",
     "LatentVariableModel",
