@@ -8,7 +8,7 @@ scikit-learn, diamonds (its seven columns of numbers, 5,000 rows of it drawn onc
     neighbours      scikit-learn's KNNImputer, 5 neighbours weighted by distance
     bayesian ridge  scikit-learn's IterativeImputer with BayesianRidge, its default, up to 30 rounds
     extra trees     the same with ExtraTreesRegressor, 100 trees, up to 10 rounds
-    vaekit          `vae.impute`, the mean over several models that differ in their seed; `recipe` says what they are
+    vaekit          `vae.impute`, on small tables the mean over models that differ in their seed; `recipe` says what they are
 
 Figures are root mean squared errors in standard deviations of the observed values, means over seeds with the standard deviation
 from seed to seed in brackets. "less best of scikit-learn" is the difference from the best of its three within a seed, where the

@@ -71,6 +71,17 @@ def test_what_is_held_out_says_nothing_of_the_schema(how):
         assert len(table.encode(given[~is_held_out])) == 160
 
 
+def test_what_is_hidden_in_training_is_an_option_that_is_saved(frame, tmp_path):
+    table = Table.fit(frame, epochs=1, hidden=(8,), hide=0.4, components=0)
+    assert table.vae.likelihood.gaps == ("ignore", True, 0.4)
+    assert Table.fit(frame, epochs=1, hidden=(8,), components=0).vae.likelihood.gaps == ("ignore", False, 0.0)
+    table.save(tmp_path / "table")
+    again = Table.load(tmp_path / "table")
+    assert_same(again.impute(frame, samples=5), table.impute(frame, samples=5))
+    with pytest.raises(ValueError, match="hide"):
+        Table.fit(frame, epochs=1, hide=1.5)
+
+
 def test_validation_without_surprises_is_seen_by_fit(monkeypatch):
     frame, seen = pandas.DataFrame({"x": np.random.default_rng(0).normal(size=100)}), {}
 

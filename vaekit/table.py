@@ -96,6 +96,7 @@ class Table:
         hidden: Sequence[int] = (128, 128),
         beta: float = 0.5,
         components: int | None = None,
+        hide: float = 0.0,
         batch_size: int = BATCH,
         learning_rate: float = 3e-3,
         validation: Any = None,
@@ -117,6 +118,8 @@ class Table:
             hidden: the layers of the encoder, and backwards of the decoder.
             beta: the weight of the divergence. 0.5, ctgan's choice too, keeps columns closer together than 1, the bound's own.
             components: of the mixture; 0 leaves the standard normal. By default one for 40 rows, and at most 30.
+            hide: what the encoder is not shown of a row in training, the largest share, see `vaekit.likelihoods.Likelihood`; 0.4
+                for a table whose gaps are to be filled. It is told then what it is not shown.
             validation: a share of the rows that is held out, 0.1 for example, the name of a column that says which are, or a
                 frame. The schema is guessed, and the mixture fitted, without them; levels that they alone have are missing.
             batch_size, learning_rate, progress, options: as `vaekit.fit` has them.
@@ -134,7 +137,7 @@ class Table:
             latent_dim=min(max(2 * len(schema), 4), 32) if latent_dim is None else latent_dim,
             encoder={"name": "mlp", "hidden": tuple(hidden)},
             decoder={"name": "mlp", "hidden": tuple(reversed(hidden))},
-            likelihood={**likelihood, "columns": columns, "missing": "ignore"},
+            likelihood={**likelihood, "columns": columns, "missing": {"mark": True, "hide": hide} if hide else "ignore"},
             loss={"name": "elbo", "beta": beta},
             seed=seed,
         )
@@ -369,12 +372,7 @@ def _checked_components(components: int | None, rows: int) -> int:
 
 
 def usual_epochs(rows: int, batch_size: int) -> int:
-    """As many as make 4,000 steps, and at least 20.
-
-    Example:
-        >>> usual_epochs(1000, 200), usual_epochs(10**6, 200)
-        (800, 20)
-    """
+    """As many as make 4,000 steps, and at least 20."""
     repeats = _most_repeats(rows, batch_size)
     return max(math.ceil(_STEPS * batch_size / rows / repeats) * repeats, _LEAST_EPOCHS)
 

@@ -114,6 +114,10 @@ def test_a_table_hides_its_columns_together():
     tables = [likelihoods.create("columns", columns=columns, missing=m) for m in ({"mark": True}, {"mark": True, "hide": 1.0})]
     x = torch.tensor([[0.5, 2.0, NAN]]).repeat(4000, 1)
     assert tables[0].encoder_input(x)[0].tolist() == [0.5, 1, 0, 0, 1, 1, 0, 0]
+    assert tables[0].encoder_input_shape((3,)) == (8,)
+    missing = {"mark": True, "hide": 1.0}
+    vae = vaekit.create_vae(latent_dim=2, likelihood={"name": "columns", "columns": columns, "missing": missing}, seed=0)
+    assert vae.impute(x[:2]).x.isfinite().all()
     torch.manual_seed(0)
     seen = tables[1].encoder_input(x)
     marks = seen[:, [1, 5]]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaekit.checks import checked_sizes
 from vaekit.data.schema import Schema
 from vaekit.likelihoods.base import Gaps, Likelihood, MissingSpec, registry
 from vaekit.likelihoods.positive import DispersedLikelihood
@@ -171,7 +172,7 @@ class Columns(Likelihood):
         return self._features_in.join(parts)
 
     def encoder_input_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        self._check_columns(super().encoder_input_shape(shape))
+        self._check_columns(checked_sizes("input_shape", shape))
         return (self._features_in.total,)
 
     def decoder_output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
