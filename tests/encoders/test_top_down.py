@@ -44,6 +44,16 @@ def test_a_new_posterior_is_the_prior_and_that_is_standard_at_every_level():
     assert_close(vae.prior.log_prob(z), Normal(0.0, 1.0).log_prob(z).flatten(1).sum(1))
 
 
+def test_a_posterior_is_relative_to_the_prior_and_that_is_it_where_the_data_say_nothing():
+    vae = model()
+    with torch.no_grad():
+        for group in vae.encoder.family.path.groups:
+            group.posterior[-1].weight.zero_(), group.posterior[-1].bias.zero_()
+    z, levels = vae.encode(X).rsample_kl_by_level(vae.prior, key=KEY)
+    assert max(float(level.abs().max()) for level in levels) < 1e-12
+    assert (vae.prior.log_prob(z) - Normal(0.0, 1.0).log_prob(z).flatten(1).sum(1)).abs().min() > 0.01
+
+
 def test_levels_have_their_resolutions_and_lie_side_by_side():
     vae = model()
     assert vae.latent_levels == ((2, 4, 3), (2, 4, 3), (2, 8, 6))
