@@ -27,6 +27,11 @@ def _elements(parameters: Tensor, x: Tensor, shared: Tensor | None, start: float
 class Gaussian(DispersedLikelihood):
     """A normal for each element, for real-valued data.
 
+    With variance="shared" it is the calibrated decoder of sigma-VAE: the variance that is learned goes to the mean squared error,
+    where the nll of an element is (log MSE + 1 + log 2 pi) / 2 (O. Rybkin, K. Daniilidis, S. Levine, "Simple and Effective VAE
+    Training with Calibrated Decoders", 2021, arXiv:2006.13202, equation 6), so that no beta has to be tuned; "feature" is one
+    such variance for each element.
+
     Args:
         variance: "fixed" at `sigma` squared; "shared", one learned number for all elements, which starts there; "feature", one
             for each element of an example, a column of a table or a place in an image; "element", from the decoder for each
