@@ -53,7 +53,7 @@ PARTS = [
         for name in likelihoods.names()
         if name not in OF_SEVERAL
     ),
-    *({"prior": name} for name in priors.names() if name not in OF_CODES | {"top_down", "uniform_sphere"}),
+    *({"prior": name} for name in priors.names() if name not in OF_CODES | {"top_down", "uniform_sphere", "wrapped_normal"}),
     LADDER,
     {**LADDER, "decoder": {"name": "top_down", "decoder": {"name": "mlp", "hidden": (8,)}}, "loss": {"name": "iwae"}},
     {
@@ -77,6 +77,7 @@ PARTS = [
     {"posterior": {"name": "planar_flow", "transforms": 1}, "loss": {"name": "iwae", "gradient": "doubly_reparameterized"}},
     *({"posterior": name, "prior": "uniform_sphere"} for name in ("von_mises_fisher", "power_spherical")),
     {"posterior": "power_spherical", "prior": "uniform_sphere", "loss": "iwae"},
+    {"posterior": "wrapped_normal", "prior": "wrapped_normal"},
     VQ,
     *({**VQ, "posterior": posterior} for posterior in CODES),
     {**VQ, "encoder": {"name": "conv", "spatial": True}, "decoder": {"name": "conv"}},

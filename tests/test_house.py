@@ -44,6 +44,7 @@ FLOORS = [
         "flows",
         "planar",
         "directions",
+        "poincare",
         "schedules",
         "seeding",
         "standardizing",

@@ -25,6 +25,8 @@ class LatentKind(Flag):
     """Vectors of real numbers of which the posterior gives one for each example: there is nothing to draw, and no density."""
     DIRECTIONS = auto()
     """Unit vectors, at each position: have a density over the sphere."""
+    BALL = auto()
+    """Points of a hyperbolic ball, at each position: have a density over hyperbolic space."""
 
     @property
     def words(self) -> str:
@@ -48,4 +50,5 @@ _WORDS = {
     LatentKind.RELAXED_CODES: "codes",
     LatentKind.POINTS: "points without a density",
     LatentKind.DIRECTIONS: "unit vectors",
+    LatentKind.BALL: "points of a hyperbolic ball",
 }

@@ -37,10 +37,10 @@ def test_the_shared_variance_goes_to_the_mean_squared_error_and_the_nll_to_its_l
     x = mean + scale * noise * torch.tensor([0.5, 1.0, 2.0, 3.0])
     squares = (x - mean).square()
     shared = fitted("shared", mean, x)
-    assert_close(shared.logvar.exp().item(), squares.mean().item(), rtol=1e-6, atol=0.0)
+    assert_close(shared.logvar.exp().item(), squares.mean().item(), rtol=1e-4, atol=0.0)
     nll = shared.nll(mean.unsqueeze(1), x).mean().item()
-    assert nll == pytest.approx(4 * 0.5 * (math.log(squares.mean()) + 1 + math.log(2 * math.pi)), rel=1e-9)
-    assert_close(fitted("feature", mean, x).logvar.exp().flatten(), squares.mean(0), rtol=1e-6, atol=0.0)
+    assert nll == pytest.approx(4 * 0.5 * (math.log(squares.mean()) + 1 + math.log(2 * math.pi)), rel=1e-7)
+    assert_close(fitted("feature", mean, x).logvar.exp().flatten(), squares.mean(0), rtol=1e-3, atol=0.0)
 
 
 def test_a_trained_model_is_calibrated():

@@ -42,7 +42,7 @@ VARIANTS = {
     "autoencoder, all of it": {"name": "autoencoder", "beta": 0.1, "l2": 0.1, "gradient": 0.1, "projections": 2},
 }
 LOSSES = [*(name for name in losses.names() if name != "mvae"), *VARIANTS]  # mvae: tests/test_multimodal.py
-CODES, RELAXED, VECTORS, POINTS, UNITS = "codes", "relaxed", "vectors", "points", "units"
+CODES, RELAXED, VECTORS, POINTS, UNITS, BALL = "codes", "relaxed", "vectors", "points", "units", "ball"
 WITH_UNITS = ("iwae", "iwae, doubly reparameterized", "miwae", "ciwae", "piwae", "renyi", "capacity", "info_vae")
 KINDS = {  # of latents that parts are for; the other posteriors and losses are for vectors, the other priors for points too
     "posterior": {
@@ -50,19 +50,21 @@ KINDS = {  # of latents that parts are for; the other posteriors and losses are 
         "gumbel_softmax": {RELAXED},
         "point": {POINTS},
         **{key: {UNITS} for key in ("von_mises_fisher", "power_spherical")},
+        "wrapped_normal": {BALL},
     },
     "prior": {
         **{key: {CODES, RELAXED} for key in ("codes", "autoregressive_codes", "pixel_cnn")},
-        "vamp": {VECTORS, UNITS},
+        "vamp": {VECTORS, UNITS, BALL},
         "uniform_sphere": {UNITS},
+        "wrapped_normal": {BALL},
     },
     "loss": {
         "vector_quantized": {CODES},
-        "elbo": {VECTORS, RELAXED, UNITS},
-        "perceptual": {VECTORS, RELAXED},
+        "elbo": {VECTORS, RELAXED, UNITS, BALL},
+        "perceptual": {VECTORS, RELAXED, UNITS, BALL},
         "aae": {VECTORS, POINTS},
-        "wae": {VECTORS, POINTS, UNITS},
-        **{key: {VECTORS, UNITS} for key in WITH_UNITS},
+        "wae": {VECTORS, POINTS, UNITS, BALL},
+        **{key: {VECTORS, UNITS, BALL} for key in WITH_UNITS},
         **{key: {POINTS} for key in ("autoencoder", "autoencoder, all of it")},
     },
 }

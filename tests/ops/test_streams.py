@@ -54,8 +54,8 @@ def prior(name, dtype):
         convolutions = {"name": "conv", "channels": (4, 4)}
         rest = {"input_shape": (1, 8, 8), "encoder": {**convolutions, "spatial": True}, "decoder": convolutions}
         rest |= {"posterior": {"name": "vector_quantized", "codes": 5}, "loss": "vector_quantized"}
-    if name in ("top_down", "uniform_sphere"):
-        rest["posterior"] = {"top_down": "ladder", "uniform_sphere": "power_spherical"}[name]
+    alone = {"top_down": "ladder", "uniform_sphere": "power_spherical", "wrapped_normal": "wrapped_normal"}
+    rest |= {"posterior": alone[name]} if name in alone else {}
     vae = vaekit.create_vae(latent_dim=2, prior={"name": name, **options}, seed=0, **rest)
     return vae.to(dtype).requires_grad_(False).prior
 

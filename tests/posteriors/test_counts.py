@@ -10,7 +10,13 @@ from vaekit import make_key
 CODES = {"prior": "codes", "loss": "vector_quantized"}
 UNITS = {name: {"prior": "uniform_sphere"} for name in ("von_mises_fisher", "power_spherical")}
 ROUNDING = ("finite_scalar", "lookup_free", "residual_vector_quantized", "vector_quantized")
-OPTIONS = {**dict.fromkeys(ROUNDING, CODES), "gumbel_softmax": {"prior": "codes"}, "point": {"loss": "autoencoder"}, **UNITS}
+OPTIONS = {
+    **dict.fromkeys(ROUNDING, CODES),
+    "gumbel_softmax": {"prior": "codes"},
+    "point": {"loss": "autoencoder"},
+    **UNITS,
+    "wrapped_normal": {"prior": "wrapped_normal"},
+}
 
 
 @pytest.fixture(params=vaekit.posteriors.names())

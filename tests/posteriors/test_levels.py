@@ -173,6 +173,7 @@ def test_posteriors_of_one_level_say_nothing_of_levels(posterior):
     kind = posteriors.create(posterior, latent_shape=(2,)).latents
     codes = {"prior": "codes"} if kind.are_codes else {}
     codes |= {"prior": "uniform_sphere"} if kind is LatentKind.DIRECTIONS else {}
+    codes |= {"prior": "wrapped_normal"} if kind is LatentKind.BALL else {}
     codes |= {LatentKind.CODES: {"loss": "vector_quantized"}, LatentKind.POINTS: {"loss": "autoencoder"}}.get(kind, {})
     vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, posterior=posterior, **codes)
     assert not [name for name in vae(torch.rand(3, 4)).extras if name.startswith("kl_")]

@@ -12,7 +12,9 @@ from vaekit import priors
 
 SHAPES = [(2,), (3,), (2, 3, 2)]
 DENSITIES = [
-    name for name in priors.names() if "codes" not in name and name not in ("pixel_cnn", "top_down", "uniform_sphere")
+    name
+    for name in priors.names()
+    if "codes" not in name and name not in ("pixel_cnn", "top_down", "uniform_sphere", "wrapped_normal")
 ]  # codes have probabilities: see test_codes.py, test_autoregressive.py; levels, directions: tests/posteriors
 D = torch.distributions
 

@@ -56,7 +56,7 @@ class Capacity(Loss):
         True
     """
 
-    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS | LatentKind.BALL
 
     def __init__(
         self,

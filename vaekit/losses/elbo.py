@@ -49,7 +49,7 @@ class Elbo(Loss):
         True
     """
 
-    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS | LatentKind.RELAXED_CODES
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS | LatentKind.BALL | LatentKind.RELAXED_CODES
 
     def __init__(self, beta: float | Schedule | Mapping[str, Any] = 1.0, num_samples: int = 1) -> None:
         super().__init__()

@@ -61,7 +61,7 @@ class Iwae(Loss):
         True
     """
 
-    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS | LatentKind.BALL
 
     def __init__(self, num_samples: int = 5, gradient: str = "reparameterized") -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Miwae(Loss):
         True
     """
 
-    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS | LatentKind.BALL
 
     def __init__(self, num_outer: int = 8, num_samples: int = 8) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Ciwae(Loss):
         torch.Size([8])
     """
 
-    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS | LatentKind.BALL
 
     def __init__(self, num_samples: int = 8, beta: float | Schedule | Mapping[str, Any] = 0.5) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class Piwae(Loss):
         True
     """
 
-    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS | LatentKind.BALL
 
     def __init__(self, num_outer: int = 8, num_samples: int = 8) -> None:
         super().__init__()

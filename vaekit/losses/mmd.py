@@ -174,7 +174,7 @@ class InfoVAE(_MatchesPrior):
         True
     """
 
-    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS | LatentKind.BALL
 
     def __init__(
         self,
@@ -250,7 +250,7 @@ class WAE(_MatchesPrior):
         True
     """
 
-    latents = LatentKind.VECTORS | LatentKind.POINTS | LatentKind.DIRECTIONS
+    latents = LatentKind.VECTORS | LatentKind.POINTS | LatentKind.DIRECTIONS | LatentKind.BALL
 
     def __init__(
         self,

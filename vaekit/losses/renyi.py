@@ -50,7 +50,7 @@ class Renyi(Loss):
         True
     """
 
-    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS | LatentKind.BALL
 
     def __init__(self, alpha: float | str = 0.5, num_samples: int = 5) -> None:
         super().__init__()

@@ -25,6 +25,7 @@ from vaekit.posteriors.planar import PlanarFlowFamily, RadialFlowFamily
 from vaekit.posteriors.point import Point, PointFamily
 from vaekit.posteriors.residual_vector_quantized import ResidualVectorQuantized, ResidualVectorQuantizedFamily
 from vaekit.posteriors.vector_quantized import VectorQuantized, VectorQuantizedFamily
+from vaekit.posteriors.wrapped_normal import WrappedNormalFamily, WrappedNormalPosterior
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
@@ -64,6 +65,8 @@ __all__ = [
     "VectorQuantizedFamily",
     "VonMisesFisher",
     "VonMisesFisherFamily",
+    "WrappedNormalFamily",
+    "WrappedNormalPosterior",
     "create",
     "describe",
     "names",

@@ -11,6 +11,7 @@ from vaekit.priors.sphere import UniformSphere
 from vaekit.priors.standard_normal import StandardNormal
 from vaekit.priors.top_down import TopDownPrior
 from vaekit.priors.vamp import Vamp
+from vaekit.priors.wrapped_normal import WrappedNormal
 
 register, create, names, describe = registry.register, registry.create, registry.names, registry.describe
 
@@ -28,6 +29,7 @@ __all__ = [
     "UniformSphere",
     "TopDownPrior",
     "Vamp",
+    "WrappedNormal",
     "create",
     "describe",
     "names",

@@ -61,7 +61,7 @@ class Vamp(Prior):
         torch.Size([5, 4])
     """
 
-    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS
+    latents = LatentKind.VECTORS | LatentKind.DIRECTIONS | LatentKind.BALL
 
     def __init__(self, input_shape: Sequence[int], components: int = 500, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()
