@@ -78,6 +78,7 @@ PARTS = [
     *({"posterior": name, "prior": "uniform_sphere"} for name in ("von_mises_fisher", "power_spherical")),
     {"posterior": "power_spherical", "prior": "uniform_sphere", "loss": "iwae"},
     {"posterior": "wrapped_normal", "prior": "wrapped_normal"},
+    {"posterior": {"name": "committed_gaussian", "rate": 0.5}},
     VQ,
     *({**VQ, "posterior": posterior} for posterior in CODES),
     {**VQ, "encoder": {"name": "conv", "spatial": True}, "decoder": {"name": "conv"}},

@@ -3,6 +3,7 @@
 from vaekit.ops.draw import Draw
 from vaekit.posteriors.base import Posterior
 from vaekit.posteriors.codes import CertainCodes, CodeFamily, CodePosterior
+from vaekit.posteriors.committed import CommittedGaussianFamily
 from vaekit.posteriors.diagonal_gaussian import DiagonalGaussian
 from vaekit.posteriors.directional import (
     Directional,
@@ -33,6 +34,7 @@ __all__ = [
     "CertainCodes",
     "CodeFamily",
     "CodePosterior",
+    "CommittedGaussianFamily",
     "DiagonalGaussian",
     "DiagonalGaussianFamily",
     "Directional",
