@@ -257,6 +257,24 @@ def test_it_trains_crosses_over_imputes_and_is_the_same_after_saving(fusion, tmp
     assert torch.equal(again.reconstruct({"sound": x["sound"]})["image"], vae.reconstruct({"sound": x["sound"]})["image"])
 
 
+def test_errors_are_those_of_each_modality():
+    vae, x = model(), data()
+    errors = vaekit.evaluation.reconstruction_error(vae, x)
+    made = vae.reconstruct(x)
+    assert sorted(errors) == ["image mae", "image rmse", "sound mae", "sound rmse", "word wrong"]
+    assert errors["word wrong"] == pytest.approx((made["word"] != x["word"]).float().mean().item())
+    assert errors["sound rmse"] == pytest.approx((made["sound"] - x["sound"]).square().mean().sqrt().item(), rel=1e-5)
+
+
+def test_what_is_exported_computes_the_same_for_any_batch(tmp_path):
+    vae = model("mixture_of_products").eval()
+    rows = vae.likelihood.joined(data(4))
+    rows[:2, :16] = torch.nan
+    files = vaekit.export(vae, tmp_path, to="torch")
+    program = torch.export.load(files["encoder"]).module()
+    torch.testing.assert_close(program(rows)[0], vae.encode(rows).mean)
+
+
 def test_modalities_may_be_missing_in_training():
     x, place = pairs()
     some = {**x, "sound": torch.where(torch.arange(400)[:, None] % 2 == 0, x["sound"], torch.nan)}

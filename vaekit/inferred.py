@@ -19,6 +19,7 @@ from vaekit.conditions.base import registry
 from vaekit.data.conversion import MISSING
 from vaekit.encoders.base import Encoder
 from vaekit.encoders.base import registry as encoders
+from vaekit.ops.dispatch import is_traced
 
 
 @registry.register("inferred_labels")
@@ -80,7 +81,7 @@ class InferredLabels(Labels):
         self._prior: Tensor
 
     def forward(self, condition: Tensor) -> Tensor:
-        if condition.device.type == "cpu" and not torch.compiler.is_compiling() and self.is_missing(condition).any():
+        if condition.device.type == "cpu" and not is_traced() and self.is_missing(condition).any():
             raise ValueError(
                 f"the class is missing ({MISSING}) in {int(self.is_missing(condition).sum())} of {len(condition)} examples, but "
                 "the networks are told one: vae.completed(x, condition) takes the most probable"

@@ -143,6 +143,21 @@ def test_a_model_of_words_trains_draws_and_is_the_same_after_saving(encoder, tmp
     assert torch.equal(again.reconstruct(x[:6]).nan_to_num(-1), vae.reconstruct(x[:6]).nan_to_num(-1))
 
 
+def test_what_is_exported_computes_the_same_for_any_batch(tmp_path):
+    vae = vaekit.create_vae(
+        latent_dim=2,
+        encoder={"name": "recurrent", "hidden": 8},
+        likelihood={"name": "autoregressive", "shape": (4,), "step": TOKENS, "end": 0},
+        seed=0,
+    )
+    files = vaekit.export(vae.eval(), tmp_path, to="torch")
+    z = torch.randn(5, 2)
+    encoder, decoder = (torch.export.load(files[part]).module() for part in ("encoder", "decoder"))
+    torch.testing.assert_close(encoder(words(5))[0], vae.encode(words(5)).mean)
+    torch.testing.assert_close(decoder(z), vae.decode(z), equal_nan=True)
+    assert 0.0 <= vaekit.evaluation.reconstruction_error(vae, words(12))["wrong"] <= 1.0
+
+
 def test_vectors_of_any_length_with_a_condition_and_another_objective():
     torch.manual_seed(0)
     x = sequences([torch.randn(1 + number % 5, 2).cumsum(0) for number in range(40)])

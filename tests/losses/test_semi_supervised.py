@@ -244,6 +244,17 @@ def test_imputed_values_are_those_of_the_classes_that_are_drawn():
     assert (frequencies - JOINT.exp().sum(1)).abs().max() < 0.04
 
 
+def test_pictures_and_exported_networks_take_missing_labels(tmp_path):
+    from vaekit.plots import catalogue
+
+    vae, (x, y) = model(condition=LABELS).float().eval(), clusters(20)
+    y = torch.where(torch.arange(20) % 2 == 0, -1, y)
+    assert "traversals" in dict(catalogue.fitting(catalogue.Subject(vae, vaekit.data.Examples(x, y))))
+    files = vaekit.export(vae, tmp_path, to="torch")
+    program = torch.export.load(files["encoder"]).module()
+    torch.testing.assert_close(program(x[:5], y[:5])[0], vae.encode(x[:5], y[:5]).mean)
+
+
 # A condition outside the tree that is inferred: two switches at once, all four settings of which are summed over
 
 

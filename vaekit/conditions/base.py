@@ -5,7 +5,6 @@ K. Sohn, H. Lee, X. Yan, "Learning Structured Output Representation using Deep C
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.data.conversion import MISSING
+from vaekit.ops.dispatch import is_traced
 from vaekit.registry import Part, Registry
 
 
@@ -76,7 +76,8 @@ class Condition(Part, nn.Module, ABC):
 
     def is_missing(self, condition: Tensor) -> Tensor:
         """Which values, [B] or [B, K], are missing: bool [B]; those with -1 in them, where the condition `infers`."""
-        return (condition == MISSING).view(len(condition), math.prod(condition.shape[1:])).any(1)
+        missing = condition == MISSING
+        return missing if missing.ndim == 1 else missing.any(1)
 
     def log_prior(self) -> Tensor:
         """log p(c) of `all_values`, [V], nats, of a condition that `infers`."""
@@ -100,13 +101,14 @@ class Condition(Part, nn.Module, ABC):
     def numbers(self, condition: Tensor) -> Tensor:
         """Which of `all_values` each value is, [B] or [B, K] -> int64 [B]; 0 where it is missing."""
         values = self.values(condition.device)
-        equal = (condition.unsqueeze(1) == values).view(len(condition), len(values), math.prod(values.shape[1:])).all(2)
+        equal = condition.unsqueeze(1) == values
+        equal = equal if equal.ndim == 2 else equal.all(2)
         return equal.to(torch.int64).argmax(1)
 
     def completed(self, x: Tensor, condition: Tensor) -> Tensor:
         """The condition, [B] or [B, K], with the most probable value where it is missing; x as the encoder reads it."""
         missing = self.is_missing(condition)
-        if condition.device.type == "cpu" and not torch.compiler.is_compiling() and not missing.any():  # looking costs nothing
+        if condition.device.type == "cpu" and not is_traced() and not missing.any():  # where looking costs nothing
             return condition
         with torch.no_grad():
             guessed = self.values(condition.device)[self.log_posterior(x).argmax(1)].to(condition.dtype)

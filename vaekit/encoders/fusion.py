@@ -48,7 +48,7 @@ def product(mu: Tensor, logvar: Tensor, present: Tensor, with_prior: Tensor | bo
     """
     log_precision = torch.where(present.unsqueeze(2), -logvar, -torch.inf)
     own = torch.as_tensor(with_prior, device=mu.device) | ~present.any(1)
-    of_prior = torch.where(own, 0.0, -torch.inf).to(mu.dtype).expand(len(mu))
+    of_prior = torch.where(own, 0.0, -torch.inf).to(mu.dtype).expand(mu.shape[0])
     total = torch.cat([log_precision, of_prior.view(-1, 1, 1).expand(-1, 1, mu.shape[2])], 1).logsumexp(1)
     return ((log_precision - total.unsqueeze(1)).exp() * mu).sum(1), -total
 

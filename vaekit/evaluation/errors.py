@@ -11,6 +11,7 @@ from torch import Tensor
 from vaekit.evaluation.terms import on_device
 from vaekit.inputs import checked_batches
 from vaekit.likelihoods.columns import Columns
+from vaekit.likelihoods.multimodal import Modalities
 from vaekit.modes import evaluation_mode
 from vaekit.ops.precision import wide
 from vaekit.vae import VAE
@@ -27,9 +28,9 @@ def reconstruction_error(vae: VAE, data: Any, *, batch_size: int = 500) -> dict[
 
     Returns:
         "rmse", the root of the mean squared difference, and "mae", the mean absolute one, both in the units of x; of classes,
-        which have no distance, "wrong", the share that the most probable class misses. With the likelihood `columns` these of
-        each column, "height rmse" for example: columns have units of their own. Missing elements (NaN, where the likelihood
-        ignores them) are left out; NaN where nothing was observed.
+        which have no distance, "wrong", the share that the most probable class misses. With the likelihood `columns` these
+        of each column, "height rmse" for example, and of several modalities of each: they have units of their own. Missing
+        elements (NaN, where the likelihood ignores them) are left out; NaN where nothing was observed.
 
     Raises:
         ValueError: an empty dataset, or data that does not fit the model.
@@ -53,6 +54,12 @@ def reconstruction_error(vae: VAE, data: Any, *, batch_size: int = 500) -> dict[
         errors: dict[str, float] = {}
         for column, name, likelihood in zip(total.unbind(1), vae.likelihood.names, vae.likelihood.likelihoods, strict=True):
             errors |= {f"{name} {figure}": value for figure, value in _errors(column, likelihood.is_nominal).items()}
+        return errors
+    if isinstance(vae.likelihood, Modalities):
+        errors = {}
+        for name, part in vae.likelihood.parted(total).items():
+            of_one = _errors(part.flatten(1).sum(1), vae.likelihood.likelihood_of(name).is_nominal)
+            errors |= {f"{name} {figure}": value for figure, value in of_one.items()}
         return errors
     return _errors(total.sum(1), vae.likelihood.is_nominal)
 

@@ -76,6 +76,7 @@ class Autoregressive(Likelihood):
             raise ValueError('the steps after the end of a sequence are missing, so that step has to have missing="ignore"')
         self._of_step = self.data_shape[1:] or (1,)
         self.step.set_data_shape(self._of_step)
+        self.is_nominal = self.step.is_nominal
         self.support = Support(f"sequences of steps that are {self.step.support.words}")
         self.context = checked_size("context", context)
         self.word_dropout = checked_number("word_dropout", word_dropout, least=0.0, most=1.0)
@@ -161,7 +162,7 @@ class Autoregressive(Likelihood):
 
     def _first_state(self, parameters: Tensor) -> Tensor:
         state: Tensor = torch.tanh(self.start(parameters[:, 0]))
-        by_layer = state.view(len(state), self.network.num_layers, self.network.hidden_size)
+        by_layer = state.view(state.shape[0], self.network.num_layers, self.network.hidden_size)
         return by_layer.transpose(0, 1).contiguous()
 
     def _made(self, parameters: Tensor, made: Callable[[Tensor, int], Tensor]) -> Tensor:
@@ -170,7 +171,7 @@ class Autoregressive(Likelihood):
 
     def _steps(self, parameters: Tensor, made: Callable[[Tensor, int], Tensor]) -> Iterator[Tensor]:
         self._check_shapes(parameters)
-        state, rows = self._first_state(parameters), len(parameters)
+        state, rows = self._first_state(parameters), parameters.shape[0]
         before = parameters.new_zeros(rows, self.network.input_size - self.context)
         is_over = torch.zeros(rows, dtype=torch.bool, device=parameters.device)
         for time in range(self._shape[0]):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, drawn
+from vaekit.ops.dispatch import is_traced
 from vaekit.schedules import Schedule, checked_schedule
 
 
@@ -85,7 +86,7 @@ class SemiSupervised(Loss):
 def _terms_given_each(model: LatentVariableModel, batch: Batch, context: StepContext, values: Tensor, missing: Tensor) -> Tensor:
     """Reconstruction and divergence given each value, [2, V, B], with the same noise for all; given their own, [2, B], where
     none is missing and looking costs nothing."""
-    if missing.device.type == "cpu" and not torch.compiler.is_compiling() and not missing.any():
+    if missing.device.type == "cpu" and not is_traced() and not missing.any():
         _, _, reconstruction, kl, _ = drawn(model, batch, context)
         return torch.stack((reconstruction, kl))
     given = [replace(batch, condition=value.expand(batch.x.shape[0], *value.shape)) for value in values]

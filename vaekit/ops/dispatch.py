@@ -177,6 +177,16 @@ for _name, _function in ((schema.FORWARD, _Forward), (schema.BACKWARD, _Backward
     torch.library.register_vmap(_name, _function.vmap, lib=schema.LIBRARY)
 
 
+def is_traced() -> bool:
+    """Whether what runs is being compiled, exported or traced, so that no value may decide what is computed.
+
+    Example:
+        >>> is_traced()
+        False
+    """
+    return torch.compiler.is_compiling() or is_recorded()
+
+
 def is_recorded() -> bool:
     """Whether what runs is being exported or traced, to be run for batches of other sizes too.
 

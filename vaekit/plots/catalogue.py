@@ -104,8 +104,11 @@ def spread_rows(examples: Examples, count: int) -> Tensor:
 
 
 def conditions_of(vae: VAE, examples: Examples, rows: Tensor) -> Tensor | None:
-    """The conditions of these rows, for a conditional model: [R] or [R, K]."""
-    return None if vae.condition is None or examples.y is None else examples.y[rows]
+    """The conditions of these rows, for a conditional model: [R] or [R, K], where they are missing those that it infers."""
+    if vae.condition is None or examples.y is None:
+        return None
+    told: Tensor = vae.completed(examples.x[rows].to(vae.device), examples.y[rows])
+    return told
 
 
 def _reconstructions(subject: Subject) -> Figure:
