@@ -319,6 +319,16 @@ def test_in_half_precision_and_under_autocast_the_terms_are_in_single():
     assert all(weight.grad.isfinite().all() for weight in vae.parameters())
 
 
+@pytest.mark.compile
+def test_a_compiled_run_is_the_run():
+    loss = {**BOTH, "distances": BOTH["distances"][:1], "discriminator": DENSE, "start": 2}
+    dense = {"encoder": {"name": "mlp", "hidden": (4,)}, "decoder": {"name": "mlp", "hidden": (4,)}}
+    one, other, x = model(loss, **dense), model(loss, **dense), data(20)
+    expected, got = fit(one, x), fit(other, x, compile=True)
+    for name in expected:
+        assert got[name] == pytest.approx(expected[name], rel=1e-6), name
+
+
 @pytest.mark.parametrize("rows", [0, 1])
 def test_of_no_example_and_of_one(rows):
     vae = model({**BOTH, "distances": BOTH["distances"][:1]})

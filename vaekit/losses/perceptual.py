@@ -8,7 +8,7 @@ arXiv:2012.09841, equations 4 to 7, and of R. Rombach et al., "High-Resolution I
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,7 +54,8 @@ class Perceptual(AdversarialLoss):
     one by reconstruction and distances. The processes of a run take lambda from the whole batch; of a step that `accumulate`
     puts together each part has its own, as the authors' code has. A frozen last layer has no such gradient: they are compared at
     what the decoder gives then. Where x has missing values, x' takes their place.
-    Cost: a pass of the batch and two of the reconstructions through the discriminator, and those of the distances.
+    Cost: a pass of the batch and two of the reconstructions through the discriminator, and those of the distances. torch.compile
+    traces it with adaptive=False, and leaves it uncompiled otherwise.
 
     Esser et al., 2021, arXiv:2012.09841, equation 7; Rombach et al., 2022, arXiv:2112.10752.
 
@@ -124,6 +125,10 @@ class Perceptual(AdversarialLoss):
         return [*super().parameter_groups(), *self.objective.parameter_groups()]
 
     def forward(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
+        asks_for_gradients = self.discriminator is not None and self.adaptive
+        return (_terms_eagerly if asks_for_gradients else Perceptual._terms)(self, model, batch, context)
+
+    def _terms(self, model: LatentVariableModel, batch: Batch, context: StepContext) -> LossTerms:
         watched = _Watched(model)
         terms: LossTerms = self.objective(watched, batch, context)
         made, x = _reconstructions(model, watched.decoded, batch)
@@ -178,6 +183,10 @@ class Perceptual(AdversarialLoss):
         if not (torch.is_grad_enabled() and decoded.requires_grad):
             return kept.new_zeros(())
         return weight_by_gradients(kept.sum(), rows * adversarial, watched.output_weight, decoded, rows)
+
+
+# A compiled graph gives its buffers away in its first backward pass, and lambda asks for gradients before that.
+_terms_eagerly: Callable[..., LossTerms] = torch.compiler.disable(Perceptual._terms)
 
 
 class _Watched:
