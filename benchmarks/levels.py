@@ -16,8 +16,8 @@ the standard deviation in brackets:
 
     python benchmarks/levels.py --picture benchmarks/pictures/levels.png
 
-A run that was stopped goes on with the lines that its CSV has not. The last command trains "top-down-mnist" for four passes, each
-over digits drawn anew, says its terms on the test digits and pictures what each level holds.
+A run that was stopped goes on with the lines that its CSV has not. The last command trains the residual models for four passes,
+each over digits drawn anew, says their terms on the test digits and pictures what each level of "top-down-mnist" holds.
 """
 
 from __future__ import annotations
@@ -114,13 +114,14 @@ def outcome(options: dict[str, Any], seed: int, arguments: argparse.Namespace) -
 
 
 def picture(file: Path) -> None:
-    """What each level of "top-down-mnist" holds, of a test digit of each class."""
+    """What each level of "top-down-mnist" holds, of a test digit of each class; and its terms beside those of one level."""
     data = digits(4)
-    vae = vaekit.create_vae("top-down-mnist", seed=0)
-    for seed, x in enumerate(data.train.chunk(4)):
-        options = {"epochs": 1, "batch_size": 50, "learning_rate": 2e-3, "gradient_clip": 200.0}
-        vaekit.fit(vae, x, seed=seed, device="cpu", progress=False, **options)
-    print({name: round(value, 2) for name, value in vaekit.evaluate(vae, data.test).items()})
+    options = {"epochs": 1, "batch_size": 50, "learning_rate": 2e-3, "gradient_clip": 200.0}
+    for name, parts in GROUPS["residual"].items():
+        vae = vaekit.create_vae(input_shape=(1, 28, 28), seed=0, **parts)
+        for seed, x in enumerate(data.train.chunk(4)):
+            vaekit.fit(vae, x, seed=seed, device="cpu", progress=False, **options)
+        print(name, {term: round(value, 2) for term, value in vaekit.evaluate(vae, data.test).items()})
     vaekit.plots.levels(vae, data.test[::50]).savefig(file, dpi=80)
 
 
