@@ -91,8 +91,10 @@ vaekit.data.load = few
 def test_python_in_the_pages_runs(page, tmp_path, monkeypatch):
     """A page's blocks are one program, in an empty folder; the README's composed model is trained on fewer digits."""
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S)
-    assert blocks
+    if not blocks:
+        pytest.skip("no Python in this page")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "made").mkdir()  # for pictures, which docs/build.py takes from there
     monkeypatch.setenv("MPLBACKEND", "agg")
     done = subprocess.run([sys.executable, "-c", "\n".join([FEWER_DIGITS, *blocks])], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -101,6 +103,8 @@ def test_python_in_the_pages_runs(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_to_files_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#]+)", page.read_text(encoding="utf-8")):
+        if re.match(r"(\.\./)*(parts|reference|made)/", target):
+            continue  # made by docs/build.py, which follows them
         assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}, which is not there"
 
 
@@ -233,7 +237,7 @@ def test_comments_and_messages_are_idiomatic(name):
 
 
 HERE = Path(__file__).parent
-ACROSS_ROOMS = {"test_contract", "test_grid", "test_house", "test_looking"}  # laws of all parts together
+ACROSS_ROOMS = {"test_contract", "test_docs", "test_grid", "test_house", "test_looking"}  # laws of all parts together
 BESIDE_THE_LIBRARY = {"benchmarks", "build_tools", "csrc", "helpers", "plugin"}
 
 
