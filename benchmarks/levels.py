@@ -113,16 +113,18 @@ def outcome(options: dict[str, Any], seed: int, arguments: argparse.Namespace) -
     }
 
 
-def picture(file: Path) -> None:
+def picture(file: Path, seeds: int) -> None:
     """What each level of "top-down-mnist" holds, of a test digit of each class; and its terms beside those of one level."""
     data = digits(4)
     options = {"epochs": 1, "batch_size": 50, "learning_rate": 2e-3, "gradient_clip": 200.0}
-    for name, parts in GROUPS["residual"].items():
-        vae = vaekit.create_vae(input_shape=(1, 28, 28), seed=0, **parts)
-        for seed, x in enumerate(data.train.chunk(4)):
-            vaekit.fit(vae, x, seed=seed, device="cpu", progress=False, **options)
-        print(name, {term: round(value, 2) for term, value in vaekit.evaluate(vae, data.test).items()})
-    vaekit.plots.levels(vae, data.test[::50]).savefig(file, dpi=80)
+    for seed in range(seeds):
+        for name, parts in GROUPS["residual"].items():
+            vae = vaekit.create_vae(input_shape=(1, 28, 28), seed=seed, **parts)
+            for number, x in enumerate(data.train.chunk(4)):
+                vaekit.fit(vae, x, seed=4 * seed + number, device="cpu", progress=False, **options)
+            print(seed, name, {term: round(value, 2) for term, value in vaekit.evaluate(vae, data.test).items()})
+        if not seed:
+            vaekit.plots.levels(vae, data.test[::50]).savefig(file, dpi=80)
 
 
 def main() -> None:
@@ -141,7 +143,7 @@ def main() -> None:
     print(header())
     torch.set_num_threads(1)
     if arguments.picture:
-        picture(arguments.picture)
+        picture(arguments.picture, arguments.seeds)
         return
     head = ("group", "model", "passes", "seed", *COLUMNS)
     lines: list[Sequence[object]] = []
