@@ -31,8 +31,9 @@ class GaussianMixturePosterior(Posterior):
 
     Example:
         >>> q = GaussianMixturePosterior(torch.tensor([[[-9.0], [9.0]]]), torch.zeros(1, 2, 1), torch.tensor([[1.0, 3.0]]))
-        >>> q.mean, q.rsample(num_samples=1000).gt(0).float().mean().round(decimals=1)
-        (tensor([[4.5000]]), tensor(0.8000))
+        >>> share = q.rsample(num_samples=1000).gt(0).float().mean()
+        >>> q.mean, bool((share - 0.75).abs() < 0.1)
+        (tensor([[4.5000]]), True)
     """
 
     def __init__(self, mu: Tensor, logvar: Tensor, weights: Tensor) -> None:
