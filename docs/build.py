@@ -153,7 +153,7 @@ def part_page(kind: str, name: str, registry: Any, latex: str | None) -> Iterato
     if kind in ("trackers", "optimizers", "schedules", "distances", "discriminators"):
         yield f'A part of the kind {kind}, chosen by name, `"{name}"`, or with options, `{{"name": "{name}", ...}}`.'
     elif kind == "presets":
-        yield f'`vaekit.create_vae("{name}")`, or `vaekit train --model {name}`.'
+        yield f'`vaekit.create_vae("{name}")`, or `vaekit train --preset {name}`.'
     else:
         yield f'`vaekit.create_vae(..., {option}="{name}")`, or with options `{option}={{"name": "{name}", ...}}`.'
     yield ""
