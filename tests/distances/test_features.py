@@ -164,7 +164,7 @@ def test_a_model_with_a_network_that_is_an_object_says_how_it_could_be_saved(tmp
 # Mistakes.
 
 
-@pytest.mark.parametrize("gives", [None, [], torch.rand(3, 2), [torch.rand(4)], [torch.rand(4, 2), "map"]], ids=str)
+@pytest.mark.parametrize("gives", [None, [], torch.rand(3, 2), [torch.rand(4)], [torch.rand(4, 2), "map"]])
 def test_what_is_no_feature_map_is_refused(gives):
     with pytest.raises(ValueError, match="has to give one tensor .4, channels, ...."):
         Features(lambda x: gives)(MADE, X)
