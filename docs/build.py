@@ -30,7 +30,10 @@ SITE = ROOT / "site"
 # Public modules, in the order of the reference; the names in each are those of its __all__, or without one its own public ones.
 MODULES = (
     "vaekit",
-    *(f"vaekit.{name}" for name in ("data", "plots", "evaluation", "cells", "training", "training.optimizers", "schedules")),
+    *(
+        f"vaekit.{name}"
+        for name in ("data", "plots", "evaluation", "reporting", "cells", "training", "training.optimizers", "schedules")
+    ),
     *(
         f"vaekit.{name}"
         for name in ("training.trackers", "encoders", "decoders", "posteriors", "likelihoods", "priors", "losses")

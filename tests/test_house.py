@@ -63,7 +63,7 @@ FLOORS = [
     {"inputs", "divided"},
     {"evaluation", "training", "plots", "cells", "exporting", "diffusers"},
     {"runs", "from_data"},
-    {"table"},
+    {"table", "reporting"},
     {"cli", "integrations", "__main__"},
 ]
 

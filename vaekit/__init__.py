@@ -34,6 +34,7 @@ from vaekit.ops.native import warn_when_missing
 from vaekit.posteriors import DiagonalGaussian, Posterior
 from vaekit.priors import Prior, StandardNormal
 from vaekit.registry import Registry, UnknownNameError
+from vaekit.reporting import report
 from vaekit.saving import load
 from vaekit.table import Table
 from vaekit.training import (
@@ -112,6 +113,7 @@ __all__ = [
     "presets",
     "priors",
     "reparameterize_kl",
+    "report",
     "resume",
     "schedules",
     "step_key",

@@ -11,11 +11,12 @@ import vaekit
 
 
 def files(run: Path) -> dict[str, bytes]:
-    """What a run has left, less times: in its environment, and in its checkpoints, which say how long epochs took."""
+    """What a run has left, less times: in its environment, its report, and its checkpoints, which say how long epochs took."""
     kept = {str(file.relative_to(run)): file.read_bytes() for file in run.rglob("*") if file.is_file()}
     for name in kept:
         if name.startswith("checkpoints") and "best" not in name:  # the tensors, without the text before and the seal behind
             kept[name] = kept[name][8 + int.from_bytes(kept[name][:8], "little") : -32]
+    del kept["report.html"]
     sessions = json.loads(kept.pop("environment.json"))
     assert len(sessions) == 1
     return {**kept, "environment": [{k: v for k, v in one.items() if k not in ("started", "folder", "git")} for one in sessions]}

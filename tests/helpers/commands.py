@@ -10,7 +10,7 @@ from vaekit.plots.catalogue import Entry
 
 SMALL = ["--set", "encoder.hidden=[16]", "--set", "decoder.hidden=[16]"]
 QUICK = ["--epochs", "1", "--batch-size", "16", "--device", "cpu", "--no-progress"]
-LEFT = {"run.json", "environment.json", "history.csv", "best", "last", "checkpoints"}  # by a run, besides pictures
+LEFT = {"run.json", "environment.json", "history.csv", "best", "last", "checkpoints", "report.html"}  # by a run, besides pictures
 
 
 def command(*arguments) -> int:

@@ -1,4 +1,4 @@
-"""The `vaekit` command: train, replay, evaluate, encode, reconstruct, sample, impute, score, export, plot, list, doctor.
+"""The `vaekit` command: train, resume and replay, look at runs, write numbers, models and reports, list parts, doctor.
 
 A command says what was done and hands its work on; the work itself is done in the rooms below.
 """
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vaekit.cli import console, doctor, exports, look, outputs, parts, replay, signals, train
+from vaekit.cli import console, doctor, exports, look, outputs, parts, replay, reports, signals, train
 from vaekit.cli.current_folder import import_named
 from vaekit.training import NonFiniteLossError
 
@@ -54,6 +54,7 @@ app.command()(signals.as_interrupts()(outputs.impute))
 app.command()(signals.as_interrupts()(outputs.score))
 app.command()(signals.as_interrupts()(exports.export))
 app.command()(signals.as_interrupts()(look.plot))
+app.command()(signals.as_interrupts()(reports.report))
 app.command("list")(parts.list_parts)
 app.command()(doctor.doctor)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vaekit import runs, specs
+from vaekit import reporting, runs, specs
 from vaekit.cli import signals
 from vaekit.cli.console import fail, say, table
 from vaekit.cli.current_folder import import_matplotlib
@@ -115,6 +115,7 @@ def _say_what_is_there(run: runs.Run, folder: Path, history: History, interrupti
     if history.epochs:
         _say_losses(history)
         draw_pictures(folder, runs.saved_model(folder), run.test, history, indent="  ")
+        say(f"  {reporting.report(folder, data=run.test)}")
     say(f"everything is in {folder}")
     if history.interrupted:
         raise typer.Exit(interruption.exit_code)

@@ -1,0 +1,5 @@
+"""A report of runs: one page of HTML that needs no network and nothing beside it."""
+
+from vaekit.reporting.report import report
+
+__all__ = ["report"]
