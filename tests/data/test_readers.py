@@ -120,7 +120,7 @@ def test_names_of_labels_go_with_the_examples():
     ("y", "names", "message"),
     [
         (torch.arange(10), ("a", "b"), "there are 2 label_names, but the labels are from 0 to 9"),
-        (torch.arange(10) - 1, ("a",) * 20, "from -1 to 8"),
+        (torch.arange(10) - 2, ("a",) * 20, "from -2 to 7"),
         (None, ("a",), "y is None"),
         (torch.ones(10, 2), ("a",), "vectors"),
         (torch.zeros(10, dtype=torch.int64), "ab", "sequence of strings"),

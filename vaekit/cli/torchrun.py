@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
+
 from vaekit.cli.console import fail
 from vaekit.training.processes import Place, checked_devices, is_under_torchrun, place_of_this_process
 
@@ -31,6 +33,12 @@ def place_or_hand_over(devices: int | Sequence[int], arguments: Sequence[str]) -
     if count == 1 or is_under_torchrun():
         return place_of_this_process(devices)
     sys.exit(_code_of_processes(count, arguments))
+
+
+def leave_the_others() -> None:
+    """End what connects this process with the others of a run that has ended; threads left to the exit can abort it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _code_of_processes(count: int, arguments: Sequence[str]) -> int:
