@@ -151,3 +151,15 @@ def test_mistakes_are_said(run, tmp_path):
         vaekit.report(tmp_path)
     with pytest.raises(ValueError, match="shape"):
         vaekit.report(run[0], data=torch.rand(5, 7))
+
+
+def test_the_losses_are_those_of_the_best_epoch():
+    history = vaekit.History()
+    for loss, held_out in ((5.0, 6.0), (4.0, 4.5), (3.0, 7.0)):
+        history.append({"loss": loss, "perplexity": loss, "val_loss": held_out}, seconds=1.0)
+    assert dict(findings._losses(history)) == {
+        "best epoch": "2 of 3",
+        "loss, training": "4.00 nats",
+        "perplexity, training": "4.00",
+        "loss, held out": "4.50 nats",
+    }
