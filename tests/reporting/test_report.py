@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -149,8 +150,16 @@ def test_mistakes_are_said(run, tmp_path):
         vaekit.report()
     with pytest.raises(FileNotFoundError, match=re.escape(f"there is no run at {tmp_path}: it has no run.json")):
         vaekit.report(tmp_path)
-    with pytest.raises(ValueError, match="shape"):
-        vaekit.report(run[0], data=torch.rand(5, 7))
+    with pytest.raises(TypeError, match="one after the other"):
+        vaekit.report([run[0]])
+    for data, message in ((torch.rand(5, 7), "shape"), (run[1][:0], "at least one"), (run[1] * torch.nan, "NaN")):
+        with pytest.raises(ValueError, match=message):
+            vaekit.report(run[0], data=data)
+    broken = tmp_path / "broken"
+    shutil.copytree(run[0], broken)
+    (broken / "environment.json").write_text("[1]")
+    with pytest.raises(ValueError, match="an object for each start"):
+        vaekit.report(broken)
 
 
 def test_the_losses_are_those_of_the_best_epoch():

@@ -13,7 +13,7 @@ from typing import Any
 
 from vaekit import evaluation, layout, runs
 from vaekit.data import Examples, as_examples
-from vaekit.inputs import named_as_trained
+from vaekit.inputs import check_examples, named_as_trained
 from vaekit.plots import catalogue
 from vaekit.plots.catalogue import spread_rows
 from vaekit.training import History
@@ -70,6 +70,8 @@ def read(folder: Path, test: Any = None) -> Findings:
     if test is None and settings.get("data") is not None:
         test = runs.held_out_data(folder)
     examples = None if test is None else named_as_trained(vae, as_examples(test))
+    if examples is not None:
+        _check(vae, examples)
     figures, collapsed = ([], None) if examples is None else _evaluated(vae, _some(examples))
     return Findings(
         folder=folder,
@@ -83,6 +85,12 @@ def read(folder: Path, test: Any = None) -> Findings:
         schema="" if examples is None or examples.schema is None else str(examples.schema),
         pictures=_pictures(folder, vae, examples, history),
     )
+
+
+def _check(vae: VAE, examples: Examples) -> None:
+    if not len(examples):
+        raise ValueError("a report needs at least one held-out example, got none; data=None leaves them out")
+    check_examples(vae, examples, "data", spread_rows(examples, min(len(examples), _EXAMPLES)))
 
 
 def _some(examples: Examples) -> Examples:
@@ -110,7 +118,9 @@ def _environments(folder: Path) -> Sequence[Mapping[str, Any]]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is no environment of a run, or is damaged: {error}") from error
-    return found if isinstance(found, list) else [found]
+    if not isinstance(found, list) or not all(isinstance(start, dict) for start in found):
+        raise ValueError(f"{file} is no environment of a run: it has to hold a list with an object for each start")
+    return found
 
 
 def _losses(history: History | None) -> Iterator[tuple[str, str]]:

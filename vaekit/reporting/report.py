@@ -32,6 +32,7 @@ def report(*folders: str | os.PathLike[str], data: Any = None, out: str | os.Pat
         where it is.
 
     Raises:
+        TypeError: something else than folders.
         FileNotFoundError, ValueError: no folder, one that is no run or has no model yet; a damaged file; data that does not fit.
 
     Example:
@@ -44,6 +45,8 @@ def report(*folders: str | os.PathLike[str], data: Any = None, out: str | os.Pat
     """
     if not folders:
         raise ValueError("report needs the folder of a run, runs/dense-mnist for example")
+    if wrong := [folder for folder in folders if not isinstance(folder, (str, os.PathLike))]:
+        raise TypeError(f'report takes folders one after the other, report("one", "two"), got {wrong[0]!r}')
     runs = [Path(folder) for folder in folders]
     for run in runs:
         if not (run / RUN_FILE).is_file():
