@@ -396,3 +396,16 @@ def test_the_folder_of_a_killed_process_is_removed_and_one_in_use_stays(tmp_path
         assert first.is_dir()
         files.write_atomically(first / "c", b"c")
     assert inside(tmp_path / "folder") == {"b": b"b", "c": b"c"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders")
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for name in (pipe, link):
+        with pytest.raises(OSError, match="a device or a pipe, which a file would replace"):
+            files.write_atomically(name, b"new")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert link.is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]

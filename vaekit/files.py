@@ -106,7 +106,8 @@ def write_atomically(file: str | os.PathLike[str], content: bytes | Callable[[Bi
         content: the bytes, or a function that writes them to the stream it is given.
 
     Raises:
-        OSError: the file cannot be written or flushed to the disk; the message says which file is there now.
+        OSError: the file cannot be written or flushed to the disk, or a device or a pipe is in its place; the message says which
+            file is there now.
 
     Example:
         >>> import tempfile
@@ -117,6 +118,8 @@ def write_atomically(file: str | os.PathLike[str], content: bytes | Callable[[Bi
     """
     file = Path(file)
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise OSError(errno.EINVAL, "it is a device or a pipe, which a file would replace")
         with _temporary(file) as stream:
             if callable(content):
                 content(stream)
