@@ -1,12 +1,12 @@
 """What the documentation says of the library is all of it: a formula for each part that has one, a page for each name."""
 
 import importlib
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from helpers.public_surface import load_docs_build
 
 import vaekit
 
@@ -22,10 +22,7 @@ pytest.importorskip("yaml")
 @pytest.fixture(scope="module")
 def build():
     """docs/build.py as a module."""
-    spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_docs_build()
 
 
 def test_every_part_with_a_density_or_an_objective_has_its_formula():

@@ -237,7 +237,14 @@ def test_comments_and_messages_are_idiomatic(name):
 
 
 HERE = Path(__file__).parent
-ACROSS_ROOMS = {"test_contract", "test_docs", "test_grid", "test_house", "test_looking"}  # laws of all parts together
+ACROSS_ROOMS = {
+    "test_contract",
+    "test_docs",
+    "test_grid",
+    "test_house",
+    "test_looking",
+    "test_public_surface",
+}  # laws of all parts together
 BESIDE_THE_LIBRARY = {"benchmarks", "build_tools", "csrc", "helpers", "plugin"}
 
 
