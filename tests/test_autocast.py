@@ -149,3 +149,43 @@ def test_compiled_it_is_one_graph_with_the_same_terms():
         terms, expected = compiled(X.sigmoid(), key=KEY), vae(X.sigmoid(), key=KEY)
     assert torch.equal(terms.total, expected.total)
     assert not torch.equal(terms.total, vae(X.sigmoid(), key=KEY).total)
+
+
+@LOWER
+@pytest.mark.parametrize("name", ["mlp", "conv", "resnet"])
+def test_the_last_layer_is_in_lower_precision_where_it_gives_logits(name, lower):
+    """As a sum over elements the nll is off by less than a 256th of the logits' size; Poisson's logarithms are not rounded."""
+    x = torch.randint(2, (5, 1, 8, 8), generator=torch.Generator().manual_seed(1)).float()
+    given = {}
+    for likelihood in ("bernoulli", {"name": "categorical", "classes": 3}, "poisson", "gaussian"):
+        vae = vaekit.create_vae(
+            input_shape=(1, 8, 8), latent_dim=2, encoder="mlp", decoder={"name": name}, likelihood=likelihood, seed=0
+        )
+        vae.decoder.register_forward_hook(lambda module, inputs, output: given.update(parameters=output.detach()))
+        with torch.no_grad():
+            vae.decoder.output_bias.normal_(0.0, 4.0, generator=torch.Generator().manual_seed(2))
+        exact = vae(x, key=KEY).reconstruction
+        size = given["parameters"].abs().amax(1).flatten(1).sum(1)
+        with torch.autocast("cpu", lower):
+            terms = vae(x, key=KEY)
+        assert given["parameters"].dtype == (lower if vae.likelihood.has_logits else torch.float32)
+        assert terms.reconstruction.dtype == torch.float32
+        if vae.likelihood.has_logits:
+            assert torch.all((terms.reconstruction - exact).abs() <= size / 256)
+
+
+def test_which_likelihoods_have_logits():
+    ours = {name: part for name, part in vaekit.likelihoods.registry.parts().items() if part.__module__.startswith("vaekit.")}
+    assert {name for name, part in ours.items() if part.has_logits} == {"bernoulli", "categorical"}
+
+
+@LOWER
+def test_a_parameter_that_the_condition_alone_gives_is_in_single_precision(lower):
+    """A dispersion's logarithm is as sensitive as a rate's."""
+    decoder = vaekit.decoders.create(
+        "mlp", latent_dim=2, output_shape=(6,), parameters_per_element=2, condition_dim=3, from_condition=(1,)
+    )
+    z, condition = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), torch.eye(3)[[0, 1, 2, 0, 1]]
+    with torch.autocast("cpu", lower):
+        parameters = decoder(z, condition)
+    assert torch.equal(parameters[:, 1], decoder(z, condition)[:, 1])

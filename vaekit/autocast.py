@@ -1,8 +1,9 @@
 """Lower precision for networks, and for nothing else.
 
-A model under `torch.autocast` has its encoder and decoder compute in the lower precision, the layers excepted that read z or come
-last. Noise, likelihood, divergence, prior and objective compute in the dtype of the weights, and see the data as it is: autocast
-is off around the networks, which know the lower dtype for as long as the model computes.
+A model under `torch.autocast` has its encoder and decoder compute in the lower precision, but for the layers that read z or come
+last; the decoder's last is in it too where it gives logits. Noise, likelihood, divergence, prior and objective compute in the
+dtype of the weights, and see the data as it is: autocast is off around the networks, which know the lower dtype for as long as
+the model computes.
 """
 
 from __future__ import annotations

@@ -88,6 +88,9 @@ class VAE(Shortcuts):
         self._objectives_without_step: tuple[Loss, ...] = ()  # in a tuple, where it is no submodule a second time
         prior.attach(encoder)
         decoder.attach(encoder)
+        for network in decoder.modules():
+            if isinstance(network, Decoder):
+                network.gives_logits = likelihood.has_logits
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vaekit import autocast
 from vaekit.checks import checked_size, checked_sizes
-from vaekit.layers import Network, halved_resolutions
+from vaekit.layers import Network, halved_resolutions, precise_layer
 from vaekit.registry import Part, Registry
 
 
@@ -19,8 +19,8 @@ class Decoder(Part, Network, ABC):
 
     A class of one's own becomes conditional by taking the option condition_dim, which it hands on to `super().__init__`, and the
     argument condition; without them its condition_dim is 0 and it is called with z alone. `vaekit.Encoder` has an example.
-    `vaekit.layers.precise_layer` computes the layer that reads z, and the last one, in float32 where the rest of the network is
-    in a lower precision.
+    Where the network is in a lower precision, `vaekit.layers.precise_layer` computes the layer that reads z in float32, and
+    `last_layer` the last one too, unless its numbers are logits.
 
     Args:
         latent_dim: the number D of latent dimensions, or the shape (D, *sizes) of a spatial latent; `latent_shape` is (D,) or
@@ -29,9 +29,14 @@ class Decoder(Part, Network, ABC):
         parameters_per_element: P, the likelihood's; the axis is there even when it is 1.
         condition_dim: the size of the condition c, what `vaekit.conditions` makes of an example's label or vector; 0 for none.
 
+    Attributes:
+        gives_logits: whether the natural parameters are logits, see `Likelihood.has_logits`; a `vaekit.VAE` tells its decoder.
+
     Raises:
         ValueError: an empty shape, or a size that is not a whole number of at least 1; a condition_dim below 0.
     """
+
+    gives_logits: bool = False
 
     def __init__(
         self,
@@ -70,6 +75,15 @@ class Decoder(Part, Network, ABC):
         Raises:
             ValueError: the decoder belongs to another model, or does not fit the encoder.
         """
+
+    def last_layer(self, layer: nn.Module, features: Tensor) -> Tensor:
+        """layer(features): under `torch.autocast` in float32, see `vaekit.layers.precise_layer`, but for logits.
+
+        A logit l in bfloat16 is off by about |l| / 256, and the nll of its element by no more nats than that. Half of a dense
+        decoder's work is its last layer.
+        """
+        outputs: Tensor = layer(features) if self.gives_logits else precise_layer(layer, features)
+        return outputs
 
     @property
     def output_bias(self) -> Tensor | None:

@@ -23,7 +23,6 @@ from vaekit.layers import (
     checked_rank,
     dense_layers,
     glorot,
-    precise_layer,
     stride_of,
     upsampling,
     with_condition,
@@ -105,7 +104,7 @@ class ConvolutionalDecoder(Decoder):
         *convolutions, last = self.convolutions
         for layer in convolutions:
             features = layer(features)
-        data = precise_layer(last, features)
+        data = self.last_layer(last, features)
         return torch.unflatten(data, 1, (self.parameters_per_element, self.output_shape[0]))
 
     @property

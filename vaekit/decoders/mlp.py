@@ -65,11 +65,12 @@ class MLPDecoder(Decoder):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_condition(z, condition)
-        parameters = precise_layer(self.head, with_precise_first(self.body, with_condition(z.flatten(1), condition)))
+        parameters = self.last_layer(self.head, with_precise_first(self.body, with_condition(z.flatten(1), condition)))
         if self.told is None or condition is None:
             return torch.unflatten(parameters, 1, (self.parameters_per_element, *self.output_shape))
-        own, told = (iter(part.unflatten(1, (-1, *self.output_shape)).unbind(1)) for part in (parameters, self.told(condition)))
-        each = (next(told if number in self._from_condition else own) for number in range(self.parameters_per_element))
+        told = precise_layer(self.told, condition)
+        own, by_condition = (iter(part.unflatten(1, (-1, *self.output_shape)).unbind(1)) for part in (parameters, told))
+        each = (next(by_condition if number in self._from_condition else own) for number in range(self.parameters_per_element))
         return torch.stack(list(each), dim=1)
 
     @property

@@ -135,7 +135,7 @@ class ResNetDecoder(Decoder):
             first = precise_layer(self.first, z if self.post_quant_conv is None else precise_layer(self.post_quant_conv, z))
         else:
             first = precise_layer(self.first, with_condition(z, condition)).unflatten(1, self.first_shape)
-        data = precise_layer(self.head, self.body(in_faster_layout(first), condition))
+        data = self.last_layer(self.head, self.body(in_faster_layout(first), condition))
         return torch.unflatten(data, 1, (self.parameters_per_element, self.output_shape[0]))
 
     @property

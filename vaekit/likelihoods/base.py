@@ -86,6 +86,8 @@ class Likelihood(Part, nn.Module, ABC):
         support: the values that x may take; the real numbers unless a likelihood says otherwise.
         is_nominal: whether these are names of classes, which can be equal or not but have no distance.
         modalities: what x is made of where that is several things, each of which may be missing; () for x that is one.
+        has_logits: whether the parameters are logits: the nll of an element changes by no more nats than its parameters do, so
+            that a decoder in a lower precision may give them in it.
         has_log_mean: whether the first parameter is the logarithm of the mean, or of what it is a fixed share of.
 
     Raises:
@@ -99,6 +101,7 @@ class Likelihood(Part, nn.Module, ABC):
     data_shape: tuple[int, ...] | None = None
     support: Support = REAL
     is_nominal: bool = False
+    has_logits: bool = False
     has_log_mean: bool = False
     missing: str = "refuse"
     gaps: Gaps = Gaps()

@@ -36,6 +36,7 @@ class Bernoulli(Likelihood):
     """
 
     support = UNIT_INTERVAL
+    has_logits = True
     operator = NllOperator("bernoulli_nll", _elements, UNIT_INTERVAL.filler)
 
     def element_nll(self, parameters: Tensor, x: Tensor) -> Tensor:

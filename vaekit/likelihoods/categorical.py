@@ -34,6 +34,7 @@ class Categorical(Likelihood):
     """
 
     is_nominal = True
+    has_logits = True
 
     def __init__(self, classes: int, missing: MissingSpec = "refuse") -> None:
         super().__init__(missing)
