@@ -25,6 +25,7 @@ FLOORS = [
         "checks",
         "files",
         "layout",
+        "markup",
         "safe_path",
         "latents",
         "memory",
@@ -58,7 +59,7 @@ FLOORS = [
     {"losses"},
     {"specs"},
     {"compatibility", "sizes", "starts", "tiles", "multimodal"},
-    {"coding", "pieces", "shortcuts", "vae", "saving", "looking"},  # VAE.save is short for saving.save
+    {"coding", "pieces", "shortcuts", "summary", "vae", "saving", "looking"},  # VAE.save is short for saving.save
     {"presets", "compose"},
     {"inputs", "divided"},
     {"evaluation", "training", "plots", "cells", "exporting", "diffusers"},

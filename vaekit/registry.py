@@ -19,7 +19,10 @@ import warnings
 from abc import ABCMeta
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any, Generic, TypeVar
+
+from vaekit.markup import html_table
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -80,6 +83,14 @@ class Description:
         ]
         return "\n".join([f"{self.kind} {self.name!r}", "options:", *(lines or ["  none"]), "", self.documentation])
 
+    def _repr_html_(self) -> str:
+        rows = [
+            (option, "required" if default is inspect.Parameter.empty else repr(default))
+            for option, default in self.options.items()
+        ]
+        table = html_table(("option", "default"), rows) if rows else "<p>no options</p>"
+        return f"<h4>{escape(self.kind)} {escape(repr(self.name))}</h4>{table}<pre>{escape(self.documentation)}</pre>"
+
 
 class Registry(Generic[T]):
     """Parts of one kind by name.
@@ -133,7 +144,7 @@ class Registry(Generic[T]):
                     f"{self.kind} {name!r} has to be a class that extends {self.base.__module__}.{self.base.__qualname__}, "
                     f"not {part!r}"
                 )
-            for option in _parameters(part).values():
+            for option in parameters_of(part).values():
                 if option.name == "name" or option.kind in (option.POSITIONAL_ONLY, option.VAR_POSITIONAL):
                     raise TypeError(
                         f"{self.kind} {name!r} has the parameter {str(option)!r}, which a spec cannot hold: options are given by "
@@ -188,8 +199,12 @@ class Registry(Generic[T]):
                     else ""
                 )
             )
-        taken = {option: value for option, value in (offers or {}).items() if option in _parameters(self._find(name))}
+        taken = {option: value for option, value in (offers or {}).items() if option in parameters_of(self._find(name))}
         return self.create(name, **{**taken, **options})
+
+    def __repr__(self) -> str:
+        """The names that are registered so far: to list them all, plugins have to be imported, see `names`."""
+        return f"Registry of {len(self._parts)} {self.group.rpartition('.')[2]}: {', '.join(sorted(self._parts))}"
 
     def names(self, pattern: str = "*") -> list[str]:
         """All names that match the shell pattern, sorted."""
@@ -203,12 +218,12 @@ class Registry(Generic[T]):
     def describe(self, name: str) -> Description:
         """The part's documentation and options; `print` it."""
         factory = self._find(name)
-        options = {p.name: p.default for p in _parameters(factory).values() if p.kind is not p.VAR_KEYWORD}
+        options = {p.name: p.default for p in parameters_of(factory).values() if p.kind is not p.VAR_KEYWORD}
         return Description(self.kind, name, options, inspect.getdoc(factory) or "")
 
     def takes(self, name: str, option: str) -> bool:
         """Whether the part called `name` has an option called `option`."""
-        parameters = _parameters(self._find(name))
+        parameters = parameters_of(self._find(name))
         return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def _find(self, name: str) -> Callable[..., T]:
@@ -229,7 +244,7 @@ class Registry(Generic[T]):
         raise UnknownNameError(message)
 
     def _check_options(self, name: str, factory: Callable[..., T], options: Mapping[str, Any]) -> None:
-        parameters = _parameters(factory)
+        parameters = parameters_of(factory)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             for option in options:
                 if option not in parameters:
@@ -297,7 +312,7 @@ def recorded_spec(part: object) -> dict[str, Any] | None:
 
 def _given(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a constructor is given, by name; None where it will refuse it in its own words."""
-    parameters = _parameters(cls)
+    parameters = parameters_of(cls)
     try:
         bound = inspect.Signature(list(parameters.values())).bind(*args, **kwargs).arguments
     except TypeError:
@@ -308,7 +323,7 @@ def _given(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[
     return {name: _snapshot(value) for name, value in given.items()}
 
 
-def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def parameters_of(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The options of a function, or of the constructor of a class."""
     if not isinstance(factory, type) or not issubclass(factory, Part):
         return dict(inspect.signature(factory).parameters)

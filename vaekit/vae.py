@@ -23,6 +23,7 @@ from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal
 from vaekit.shortcuts import Shortcuts
+from vaekit.summary import Summary
 
 _MEAN_CHUNK = 4096  # rows at a time: the statistics of classes are many times as large as x
 
@@ -91,6 +92,12 @@ class VAE(Shortcuts):
         for network in decoder.modules():
             if isinstance(network, Decoder):
                 network.gives_logits = likelihood.has_logits
+
+    def __repr__(self) -> str:
+        return str(Summary.of(self))
+
+    def _repr_html_(self) -> str:
+        return Summary.of(self)._repr_html_()
 
     @property
     def input_shape(self) -> tuple[int, ...]:

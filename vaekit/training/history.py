@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaekit.files import write_atomically
+from vaekit.markup import html_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,6 +60,14 @@ class History(Mapping[str, list[float]]):
     def __repr__(self) -> str:
         last = ", ".join(f"{name} {column[-1]:.2f}" for name, column in self.items())
         return f"History({self.epochs} epochs{': ' + last if last else ''})"
+
+    def _repr_html_(self) -> str:
+        if not self.epochs:
+            return "<p>no epochs</p>"
+        best = self.best_epoch
+        rows = [(name, *(f"{column[epoch]:.2f}" for epoch in (0, best, -1))) for name, column in self.items()]
+        caption = f"{self.epochs} epochs, {sum(self.seconds):.1f} s" + (f"; ended by {self.reason}" if self.interrupted else "")
+        return html_table(("term", "first epoch", f"best, epoch {best + 1}", "last"), rows, caption)
 
     @property
     def epochs(self) -> int:
