@@ -16,9 +16,8 @@ from pathlib import Path
 from setuptools import Extension
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError, CompileError, LinkError
 
-from .compilers import captured_output, failure, find_architectures, find_compiler, find_nvcc, run
+from .compilers import COMPILER_ERRORS, captured_output, failure, find_architectures, find_compiler, find_nvcc, run
 from .libraries import LINUX, SUFFIX, cuda_commands
 from .settings import AGAIN, Obstacle, Skipped, cuda_setting, is_set, required, unwanted
 from .torch_headers import OLDEST_TORCH, find_torch, has_cuda
@@ -104,11 +103,13 @@ class BuildLibraries(build_ext):
         torch, entry["torch"] = find_torch()
         ext.include_dirs.append(str(torch / "include"))
         ext.library_dirs.append(str(torch / "lib"))
-        self.compiler.compile = partial(_compile_beside_each_other, self.compiler.compile)
         try:
             with captured_output() as output:
+                if not getattr(self.compiler, "initialized", True):  # MSVC, which each thread below would look for otherwise
+                    self.compiler.initialize(self.plat_name)
+                self.compiler.compile = partial(_compile_beside_each_other, self.compiler.compile)
                 super().build_extension(ext)
-        except (BaseError, CompileError, LinkError) as error:
+        except COMPILER_ERRORS as error:
             raise failure(entry, output) from error
 
     def build_cuda(self, ext: Extension, entry: dict) -> None:

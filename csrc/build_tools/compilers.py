@@ -11,14 +11,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from setuptools.errors import PlatformError
+from setuptools.errors import BaseError
 
 # isort: split
 from distutils.ccompiler import new_compiler  # setuptools' own, which importing setuptools has put in place
+from distutils.errors import CCompilerError
 from distutils.sysconfig import customize_compiler
 
 from .settings import AGAIN, Obstacle, Skipped
 
+# A compiler that is missing or fails. setuptools changed which of the two MSVC's absence is.
+COMPILER_ERRORS = (BaseError, CCompilerError)
 WINDOWS = sys.platform == "win32"
 CUDA_FOLDER = "/usr/local/cuda"  # where NVIDIA's installer puts it
 CUDA_ARCHITECTURES = ("75", "80", "86", "89", "90", "100")  # the default: those of them that nvcc knows
@@ -49,7 +52,7 @@ def find_compiler() -> str:
         else:
             command = [*program_of(compiler.compiler_so_cxx), "--version"]
         output = run(*command).stdout
-    except (PlatformError, OSError) as error:
+    except (*COMPILER_ERRORS, OSError) as error:
         again = f"install one (g++, clang++ or MSVC) and {AGAIN}"
         raise Obstacle(f"no C++ compiler was found when vaekit was built ({error}); {again}") from error
     without_parentheses = re.sub(r"\(.*?\)", " ", output.partition("\n")[0])

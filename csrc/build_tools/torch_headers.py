@@ -12,6 +12,7 @@ from .settings import AGAIN, Obstacle
 OLDEST_TORCH = (2, 10)
 TORCH_TARGET = ("TORCH_TARGET_VERSION", "0x020a000000000000")  # the same version, as torch's headers write it
 STABLE_ABI_HEADER = "include/torch/csrc/stable/library.h"
+VERSION_HEADER = "include/torch/headeronly/version.h"
 
 
 def torch_folders() -> list[Path]:
@@ -28,7 +29,13 @@ def torch_folders() -> list[Path]:
         sysconfig.get_paths(sysconfig.get_preferred_scheme("user")),
     ]
     installed = [os.path.join(paths[key], "torch") for paths in schemes for key in ("purelib", "platlib")]
-    return [Path(folder) for folder in dict.fromkeys([*importable, *installed])]
+    # conda's packages have the headers and libraries of torch where those of everything else are.
+    conda = [
+        prefix
+        for prefix in (sys.prefix, os.path.join(sys.prefix, "Library"))
+        if os.path.exists(os.path.join(sys.prefix, "conda-meta"))
+    ]
+    return [Path(folder) for folder in dict.fromkeys([*importable, *installed, *conda])]
 
 
 def find_torch() -> tuple[Path, str]:
@@ -39,11 +46,10 @@ def find_torch() -> tuple[Path, str]:
     """
     folders, too_old = torch_folders(), []
     for folder in folders:
-        if not (folder / STABLE_ABI_HEADER).is_file() or not (folder / "version.py").is_file():
+        if not (folder / STABLE_ABI_HEADER).is_file() or (version := version_of(folder)) is None:
             continue
-        version = re.search(r"^__version__ = ['\"](\d+)\.(\d+)([^'\"]*)", (folder / "version.py").read_text(), re.M)
-        if version and (int(version[1]), int(version[2])) >= OLDEST_TORCH:
-            return folder, f"{version[1]}.{version[2]}{version[3]}"
+        if tuple(map(int, version.split(".")[:2])) >= OLDEST_TORCH:
+            return folder, version
         too_old.append(folder)
     if too_old:
         raise Obstacle(
@@ -54,6 +60,19 @@ def find_torch() -> tuple[Path, str]:
     raise Obstacle(f"no torch was found when vaekit was built (nor is one in {folders[0]}); install torch and {AGAIN}")
 
 
+def version_of(folder: Path) -> str | None:
+    """What a torch says of its version in its package or, where that lies elsewhere, in its headers; None if it does not."""
+    if (package := folder / "version.py").is_file():
+        version = re.search(r"^__version__ = ['\"](\d+\.\d+[^'\"]*)", package.read_text(), re.M)
+        return version[1] if version else None
+    if (header := folder / VERSION_HEADER).is_file():
+        numbers = dict(re.findall(r"^#define TORCH_VERSION_(MAJOR|MINOR|PATCH) (\d+)$", header.read_text(), re.M))
+        return ".".join(numbers.values()) if len(numbers) == 3 else None
+    return None
+
+
 def has_cuda(torch: Path) -> bool:
     """Whether the torch in a folder was built for CUDA."""
-    return re.search(r"^cuda\b.*= ['\"]", (torch / "version.py").read_text(), re.M) is not None
+    if (package := torch / "version.py").is_file():
+        return re.search(r"^cuda\b.*= ['\"]", package.read_text(), re.M) is not None
+    return any((torch / "lib").glob("*torch_cuda.*"))

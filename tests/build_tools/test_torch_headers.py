@@ -52,6 +52,45 @@ def test_a_torch_tells_whether_it_has_cuda(tmp_path, cuda, expected):
     assert torch_headers.has_cuda(fake_torch(tmp_path / "torch", "2.99.0", cuda)) is expected
 
 
+def conda_torch(folder: Path, *libraries: str) -> Path:
+    """conda's torch: headers and libraries beside everybody else's, and no version.py there."""
+    for header in (torch_headers.STABLE_ABI_HEADER, torch_headers.VERSION_HEADER):
+        (folder / header).parent.mkdir(parents=True, exist_ok=True)
+        (folder / header).touch()
+    numbers = "\n".join(f"#define TORCH_VERSION_{name} {number}" for name, number in (("MAJOR", 2), ("MINOR", 99), ("PATCH", 1)))
+    (folder / torch_headers.VERSION_HEADER).write_text(f"#pragma once\n{numbers}\n")
+    (folder / "lib").mkdir()
+    for library in libraries:
+        (folder / "lib" / library).touch()
+    return folder
+
+
+@pytest.mark.parametrize(("libraries", "cuda"), [(("libtorch_cpu.so",), False), (("libtorch_cpu.so", "libtorch_cuda.so"), True)])
+def test_in_a_conda_environment_the_headers_tell_the_version_and_the_libraries_whether_there_is_cuda(
+    nothing_installed, monkeypatch, tmp_path, libraries, cuda
+):
+    prefix = tmp_path / "prefix"
+    monkeypatch.setattr(sys, "prefix", str(prefix))
+    folder = conda_torch(prefix, *libraries)
+    with pytest.raises(Obstacle, match="no torch was found"):
+        torch_headers.find_torch()  # /usr is a prefix too, and what lies there may be of another Python's torch
+    (prefix / "conda-meta").mkdir()
+    assert torch_headers.find_torch() == (folder, "2.99.1")
+    assert torch_headers.has_cuda(folder) is cuda
+
+
+def test_on_windows_conda_has_them_in_a_folder_of_its_own(nothing_installed, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
+    (tmp_path / "prefix/conda-meta").mkdir(parents=True)
+    folder = conda_torch(tmp_path / "prefix/Library", "torch_cpu.lib")
+    assert torch_headers.find_torch() == (folder, "2.99.1")
+
+
+def test_the_real_headers_tell_the_version_of_their_torch(tmp_path):
+    (tmp_path / "include").symlink_to(Path(torch.__file__).parent / "include", target_is_directory=True)
+    assert torch_headers.version_of(tmp_path) == torch.__version__.partition("+")[0]
+
+
 @pytest.fixture
 def nothing_installed(monkeypatch, tmp_path) -> dict[str, Path]:
     """An interpreter that cannot import torch, in a virtual environment over a base; where packages of each would be."""
