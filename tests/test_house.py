@@ -34,8 +34,10 @@ FLOORS = [
         "plain",
         "autocast",
         "modes",
+        "hub",
     },
     {
+        "addresses",
         "data",
         "ops",
         "gathering",

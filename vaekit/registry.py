@@ -17,7 +17,9 @@ import inspect
 import threading
 import warnings
 from abc import ABCMeta
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Generic, TypeVar
@@ -27,12 +29,24 @@ from vaekit.markup import html_table
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
+_imports_plugins = ContextVar("_imports_plugins", default=True)
+
 
 class UnknownNameError(KeyError):
     """A name that a registry does not hold. A `KeyError` whose text a person can read."""
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError itself would print the repr, with quotes and escaped newlines
+
+
+@contextmanager
+def without_importing_plugins() -> Iterator[None]:
+    """Look-ups find what is registered by now and import nothing: for names that come from somebody else."""
+    before = _imports_plugins.set(False)
+    try:
+        yield
+    finally:
+        _imports_plugins.reset(before)
 
 
 class _Recorded(ABCMeta):
@@ -239,6 +253,11 @@ class Registry(Generic[T]):
         if near:
             message += f" Did you mean {' or '.join(repr(n) for n in near)}?"
         message += f" There are: {', '.join(sorted(self._parts)) or 'none'}."
+        if not _imports_plugins.get() and name in (self._pending or {}):
+            message += (
+                f" An installed package announces one, which is not imported for a model that comes from elsewhere; if you trust "
+                f"the model with it, {self.group}.describe({name!r}) imports it."
+            )
         for plugin, reason in self._failures.items():
             message += f" The plugin {plugin!r} could not be loaded: {reason}."
         raise UnknownNameError(message)
@@ -265,6 +284,8 @@ class Registry(Generic[T]):
         """
         if self._pending is None:
             self._pending = {entry.name: entry for entry in _entry_points(self.group)}
+        if not _imports_plugins.get():
+            return
         mine: set[str] = self._importing.__dict__.setdefault("names", set())
         for announced in [name] if name in self._pending else list(self._pending):
             entry = self._pending.get(announced)

@@ -1,7 +1,8 @@
 """The files that hold a model.
 
 A model is one folder. `model.safetensors` is the authority: the weights, and in its metadata the config that composes the
-model again. `config.json` beside it is a copy for people. Nothing is pickled, so that loading a model runs no code from it.
+model again. `config.json` beside it is a copy for people. Nothing is pickled, so that loading a model runs no code from it. Parts
+that installed packages announce are imported for a file on this machine, and not for one that is downloaded.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit import seeding, specs, weights
+from vaekit import addresses, seeding, specs, weights
 from vaekit.files import printable, writable_folder, write_atomically
 from vaekit.layout import BEST
 from vaekit.memory import MemoryBound
-from vaekit.registry import UnknownNameError
+from vaekit.registry import UnknownNameError, without_importing_plugins
 from vaekit.vae import VAE
 from vaekit.weights import Outline, name_of, outline_of
 
@@ -82,21 +83,27 @@ def config_of(vae: VAE) -> dict[str, Any]:
     return config
 
 
-def load(path: str | os.PathLike[str]) -> VAE:
+def load(path: str | os.PathLike[str], *, token: str | bool | None = None) -> VAE:
     """The model that `VAE.save` wrote, on the CPU and in evaluation mode; `vae.train()` before a training loop of your own.
 
     The file is not trusted: no code in it is run, its header is compared with what the config composes before any weight is read,
-    and a config that asks for far larger tensors than the file could fill is refused before they are allocated.
+    and a config that asks for far larger tensors than the file could fill is refused before they are allocated. Parts that an
+    installed package announces are imported for a file on this machine; for one that is downloaded nothing is imported, and such
+    parts have to be registered already.
 
     Args:
-        path: the folder, or the model.safetensors in it.
+        path: the folder, or the model.safetensors in it; or "hf://owner/name@revision/folder", a repository on the Hugging Face
+            hub, of which revision (branch, tag or commit) and folder (or .safetensors file) may be left out. It is downloaded
+            once and then taken from huggingface_hub's cache.
+        token: for private repositories; by default the one of `hf auth login` or HF_TOKEN.
 
     Raises:
-        FileNotFoundError: there is no such file; the message says what is there.
+        FileNotFoundError: there is no such file, repository or revision; the message says what is there.
         ValueError: the file is damaged, was not written by vaekit or by a newer one, or its weights do not fit its config; the
-            message names the file.
+            message names the file. A token for a path.
         UnknownNameError: a part that is not registered here; import the module that registers it first.
-        ImportError: a part needs a package that is not installed.
+        ImportError: a part needs a package that is not installed, or the hub does: `pip install "vaekit[hub]"`.
+        PermissionError, ConnectionError: the hub refuses, or cannot be reached and the cache does not have the file.
 
     Example:
         >>> import tempfile, vaekit
@@ -106,10 +113,21 @@ def load(path: str | os.PathLike[str]) -> VAE:
         >>> torch.equal(again.decode(torch.ones(1, 2)), vae.decode(torch.ones(1, 2)))
         True
     """
-    file = _file_at(Path(path))
+    address = addresses.parsed(path)
+    if address is None:
+        if token is not None:
+            raise ValueError(f"token is for models on the hub, hf://owner/name, and {os.fspath(path)} is a path")
+        return _loaded(_file_at(Path(path)))
+    file = address.file(WEIGHTS_FILE, token)
+    with without_importing_plugins():
+        return _loaded(file, str(address))
+
+
+def _loaded(file: Path, address: str = "") -> VAE:
+    """The model in a file, which lies at an address if it is of others."""
     with weights.opened(file) as stored:
         config = _config_in(stored.metadata, file)
-        vae = _composed_within_bounds(config, stored, file)
+        vae = _composed_within_bounds(config, stored, file, address)
         own = vae.state_dict()
         problems = _differences(_outlines(own), stored.outlines)
         if problems:
@@ -121,7 +139,7 @@ def load(path: str | os.PathLike[str]) -> VAE:
             f"{file.with_name(CONFIG_FILE)} differs from the config inside {file.name}, which is the one that counts; "
             "a changed model has to be composed and saved anew",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return vae.eval()
 
@@ -130,9 +148,10 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The config in a model's file, with what `save` was given to lie beside the parts.
 
     Raises:
-        FileNotFoundError, ValueError: as `load`.
+        FileNotFoundError, ValueError, OSError, ImportError: as `load`.
     """
-    file = _file_at(Path(path))
+    address = addresses.parsed(path)
+    file = _file_at(Path(path)) if address is None else address.file(WEIGHTS_FILE)
     with weights.opened(file) as stored:
         return _config_in(stored.metadata, file)
 
@@ -192,7 +211,7 @@ def composed(config: Mapping[str, Any], device: torch.device | None = None, boun
         return vae if all(p.dtype == dtype for p in vae.parameters() if p.is_floating_point()) else vae.to(dtype)
 
 
-def _composed_within_bounds(config: Mapping[str, Any], stored: weights.Stored, file: Path) -> VAE:
+def _composed_within_bounds(config: Mapping[str, Any], stored: weights.Stored, file: Path, address: str) -> VAE:
     """The model, with weights yet to be read, composed in memory that is bounded by the size of the file."""
     size = file.stat().st_size
     # Constructors allocate more than the weights: vaekit's own up to twice as much, those of others perhaps more.
@@ -203,7 +222,7 @@ def _composed_within_bounds(config: Mapping[str, Any], stored: weights.Stored, f
                 kind.registry.describe(spec["name"])  # imports the plugin that has it, whose memory is its own affair
         return composed(config, torch.device("cpu"), bound)
     except UnknownNameError as error:
-        hint = f"If a module of yours registers it, import that before loading {file}."
+        hint = f"If a module of yours registers it, import that before loading {address or file}."
         raise UnknownNameError(f"{printable(error)} {hint}") from error
     except ImportError:
         raise

@@ -288,10 +288,10 @@ class Table:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Table:
-        """The table that `save` wrote.
+        """The table that `save` wrote, in a folder or at an address, as for `vaekit.load`.
 
         Raises:
-            FileNotFoundError, ValueError: as `vaekit.load`; a model that was saved without a schema.
+            FileNotFoundError, ValueError, OSError, ImportError: as `vaekit.load`; a model that was saved without a schema.
         """
         config = saving.read_config(path)
         if _KEY not in config:

@@ -1,19 +1,14 @@
 """Reading an AutoencoderKL without diffusers: frozen numbers, published counts, damaged and foreign files, the hub."""
 
-import hashlib
 import json
 import math
-import os
 import re
-import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
+from helpers import hub_server
 from helpers.autoencoders import config_of
 from safetensors.torch import load_file, save_file
 
@@ -209,72 +204,35 @@ def test_a_config_is_read_as_it_was_written():
 # The hub, on this machine.
 
 
-class Hub(BaseHTTPRequestHandler):
-    """What huggingface_hub asks for of a file: /{owner}/{name}/resolve/{revision}/{file}."""
-
-    files: ClassVar[dict[str, bytes]] = {}
-
-    def answer(self, with_body):
-        content = self.files.get(self.path.split("?")[0].lstrip("/"))
-        self.send_response(200 if content is not None else 404)
-        if content is None:
-            self.send_header("X-Error-Code", "EntryNotFound")
-            content = b""
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if with_body:
-            self.wfile.write(content)
-
-    def do_HEAD(self):
-        self.answer(with_body=False)
-
-    def do_GET(self):
-        self.answer(with_body=True)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
-def hub(tmp_path):
-    """run(code): a program that knows no other hub than the golden model's on this machine."""
-    pytest.importorskip("huggingface_hub")
-    Hub.files = {f"someone/pipeline/resolve/main/vae/{name}": (GOLDEN / name).read_bytes() for name in ("config.json", WEIGHTS)}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-
-    def run(code, **environment):
-        address = f"http://127.0.0.1:{server.server_address[1]}"
-        own = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "no_proxy": "*", "HF_HUB_DISABLE_XET": "1"}
-        return subprocess.run(
-            [sys.executable, "-c", f"import vaekit, torch\n{code}"],
-            capture_output=True, text=True, env={**os.environ, **own, **environment}, cwd=tmp_path,
-        )  # fmt: skip
-
-    yield run
-    server.shutdown()
-    server.server_close()
+def hub(tmp_path, monkeypatch):
+    """A hub with the golden model in someone/pipeline."""
+    with hub_server.running() as server:
+        hub_server.turn_to(server.address, tmp_path / "cache", monkeypatch)
+        server.repositories["someone/pipeline"] = repository = hub_server.Repository()
+        repository.commit("main", {f"vae/{name}": (GOLDEN / name).read_bytes() for name in ("config.json", WEIGHTS)}, "a model")
+        yield server
 
 
-def test_a_repository_is_downloaded_once_and_then_read_without_the_hub(hub):
-    code = "print(vaekit.from_diffusers('someone/pipeline', subfolder='vae').encode(torch.ones(1, 3, 16, 16)).mean.sum().item())"
-    first = hub(code)
-    assert first.returncode == 0, first.stderr
-    Hub.files = {}
-    again = hub(code, HF_HUB_OFFLINE="1")
-    assert again.returncode == 0, again.stderr
-    expected = vaekit.from_diffusers(GOLDEN).encode(torch.ones(1, 3, 16, 16)).mean.sum().item()
-    assert float(first.stdout) == float(again.stdout) == expected
+def test_a_repository_is_downloaded_once_and_then_read_without_the_hub(hub, monkeypatch):
+    x = torch.ones(1, 3, 16, 16)
+    first = vaekit.from_diffusers("someone/pipeline", subfolder="vae").encode(x).mean
+    hub.requests.clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    again = vaekit.from_diffusers("someone/pipeline", subfolder="vae").encode(x).mean
+    assert hub.requests == []
+    assert torch.equal(first, again)
+    assert torch.equal(first, vaekit.from_diffusers(GOLDEN).encode(x).mean)
 
 
 def test_a_file_that_a_repository_does_not_have_is_named(hub):
-    done = hub("vaekit.from_diffusers('someone/pipeline')")
-    assert re.search(r"ConnectionError: config.json of the repository someone/pipeline cannot be had from the hub", done.stderr)
+    with pytest.raises(
+        FileNotFoundError, match=r"there is no config.json of someone/pipeline; the repository holds: vae/config.json"
+    ):
+        vaekit.from_diffusers("someone/pipeline")
 
 
-def test_without_huggingface_hub_the_package_is_named(hub):
-    done = hub("import sys; sys.modules['huggingface_hub'] = None\nvaekit.from_diffusers('someone/pipeline')")
-    assert "ImportError: there is no folder someone/pipeline here" in done.stderr
-    assert 'pip install "vaekit[hub]"' in done.stderr
+def test_without_huggingface_hub_the_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r'there is no folder someone/pipeline here.*pip install "vaekit\[hub\]"'):
+        vaekit.from_diffusers("someone/pipeline")

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit import weights
+from vaekit import hub, weights
 from vaekit.compose import create_vae
-from vaekit.diffusers import hub
 from vaekit.diffusers.config import model_options
 from vaekit.diffusers.names import gathered, names_of, renamed
 from vaekit.files import printable
@@ -60,8 +59,8 @@ def from_diffusers(
             Laplace, whose nll is an absolute error, as Rombach et al. train.
 
     Raises:
-        FileNotFoundError: no such folder, no such file in it; pickled weights alone.
-        ConnectionError: the hub cannot be reached, or does not give the files; the message has its reason.
+        FileNotFoundError: no such folder or repository, no such revision or file in it; pickled weights alone.
+        ConnectionError, PermissionError: the hub cannot be reached, or does not give the files; the message has its reason.
         ValueError: another class than AutoencoderKL, options that vaekit has no part for, tensors that do not fit the config.
         ImportError: huggingface_hub is needed and not installed.
 
@@ -152,6 +151,7 @@ def _files(source: str | os.PathLike[str], subfolder: str, revision: str | None,
                 f"there is no folder {source}; give one with {CONFIG_FILE} and {weights_file}, or a repository, "
                 "'stabilityai/sdxl-vae' for example"
             )
+        hub.client.package(f"there is no folder {source} here, and reading a repository")
         config, file = (hub.file(os.fspath(source), name, subfolder, revision) for name in (CONFIG_FILE, weights_file))
         return config, file
     for name in (CONFIG_FILE, weights_file):
