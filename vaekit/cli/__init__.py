@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vaekit.cli import console, doctor, exports, look, outputs, parts, replay, reports, signals, train
+from vaekit import __version__
+from vaekit.cli import completion, console, doctor, exports, look, outputs, parts, replay, reports, signals, train
 from vaekit.cli.current_folder import import_named
 from vaekit.training import NonFiniteLossError
 
@@ -24,6 +25,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        console.say(f"vaekit {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -38,6 +45,9 @@ def imports(
             "installed, or imported by an --import before it.",
         ),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Train variational autoencoders and look at what they learned."""
     for module in modules or []:
@@ -57,6 +67,7 @@ app.command()(signals.as_interrupts()(look.plot))
 app.command()(signals.as_interrupts()(reports.report))
 app.command("list")(parts.list_parts)
 app.command()(doctor.doctor)
+app.command()(completion.completion)
 
 # Some versions of typer carry a copy of click and others depend on click: the class has no one place to be imported from.
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "UsageError")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, TextIO
+
+_NARROWEST = 20  # of a column that is broken into lines
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -45,8 +49,18 @@ def fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def table(rows: Sequence[Sequence[Any]], indent: str = "") -> str:
+def terminal_width() -> int | None:
+    """How many columns the terminal has that stdout is; None where it is a pipe or a file, whose lines are not broken."""
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
+
+
+def table(rows: Sequence[Sequence[Any]], indent: str = "", width: int | None = None) -> str:
     """Columns aligned to their widest entry; the last one is not padded.
+
+    Args:
+        rows: of cells, the same number in each.
+        indent: before each line.
+        width: of a line; the last column is broken into several where it is longer, unless less than 20 are left for it.
 
     Example:
         >>> print(table([("term", "value"), ("loss", "1.50"), ("kl", "12.25")]))
@@ -64,7 +78,15 @@ def table(rows: Sequence[Sequence[Any]], indent: str = "") -> str:
         [c.rjust(w) if n and i else c.ljust(w) for i, (c, w, n) in enumerate(zip(row, widths, numeric, strict=True))]
         for row in cells
     ]
-    return "\n".join((indent + "  ".join(row)).rstrip() for row in aligned)
+    before = indent + " " * sum(column + 2 for column in widths[:-1])
+    room = sys.maxsize if width is None or width - len(before) < _NARROWEST else width - len(before)
+    lines = []
+    for *cells_before, last in aligned:
+        first, *rest = (
+            textwrap.wrap(last.rstrip(), room, break_on_hyphens=False, break_long_words=False) if len(last) > room else [last]
+        )
+        lines += [indent + "  ".join([*cells_before, first]), *(before + part for part in rest)]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def one_line_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:

@@ -10,7 +10,7 @@ import torch
 import typer
 
 from vaekit import data, discriminators, distances, posteriors, presets, schedules, specs
-from vaekit.cli.console import say, table
+from vaekit.cli.console import say, table, terminal_width
 from vaekit.compose import create_vae
 from vaekit.registry import Registry, UnknownNameError
 from vaekit.training import optimizers, trackers
@@ -48,7 +48,7 @@ def list_parts(
         if not rows and kind is not None:
             raise UnknownNameError(f"there are no {each} that match {name!r}; `vaekit list {each}` shows all")
         say(f"{each}:")
-        say(table(rows, indent="  "))
+        say(table(rows, indent="  ", width=terminal_width()))
 
 
 def _rows(kind: str, pattern: str) -> list[tuple[str, ...]]:
