@@ -139,3 +139,13 @@ def test_weights_that_are_not_finite_are_no_result(own_run, mistake, capsys):
     line = mistake("evaluate", own_run, code=1)
     assert "loss" in line
     assert "finite" in line
+
+
+def test_a_cell_that_is_empty_or_one_long_word_stays_whole():
+    address = "https://example.org/" + "a" * 40
+    printed = console.table([("a", ""), ("b", address), ("c", "one two three four five six")], width=30)
+    assert printed.splitlines() == ["a", f"b  {address}", "c  one two three four five six"]
+    assert console.table([("c", "one two three four five six")], width=25).splitlines() == [
+        "c  one two three four",
+        "   five six",
+    ]

@@ -80,11 +80,10 @@ def table(rows: Sequence[Sequence[Any]], indent: str = "", width: int | None = N
     ]
     before = indent + " " * sum(column + 2 for column in widths[:-1])
     room = sys.maxsize if width is None or width - len(before) < _NARROWEST else width - len(before)
+    words = textwrap.TextWrapper(room, break_on_hyphens=False, break_long_words=False)  # which can be copied still
     lines = []
     for *cells_before, last in aligned:
-        first, *rest = (
-            textwrap.wrap(last.rstrip(), room, break_on_hyphens=False, break_long_words=False) if len(last) > room else [last]
-        )
+        first, *rest = (words.wrap(last) or [""]) if len(last.rstrip()) > room else [last]
         lines += [indent + "  ".join([*cells_before, first]), *(before + part for part in rest)]
     return "\n".join(line.rstrip() for line in lines)
 
