@@ -34,7 +34,16 @@ def copy_repository(folder: Path, *, stand_in: bool = True) -> Path:
     unwanted = shutil.ignore_patterns("__pycache__", "_build.json", "_C_*")
     for name in ("vaekit", "csrc"):
         shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md"):
+    for name in (
+        "setup.py",
+        "pyproject.toml",
+        "MANIFEST.in",
+        "README.md",
+        "LICENSE",
+        "NOTICE",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+    ):
         shutil.copy(ROOT / name, folder)
     if stand_in:
         for source in (folder / SOURCE).parent.glob("*.cpp"):
