@@ -1,7 +1,8 @@
 """Build the documentation: `python docs/build.py`, with the extra `docs`. It leaves `site/`, which needs no network.
 
 Written pages lie beside this file. The pages of parts are made from the registries, the reference from the docstrings, the tables
-of `numbers.md` from benchmarks/results/, and the pictures that a page calls `made/NAME.png` by running it. A warning is an error.
+of `numbers.md` from benchmarks/results/, the pictures that a page calls `made/NAME.png` by running it, and the tutorials from
+notebooks, which `notebooks.py` executes: shortly, or as a reader would with VAEKIT_TUTORIALS=full. A warning is an error.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import notebooks
 import tomllib
 import yaml
 
@@ -68,6 +70,7 @@ def main() -> None:
         shutil.copy(ROOT / "CHANGELOG.md", pages / "changelog.md")
         write_parts(pages / "parts")
         write_reference(pages / "reference")
+        write_tutorials(pages / "tutorials")
         for page in sorted(pages.rglob("*.md")):
             finish(page, pages)
         (work / "mkdocs.yml").write_text(configuration(pages), encoding="utf-8")
@@ -259,6 +262,20 @@ def check_reference(inventory: Path) -> None:
         raise SystemExit(f"the reference lacks {missing}")
 
 
+# --- tutorials -----------------------------------------------------------------------------------------------------------
+
+
+def write_tutorials(folder: Path) -> None:
+    """A page beside each notebook, from what it shows when it is executed; says what each took of the processor."""
+    for file in sorted(folder.glob("*.ipynb")):
+        before = os.times()
+        notebook = notebooks.executed(notebooks.read(file), ROOT)
+        after = os.times()
+        file.with_suffix(".md").write_text(notebooks.page(notebook, file.stem, folder), encoding="utf-8")
+        seconds = after.children_user + after.children_system - before.children_user - before.children_system
+        print(f"{file.name}: {seconds:.0f} s of processor time")
+
+
 # --- pages ---------------------------------------------------------------------------------------------------------------
 
 
@@ -266,10 +283,11 @@ def finish(page: Path, pages: Path) -> None:
     """Put tables of figures in, make the page's pictures, and point links at what the site has."""
     text = page.read_text(encoding="utf-8")
     text = re.sub(r"^<!-- figures: (.+?) -->$", lambda found: figures(found[1]), text, flags=re.M)
-    if made := re.findall(r"\]\((made/[\w-]+\.png)\)", text):
+    if made := [name for name in re.findall(r"\]\((made/[\w-]+\.png)\)", text) if not (page.parent / name).exists()]:
         make_pictures(text, made, page.parent)
     to_root = os.path.relpath(pages, page.parent)
     text = re.sub(r"\]\((?:\.\./)+benchmarks/pictures/", f"]({to_root}/pictures/", text)
+    text = re.sub(r"(\]\([\w./-]+)\.ipynb\)", r"\1.md)", text)  # a notebook's page
     page.write_text(text, encoding="utf-8")
 
 

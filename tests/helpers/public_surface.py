@@ -27,11 +27,16 @@ PLAIN = (type(None), bool, int, float, str, enum.Enum, torch.dtype)
 
 def load_docs_build() -> ModuleType:
     """docs/build.py, which knows the public modules. It needs Python 3.11 or later."""
-    spec = importlib.util.spec_from_file_location("docs_build", TESTS.parent / "docs" / "build.py")
+    docs = TESTS.parent / "docs"
+    spec = importlib.util.spec_from_file_location("docs_build", docs / "build.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(docs))  # where it finds what lies beside it
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(docs))
     return module
 
 
