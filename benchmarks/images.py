@@ -15,6 +15,7 @@ Times are medians; a ratio is the median of vaekit / diffusers within a round, w
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import statistics
 import subprocess
@@ -91,20 +92,25 @@ def rows_of(size: int, args: argparse.Namespace) -> list[dict[str, object]]:
     work = {name: passes(name, found[name], size, args.batch_size) for name in LIBRARIES}
     rows = []
     for kind in WORK:
-        seconds = interleaved({name: timed(work[name][kind], at_least=0.05) for name in LIBRARIES}, args.rounds)
-        row: dict[str, object] = {
-            "channels": " ".join(map(str, args.channels)),
-            "batch": args.batch_size,
-            "threads": args.threads,
-            "size": size,
-            "work": kind,
-            "ratio": spread(ratios(seconds["vaekit"], seconds["diffusers"])),
-        }
-        for name in LIBRARIES:
-            row[f"{name} ms"] = rounded(1000.0 * statistics.median(seconds[name]))
-            row[f"{name} MiB"] = memory(name, kind, args, size) if args.memory else ""
+        settings = (" ".join(map(str, args.channels)), args.batch_size, args.threads, size, kind)
+        row: dict[str, object] = dict(zip(HEAD, settings, strict=False))
+        if args.times:
+            seconds = interleaved({name: timed(work[name][kind], at_least=0.05) for name in LIBRARIES}, args.rounds)
+            row |= {f"{name} ms": rounded(1000.0 * statistics.median(seconds[name])) for name in LIBRARIES}
+            row["ratio"] = spread(ratios(seconds["vaekit"], seconds["diffusers"]))
+        if args.memory:
+            row |= {f"{name} MiB": memory(name, kind, args, size) for name in LIBRARIES}
         rows.append(row)
     return rows
+
+
+def with_older_figures(rows: Sequence[dict[str, object]], file: Path) -> list[dict[str, object]]:
+    """The rows, with what this run did not measure as the file has it for the same settings."""
+    if not file.exists():
+        return list(rows)
+    with open(file, newline="") as stream:
+        old = {tuple(row[name] for name in HEAD[:5]): row for row in csv.DictReader(stream)}
+    return [{**old.get(tuple(str(row[name]) for name in HEAD[:5]), {}), **row} for row in rows]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -115,7 +121,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's threads (its own default)")
     parser.add_argument("--rounds", type=int, default=7, help="how often each is timed (7)")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="times alone")
-    parser.add_argument("--csv", type=Path, help="write the rows here, in the place of older ones of the same settings")
+    parser.add_argument(
+        "--no-times", dest="times", action="store_false", help="memory alone, which a busy machine does not change"
+    )
+    parser.add_argument("--csv", type=Path, help="write the rows here, in the place of older figures of the same settings")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
@@ -125,9 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     print(header())
     rows = [row for size in sizes for row in rows_of(size, args)]
-    print(table([HEAD, *([row[name] for name in HEAD] for row in rows)]))
+    print(table([HEAD, *([row.get(name, "") for name in HEAD] for row in rows)]))
     if args.csv:
-        record(args.csv, HEAD, HEAD[:5], rows)
+        record(args.csv, HEAD, HEAD[:5], with_older_figures(rows, args.csv))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ FLOORS = [
         "planar",
         "directions",
         "poincare",
+        "recomputed",
         "schedules",
         "seeding",
         "standardizing",

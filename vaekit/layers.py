@@ -10,6 +10,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from vaekit import autocast
 from vaekit.batch_norm import BatchNorm
 from vaekit.checks import checked_number, checked_size, checked_word
 from vaekit.dense import Linear
+from vaekit.recomputed import instead_of_keeping
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -30,6 +32,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,
 }
+_ACTIVATION_TYPES = tuple(ACTIVATIONS.values())
 NORMALIZATIONS = ("none", "batch", "layer", "group")
 
 # By the number of spatial dimensions; a video is a volume whose depth is time.
@@ -170,6 +173,8 @@ class AddedCondition(ConditionalLayer):
 class Layers(nn.Sequential):
     """Modules one after the other; each `ConditionalLayer` among them also gets the condition.
 
+    What an activation reads of a group normalisation is not kept for backward, but made again, see `vaekit.recomputed`.
+
     Example:
         >>> layers = Layers(nn.Conv1d(3, 8, 3), *LayerStyle("relu").conditioned(8, condition_dim=10), nn.ReLU())
         >>> layers(torch.rand(2, 3, 9), torch.rand(2, 10)).shape
@@ -179,8 +184,12 @@ class Layers(nn.Sequential):
     __call__: Callable[..., Tensor]
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        normalized_by: tuple[nn.GroupNorm, Tensor] | None = None
         for module in self:
-            x = self.applied(module, x, condition)
+            recalled = instead_of_keeping(x, *normalized_by) if normalized_by and isinstance(module, _ACTIVATION_TYPES) else None
+            normalized_by = (module, x) if isinstance(module, nn.GroupNorm) and torch.is_grad_enabled() else None
+            with recalled or nullcontext():
+                x = self.applied(module, x, condition)
         return x
 
     def applied(self, module: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:

@@ -29,6 +29,22 @@ transforms_are_active: Any = getattr(torch._C, "_are_functorch_transforms_active
 below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext)
 
 
+# The pair of hooks that the next saved tensor will meet, or None. If it goes: always some, and every tensor is kept as it is.
+_top_hooks: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore_is_tracing: True)
+
+
+def saved_tensors_have_hooks() -> bool:
+    """Whether somebody else looks after what is kept for backward, by `torch.autograd.graph.saved_tensors_hooks`.
+
+    Example:
+        >>> with torch.autograd.graph.save_on_cpu():
+        ...     inside = saved_tensors_have_hooks()
+        >>> inside, saved_tensors_have_hooks()
+        (True, False)
+    """
+    return _top_hooks(False) is not None
+
+
 def forward_mode_is_on() -> bool:
     """Whether a level of forward-mode differentiation is entered.
 
