@@ -6,6 +6,7 @@ The tools are in release-tools.txt beside this file. `--platforms 4` asks for so
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+RECORD = "vaekit/_build.json"
 NO_ADDRESS = "AuthorEmail"  # pyroma asks for one; the developers are reached through the repository
 
 
@@ -43,11 +45,16 @@ def problems_of(wheel: Path) -> Iterator[str]:
     """What is wrong with one wheel."""
     if not re.fullmatch(r"vaekit-[^-]+-py3-none-(?!any\.)\w+\.whl", wheel.name):
         yield "it is not py3-none for one platform: there is no compiled library in it"
-    names = set(zipfile.ZipFile(wheel).namelist())
+    archive = zipfile.ZipFile(wheel)
+    names = set(archive.namelist())
     library = "vaekit/_C_cpu" + (".dll" if "-win" in wheel.name else ".so")
-    for needed in (library, "vaekit/_build.json", "vaekit/py.typed"):
+    for needed in (library, RECORD, "vaekit/py.typed"):
         if needed not in names:
             yield f"{needed} is missing"
+    if {library, RECORD} <= names:
+        built, held = json.loads(archive.read(RECORD))["kernels"]["cpu"].get("bytes"), archive.getinfo(library).file_size
+        if built != held:
+            yield f"{library} has {held} bytes, but {built} were built: what changed it keeps vaekit from loading it"
     for licence in ("LICENSE", "NOTICE"):
         if not any(name.endswith(f".dist-info/licenses/{licence}") for name in names):
             yield f"{licence} is missing"

@@ -2,7 +2,7 @@
 
 import os
 
-AGAIN = "install vaekit again (pip's --force-reinstall --no-deps --no-cache-dir)"
+AGAIN = "install vaekit again (pip's --force-reinstall --no-deps --no-cache-dir --no-binary vaekit)"
 
 
 class Obstacle(Exception):

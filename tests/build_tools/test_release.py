@@ -1,15 +1,18 @@
 """What a release is made of agrees: versions, requirements, the address, the workflows' permissions, what the packages hold."""
 
 import importlib.util
+import json
 import re
 import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
+from build_tools import settings
 from helpers.installs import ROOT
 
 import vaekit
+from vaekit.ops import native
 
 tomllib = pytest.importorskip("tomllib", reason="pyproject.toml is read, from Python 3.11 on")
 yaml = pytest.importorskip("yaml")
@@ -102,6 +105,16 @@ def test_condas_recipe_asks_for_what_pip_asks_for():
     assert recipe["about"]["license_file"] == PROJECT["project"]["license-files"]
 
 
+def test_who_has_a_gpu_and_a_published_wheel_is_told_to_build_the_kernel():
+    """As long as nobody asked for none: VAEKIT_CUDA=0 at build time would silence the warning for everybody."""
+    recipe = yaml.safe_load((ROOT / "conda/recipe.yaml").read_text(encoding="utf-8"))
+    for environment in (PROJECT["tool"]["cibuildwheel"]["environment"], recipe["build"]["script"]["env"]):
+        assert environment["VAEKIT_REQUIRE_NATIVE"] == "1"
+        assert "VAEKIT_CUDA" not in environment
+    assert native._AGAIN == settings.AGAIN
+    assert "--no-binary vaekit" in settings.AGAIN, "pip would fetch the same wheel again"
+
+
 # --- what GitHub reads ---------------------------------------------------------------------------------------------------
 
 
@@ -149,7 +162,7 @@ def wheel(folder: Path, platform: str, *names: str) -> Path:
     file = folder / f"vaekit-1.0-py3-none-{platform}.whl"
     with zipfile.ZipFile(file, "w") as archive:
         for name in names:
-            archive.writestr(name, "")
+            archive.writestr(name, json.dumps({"kernels": {"cpu": {"bytes": 7}}}) if name.endswith("_build.json") else "library")
     return file
 
 
@@ -175,6 +188,15 @@ def test_a_wheel_has_its_platforms_library(tmp_path, platform, library):
 def test_what_is_wrong_with_a_wheel_is_named(tmp_path, platform, names, said):
     (found,) = check_packages.problems_of(wheel(tmp_path, platform, *names))
     assert said in found
+
+
+def test_a_library_that_was_changed_after_it_was_built_is_named(tmp_path):
+    file = wheel(tmp_path, "macosx_11_0_arm64", *(name for name in HELD if "_build" not in name), "vaekit/_C_cpu.so")
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("vaekit/_build.json", json.dumps({"kernels": {"cpu": {"bytes": 8}}}))
+    assert list(check_packages.problems_of(file)) == [
+        f"vaekit/_C_cpu.so has {len('library')} bytes, but 8 were built: what changed it keeps vaekit from loading it"
+    ]
 
 
 def test_packages_are_one_sdist_and_a_wheel_for_each_platform_all_of_one_version(tmp_path):

@@ -30,7 +30,7 @@ _PACKAGE = Path(__file__).parents[1]
 _RECORD = "_build.json"
 _SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 _CAPABILITIES = ("x86-64", "x86-64-v3", "x86-64-v4", "baseline")  # as in csrc/cpu/instruction_sets.h
-_AGAIN = "install vaekit again (pip's --force-reinstall --no-deps --no-cache-dir)"
+_AGAIN = "install vaekit again (pip's --force-reinstall --no-deps --no-cache-dir --no-binary vaekit)"
 
 
 class _NotLoaded(Exception):
