@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "csrc"))
 
 from build_tools.commands import BuildLibraries, Wheel, build_requirements
 from build_tools.libraries import cpu_library, cuda_library
+from build_tools.readme import long_description
 from build_tools.settings import contradiction
 
 if wrong := contradiction():
@@ -32,4 +33,6 @@ setup(
     ext_modules=[cpu_library(), cuda_library()],
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": Wheel},
     setup_requires=build_requirements(),
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
 )

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from build_tools import settings
+from build_tools import readme, settings
 from helpers.installs import ROOT
 
 import vaekit
@@ -113,6 +113,20 @@ def test_who_has_a_gpu_and_a_published_wheel_is_told_to_build_the_kernel():
         assert "VAEKIT_CUDA" not in environment
     assert native._AGAIN == settings.AGAIN
     assert "--no-binary vaekit" in settings.AGAIN, "pip would fetch the same wheel again"
+
+
+def test_the_readme_of_an_index_links_into_the_repository(monkeypatch):
+    text = "![a](p/a.png) [b](docs/b.md#c) [d](https://d.org) [e](#e)\n```python\nx[0](y)\n```\n[f](f.md)"
+    assert readme.for_an_index(text, "https://here/vaekit", "v1.0") == (
+        "![a](https://here/vaekit/raw/v1.0/p/a.png) [b](https://here/vaekit/blob/v1.0/docs/b.md#c) [d](https://d.org) [e](#e)\n"
+        "```python\nx[0](y)\n```\n[f](https://here/vaekit/blob/v1.0/f.md)"
+    )
+    monkeypatch.chdir(ROOT)
+    shown = readme.long_description()
+    assert set(re.findall(r"\]\((.+?)/(?:raw|blob)/(.+?)/", shown)) == {(ready.address(ROOT), f"v{vaekit.__version__}")}
+    targets = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"(?ms)^```.*?^```$", "", shown))
+    assert len(targets) > 10
+    assert [target for target in targets if not target.startswith(("https:", "#"))] == []
 
 
 # --- what GitHub reads ---------------------------------------------------------------------------------------------------
