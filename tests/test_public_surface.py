@@ -5,6 +5,8 @@ from helpers.public_surface import LIST, UPDATE, _lines, difference, surface
 
 pytest.importorskip("tomllib", reason="docs/build.py reads TOML, from Python 3.11 on")
 pytest.importorskip("yaml")
+pytest.importorskip("lightning", reason="vaekit.integrations has names for it")
+pytest.importorskip("sklearn", reason="vaekit.integrations has names for it")
 
 
 def test_the_public_surface_is_the_committed_list():
