@@ -18,6 +18,7 @@ from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
 
 from vaekit.ops.applied import applied
+from vaekit.ops.dispatch import uncompiled
 
 _HEAD = 128  # bytes of a message that are sent at once; most messages are shorter
 
@@ -195,8 +196,8 @@ def _summed_eagerly(value: Tensor, held: Shares) -> Tensor:
     return applied(_Summed, value, held)
 
 
-_gathered: Callable[[Tensor, Shares], Tensor] = torch.compiler.disable(_gathered_eagerly)
-_summed: Callable[[Tensor, Shares], Tensor] = torch.compiler.disable(_summed_eagerly)
+_gathered: Callable[[Tensor, Shares], Tensor] = uncompiled(_gathered_eagerly)
+_summed: Callable[[Tensor, Shares], Tensor] = uncompiled(_summed_eagerly)
 
 
 def _all_reduced(value: Tensor, held: Shares) -> Tensor:

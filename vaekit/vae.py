@@ -19,6 +19,7 @@ from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.base import Batch, Loss, LossTerms, StepContext
 from vaekit.losses.elbo import Elbo
 from vaekit.ops import philox
+from vaekit.ops.dispatch import constant_in_graphs
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.priors.standard_normal import StandardNormal
@@ -348,13 +349,12 @@ class VAE(Shortcuts):
         batches = x.split(_MEAN_CHUNK) if isinstance(x, Tensor) else x
         bias.copy_(starts.bias_from_mean(bias, self.likelihood, map(self._checked_input, batches)))
 
+    @constant_in_graphs
     def _warn_of_final_weights(self) -> None:
         """Warn of training without a step, once for each objective that has a schedule."""
         if self.loss not in self._objectives_without_step:
             self._objectives_without_step = (self.loss,)
             schedules.warn_of_final_values(self.loss, stacklevel=5)
-
-    torch.compiler.assume_constant_result(_warn_of_final_weights)  # runs while torch.compile traces, and leaves the graph whole
 
     def _embedded(self, condition: Any, count: int) -> tuple[Tensor, ...]:
         """What the networks are told of `count` examples besides x or z: [count, dim], or nothing."""

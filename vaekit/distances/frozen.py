@@ -6,10 +6,10 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vaekit import seeding
+from vaekit.ops.dispatch import uncompiled
 
 
 class Frozen:
@@ -53,4 +53,4 @@ def _made_eagerly(make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
     return network
 
 
-_made: Callable[[Callable[[], Callable[..., Any]]], Callable[..., Any]] = torch.compiler.disable(_made_eagerly)
+_made: Callable[[Callable[[], Callable[..., Any]]], Callable[..., Any]] = uncompiled(_made_eagerly)

@@ -24,6 +24,7 @@ from vaekit.likelihoods.base import Likelihood
 from vaekit.losses.adversarial import AdversarialLoss, hinge, mean_of_places, weight_by_gradients
 from vaekit.losses.base import Batch, LatentVariableModel, Loss, LossTerms, StepContext, registry
 from vaekit.losses.draws import batch_mean, repeated
+from vaekit.ops.dispatch import uncompiled
 from vaekit.posteriors.base import Posterior
 from vaekit.priors.base import Prior
 from vaekit.registry import recorded_spec
@@ -186,7 +187,7 @@ class Perceptual(AdversarialLoss):
 
 
 # A compiled graph gives its buffers away in its first backward pass, and lambda asks for gradients before that.
-_terms_eagerly: Callable[..., LossTerms] = torch.compiler.disable(Perceptual._terms)
+_terms_eagerly: Callable[..., LossTerms] = uncompiled(Perceptual._terms)
 
 
 class _Watched:

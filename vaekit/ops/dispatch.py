@@ -11,7 +11,8 @@ works, only slower.
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch.autograd import forward_ad
 from vaekit.ops import autograd, reference, schema, vmap
 from vaekit.ops.operands import BACKWARD_TENSORS, GRADIENTS, MU, TENSORS, Operands, backward_operands, halves, wanted
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _EVENT_DIMS = Operands._fields.index("event_dims")
 
 # Whether a torch.func transform (vmap, grad, ...) is running. If it goes: always yes, the slower way that is right everywhere.
@@ -27,6 +29,19 @@ transforms_are_active: Any = getattr(torch._C, "_are_functorch_transforms_active
 
 # Keeps the dispatcher from asking once more what needs a gradient. If it goes: it asks, to no effect, as recording is off there.
 below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext)
+
+# Keeps a function out of compiled graphs. If it goes: torch.compiler.disable, which imports the compiler at once; that takes as
+# long as importing torch.
+uncompiled: Any = getattr(torch, "_disable_dynamo", None) or torch.compiler.disable
+
+
+def constant_in_graphs(function: _Function) -> _Function:
+    """A function that runs while torch.compile traces it, and leaves the graph whole: torch.compiler.assume_constant_result.
+
+    Which imports the compiler, only to set this attribute.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 # The pair of hooks that the next saved tensor will meet, or None. If it goes: always some, and every tensor is kept as it is.

@@ -7,30 +7,32 @@ files, callbacks, sees all of it, in every process: the same object as before, w
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.utils.hooks import RemovableHandle
 
-if distributed.is_available():
-    from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor  # imported where it is used: that takes half as long as importing torch
 
 UNIT = 2**16  # weights, from which on a layer is put together by itself, just before it is needed
 _HOOKS = "_hooks"  # in the names of the dictionaries in which a module keeps them
 
 
-def is_part(tensor: Tensor) -> bool:
+def is_part(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether a tensor is one that is divided among processes."""
-    return distributed.is_available() and isinstance(tensor, DTensor)
+    module = sys.modules.get("torch.distributed.tensor")  # without which there is none
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
     """What this process has of a tensor that may be divided; in the same memory."""
-    return tensor.to_local() if distributed.is_available() and isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_part(tensor) else tensor
 
 
 @torch.no_grad()
@@ -48,7 +50,7 @@ def assign(tensor: Tensor, value: Tensor) -> None:
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor that may be divided; every process has to ask for it."""
-    if not distributed.is_available() or not isinstance(tensor, DTensor):
+    if not is_part(tensor):
         return tensor.detach()
     gathered: Tensor = tensor.full_tensor().detach()
     return gathered
@@ -136,7 +138,7 @@ class Shards:
             clothes.remember()
         for module, name, parameter in places:
             if parameter.ndim == 0:
-                copy = DTensor.from_local(parameter.detach(), mesh, [Replicate()], run_check=False)
+                copy = _in_every_process(parameter.detach(), mesh)
                 module._parameters[name] = nn.Parameter(copy, requires_grad=parameter.requires_grad)
             part = module._parameters[name]
             assert part is not None
@@ -169,7 +171,7 @@ class Shards:
                 distributed.all_reduce(gradient)
                 part: Any = weight.part
                 average = gradient / distributed.get_world_size()
-                weight.part.grad = DTensor.from_local(average, part.device_mesh, part.placements, run_check=False)
+                weight.part.grad = _in_every_process(average, part.device_mesh)
                 weight.whole.grad = None
 
     def put_together(self) -> None:
@@ -323,19 +325,28 @@ def _large_layers(networks: Sequence[nn.Module]) -> Iterator[nn.Module]:
 
 def _divided(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, which every process has, as the parts of one that is divided."""
-    if not isinstance(like, DTensor):
+    if not is_part(like):
         return value
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def _like(value: Any, parameter: Tensor) -> Any:
     """What an optimizer keeps of a parameter, divided as that is where it has the same shape, and whole otherwise."""
-    if not isinstance(value, Tensor) or not isinstance(parameter, DTensor):
+    if not isinstance(value, Tensor) or not is_part(parameter):
         return value
     value = value.to(parameter.device)
     if value.shape == parameter.shape:
         return _divided(value, parameter)
-    return DTensor.from_local(value, parameter.device_mesh, [Replicate()], run_check=False)
+    return _in_every_process(value, parameter.device_mesh)
+
+
+def _in_every_process(value: Tensor, mesh: Any) -> DTensor:
+    """A tensor of which every process has all."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    return DTensor.from_local(value, mesh, [Replicate()], run_check=False)
 
 
 def _each_tensor(value: Any, change: Callable[[Tensor], Any]) -> Any:
