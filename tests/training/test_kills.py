@@ -48,9 +48,9 @@ def assert_whole(out, whole):
     assert content(out) == whole[2]
 
 
-@pytest.mark.parametrize("kills", [12, pytest.param(100, marks=pytest.mark.slow)])
-def test_a_run_that_is_killed_at_random_moments(kills, whole, tmp_path, monkeypatch):
+def test_a_run_that_is_killed_at_random_moments(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    kills = 100 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 12
     counted, run = count_calls(lambda: train(tmp_path / "counted")), 0
     while kills > 0:
         out, moments = tmp_path / str(run), random.Random(run)
