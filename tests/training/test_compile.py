@@ -1,5 +1,7 @@
 """A run that is compiled: the same results from few programs, none of them broken by what cannot be traced."""
 
+import functools
+
 import pytest
 import torch
 from helpers.small_runs import X, fit, model, weights
@@ -7,7 +9,9 @@ from torch._dynamo.utils import counters
 
 
 @pytest.mark.compile
-def test_a_compiled_run_is_the_run_to_rounding():
+def test_a_compiled_run_is_the_run_to_rounding(monkeypatch):
+    """Without machine code, which takes a minute; test_perceptual.py compiles a run to it."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     parts = {"loss": {"name": "elbo", "beta": {"name": "linear", "steps": 5}}}
     options = {"validation": X[:7], "ema": 0.9, "learning_rate": {"name": "cosine", "start": 0.01, "end": 1e-3}, "epochs": 3}
     vae, compiled = model(**parts), model(**parts)
