@@ -16,7 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FLAGS = (
-    "-std=c++17 -O2 -fPIC -shared -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math "
+    "-std=c++17 -O1 -fPIC -shared -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math "
     "-fsanitize=alignment -fsanitize-undefined-trap-on-error "  # x86 would forgive what a GPU does not
     "-DUSE_CUDA -DTORCH_TARGET_VERSION=0x020a000000000000"
 )
