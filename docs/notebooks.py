@@ -99,11 +99,20 @@ def executed(notebook: Notebook, root: Path) -> Notebook:
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     environment.pop("MPLBACKEND", None)  # the notebook's own
     with tempfile.TemporaryDirectory() as work:
-        client = nbclient.NotebookClient(made, timeout=None, kernel_name="python3", resources={"metadata": {"path": work}})
+        client = nbclient.NotebookClient(
+            made,
+            timeout=None,
+            startup_timeout=600,
+            coalesce_streams=True,
+            kernel_name="python3",
+            extra_arguments=["--log-level=40"],  # not that it listens without encryption, as it listens to this machine alone
+            resources={"metadata": {"path": work}},
+        )
         try:
             client.execute(env=environment)
         except nbclient.exceptions.CellExecutionError as error:
-            raise SystemExit(f"a tutorial does not run:\n{error}") from None
+            plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))  # without the terminal's colours
+            raise SystemExit(f"a tutorial does not run:\n{plain}") from None
     return made
 
 
@@ -133,7 +142,10 @@ def shown(cell: dict[str, Any], name: str, folder: Path) -> Iterator[str]:
     for number, output in enumerate(cell["outputs"]):
         data = output.get("data", {})
         if output["output_type"] == "stream":
-            text = said(output["text"]) if output["name"] == "stderr" else output["text"].rstrip()
+            if output["name"] == "stderr":
+                yield from said(output["text"])
+                continue
+            text = output["text"].rstrip()
         elif "image/png" in data:
             if not words:
                 raise SystemExit(f"{name}.ipynb, cell {cell['id']!r}: draws, and has no first line `#| fig-alt: WORDS`")
@@ -151,16 +163,16 @@ def shown(cell: dict[str, Any], name: str, folder: Path) -> Iterator[str]:
             yield f"```text\n{text}\n```"
 
 
-def said(errors: str) -> str:
-    """The warnings in what was written to the error stream, without the file's path, and without bars of progress.
+def said(errors: str) -> Iterator[str]:
+    """The warnings in what was written to the error stream, without files' paths and bars of progress, each once.
 
     Raises:
         SystemExit: a warning that something will go.
     """
-    warnings = re.findall(r"^\S+:\d+: (\w*Warning: .+)$", errors, flags=re.M)
-    if going := [warning for warning in warnings if re.match(r"\w*(Deprecation|Future)Warning", warning)]:
-        raise SystemExit(f"a tutorial uses what will go: {going}")
-    return "\n".join(warnings)
+    for kind, words in dict.fromkeys(re.findall(r"^\S+:\d+: (\w*Warning): (.+)$", errors, flags=re.M)):
+        if kind in ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning"):
+            raise SystemExit(f"a tutorial uses what will go: {words}")
+        yield f'!!! warning "{kind}"\n    {words}'
 
 
 def frame(html: str) -> str:

@@ -157,14 +157,14 @@ def test_a_page_shows_texts_tables_and_warnings_and_no_bar_of_progress(notebooks
     ]
     shown = list(notebooks.shown({"id": "a", "source": "", "outputs": outputs}, "digits", tmp_path))
     assert shown[0] == "```text\nloss 3.0\n```"
-    assert shown[1] == "```text\nUserWarning: z[0] has collapsed\n```"
+    assert shown[1] == '!!! warning "UserWarning"\n    z[0] has collapsed'
     assert shown[2] == "<div>\n<table>\n<tr><td>1</td></tr>\n</table>\n</div>"
     assert shown[3] == "```text\n42\n```"
 
 
 def test_a_tutorial_that_uses_what_will_go_is_an_error(notebooks):
     with pytest.raises(SystemExit, match="fit is now train"):
-        notebooks.said("/tmp/x.py:3: FutureWarning: fit is now train\n  fit()\n")
+        list(notebooks.said("/tmp/x.py:3: FutureWarning: fit is now train\n  fit()\n"))
 
 
 def test_a_tutorial_that_fails_is_an_error(notebooks):
