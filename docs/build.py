@@ -67,7 +67,8 @@ def main() -> None:
         pages = work / "docs"
         shutil.copytree(DOCS, pages, ignore=shutil.ignore_patterns("*.py", "*.toml", "__pycache__"))
         shutil.copytree(ROOT / "benchmarks" / "pictures", pages / "pictures")
-        shutil.copy(ROOT / "CHANGELOG.md", pages / "changelog.md")
+        changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+        (pages / "changelog.md").write_text(changelog.replace("](docs/", "]("), encoding="utf-8")
         write_parts(pages / "parts")
         write_reference(pages / "reference")
         write_tutorials(pages / "tutorials")
