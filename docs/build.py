@@ -34,7 +34,17 @@ MODULES = (
     "vaekit",
     *(
         f"vaekit.{name}"
-        for name in ("data", "plots", "evaluation", "reporting", "cells", "training", "training.optimizers", "schedules")
+        for name in (
+            "data",
+            "plots",
+            "evaluation",
+            "reporting",
+            "sharing",
+            "cells",
+            "training",
+            "training.optimizers",
+            "schedules",
+        )
     ),
     *(
         f"vaekit.{name}"

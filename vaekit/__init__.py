@@ -19,6 +19,7 @@ from vaekit import (
     presets,
     priors,
     schedules,
+    sharing,
 )
 from vaekit.compose import create_vae
 from vaekit.conditions import Condition
@@ -116,6 +117,7 @@ __all__ = [
     "report",
     "resume",
     "schedules",
+    "sharing",
     "step_key",
     "to_diffusers",
     "trackers",

@@ -314,16 +314,25 @@ def saved_model(folder: Path, weights: str | None = None) -> VAE:
         ValueError: other weights than best or last; a run that has not come so far; a damaged model.
         FileNotFoundError: there is no model.
     """
+    return saving.load(model_folder(folder, weights))
+
+
+def model_folder(folder: Path, weights: str | None = None) -> Path:
+    """Where the model of `saved_model` is, if it is anywhere.
+
+    Raises:
+        ValueError: other weights than best or last; a run that has not come so far.
+    """
     if weights not in (None, BEST, LAST):
         raise ValueError(f"--weights takes {BEST} or {LAST}, got {weights!r}")
     if folder.is_file() and folder.suffix != Path(saving.WEIGHTS_FILE).suffix:
         raise ValueError(f"RUN has to be the folder of a run or of a model, got the file {folder}; DATA comes after it")
     for name in (BEST, LAST) if weights is None else (weights,):
         if (folder / name / saving.WEIGHTS_FILE).is_file():
-            return saving.load(folder / name)
+            return folder / name
     if weights is not None:
         raise ValueError(f"{folder} has no {weights!r} weights: it is not the folder of a run that has come so far")
-    return saving.load(folder)
+    return folder
 
 
 def held_out_data(folder: Path, source: str | None = None) -> data.Examples:

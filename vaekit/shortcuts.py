@@ -108,3 +108,12 @@ class Shortcuts(nn.Module):
         from vaekit import saving
 
         return saving.save(self._vae, folder)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Push this model with its card to the Hugging Face hub; `vaekit.sharing.push_to_hub` says what it takes and raises.
+
+        `vae.push_to_hub("me/digits", license="mit", private=True, data=test)`; `vaekit.load("hf://me/digits")` is the way back.
+        """
+        from vaekit import sharing
+
+        return sharing.push_to_hub(self._vae, repo_id, **options)

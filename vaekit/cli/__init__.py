@@ -1,4 +1,4 @@
-"""The `vaekit` command: train, resume and replay, look at runs, write numbers, models and reports, list parts, doctor.
+"""The `vaekit` command: train, resume and replay, look at runs, write numbers, models and reports, share, list parts, doctor.
 
 A command says what was done and hands its work on; the work itself is done in the rooms below.
 """
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from vaekit import __version__
-from vaekit.cli import completion, console, doctor, exports, look, outputs, parts, replay, reports, signals, train
+from vaekit.cli import completion, console, doctor, exports, look, outputs, parts, replay, reports, share, signals, train
 from vaekit.cli.current_folder import import_named
 from vaekit.training import NonFiniteLossError
 
@@ -65,6 +65,7 @@ app.command()(signals.as_interrupts()(outputs.score))
 app.command()(signals.as_interrupts()(exports.export))
 app.command()(signals.as_interrupts()(look.plot))
 app.command()(signals.as_interrupts()(reports.report))
+app.command()(signals.as_interrupts()(share.push))
 app.command("list")(parts.list_parts)
 app.command()(doctor.doctor)
 app.command()(completion.completion)

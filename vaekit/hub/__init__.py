@@ -3,6 +3,6 @@
 from vaekit.hub import client
 from vaekit.hub.address import HubAddress
 from vaekit.hub.download import file, is_repository
-from vaekit.hub.upload import push
+from vaekit.hub.upload import check, push
 
-__all__ = ["HubAddress", "client", "file", "is_repository", "push"]
+__all__ = ["HubAddress", "check", "client", "file", "is_repository", "push"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from vaekit.hub import download
 
@@ -52,7 +52,8 @@ class HubAddress:
         return cls(f"{found['owner']}/{found['name']}", revision, found["inside"] or "")
 
     def __str__(self) -> str:
-        revision = "" if self.revision is None else f"@{self.revision}"
+        given = self.revision or ""
+        revision = f"@{given if given.startswith('refs/') else quote(given, safe='')}" if given else ""
         return f"{SCHEME}{self.repository}{revision}{'/' if self.inside else ''}{self.inside}"
 
     def file(self, name: str, token: str | bool | None = None) -> Path:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class Findings:
     """A run, read from its folder.
 
     Attributes:
-        folder: the run's.
+        folder: the run's; the current one for a model without.
         settings: of its run.json.
         environments: of its environment.json, one for each start.
         history: None where no epoch has ended.
@@ -69,21 +69,45 @@ def read(folder: Path, test: Any = None) -> Findings:
     vae, history = runs.saved_model(folder), runs.read_history(folder)
     if test is None and settings.get("data") is not None:
         test = runs.held_out_data(folder)
+    found = of_model(vae, test, _pictures_in(folder), history)
+    return replace(
+        found,
+        folder=folder,
+        settings=settings,
+        environments=_environments(folder),
+        figures=[*_losses(history), *found.figures],
+        warnings=[*_of_history(history), *found.warnings],
+        data=[("read from", str(settings.get("data", "what Python gave, which the folder does not hold"))), *found.data],
+    )
+
+
+def of_model(vae: VAE, test: Any = None, pictures: Sequence[tuple[str, bytes]] = (), history: History | None = None) -> Findings:
+    """What there is to say of a model without a run's folder.
+
+    Args:
+        vae: the model.
+        test: held-out examples, or what they are made from; None for no figures.
+        pictures: that there are; drawn from the examples where there are none.
+        history: for them.
+
+    Raises:
+        ValueError: no examples, or some that do not fit the model.
+    """
     examples = None if test is None else named_as_trained(vae, as_examples(test))
     if examples is not None:
         _check(vae, examples)
     figures, collapsed = ([], None) if examples is None else _evaluated(vae, _some(examples))
     return Findings(
-        folder=folder,
-        settings=settings,
-        environments=_environments(folder),
+        folder=Path(),
+        settings={},
+        environments=[],
         history=history,
-        figures=[*_losses(history), *figures],
-        warnings=[*_of_history(history), *_of_latents(collapsed, math.prod(vae.latent_shape))],
+        figures=figures,
+        warnings=[*_of_latents(collapsed, math.prod(vae.latent_shape))],
         model=_model(vae),
-        data=_data(settings, examples),
+        data=_data(examples),
         schema="" if examples is None or examples.schema is None else str(examples.schema),
-        pictures=_pictures(folder, vae, examples, history),
+        pictures=pictures or _drawn(vae, examples, history),
     )
 
 
@@ -97,13 +121,14 @@ def _some(examples: Examples) -> Examples:
     return examples.take(spread_rows(examples, min(len(examples), _EXAMPLES)))
 
 
-def _pictures(folder: Path, vae: VAE, examples: Examples | None, history: History | None) -> Sequence[tuple[str, bytes]]:
-    """Those that the run has left; where it has left none, drawn now."""
-    left = [(name, file.read_bytes()) for name in catalogue.CATALOGUE if (file := folder / f"{name}.png").is_file()]
-    if left or examples is None:
-        return left
+def _pictures_in(folder: Path) -> Sequence[tuple[str, bytes]]:
+    """Those that the run has left."""
+    return [(name, file.read_bytes()) for name in catalogue.CATALOGUE if (file := folder / f"{name}.png").is_file()]
+
+
+def _drawn(vae: VAE, examples: Examples | None, history: History | None) -> Sequence[tuple[str, bytes]]:
     drawn = []
-    for name, figure in catalogue.fitting(catalogue.Subject(vae, examples, history)):
+    for name, figure in () if examples is None else catalogue.fitting(catalogue.Subject(vae, examples, history)):
         stream = io.BytesIO()
         figure.savefig(stream, format="png")
         drawn.append((name, stream.getvalue()))
@@ -198,11 +223,10 @@ def _model(vae: VAE) -> Sequence[tuple[str, str]]:
     return shapes + [(part, json.dumps(spec, default=str)) for part, spec in config.items() if isinstance(spec, (dict, str))]
 
 
-def _data(settings: Mapping[str, Any], test: Examples | None) -> Sequence[tuple[str, str]]:
-    found = [("read from", str(settings.get("data", "what Python gave, which the folder does not hold")))]
+def _data(test: Examples | None) -> Sequence[tuple[str, str]]:
     if test is None:
-        return found
-    found.append(("held-out examples", f"{len(test):,}"))
+        return []
+    found = [("held-out examples", f"{len(test):,}")]
     x = test.x[spread_rows(test, min(len(test), _EXAMPLES))]
     seen = x[~x.isnan()]
     if seen.numel():
