@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers.discriminators import assert_total_and_auxiliary_share_no_weight
 from torch.nn.functional import logsigmoid
 from torch.testing import assert_close
 
@@ -85,13 +86,7 @@ def test_the_terms_of_vae_gan_are_those_of_the_paper(layer):
 @pytest.mark.parametrize("loss", [AAE, GAN], ids=["aae", "vae_gan"])
 def test_total_reaches_no_weight_of_the_discriminator_and_auxiliary_none_of_the_model(loss):
     vae, x = model(loss), data()
-    for what in ("total", "auxiliary"):
-        vae.zero_grad()
-        getattr(vae(x, key=make_key(0)), what).backward()
-        for name, parameter in vae.named_parameters():
-            reached = parameter.grad is not None
-            assert reached == (name.startswith("loss.") == (what == "auxiliary")), (what, name)
-            assert not reached or parameter.grad.any(), name
+    assert_total_and_auxiliary_share_no_weight(vae, x, dict(vae.loss.named_parameters(prefix="loss")))
 
 
 def test_in_vae_gan_the_encoder_learns_from_similarity_and_divergence_alone():

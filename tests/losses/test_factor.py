@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers.discriminators import assert_total_and_auxiliary_share_no_weight
 from scipy import stats
 from torch.func import functional_call
 from torch.testing import assert_close
@@ -103,14 +104,7 @@ def test_the_default_discriminator_has_six_hidden_layers_of_1000():
 
 def test_total_reaches_no_weight_of_the_discriminator_and_auxiliary_none_of_the_model():
     vae, x = model(prior="diagonal_gaussian"), data()
-    discriminator = own(vae)
-    for what in ("total", "auxiliary"):
-        vae.zero_grad()
-        getattr(vae(x, key=make_key(0)), what).backward()
-        for name, parameter in vae.named_parameters():
-            reached = parameter.grad is not None
-            assert reached == ((name in discriminator) == (what == "auxiliary")), (what, name)
-            assert not reached or parameter.grad.any(), name
+    assert_total_and_auxiliary_share_no_weight(vae, x, own(vae))
 
 
 def test_the_encoder_gets_the_gradient_of_the_total_correlation():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.discriminators import assert_total_and_auxiliary_share_no_weight
 from torch import nn
 from torch.testing import assert_close
 
@@ -148,14 +149,7 @@ def test_missing_values_count_nothing():
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_total_reaches_no_weight_of_the_discriminator_and_auxiliary_none_of_the_model(adaptive):
     vae, x = model({**BOTH, "distances": (), "adaptive": adaptive}), data()
-    discriminator = own(vae)
-    for what in ("total", "auxiliary"):
-        vae.zero_grad()
-        getattr(vae(x, key=make_key(0)), what).backward()
-        for name, parameter in vae.named_parameters():
-            reached = parameter.grad is not None
-            assert reached == ((name in discriminator) == (what == "auxiliary")), (what, name)
-            assert not reached or parameter.grad.any(), name
+    assert_total_and_auxiliary_share_no_weight(vae, x, own(vae))
 
 
 def pull(vae, x):

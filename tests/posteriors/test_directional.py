@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.whole_models import assert_it_learns_and_is_saved_and_drawn
 from scipy import stats
 from torch.testing import assert_close
 
@@ -164,18 +165,8 @@ def test_a_model_with_it_trains_saves_loads_and_is_drawn(name, spatial, tmp_path
     convolutions = {"name": "conv", "channels": (4,)}
     networks = {"encoder": {**convolutions, "spatial": True}, "decoder": convolutions} if spatial else SMALL
     vae = vaekit.create_vae(input_shape=(1, 8, 8), latent_dim=3, posterior=name, prior="uniform_sphere", seed=0, **networks)
-    x = (torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.7).float()
-    before = vaekit.evaluate(vae, x)["loss"]
-    vaekit.fit(vae, x, epochs=15, batch_size=12, learning_rate=1e-2, progress=False, device="cpu")
-    assert vaekit.evaluate(vae, x)["loss"] < before
-    again = vaekit.load(vae.save(tmp_path / "model"))
-    assert again.config() == vae.config()
-    assert torch.equal(again(x, key=KEY).total, vae(x, key=KEY).total)
-    bound = vaekit.evaluation.importance_weighted_bound(vae, x, num_samples=50).log_likelihood
-    assert bound > -vaekit.evaluate(vae, x)["loss"]
-    subject = plots.catalogue.Subject(vae, vaekit.data.as_examples(x))
-    drawn = [picture for picture, figure in plots.catalogue.fitting(subject) if figure.axes]
-    assert drawn == ["reconstructions", "samples", *([] if spatial else ["latent_space"])]
+    pictures = ["reconstructions", "samples", *([] if spatial else ["latent_space"])]
+    assert_it_learns_and_is_saved_and_drawn(vae, tmp_path, pictures)
     if not spatial:
         files = vaekit.export(vae, tmp_path / "files", to="torch")
         noise = torch.randn(5, 3)

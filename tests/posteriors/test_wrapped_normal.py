@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from helpers.whole_models import assert_it_learns_and_is_saved_and_drawn
 from torch.testing import assert_close
 
 import vaekit
-from vaekit import make_key, plots, poincare
+from vaekit import make_key, poincare
 from vaekit.posteriors import WrappedNormalPosterior
 from vaekit.priors import WrappedNormal
 
@@ -114,18 +115,8 @@ def test_a_model_with_it_trains_saves_loads_and_is_drawn(spatial, tmp_path):
         input_shape=(1, 8, 8), latent_dim=2, seed=0, **BALL,
         encoder={**convolutions, "spatial": True} if spatial else small, decoder=convolutions if spatial else small,
     )  # fmt: skip
-    x = (torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.7).float()
-    before = vaekit.evaluate(vae, x)["loss"]
-    vaekit.fit(vae, x, epochs=15, batch_size=12, learning_rate=1e-2, progress=False, device="cpu")
-    assert vaekit.evaluate(vae, x)["loss"] < before
-    again = vaekit.load(vae.save(tmp_path / "model"))
-    assert again.config() == vae.config()
-    assert torch.equal(again(x, key=KEY).total, vae(x, key=KEY).total)
-    bound = vaekit.evaluation.importance_weighted_bound(vae, x, num_samples=50).log_likelihood
-    assert bound > -vaekit.evaluate(vae, x)["loss"]
-    subject = plots.catalogue.Subject(vae, vaekit.data.as_examples(x))
-    drawn = [picture for picture, figure in plots.catalogue.fitting(subject) if figure.axes]
-    assert drawn == ["reconstructions", "samples", *([] if spatial else ["latent_space"])]
+    pictures = ["reconstructions", "samples", *([] if spatial else ["latent_space"])]
+    assert_it_learns_and_is_saved_and_drawn(vae, tmp_path, pictures)
 
 
 @pytest.mark.parametrize(
