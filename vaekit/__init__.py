@@ -26,7 +26,7 @@ from vaekit.conditions import Condition
 from vaekit.decoders import Decoder
 from vaekit.diffusers import from_diffusers, to_diffusers
 from vaekit.encoders import Encoder
-from vaekit.evaluation import evaluate, fit_prior
+from vaekit.evaluation import evaluate
 from vaekit.exporting import export
 from vaekit.likelihoods import Likelihood
 from vaekit.losses import Batch, Elbo, Loss, LossTerms, StepContext
@@ -50,6 +50,7 @@ from vaekit.training import (
     Tracker,
     epoch_order,
     fit,
+    fit_prior,
     optimizers,
     resume,
     step_key,

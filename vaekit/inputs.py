@@ -21,16 +21,15 @@ _ELEMENTS_AT_ONCE = 1 << 24  # to bound the temporaries of a check
 _ELEMENTS_READ_TWICE = 1 << 26  # 256 MiB: examples on disk up to this size are read as a whole before anything is done with them
 
 
-def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data", conditional: bool | None = None) -> Batches:
+def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data") -> Batches:
     """Data as batches, `is_checked` if their values were: those of a loader, or of a large file, are when they come.
 
     Args:
-        vae: the model; a conditional one gets the condition with each batch.
+        vae: the model; one that is told a condition gets it with each batch.
         data: what `vaekit.data.as_batches` takes. Of a name or a path, "train" gets the training examples and any
             other name the test set, or all where there is none.
         batch_size: for whole examples.
         name: what the data is called in messages.
-        conditional: whether a batch carries its condition; None where the model says.
 
     Raises:
         TypeError, ValueError: as `as_batches` and `check_examples`.
@@ -42,7 +41,7 @@ def checked_batches(vae: VAE, data: Any, batch_size: int, name: str = "data", co
         data = load_test(data, **reading)
     elif reading:
         data = as_examples(data, **reading)
-    batches = as_batches(data, batch_size, conditional=vae.condition is not None if conditional is None else conditional)
+    batches = as_batches(data, batch_size, conditional=vae.told is not None)
     if isinstance(batches, Whole):
         batches.examples = named_as_trained(vae, batches.examples)
         x = batches.examples.x
@@ -70,7 +69,7 @@ def check_model(vae: Any) -> None:
 def reading_of(vae: VAE) -> dict[str, Any]:
     """The options by which a table becomes what the model takes: its schema, and the column of its labels, where it has them."""
     schema = vae.likelihood.schema if isinstance(vae.likelihood, Columns) else None
-    label = vae.condition.column if isinstance(vae.condition, Labels) else None
+    label = vae.told.column if isinstance(vae.told, Labels) else None
     return {name: value for name, value in (("schema", schema), ("label", label)) if value is not None}
 
 
@@ -87,7 +86,7 @@ def named_as_trained(vae: VAE, examples: Examples) -> Examples:
         features = vae.likelihood.features if isinstance(vae.likelihood, LibrarySize) else None
         cells = examples if features is None else examples.of_genes(features)
         return cells if vae.condition is None else cells.told_as(vae.config()["condition"])
-    return examples.numbered_as(getattr(vae.condition, "names", None) if isinstance(vae.condition, Labels) else None)
+    return examples.numbered_as(getattr(vae.told, "names", None) if isinstance(vae.told, Labels) else None)
 
 
 def column_names(vae: VAE, examples: Examples | None) -> list[str]:
@@ -141,8 +140,8 @@ def check_examples(vae: VAE, examples: Examples, name: str, rows: Tensor | None 
         raise TypeError(
             f"{name}: x is {examples.x.dtype}, the model's weights are {dtype}; convert one, x.to({dtype}) for example"
         )
-    has_to_be_told = vae.condition is not None and not vae.condition.infers
-    if has_to_be_told and examples.y is None and isinstance(examples, Cells):
+    has_to_be_told = vae.told is not None and not vae.told.infers
+    if has_to_be_told and vae.condition is not None and examples.y is None and isinstance(examples, Cells):
         told = [name for part in parts_of(vae.config()["condition"]) for name in columns_of(part)]
         raise ValueError(
             f"{name}: the model is told {', '.join(map(repr, told)) or 'a condition'} of each cell, and these were read without; "
@@ -150,14 +149,14 @@ def check_examples(vae: VAE, examples: Examples, name: str, rows: Tensor | None 
             "covariates=[...]) what you name"
         )
     if has_to_be_told and examples.y is None:
+        why = "the model is conditional" if vae.condition is not None else "the prior is told a condition"
         raise ValueError(
-            f"{name}: the model is conditional: give the condition of each example as well, (x, y) instead of x, or a .npz file "
-            "with x and y"
+            f"{name}: {why}: give the condition of each example as well, (x, y) instead of x, or a .npz file with x and y"
         )
     at_once = max(1, _ELEMENTS_AT_ONCE // math.prod(vae.input_shape))
     for start in range(0, len(examples) if rows is None else len(rows), at_once):
         some = slice(start, min(start + at_once, len(examples))) if rows is None else rows[start : start + at_once]
-        condition = None if vae.condition is None or examples.y is None else examples.y[some]
+        condition = None if vae.told is None or examples.y is None else examples.y[some]
         numbers = torch.arange(some.start, some.stop) if isinstance(some, slice) else some
         with naming_the_layer(examples):
             check_values(vae, Batch(examples.x[some], condition), name, examples.numbers(numbers))
@@ -219,7 +218,7 @@ def check_values(vae: VAE, batch: Batch, name: str, numbers: Tensor | None = Non
         )
     try:
         vae.likelihood.check(x)
-        if vae.condition is not None:
-            vae.condition.check(vae.condition.as_rows(batch.condition, len(x)))
+        if vae.told is not None:
+            vae.told.check(vae.told.as_rows(batch.condition, len(x)))
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error

@@ -10,9 +10,9 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Protocol
 
 from vaekit import data, files, saving, specs
 from vaekit.compose import create_vae, likelihood_by
@@ -20,6 +20,7 @@ from vaekit.data.cells import is_cells_file
 from vaekit.data.framed import HOW_A_FILE_IS_READ, names_in, same_kind_of_file
 from vaekit.from_data import condition_of, named_by
 from vaekit.layout import BEST, HISTORY_FILE, LAST, RUN_FILE
+from vaekit.settings import FIT_KEYS, KEYS, MODEL, READING, Settings, amended, assign, check_key
 from vaekit.training import FitOptions, History, fit, record
 from vaekit.training.engine import described, resolved
 from vaekit.training.precision import Precision
@@ -29,16 +30,6 @@ DEFAULT_PRESET = "dense-mnist"
 TABLE_PRESET = "table"  # of a table, whose schema then chooses the likelihood
 CELLS_PRESET = "single-cell"
 DEFAULT_DATA = "mnist5k"
-
-Settings = dict[str, Any]
-
-PART_KEYS = (*specs.KINDS, "posterior")
-FIT_KEYS = tuple(option.name for option in fields(FitOptions))
-_FIT_PARTS = tuple(  # which may be a name and options, {"name": ..., option: ...}
-    name for name, hint in get_type_hints(FitOptions).items() if Mapping in [get_origin(kind) for kind in get_args(hint)]
-)
-READING = "reading"  # the options of what reads the data
-KEYS = ("data", READING, "validation", "preset", *specs.MODEL_OPTIONS, *FIT_KEYS)
 
 
 def merged_settings(
@@ -60,10 +51,15 @@ def merged_settings(
     settings = {} if config is None else read_settings(config)
     assigned: Settings = {}
     for assignment in assignments:
-        _assign(assigned, assignment)
-    settings |= {key: _amended(key, settings.get(key), value) for key, value in assigned.items()}
+        assign(assigned, assignment)
+    settings |= {key: amended(key, settings.get(key), value) for key, value in assigned.items()}
     settings |= {key: value for key, value in values.items() if value is not None}
     settings = {key: value for key, value in settings.items() if value is not None}
+    if MODEL in settings:
+        raise ValueError(
+            f"these are the settings of a prior, which vaekit fit-prior has fitted to the model in {settings[MODEL]}; "
+            f"that command goes on with it, and a model is trained by its own {RUN_FILE}"
+        )
     if resumes and config is not None and "data" not in settings:
         raise ValueError(
             f"{config} does not say on what data: the run was begun by vaekit.fit. Give DATA, a file with the same data, or call "
@@ -114,62 +110,8 @@ def read_settings(file: Path) -> Settings:
             raise ValueError(f"{file} sets {', '.join(twice)} twice, by itself and as an option of fit")
         settings = {**{key: value for key, value in settings.items() if key != "fit"}, **options}
     for key in settings:
-        _check_key(key, f"{file}")
+        check_key(key, f"{file}")
     return settings
-
-
-def _check_key(key: str, where: str) -> None:
-    if key not in KEYS:
-        raise ValueError(f"{where} sets {key!r}, which a run does not have; it has: {', '.join(KEYS)}")
-
-
-def _assign(settings: Settings, assignment: str) -> None:
-    """Enter "encoder.hidden=[2000,256]" into the settings: values are JSON, or else strings."""
-    path, equals, text = assignment.partition("=")
-    if not equals or not path:
-        raise ValueError(f"--set takes PART.OPTION=VALUE, encoder.hidden=[2000,256] for example, got {assignment!r}")
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = text
-    key, *options = path.split(".")
-    if key == "fit" and options and options[0] in FIT_KEYS:  # fit.epochs=3 is epochs=3
-        key, *options = options
-    _check_key(key, f"--set {assignment}")
-    if not options:
-        # encoder=conv after encoder.hidden=...: what is set of the part stays, its name changes
-        earlier = settings.get(key)
-        settings[key] = {**earlier, "name": value} if isinstance(earlier, dict) and isinstance(value, str) else value
-        return
-    if key not in (*PART_KEYS, *_FIT_PARTS, READING):
-        raise ValueError(f"--set {assignment}: {key!r} is a single value, not a part with options")
-    part = settings.get(key, {})
-    if not isinstance(part, (str, dict)):
-        raise ValueError(f"--set {assignment}: {key!r} was set to {part!r} before, which is neither a name nor an object")
-    part = settings[key] = {"name": part} if isinstance(part, str) else dict(part)
-    for option in options[:-1]:
-        part[option] = dict(part[option]) if isinstance(part.get(option), dict) else {}
-        part = part[option]
-    part[options[-1]] = value
-
-
-def _amended(key: str, before: Any, assigned: Any) -> Any:
-    """A part of the config with what was assigned; another name takes none of the config's options along."""
-    if not isinstance(assigned, dict) or before is None:
-        return assigned
-    if not isinstance(before, (str, dict)):
-        if "name" in assigned or key in _FIT_PARTS:  # a schedule, or a clip by value, in place of a number
-            return assigned
-        raise ValueError(f"the config has {before!r} as {key!r}, which is neither a name nor an object")
-    return _amended_options({"name": before} if isinstance(before, str) else before, assigned)
-
-
-def _amended_options(before: Mapping[str, Any], assigned: Mapping[str, Any]) -> dict[str, Any]:
-    """`before` with what was assigned, at every level; another name takes nothing along."""
-    if assigned.get("name") not in (None, before.get("name")):
-        return dict(assigned)
-    both = [key for key in assigned if isinstance(assigned[key], dict) and isinstance(before.get(key), dict)]
-    return {**before, **assigned, **{key: _amended_options(before[key], assigned[key]) for key in both}}
 
 
 @dataclass(frozen=True)
@@ -257,8 +199,18 @@ def _is_named(part: Any) -> bool:
     return isinstance(part, str) or "name" in (part or {})
 
 
+class Prepared(Protocol):
+    """What a folder is claimed for."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def name(self) -> str: ...
+
+
 @contextmanager
-def claimed_folder(out: Path | None, run: Run) -> Iterator[Path]:
+def claimed_folder(out: Path | None, run: Prepared) -> Iterator[Path]:
     """A folder that is this run's alone, with its run.json; as it was before if the run leaves nothing in it.
 
     Args:
@@ -343,28 +295,43 @@ def held_out_data(folder: Path, source: str | None = None) -> data.Examples:
     """
     if source is not None:
         return data.load_test(source, **reading_of(folder, source))
-    for file in (folder / RUN_FILE, folder.parent / RUN_FILE):  # a model folder may be one within a run
-        if file.is_file() and (settings := read_settings(file)).get("data") is not None:
-            return _parts_of(settings)[1]
+    return data_of(folder)[1]
+
+
+def data_of(folder: Path, progress: bool = True) -> tuple[data.Examples, data.Examples]:
+    """What the run was trained on, and what was held out.
+
+    Raises:
+        ValueError: nothing says what that was.
+    """
+    for settings in _settings_of(folder):
+        if settings.get("data") is not None:
+            return _parts_of(settings, progress)
     raise ValueError(f"{folder} has no {RUN_FILE} that says what it was trained on; name the data with --data")
+
+
+def _settings_of(folder: Path) -> Iterator[Settings]:
+    """What is known of the run in a folder: a model's may be one within a run, and a prior was fitted to another run's model."""
+    for file in (folder / RUN_FILE, folder.parent / RUN_FILE):
+        if file.is_file():
+            settings = read_settings(file)
+            yield settings
+            if MODEL in settings:
+                yield from _settings_of(Path(settings[MODEL]))
 
 
 def held_out_source(folder: Path) -> Path | None:
     """The file that the test set of a run is in, or a part of; None where nothing says so, or it is no file."""
-    for file in (folder / RUN_FILE, folder.parent / RUN_FILE):
-        if file.is_file():
-            settings = read_settings(file)
-            named = [Path(str(settings.get(key, ""))) for key in ("validation", "data")]
-            return next((path for path in named if path.is_file()), None)
-    return None
+    settings = next((settings for settings in _settings_of(folder) if "data" in settings), {})
+    named = [Path(str(settings.get(key, ""))) for key in ("validation", "data")]
+    return next((path for path in named if path.is_file()), None)
 
 
 def reading_of(folder: Path, source: str) -> Settings:
     """How other data is read: as that of the run, where both are tables, or both are cells."""
-    for file in (folder / RUN_FILE, folder.parent / RUN_FILE):
+    for settings in _settings_of(folder):
         for is_of_kind in (data.is_table_source, is_cells_file):
-            if file.is_file() and is_of_kind(source):
-                settings = read_settings(file)
+            if is_of_kind(source):
                 options = settings.get(READING, {}) if is_of_kind(settings.get("data")) else {}
                 return _of_other_table(settings, source) if options and is_of_kind is data.is_table_source else options
     return {}

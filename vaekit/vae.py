@@ -135,6 +135,11 @@ class VAE(Shortcuts):
         return self.decoder.output_weight
 
     @property
+    def told(self) -> Condition | None:
+        """What is given with each example besides x: the model's condition, or its prior's where the networks are told none."""
+        return self.prior.condition if self.condition is None else self.condition
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
@@ -359,7 +364,7 @@ class VAE(Shortcuts):
     def _embedded(self, condition: Any, count: int) -> tuple[Tensor, ...]:
         """What the networks are told of `count` examples besides x or z: [count, dim], or nothing."""
         if self.condition is None:
-            if condition is not None:
+            if condition is not None and self.prior.condition is None:
                 raise ValueError(
                     "a condition was given, but the model has none; compose it with condition= for example "
                     'condition={"name": "labels", "classes": 10}'

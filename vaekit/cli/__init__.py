@@ -1,4 +1,4 @@
-"""The `vaekit` command: train, resume and replay, look at runs, write numbers, models and reports, share, list parts, doctor.
+"""The `vaekit` command: train, fit priors, replay, look at runs, write numbers, models and reports, share, list parts, doctor.
 
 A command says what was done and hands its work on; the work itself is done in the rooms below.
 """
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from vaekit import __version__
-from vaekit.cli import completion, console, doctor, exports, look, outputs, parts, replay, reports, share, signals, train
+from vaekit.cli import completion, console, doctor, exports, look, outputs, parts, prior, replay, reports, share, signals, train
 from vaekit.cli.current_folder import import_named
 from vaekit.training import NonFiniteLossError
 
@@ -55,6 +55,7 @@ def imports(
 
 
 app.command()(train.train)
+app.command()(prior.fit_prior)
 app.command()(replay.replay)
 app.command()(signals.as_interrupts()(look.evaluate))
 app.command()(signals.as_interrupts()(outputs.encode))

@@ -158,9 +158,11 @@ def plot(run: RunArgument, source: DataOption = None, weights: WeightsOption = N
     draw_pictures(run, vae, test, runs.read_history(run))
 
 
-def draw_pictures(folder: Path, vae: VAE, test: data.Examples, history: History | None, indent: str = "") -> None:
-    """Write all pictures that fit the model into the folder, and say where each is."""
-    for name, figure in catalogue.fitting(catalogue.Subject(vae, test, history)):
+def draw_pictures(
+    folder: Path, vae: VAE, test: data.Examples, history: History | None, indent: str = "", only: Sequence[str] | None = None
+) -> None:
+    """Write all pictures that fit the model, or those of them that are named, into the folder, and say where each is."""
+    for name, figure in catalogue.fitting(catalogue.Subject(vae, test, history), only):
         say(f"{indent}{save_figure(figure, folder / f'{name}.png')}")
 
 
@@ -184,12 +186,12 @@ def _has_divergence_by_dimension(vae: VAE, test: data.Examples) -> bool:
 
 def _parsed_conditions(vae: VAE, texts: Sequence[str]) -> torch.Tensor:
     """What "3", or "0.5,1,-2", says, for each row of a picture: labels [R], or vectors [R, K]."""
-    if vae.condition is None:
-        raise ValueError("--condition was given, but the model is not conditional")
+    if vae.told is None:
+        raise ValueError("--condition was given, but neither the model nor its prior is told one")
     try:
-        return torch.stack([vae.condition.parsed(text) for text in texts])
+        return torch.stack([vae.told.parsed(text) for text in texts])
     except (ValueError, OverflowError, RuntimeError) as error:
-        is_label = isinstance(vae.condition, conditions.Labels)
+        is_label = isinstance(vae.told, conditions.Labels)
         form = "one label, --condition 3" if is_label else "as many numbers as the model's conditions have, --condition 0.5,1,-2"
         raise ValueError(
             f"--condition takes {form} for example, once for each row of the picture; got {', '.join(texts)}"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
-from vaekit.runs import READING
+from vaekit.settings import READING
 
 C = TypeVar("C", bound=Callable[..., None])
 
@@ -99,7 +99,7 @@ def assignments_of(
     ]
 
 
-def with_flags_of(record: type) -> Callable[[C], C]:
+def with_flags_of(record: type, without: Sequence[str] = ()) -> Callable[[C], C]:
     """A decorator that gives a command a flag for each option of a dataclass; the command gets those that were given.
 
     An option `gradient_clip: float | None` with the metadata {"help": ...} is the flag --gradient-clip. Of an option of several
@@ -107,12 +107,13 @@ def with_flags_of(record: type) -> Callable[[C], C]:
 
     Args:
         record: a dataclass. The command takes its options as **keywords, each None where its flag was not given.
+        without: the options that are no flags.
     """
 
     def decorate(command: C) -> C:
         own = inspect.signature(command, eval_str=True)
         parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        signature = own.replace(parameters=[*parameters, *_flags(record)])
+        signature = own.replace(parameters=[*parameters, *(flag for flag in _flags(record) if flag.name not in without)])
         vars(command)["__signature__"] = signature
         command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
         return command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,9 +114,9 @@ def train(
 def _say_what_is_there(run: runs.Run, folder: Path, history: History, interruption: signals.Interruption) -> None:
     """Of a run that has ended: losses, pictures, and how to go on where it was interrupted; then ends the command."""
     if history.interrupted:
-        _say_what_is_left(folder, history, interruption)
+        say_what_is_left(folder, history, interruption, ["train", "--resume"])
     if history.epochs:
-        _say_losses(history)
+        say_losses(history)
         draw_pictures(folder, runs.saved_model(folder), run.test, history, indent="  ")
         say(f"  {reporting.report(folder, data=run.test)}")
     say(f"everything is in {folder}")
@@ -150,17 +151,17 @@ def _say_what_is_trained(run: runs.Run, progress: bool) -> None:
         say(f"training {run.where()}")
 
 
-def _say_what_is_left(folder: Path, history: History, interruption: signals.Interruption) -> None:
-    """Of a run that was interrupted; where nothing is, the command ends."""
+def say_what_is_left(folder: Path, history: History, interruption: signals.Interruption, again: Sequence[str]) -> None:
+    """Of a run that was interrupted, and that the command `again` and the folder go on with; where nothing is, it ends."""
     if not record.is_trained(folder):
         fail("interrupted before the first step: nothing is left of the run", interruption.exit_code)
     epochs = f"{history.epochs} epoch{'' if history.epochs == 1 else 's'}"
     by = f" by {history.reason}" if history.reason else ""
     say(f"interrupted{by} after {epochs}; the weights of this moment are in {folder / LAST}", error=True)
-    say(f"vaekit train --resume {shlex.quote(str(folder))} goes on with it", error=True)
+    say(f"vaekit {shlex.join([*again, str(folder)])} goes on with it", error=True)
 
 
-def _say_losses(history: History) -> None:
+def say_losses(history: History) -> None:
     """The terms of the best epoch."""
     best = history.best_epoch
     terms = [term for term in history if not term.startswith("val_")]

@@ -13,7 +13,6 @@ from vaekit.evaluation.errors import reconstruction_error
 from vaekit.evaluation.images import SampleQuality, feature_distances, reconstruction_quality, sample_quality
 from vaekit.evaluation.imputation import Imputation, imputations, impute
 from vaekit.evaluation.latents import LatentStatistics, latent_statistics
-from vaekit.evaluation.prior_fitting import fit_prior
 from vaekit.evaluation.sampler import fitted_codes, fitted_mixture
 from vaekit.evaluation.scoring import Scores, score, scores
 from vaekit.evaluation.terms import evaluate
@@ -31,7 +30,6 @@ __all__ = [
     "evaluate",
     "factor_vae_score",
     "feature_distances",
-    "fit_prior",
     "fitted_codes",
     "fitted_mixture",
     "importance_weighted_bound",

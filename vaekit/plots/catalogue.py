@@ -77,8 +77,8 @@ class Entry(NamedTuple):
     draw: Callable[[Subject], Figure]
 
 
-def fitting(subject: Subject) -> Iterator[tuple[str, Figure]]:
-    """Every picture that fits, by name, each drawn when it is asked for.
+def fitting(subject: Subject, only: Sequence[str] | None = None) -> Iterator[tuple[str, Figure]]:
+    """Every picture that fits, by name, each drawn when it is asked for; `only` those of these names where they are given.
 
     Example:
         >>> import torch, vaekit
@@ -88,7 +88,7 @@ def fitting(subject: Subject) -> Iterator[tuple[str, Figure]]:
         ['reconstructions', 'samples', 'latent_space', 'traversals']
     """
     for name, entry in CATALOGUE.items():
-        if entry.fits(subject):
+        if (only is None or name in only) and entry.fits(subject):
             yield name, entry.draw(subject)
 
 
@@ -118,11 +118,12 @@ def _reconstructions(subject: Subject) -> Figure:
 
 def _samples(subject: Subject) -> Figure:
     """A row for each condition there is; where there are too many, for those of a few examples."""
-    condition = subject.vae.condition
-    values = None if condition is None else condition.all_values()
-    if condition is None or (values is not None and len(values) <= pictures.MOST_PANELS):
+    told, y = subject.vae.told, subject.examples.y
+    values = None if told is None else told.all_values()
+    if told is None or (values is not None and len(values) <= pictures.MOST_PANELS):
         return pictures.samples(subject.vae, limits=subject.limits)
-    return pictures.samples(subject.vae, condition=subject.conditions(subject.few), limits=subject.limits)
+    of_few = y[subject.few] if subject.vae.condition is None and y is not None else subject.conditions(subject.few)
+    return pictures.samples(subject.vae, condition=of_few, limits=subject.limits)
 
 
 def is_named_table(vae: VAE, examples: Examples) -> bool:

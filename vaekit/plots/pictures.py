@@ -91,7 +91,7 @@ def samples(
     undo: Undo | None = None,
     limits: Limits | None = None,
 ) -> Figure:
-    """Decoded draws from the prior; of a conditional model a row for each condition, from the same codes in every row.
+    """Decoded draws from the prior; of a conditional model or prior a row for each condition, with the same noise in every row.
 
     Args:
         vae: the model.
@@ -114,8 +114,8 @@ def samples(
     """
     key = (make_key(0) if key is None else key).to(vae.device)
     title = f"{'draws' if draw else 'decoded draws'} from the prior"
-    if vae.condition is not None:
-        conditions = _one_for_each_row(vae.condition, condition)
+    if vae.told is not None:
+        conditions = _one_for_each_row(vae.told, condition)
         by_condition = _rows_of_samples(vae, 8 if n is None else n, conditions, draw, key)
         return _by_condition(vae, conditions, [_undone(row, undo) for row in by_condition], limits, title)
     n = 16 if n is None else n
@@ -143,13 +143,13 @@ def _rows_of_samples(vae: VAE, n: int, conditions: Tensor, draw: bool, key: Tens
 
 
 def _by_condition(vae: VAE, conditions: Tensor, rows: Sequence[Tensor], limits: Limits | None, title: str) -> Figure:
-    assert vae.condition is not None
+    assert vae.told is not None
     n, shown = len(rows[0]), _shown(vae, rows, limits)
     figure = new_figure(1.2 * n + 0.8, 1.2 * len(rows) + 0.8)
     for panels, one, row in zip(figure.subplots(len(rows), n, squeeze=False), conditions, rows, strict=True):
         for axes, example in zip(panels, row, strict=True):
             draw_example(axes, example, shown.limits)
-        panels[0].set_ylabel(shortened(vae.condition.label(one), 24), rotation=0, ha="right", va="center")
+        panels[0].set_ylabel(shortened(vae.told.label(one), 24), rotation=0, ha="right", va="center")
     figure.suptitle(f"{title}, the same code in each column{shown.note}")
     _name_elements(figure, vae)
     return figure

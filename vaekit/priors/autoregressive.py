@@ -102,7 +102,7 @@ class AutoregressiveCodes(AutoregressivePrior):
 
     log p = sum_t log p(code_t | codes before it), exact; the divergence of a posterior over codes is their length in nats. Use it
     with a posterior over codes, trained together with the model as part of "vector_quantized", or afterwards by
-    `vaekit.fit_prior`, which is faster: the codes are made once. It costs a pass of T tokens through the transformer; a draw T
+    `vaekit.fit_prior`, which leaves the networks as they are. It costs a pass of T tokens through the transformer; a draw T
     passes of one token, with the keys and values of those before kept. The examples of a small data set it learns by heart
     sooner than the model does: watch held-out data, and take a higher `dropout`.
 

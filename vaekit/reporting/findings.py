@@ -67,9 +67,10 @@ def read(folder: Path, test: Any = None) -> Findings:
     """
     settings = runs.read_settings(runs.run_file_of(folder))
     vae, history = runs.saved_model(folder), runs.read_history(folder)
-    if test is None and settings.get("data") is not None:
+    if test is None and (settings.get("data") or settings.get("model")) is not None:
         test = runs.held_out_data(folder)
     found = of_model(vae, test, _pictures_in(folder), history)
+    source = f"the codes of {settings['model']}" if "model" in settings else "what Python gave, which the folder does not hold"
     return replace(
         found,
         folder=folder,
@@ -77,7 +78,7 @@ def read(folder: Path, test: Any = None) -> Findings:
         environments=_environments(folder),
         figures=[*_losses(history), *found.figures],
         warnings=[*_of_history(history), *found.warnings],
-        data=[("read from", str(settings.get("data", "what Python gave, which the folder does not hold"))), *found.data],
+        data=[("read from", str(settings.get("data", source))), *found.data],
     )
 
 

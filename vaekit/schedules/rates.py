@@ -7,6 +7,7 @@ Warm-up: P. Goyal et al., "Accurate, Large Minibatch SGD", 2017, arXiv:1706.0267
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from vaekit.checks import checked_number, checked_size, checked_sizes, checked_word
 from vaekit.schedules.base import Schedule, between, cosine_between, registry
@@ -25,7 +26,7 @@ class WarmupCosine(Schedule):
     Args:
         steps: of the optimizer, the warm-up included; where it is left out of a learning rate, the run's.
         peak: the highest value, at step `warmup`.
-        warmup: less than `steps`.
+        warmup: less than `steps`; a fraction, 0.05 for example, is a share of them, rounded down.
         start, end: the first and the last value.
 
     Raises:
@@ -37,8 +38,11 @@ class WarmupCosine(Schedule):
         (0.0, 0.0005, 0.001, 0.0005, 0.0)
     """
 
-    def __init__(self, steps: int, peak: float, warmup: int, start: float = 0.0, end: float = 0.0) -> None:
-        self.steps, self.warmup = checked_size("steps", steps), checked_size("warmup", warmup, least=0)
+    def __init__(self, steps: int, peak: float, warmup: Any, start: float = 0.0, end: float = 0.0) -> None:
+        self.steps = checked_size("steps", steps)
+        if isinstance(warmup, float) and 0.0 <= warmup < 1.0:
+            warmup = int(warmup * steps)
+        self.warmup = checked_size("warmup", warmup, least=0)
         if self.warmup >= self.steps:
             raise ValueError(f"warmup has to be less than the {self.steps:,} steps of the whole, got {warmup!r}")
         self.start, self.peak, self.end = (

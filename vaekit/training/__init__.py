@@ -8,6 +8,7 @@ from vaekit.training.guard import NonFiniteLossError
 from vaekit.training.history import History
 from vaekit.training.options import FitOptions
 from vaekit.training.plan import epoch_order, step_key
+from vaekit.training.prior_fitting import fit_prior
 from vaekit.training.replay import Replayed, replay
 from vaekit.training.resume import resume
 from vaekit.training.signals import Terminated
@@ -30,6 +31,7 @@ __all__ = [
     "Tracker",
     "epoch_order",
     "fit",
+    "fit_prior",
     "optimizers",
     "replay",
     "resume",
