@@ -112,7 +112,12 @@ def test_the_callback_ends_the_run_at_its_target():
 def announced(site, monkeypatch):
     """Registries that look for plugins anew, and find those in `site`."""
     monkeypatch.syspath_prepend(site)
-    for registry in (vaekit.optimizers.registry, vaekit.schedules.registry):
+    for registry in (
+        vaekit.optimizers.registry,
+        vaekit.schedules.registry,
+        vaekit.posteriors.registry,
+        vaekit.priors.registry,
+    ):
         monkeypatch.setattr(registry, "_parts", dict(registry._parts))
         monkeypatch.setattr(registry, "_pending", None)
 
@@ -180,3 +185,26 @@ def test_codes_without_a_table_and_several_a_position_go_everywhere_with_a_prior
     assert vaekit.plots.reconstructions(vae, x[:3], labels[:3]).get_suptitle() == "reconstructions through 12 codes out of 3"
     with pytest.raises(ValueError, match="no condition was given"):
         vae.sample(5)
+
+
+def test_a_plugins_codes_and_prior_are_fitted_saved_and_found_again_by_their_names(announced, tmp_path):
+    """A model whose networks are not told the label, and a prior over its codes that is."""
+    convolutions, labels = {"name": "conv", "channels": (4, 4)}, torch.arange(60) % 3
+    x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()[labels]
+    vae = vaekit.create_vae(
+        input_shape=(1, 8, 8), latent_dim=3, encoder={**convolutions, "spatial": True}, decoder=convolutions, posterior="parity",
+        prior="codes", loss="vector_quantized", seed=0,
+    )  # fmt: skip
+    options = {"epochs": 30, "batch_size": 20, "progress": False}
+    vaekit.fit(vae, x, learning_rate=1e-2, device="cpu", **options)
+    told = {"name": "by-label", "classes": 3}
+    vae.prior = vaekit.fit_prior(vae, (x, labels), told, learning_rate=0.2, out=tmp_path / "fit", **options)
+    assert vaekit.evaluate(vae, (x, labels))["kl"] < 0.2 * 12 * math.log(3)
+
+    key = vaekit.make_key(0)
+    for again in (vaekit.load(vae.save(tmp_path / "model")), vaekit.load(tmp_path / "fit" / "last")):
+        assert again.config()["prior"]["name"] == "by-label"
+        assert torch.equal(again.sample(6, 2, key=key), vae.sample(6, 2, key=key))
+        indices = again.indices(x)
+        assert torch.equal(indices, vae.indices(x))
+        assert torch.equal(again.decode_codes(indices), vae.reconstruct(x))
