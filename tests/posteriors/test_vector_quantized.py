@@ -376,8 +376,8 @@ def test_a_code_that_is_placed_counts_as_used_twice_as_much_as_it_must_be(revive
     assert_close(family.sums, family.uses[:, None] * family.codebook)
 
 
-def test_a_revived_code_goes_where_the_error_is_in_proportion_to_its_square():
-    """Of two places at distances 1 and 3 from the only live code, the second is drawn 9 times as often: a binomial test."""
+def test_a_revived_code_goes_where_the_error_is_and_where_vectors_are():
+    """Of two places with squared distances 1 and 9 from the only live code, and a mean of 2.5: a binomial test."""
     far = 0
     z = torch.tensor([[0.0]] * 10 + [[1.0]] * 5 + [[-3.0]] * 5)
     for seed in range(1000):
@@ -387,7 +387,7 @@ def test_a_revived_code_goes_where_the_error_is_in_proportion_to_its_square():
         place = float(family.codebook[1])
         assert place in (1.0, -3.0)
         far += place == -3.0
-    assert stats.binomtest(far, 1000, 0.9).pvalue > 1e-3
+    assert stats.binomtest(far, 1000, (9.0 + 2.5) / (9.0 + 2.5 + 1.0 + 2.5)).pvalue > 1e-3
 
 
 def test_k_means_plus_plus_draws_as_its_paper_says():

@@ -61,7 +61,7 @@ class ResidualVectorQuantizedFamily(CodeFamily):
         latent_shape: Sequence[int],
         codes: int = 256,
         quantizers: int = 4,
-        decay: float | None = 0.99,
+        decay: float | None = 0.8,
         revive_below: float = 0.1,
         warm_up: bool = True,
         lloyd: int = 4,

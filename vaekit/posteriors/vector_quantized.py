@@ -45,10 +45,11 @@ class VectorQuantizedFamily(CodeFamily):
     After the first batch the codes are put onto K of its vectors, far apart, by k-means++ (D. Arthur, S. Vassilvitskii, 2007)
     over 16 K of them at random. That batch should hold several vectors for each code: a cluster that is missing from it may never
     get a code of its own, because codes that share another cluster are used too much to be moved. Later, one that is used too
-    little is put onto a vector of the batch again, drawn with a probability in proportion to the squared distance from its code:
-    the random restarts of P. Dhariwal et al., "Jukebox", 2020, arXiv:2005.00341, section 3.1, weighted as by A. Łańcucki et al.,
-    "Robust Training of Vector Quantized Bottleneck Models", 2020, arXiv:2005.08520. Without these, a code that is far from the
-    data never moves. All draws are a function of the step's key.
+    little is put onto a vector of the batch again, half of them onto any that is not a code itself, the random restarts of
+    P. Dhariwal et al., "Jukebox", 2020, arXiv:2005.00341, section 3.1, and half in proportion to the squared distance from its
+    code, as A. Łańcucki et al., "Robust Training of Vector Quantized Bottleneck Models", 2020, arXiv:2005.08520: the first go
+    where many vectors are, which uses codes evenly, the second where codes are missing. Without these, a code that is far from
+    the data never moves. All draws are a function of the step's key.
 
     Van den Oord, Vinyals, Kavukcuoglu, "Neural Discrete Representation Learning", 2017, arXiv:1711.00937; moving averages also
     in A. Razavi, A. van den Oord, O. Vinyals, 2019, arXiv:1906.00446, section 3.1.
@@ -60,7 +61,8 @@ class VectorQuantizedFamily(CodeFamily):
         decay: of the moving averages, from 0 (the last batch's means: a step of k-means) to below 1; None for codes that are
             weights, trained by the second term of equation 3.
         warm_up: let the decay grow with the number t of batches learned from, min(decay, (1 + t) / (10 + t)), so that the
-            averages follow an encoder that moves fast at first: with 0.99 alone they lag a hundred batches behind.
+            averages follow an encoder that moves fast at first: with the paper's 0.99 alone they lag a hundred batches behind.
+            That is for batches with few vectors for each code, whose own means are noise.
         lloyd: how many rounds of k-means the first codes go through after k-means++, over the same vectors.
         distance: "euclidean", or "cosine": vectors and codes are put onto the unit sphere first (J. Yu et al., "Vector-quantized
             Image Modeling with Improved VQGAN", 2021, arXiv:2110.04627, section 3.2).
@@ -100,7 +102,7 @@ class VectorQuantizedFamily(CodeFamily):
         self,
         latent_shape: Sequence[int],
         codes: int = 512,
-        decay: float | None = 0.99,
+        decay: float | None = 0.8,
         revive_below: float = 0.1,
         warm_up: bool = True,
         lloyd: int = 4,
@@ -287,7 +289,8 @@ class VectorQuantizedFamily(CodeFamily):
         even = torch.where(has_begun, self.uses.sum(), finite.sum()) / self.codes
         wanted = ~self.placed | (self.uses < self.revive_below * even)
         exponential = noise.log().abs()
-        source = kmeans.sources(error, exponential, wanted)
+        mean = (error / finite.sum().clamp(min=1)).sum()
+        source = kmeans.sources(torch.where(error > 0, error + mean, 0.0), exponential, wanted)
         place, found = rows[source.clamp(min=0)], source >= 0
         can_ask = not torch.compiler.is_compiling()
         if not self._has_begun and can_ask:
