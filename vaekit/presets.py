@@ -75,7 +75,9 @@ def vq_mnist() -> dict[str, Any]:
     """A convolutional autoencoder through 7 x 7 codes out of 128, for 28 x 28 grey images.
 
     The vector-quantised bottleneck of A. van den Oord, O. Vinyals, K. Kavukcuoglu, "Neural Discrete Representation Learning",
-    2017, arXiv:1711.00937, with the networks of "keras-mnist".
+    2017, arXiv:1711.00937, with the networks of "keras-mnist". The prior is uniform while these are trained, and draws from it
+    are noise; the second stage fits one that draws digits: `vaekit.fit_prior(vae, train)`, or after `vaekit train --preset
+    vq-mnist` `vaekit fit-prior runs/vq-mnist --set prior.width=64 --set prior.layers=2 --epochs 12`.
     """
     return {
         "input_shape": (1, 28, 28),
