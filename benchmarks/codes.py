@@ -21,6 +21,7 @@ digits), prints the bound of log p(x) of the held-out digits under each, in nats
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,6 +61,52 @@ class PeerFamily(CodeFamily):
         return codes.movedim(-1, 1)
 
 
+class PeerLevels(CodeFamily):
+    """Its FSQ, whose projections to as many numbers as there are levels are the networks' own last layers."""
+
+    def __init__(self, latent_shape: Sequence[int], levels: Sequence[int]) -> None:
+        super().__init__(latent_shape)
+        from vector_quantize_pytorch import FSQ
+
+        self.theirs, self.codes = FSQ(levels=list(levels), channel_first=True), math.prod(levels)
+
+    def forward(self, numbers: Tensor) -> CertainCodes:
+        rounded, indices = self.theirs(numbers)
+        return CertainCodes(rounded, indices.long(), self)
+
+    def embedded(self, indices: Tensor) -> Tensor:
+        codes: Tensor = self.theirs.indices_to_codes(indices)
+        return codes
+
+
+class PeerBits(CodeFamily):
+    """Its LFQ, with its own weights; its entropy term counts for each position, as ours does."""
+
+    def __init__(self, latent_shape: Sequence[int]) -> None:
+        super().__init__(latent_shape)
+        from vector_quantize_pytorch import LFQ
+
+        size = self.latent_shape[0]
+        self.theirs, self.codes = LFQ(codebook_size=2**size, dim=size), 2**size
+
+    def forward(self, numbers: Tensor) -> PeerSigns:
+        _, indices, entropy = self.theirs(numbers)
+        return PeerSigns(numbers, indices, self, entropy)
+
+    def embedded(self, indices: Tensor) -> Tensor:
+        codes: Tensor = self.theirs.indices_to_codes(indices)
+        return codes
+
+
+class PeerSigns(CertainCodes):
+    def __init__(self, encoded: Tensor, indices: Tensor, family: PeerBits, entropy: Tensor) -> None:
+        super().__init__(encoded, indices, family)
+        self._entropy = entropy
+
+    def penalties(self) -> dict[str, Tensor]:
+        return {"entropy": self._entropy * math.prod(self.family.code_shape)}
+
+
 class Peer(CertainCodes):
     def penalties(self) -> dict[str, Tensor]:
         assert isinstance(self.family, PeerFamily)
@@ -80,6 +127,8 @@ def contenders(codes: int) -> dict[str, Callable[[], dict[str, Any]]]:
         "vector_quantized, as in the papers": vq(warm_up=False, lloyd=0),
         "finite_scalar": lambda: {"latent_dim": len(levels), "posterior": {"name": "finite_scalar", "levels": levels}},
         "lookup_free": lambda: {"latent_dim": bits, "posterior": {"name": "lookup_free"}},
+        "peer's FSQ": lambda: {"latent_dim": len(levels), "encoder": {"posterior": PeerLevels((len(levels), 7, 7), levels)}},
+        "peer's LFQ": lambda: {"latent_dim": bits, "encoder": {"posterior": PeerBits((bits, 7, 7))}},
         "vector_quantized, cosine": vq(distance="cosine"),
         "vector_quantized, codebook_dim 8": vq(codebook_dim=8),
         "vector_quantized, 2 heads": vq(heads=2),
