@@ -57,6 +57,7 @@ KINDS = {
     "encoders": "Networks from an example to its posterior.",
     "decoders": "Networks from latents to the likelihood's parameters.",
     "posteriors": "The family of q(z | x).",
+    "fusions": "How what several modalities say of z is put together: the option `fusion` of a multimodal encoder.",
     "likelihoods": "p(x | z): what kind of numbers the data holds.",
     "priors": "p(z).",
     "losses": "What training minimises.",

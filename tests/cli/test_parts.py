@@ -16,6 +16,7 @@ REGISTRIES = [
     "losses",
     "conditions",
     "posteriors",
+    "fusions",
     "distances",
     "discriminators",
     "optimizers",
@@ -25,15 +26,19 @@ REGISTRIES = [
 ]
 
 
+def registry_of(kind):
+    return vaekit.encoders.fusions if kind == "fusions" else getattr(vaekit, kind)
+
+
 @pytest.mark.parametrize("kind", REGISTRIES)
 def test_list_shows_every_name_of_a_kind(kind, capsys):
     assert command("list", kind) == 0
     header, *lines = capsys.readouterr().out.splitlines()
-    names = getattr(vaekit, kind).names()
+    names = registry_of(kind).names()
     assert header == f"{kind}:"
     assert [line.split()[0] for line in lines] == names
     for line, name in zip(lines, names, strict=True):
-        assert getattr(vaekit, kind).describe(name).summary in line
+        assert registry_of(kind).describe(name).summary in line
 
 
 def test_list_shows_every_kind(capsys):
@@ -67,11 +72,11 @@ def test_list_data_shows_every_dataset(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == vaekit.data.names()
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in REGISTRIES for name in getattr(vaekit, kind).names()])
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in REGISTRIES for name in registry_of(kind).names()])
 def test_list_shows_one_part_with_its_options(kind, name, capsys):
     assert command("list", kind, name) == 0
     printed = capsys.readouterr().out
-    description = getattr(vaekit, kind).describe(name)
+    description = registry_of(kind).describe(name)
     assert description.documentation in printed
     assert all(f"  {option}" in printed for option in description.options)
 

@@ -2,15 +2,21 @@
 
 import math
 import sys
+import types
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+from helpers.digits_classifier import digits_classifier
 from scipy.linalg import sqrtm
+from torch.nn import functional as F
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
 
 import vaekit
 from vaekit import VAE
-from vaekit.evaluation import feature_distances, reconstruction_quality, sample_quality
+from vaekit.evaluation import feature_distances, inception_features, reconstruction_quality, sample_quality
 
 SIDE = 16
 
@@ -219,3 +225,135 @@ def test_without_torchmetrics_the_command_that_installs_it_is_named(monkeypatch)
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'vaekit\[metrics\]'"):
         feature_distances(torch.rand(9, 2), torch.rand(9, 2))
+
+
+# --- the features of networks that learned to recognise something --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits():
+    train, test = vaekit.data.load("mnist5k")
+    return train.x[::9], test.x, test.y
+
+
+def by_torchmetrics(real, made, **options):
+    """FID and KID as torchmetrics computes them from pictures."""
+    fid, kid = FrechetInceptionDistance(**options), KernelInceptionDistance(**options, subsets=1, subset_size=len(real))
+    for metric in (fid, kid):
+        metric.update(real, real=True)
+        metric.update(made, real=False)
+    return float(fid.compute()), float(kid.compute()[0])
+
+
+def test_the_small_classifier_recognises_digits(digits):
+    _, x, y = digits
+    right = digits_classifier().logits(x).argmax(1) == y
+    assert right.float().mean() > 0.95
+
+
+def test_its_features_order_pictures_by_what_was_done_to_them(digits):
+    some, others, _ = digits
+    network = digits_classifier()
+    blurred = F.avg_pool2d(others, 3, stride=1, padding=1)
+    done = {
+        "nothing": others,
+        "blur": blurred,
+        "more": F.avg_pool2d(blurred, 5, stride=1, padding=2),
+        "all": torch.rand_like(others),
+    }
+    found = {name: feature_distances(network(some), network(x)) for name, x in done.items()}
+    for measure in ("fid", "kid"):
+        values = [getattr(one, measure) for one in found.values()]
+        assert values == sorted(values)
+        assert values[1] > 5 * values[0]
+    assert min(found["nothing"].precision, found["nothing"].recall) > 0.6
+    assert max(found["all"].precision, found["all"].recall) < 0.01
+
+
+def test_distances_in_its_features_are_torchmetrics(digits, monkeypatch):
+    some, others, _ = digits
+    monkeypatch.setattr(VAE, "sample", lambda self, n, condition=None, **options: some[:n])
+    found = sample_quality(vae(side=28), others[:200], features=digits_classifier())
+    assert (found.fid, found.kid) == pytest.approx(
+        by_torchmetrics(others[:200], some[:200], feature=digits_classifier()), rel=1e-4
+    )
+
+
+class StandIn(torch.nn.Module):
+    """For torchmetrics' Inception, whose weights are a download: so many numbers of pictures in bytes."""
+
+    made = ()
+
+    def __init__(self, name, features_list, feature_extractor_weights_path=None, antialias=True):
+        super().__init__()
+        StandIn.made = (name, features_list, feature_extractor_weights_path, antialias)
+        self.size = int(features_list[0])
+
+    def forward(self, x):
+        assert x.dtype == torch.uint8
+        assert x.shape[1] == 3
+        return F.adaptive_avg_pool2d(x.float() / 64.0, 8).flatten(1)[:, : self.size]
+
+
+@pytest.fixture
+def inception(monkeypatch, tmp_path):
+    """The stand-in in the place of Inception, and a file for weights."""
+    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
+    for module in ("fid", "kid"):
+        monkeypatch.setattr(f"torchmetrics.image.{module}.NoTrainInceptionV3", StandIn)
+        monkeypatch.setattr(f"torchmetrics.image.{module}._TORCH_FIDELITY_AVAILABLE", True)
+    torch.save({"weight": torch.ones(3)}, tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+@pytest.mark.parametrize(("channels", "low", "high"), [(3, 0.0, 1.0), (3, -1.0, 1.0), (1, 0.0, 255.0)])
+def test_distances_in_inceptions_features_are_torchmetrics(inception, channels, low, high):
+    real, made = (torch.rand(90, channels, 12, 10, generator=torch.Generator().manual_seed(n)) ** (n + 1) for n in range(2))
+    features = inception_features(64, value_range=(low, high), weights=inception)
+    assert StandIn.made == ("inception-v3-compat", ["64"], str(inception), True)
+    found = feature_distances(*(features(low + (high - low) * x) for x in (real, made)))
+    shown = [x.expand(-1, 3, -1, -1) for x in (real, made)]
+    assert (found.fid, found.kid) == pytest.approx(by_torchmetrics(*shown, feature=64, normalize=True), rel=1e-3)
+
+
+def test_values_outside_the_range_are_clipped_and_other_pictures_refused(inception):
+    features = inception_features(192, weights=inception)
+    assert torch.equal(features(torch.tensor([-3.0, 2.0]).view(2, 1, 1, 1)), features(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)))
+    with pytest.raises(ValueError, match=r"1 or 3, height, width\], got \[2, 4, 8, 8\]"):
+        features(torch.rand(2, 4, 8, 8))
+    with pytest.raises(ValueError, match="layer has to be .*'2048'.*'100'"):
+        inception_features(100, weights=inception)
+
+
+def test_weights_are_downloaded_once_to_torchs_cache(inception, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(
+        torch.hub, "download_url_to_file", lambda url, file, hash_prefix: asked.append(hash_prefix) or inception.rename(file)
+    )
+    for _ in range(2):
+        inception_features()
+    assert asked == ["6726825d"]
+    assert StandIn.made[2] == str(tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth")
+
+
+def test_offline_it_is_said_where_the_weights_go_and_what_else_there_is(inception, monkeypatch, tmp_path):
+    def offline(*arguments, **options):
+        raise URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(OSError, match=r"checkpoints.*could not be downloaded.*no route.*https://.*weights=.*network of your own"):
+        inception_features()
+
+
+def test_a_file_that_would_run_something_is_refused(inception):
+    torch.save({"weight": StandIn}, inception)
+    with pytest.raises(Exception, match="Weights only load failed"):
+        inception_features(weights=inception)
+
+
+def test_without_torch_fidelity_the_command_that_installs_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'vaekit\[inception\]'.*network of your own"):
+        inception_features()

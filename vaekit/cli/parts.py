@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from vaekit import data, discriminators, distances, posteriors, presets, schedules, specs
+from vaekit import data, discriminators, distances, encoders, posteriors, presets, schedules, specs
 from vaekit.cli.console import say, table, terminal_width
 from vaekit.compose import create_vae
 from vaekit.registry import Registry, UnknownNameError
@@ -20,6 +20,7 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     for registry in (
         *(kind.registry for kind in specs.KINDS.values()),
         posteriors.registry,
+        encoders.fusions,
         distances.registry,
         discriminators.registry,
         optimizers.registry,

@@ -12,6 +12,7 @@ from vaekit.evaluation.disentanglement import (
 from vaekit.evaluation.errors import reconstruction_error
 from vaekit.evaluation.images import SampleQuality, feature_distances, reconstruction_quality, sample_quality
 from vaekit.evaluation.imputation import Imputation, imputations, impute
+from vaekit.evaluation.inception import inception_features
 from vaekit.evaluation.latents import LatentStatistics, latent_statistics
 from vaekit.evaluation.sampler import fitted_codes, fitted_mixture
 from vaekit.evaluation.scoring import Scores, score, scores
@@ -35,6 +36,7 @@ __all__ = [
     "importance_weighted_bound",
     "imputations",
     "impute",
+    "inception_features",
     "latent_statistics",
     "mutual_information_gap",
     "reconstruction_error",

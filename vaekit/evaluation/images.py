@@ -111,8 +111,8 @@ def sample_quality(
         vae: the model; it stays on its device.
         data: what `vaekit.evaluate` takes: held-out examples as a rule.
         features: what gives [N, ...] numbers of pictures [N, *input_shape], on the model's device: a classifier without its
-            last layer, for example. A module is called in evaluation mode. A model of this library stands for its encoder: the
-            means of its posteriors.
+            last layer, for example, or `inception_features()`. A module is called in evaluation mode. A model of this library
+            stands for its encoder: the means of its posteriors.
         neighbours: k of precision and recall.
         draw: draw from the likelihood as well, instead of taking its mean.
         seed: of the samples, and of the subsets.
