@@ -15,6 +15,11 @@ settings.register_profile("deep", deadline=None, max_examples=3000, print_blob=T
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def pytest_configure() -> None:
+    """What tests start has one thread too, where nobody says otherwise."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def pytest_report_header() -> list[str]:
     profile = os.environ.get("HYPOTHESIS_PROFILE", "ci")
     seed = "derandomised: every run draws the same examples" if profile == "ci" else "random: --hypothesis-seed=N repeats a run"
