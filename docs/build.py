@@ -40,6 +40,7 @@ MODULES = (
             "evaluation",
             "reporting",
             "sharing",
+            "zoo",
             "cells",
             "training",
             "training.optimizers",

@@ -35,6 +35,7 @@ FLOORS = [
         "autocast",
         "modes",
         "hub",
+        "zoo",
     },
     {
         "addresses",

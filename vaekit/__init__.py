@@ -20,6 +20,7 @@ from vaekit import (
     priors,
     schedules,
     sharing,
+    zoo,
 )
 from vaekit.compose import create_vae
 from vaekit.conditions import Condition
@@ -122,6 +123,7 @@ __all__ = [
     "step_key",
     "to_diffusers",
     "trackers",
+    "zoo",
 ]
 
 warn_when_missing()

@@ -1,4 +1,4 @@
-"""Where a model can be besides a folder: hf://owner/name on the Hugging Face hub."""
+"""Where a model can be besides a folder: hf://owner/name on the Hugging Face hub, zoo://name in this package."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 import re
 from typing import TypeAlias
 
-from vaekit.hub.address import SCHEME, HubAddress
+from vaekit import hub, zoo
+from vaekit.hub import HubAddress
+from vaekit.zoo import ZooAddress
 
-Address: TypeAlias = HubAddress
+Address: TypeAlias = HubAddress | ZooAddress
 
 
 def parsed(path: str | os.PathLike[str]) -> Address | None:
@@ -16,6 +18,7 @@ def parsed(path: str | os.PathLike[str]) -> Address | None:
 
     Raises:
         ValueError: the address of something else, or of another kind.
+        UnknownNameError: the zoo has no such model.
 
     Example:
         >>> parsed("hf://me/digits@v1")
@@ -23,8 +26,10 @@ def parsed(path: str | os.PathLike[str]) -> Address | None:
         >>> parsed("runs/dense-mnist")
     """
     text = path if isinstance(path, str) else ""
-    if text.startswith(SCHEME):
+    if text.startswith(hub.SCHEME):
         return HubAddress.parsed(text)
+    if text.startswith(zoo.SCHEME):
+        return ZooAddress.parsed(text)
     if scheme := re.match(r"\w+://", text):
-        raise ValueError(f"a model is in a folder, a file, or at hf://owner/name, not at {scheme[0]}; got {text!r}")
+        raise ValueError(f"a model is in a folder, a file, or at hf://owner/name or zoo://name, not at {scheme[0]}; got {text!r}")
     return None

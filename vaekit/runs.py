@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from vaekit import data, files, saving, specs
+from vaekit.addresses import Address
 from vaekit.compose import create_vae, likelihood_by
 from vaekit.data.cells import is_cells_file
 from vaekit.data.framed import HOW_A_FILE_IS_READ, names_in, same_kind_of_file
@@ -25,6 +26,9 @@ from vaekit.training import FitOptions, History, fit, record
 from vaekit.training.engine import described, resolved
 from vaekit.training.precision import Precision
 from vaekit.vae import VAE
+from vaekit.zoo import ZooAddress
+
+Where: TypeAlias = Path | Address  # a folder of a run or of a model, or a model elsewhere
 
 DEFAULT_PRESET = "dense-mnist"
 TABLE_PRESET = "table"  # of a table, whose schema then chooses the likelihood
@@ -259,14 +263,19 @@ def _claim(folder: Path, settings: Settings) -> None:
         ) from error
 
 
-def saved_model(folder: Path, weights: str | None = None) -> VAE:
-    """The model in a run's folder, the best one unless `weights` says otherwise; or in a folder that `VAE.save` wrote.
+def saved_model(where: Where, weights: str | None = None) -> VAE:
+    """The model in a run's folder, the best one unless `weights` says otherwise; in a folder that `VAE.save` wrote; elsewhere.
 
     Raises:
         ValueError: other weights than best or last; a run that has not come so far; a damaged model.
         FileNotFoundError: there is no model.
+        UnknownNameError, ImportError, OSError: as `vaekit.load`.
     """
-    return saving.load(model_folder(folder, weights))
+    if isinstance(where, Path):
+        return saving.load(model_folder(where, weights))
+    if weights is not None:
+        raise ValueError(f"--weights chooses among those of a run, and {where} is one model")
+    return saving.load(str(where))
 
 
 def model_folder(folder: Path, weights: str | None = None) -> Path:
@@ -287,32 +296,36 @@ def model_folder(folder: Path, weights: str | None = None) -> Path:
     return folder
 
 
-def held_out_data(folder: Path, source: str | None = None) -> data.Examples:
+def held_out_data(where: Where, source: str | None = None) -> data.Examples:
     """The test set that the run was validated on; or of other data its test set, and all of it where it has none.
 
     Raises:
         ValueError: nothing says what the run was trained on.
     """
     if source is not None:
-        return data.load_test(source, **reading_of(folder, source))
-    return data_of(folder)[1]
+        return data.load_test(source, **reading_of(where, source))
+    return data_of(where)[1]
 
 
-def data_of(folder: Path, progress: bool = True) -> tuple[data.Examples, data.Examples]:
+def data_of(where: Where, progress: bool = True) -> tuple[data.Examples, data.Examples]:
     """What the run was trained on, and what was held out.
 
     Raises:
         ValueError: nothing says what that was.
     """
-    for settings in _settings_of(folder):
+    for settings in _settings_of(where):
         if settings.get("data") is not None:
             return _parts_of(settings, progress)
-    raise ValueError(f"{folder} has no {RUN_FILE} that says what it was trained on; name the data with --data")
+    raise ValueError(f"{where} has no {RUN_FILE} that says what it was trained on; name the data with --data")
 
 
-def _settings_of(folder: Path) -> Iterator[Settings]:
+def _settings_of(where: Where) -> Iterator[Settings]:
     """What is known of the run in a folder: a model's may be one within a run, and a prior was fitted to another run's model."""
-    for file in (folder / RUN_FILE, folder.parent / RUN_FILE):
+    if isinstance(where, Path):
+        candidates: Sequence[Path] = (where / RUN_FILE, where.parent / RUN_FILE)
+    else:
+        candidates = (where.file(RUN_FILE),) if isinstance(where, ZooAddress) else ()
+    for file in candidates:
         if file.is_file():
             settings = read_settings(file)
             yield settings
@@ -320,16 +333,16 @@ def _settings_of(folder: Path) -> Iterator[Settings]:
                 yield from _settings_of(Path(settings[MODEL]))
 
 
-def held_out_source(folder: Path) -> Path | None:
+def held_out_source(where: Where) -> Path | None:
     """The file that the test set of a run is in, or a part of; None where nothing says so, or it is no file."""
-    settings = next((settings for settings in _settings_of(folder) if "data" in settings), {})
+    settings = next((settings for settings in _settings_of(where) if "data" in settings), {})
     named = [Path(str(settings.get(key, ""))) for key in ("validation", "data")]
     return next((path for path in named if path.is_file()), None)
 
 
-def reading_of(folder: Path, source: str) -> Settings:
+def reading_of(where: Where, source: str) -> Settings:
     """How other data is read: as that of the run, where both are tables, or both are cells."""
-    for settings in _settings_of(folder):
+    for settings in _settings_of(where):
         for is_of_kind in (data.is_table_source, is_cells_file):
             if is_of_kind(source):
                 options = settings.get(READING, {}) if is_of_kind(settings.get("data")) else {}

@@ -27,6 +27,7 @@ from vaekit.memory import MemoryBound
 from vaekit.registry import UnknownNameError, without_importing_plugins
 from vaekit.vae import VAE
 from vaekit.weights import Outline, name_of, outline_of
+from vaekit.zoo import ZooAddress
 
 FORMAT = 2  # see `specs.upgraded` for the earlier ones
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -94,14 +95,15 @@ def load(path: str | os.PathLike[str], *, token: str | bool | None = None) -> VA
     Args:
         path: the folder, or the model.safetensors in it; or "hf://owner/name@revision/folder", a repository on the Hugging Face
             hub, of which revision (branch, tag or commit) and folder (or .safetensors file) may be left out. It is downloaded
-            once and then taken from huggingface_hub's cache.
+            once and then taken from huggingface_hub's cache. Or "zoo://name", a model that comes with vaekit, `vaekit.zoo`.
         token: for private repositories; by default the one of `hf auth login` or HF_TOKEN.
 
     Raises:
         FileNotFoundError: there is no such file, repository or revision; the message says what is there.
         ValueError: the file is damaged, was not written by vaekit or by a newer one, or its weights do not fit its config; the
             message names the file. A token for a path.
-        UnknownNameError: a part that is not registered here; import the module that registers it first.
+        UnknownNameError: a part that is not registered here; import the module that registers it first. A model that the zoo
+            does not have.
         ImportError: a part needs a package that is not installed, or the hub does: `pip install "vaekit[hub]"`.
         PermissionError, ConnectionError: the hub refuses, or cannot be reached and the cache does not have the file.
 
@@ -120,7 +122,8 @@ def load(path: str | os.PathLike[str], *, token: str | bool | None = None) -> VA
         return _loaded(_file_at(Path(path)))
     file = address.file(WEIGHTS_FILE, token)
     with without_importing_plugins():
-        return _loaded(file, str(address))
+        vae = _loaded(file, str(address))
+    return vae.float() if isinstance(address, ZooAddress) else vae  # those are stored in half the bytes
 
 
 def _loaded(file: Path, address: str = "") -> VAE:

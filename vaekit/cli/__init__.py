@@ -1,4 +1,4 @@
-"""The `vaekit` command: train, fit priors, replay, look at runs, write numbers, models and reports, share, list parts, doctor.
+"""The `vaekit` command: train, fit priors, replay, look at runs, write numbers, models and reports, share, list, zoo, doctor.
 
 A command says what was done and hands its work on; the work itself is done in the rooms below.
 """
@@ -14,7 +14,22 @@ from typing import Annotated, Any
 import typer
 
 from vaekit import __version__
-from vaekit.cli import completion, console, doctor, exports, look, outputs, parts, prior, replay, reports, share, signals, train
+from vaekit.cli import (
+    completion,
+    console,
+    doctor,
+    exports,
+    look,
+    outputs,
+    parts,
+    prior,
+    replay,
+    reports,
+    share,
+    signals,
+    train,
+    zoo,
+)
 from vaekit.cli.current_folder import import_named
 from vaekit.training import NonFiniteLossError
 
@@ -68,6 +83,7 @@ app.command()(signals.as_interrupts()(look.plot))
 app.command()(signals.as_interrupts()(reports.report))
 app.command()(signals.as_interrupts()(share.push))
 app.command("list")(parts.list_parts)
+app.command("zoo")(zoo.list_zoo)
 app.command()(doctor.doctor)
 app.command()(completion.completion)
 

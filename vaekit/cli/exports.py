@@ -10,6 +10,7 @@ import typer
 from vaekit import exporting, runs
 from vaekit.checks import checked_word
 from vaekit.cli.console import say
+from vaekit.cli.elsewhere import inside
 from vaekit.cli.options import RunArgument, WeightsOption, named_path
 from vaekit.cli.outputs import OverwriteOption
 
@@ -29,7 +30,7 @@ def export(
 ) -> None:
     """Write encoder, decoder and sampler as files that run without vaekit, for batches of any size."""
     ending = exporting.ENDINGS[checked_word("--to", to, tuple(exporting.ENDINGS))]
-    folder = run / to if out is None else out
+    folder = inside(run, to) if out is None else out
     there = [file for name in exporting.PARTS if (file := folder / f"{name}{ending}").exists()]
     if there and not overwrite:
         raise ValueError(f"{there[0]} is there already; choose another --out, or replace it with --overwrite")

@@ -14,7 +14,8 @@ from vaekit import conditions, data, divergences, evaluation, plots, runs
 from vaekit.cli import outputs
 from vaekit.cli.console import say, table
 from vaekit.cli.current_folder import import_matplotlib
-from vaekit.cli.options import DataOption, ReadOption, RunArgument, SeedOption, WeightsOption
+from vaekit.cli.elsewhere import inside
+from vaekit.cli.options import DataOption, FolderArgument, ReadOption, RunArgument, SeedOption, WeightsOption
 from vaekit.cli.written import KINDS, target
 from vaekit.inputs import check_examples, named_as_trained
 from vaekit.modes import evaluation_mode
@@ -96,7 +97,7 @@ def reconstruct(
     rows = catalogue.spread_rows(test, count)
     check_examples(vae, test, "test", rows)
     figure = plots.reconstructions(vae, test.x[rows], catalogue.conditions_of(vae, test, rows))
-    say(save_figure(figure, out.path if out else run / "reconstructions.png"))
+    say(save_figure(figure, out.path if out else inside(run, "reconstructions.png")))
 
 
 def sample(
@@ -137,10 +138,10 @@ def sample(
             "the picture of a table shows as many samples as there are held-out rows, with their conditions; --count and "
             "--condition are for rows in a file, --out samples.csv"
         )
-    say(save_figure(figure, out.path if out else run / "samples.png"))
+    say(save_figure(figure, out.path if out else inside(run, "samples.png")))
 
 
-def _held_out_table(run: Path, vae: VAE) -> data.Examples | None:
+def _held_out_table(run: runs.Where, vae: VAE) -> data.Examples | None:
     """The held-out rows of a run whose columns have names; None of another one, or where no file says what it was trained on."""
     if len(vae.input_shape) != 1 or runs.held_out_source(run) is None:
         return None
@@ -148,7 +149,7 @@ def _held_out_table(run: Path, vae: VAE) -> data.Examples | None:
     return examples if catalogue.is_named_table(vae, examples) else None
 
 
-def plot(run: RunArgument, source: DataOption = None, weights: WeightsOption = None) -> None:
+def plot(run: FolderArgument, source: DataOption = None, weights: WeightsOption = None) -> None:
     """Draw all pictures of a run again."""
     import_matplotlib()
     vae = runs.saved_model(run, weights)

@@ -12,6 +12,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
+from vaekit import addresses
+from vaekit.addresses import Address
 from vaekit.settings import READING
 
 C = TypeVar("C", bound=Callable[..., None])
@@ -34,8 +36,22 @@ def fraction_or_name(text: str) -> float | str:
         return text
 
 
-RunArgument = Annotated[
+def run_or_address(text: str) -> Path | Address:
+    """The folder of a run or of a model, or a model elsewhere."""
+    return addresses.parsed(text) or named_path(text)
+
+
+FolderArgument = Annotated[
     Path, typer.Argument(metavar="RUN", parser=named_path, help="A folder made by `vaekit train`, or one with a saved model.")
+]
+RunArgument = Annotated[
+    Any,
+    typer.Argument(
+        metavar="RUN",
+        parser=run_or_address,
+        help="A folder made by `vaekit train`, or one with a saved model; or hf://OWNER/NAME on the Hugging Face hub, or "
+        "zoo://NAME, see `vaekit zoo`.",
+    ),
 ]
 DataOption = Annotated[
     str | None, typer.Option("--data", metavar="DATA", help="A dataset's name or path; by default what the run was trained on.")

@@ -13,10 +13,11 @@ import torch
 import typer
 from torch import Tensor
 
-from vaekit import data, evaluation, runs, saving
+from vaekit import data, evaluation, runs
 from vaekit.cells import expression_of
 from vaekit.cli.annotated import AnnotatedCells
 from vaekit.cli.console import say
+from vaekit.cli.elsewhere import is_whole_table
 from vaekit.cli.filled import FileRows, Filling, as_stored, in_units
 from vaekit.cli.options import ReadOption, RunArgument, SeedOption, WeightsOption
 from vaekit.cli.written import KINDS, TABLES, Arrays, Target, target, write
@@ -158,7 +159,7 @@ def score(
         say(f"anomalies have a log p(x) below {limit:.4f} nats", error=True)
 
 
-def write_reconstructions(vae: VAE, run: Path, source: str | None, examples: data.Examples, out: Target) -> None:
+def write_reconstructions(vae: VAE, run: runs.Where, source: str | None, examples: data.Examples, out: Target) -> None:
     """All examples reconstructed; of cells, the normalised expression as well."""
     cells = cells_of(vae, run, source, examples, {"x": "layers/vaekit_reconstruction", "expression": "layers/vaekit"})
 
@@ -185,7 +186,7 @@ def write_samples(vae: VAE, count: int, rows: Tensor | None, draw: bool, seed: i
     _say_where(out, total)
 
 
-def read(run: Path, vae: VAE, source: str | None, reading: Sequence[str] | None) -> data.Examples:
+def read(run: runs.Where, vae: VAE, source: str | None, reading: Sequence[str] | None) -> data.Examples:
     """DATA as --read says, or what was held out; with the model's classes and genes.
 
     Raises:
@@ -207,7 +208,7 @@ def _options(run: Any, vae: VAE, source: str | None, reading: Sequence[str] | No
         except (ValueError, RecursionError):
             options[name] = text
     path = runs.held_out_source(run) if source is None else source
-    if data.is_table_source(path) and (run / saving.WEIGHTS_FILE).is_file() and "table" in saving.read_config(run):
+    if data.is_table_source(path) and is_whole_table(run):
         raise ValueError(
             f"{run} holds a vaekit.Table, whose model takes rows that it has encoded, with an indicator of what is missing; "
             "in Python, vaekit.Table.load(folder) reads it, and has impute, score, encode and sample for frames"
@@ -226,7 +227,9 @@ def _filling(run: Any, source: str | None, options: dict[str, Any], examples: da
     return Filling(FileRows(path, options), examples) if path is not None and data.is_table_source(path) else None
 
 
-def cells_of(vae: VAE, run: Path, source: str | None, examples: data.Examples, places: dict[str, str]) -> AnnotatedCells | None:
+def cells_of(
+    vae: VAE, run: runs.Where, source: str | None, examples: data.Examples, places: dict[str, str]
+) -> AnnotatedCells | None:
     """What an .h5ad file of these examples is about; None where the model knows no genes."""
     genes = _genes_of(vae)
     path = runs.held_out_source(run) if source is None else Path(source)

@@ -13,7 +13,7 @@ from vaekit.cli import signals
 from vaekit.cli.console import say
 from vaekit.cli.current_folder import import_matplotlib
 from vaekit.cli.look import draw_pictures
-from vaekit.cli.options import DataOption, RunArgument, WeightsOption, named_path, with_flags_of
+from vaekit.cli.options import DataOption, FolderArgument, WeightsOption, named_path, with_flags_of
 from vaekit.cli.torchrun import leave_the_others, place_or_hand_over
 from vaekit.cli.train import say_losses, say_what_is_left
 from vaekit.prior_runs import PriorRun
@@ -27,7 +27,7 @@ _PICTURES = ("loss", "samples", "marginals")  # which another prior changes
 @with_flags_of(PriorOptions, without=("initialize_output_bias",))
 def fit_prior(
     context: typer.Context,
-    run: RunArgument,
+    run: FolderArgument,
     prior: Annotated[str | None, typer.Option(help=f"The prior; {DEFAULT_PRIOR} by default. See `vaekit list priors`.")] = None,
     assignments: Annotated[
         list[str] | None,

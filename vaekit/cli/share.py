@@ -10,13 +10,9 @@ import typer
 
 from vaekit import data, runs, sharing
 from vaekit.cli.console import say, table
-from vaekit.cli.options import DataOption, WeightsOption, named_path
+from vaekit.cli.options import DataOption, FolderArgument, WeightsOption, named_path
 from vaekit.hub import HubAddress
 from vaekit.sharing.folder import CARD_FILE
-
-FolderArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", parser=named_path, help="A folder made by `vaekit train`, or one with a saved model.")
-]
 
 
 def push(

@@ -78,7 +78,7 @@ class Card:
             "library_name": "vaekit",
             "tags": list(dict.fromkeys([*TAGS, *self.tags])),
             "datasets": datasets,
-            "metrics": [each.kind for each in self.estimates],
+            "metrics": list(dict.fromkeys(each.kind for each in self.estimates)),
         }
         if self.estimates and self.trained_on is not None:
             results = {

@@ -99,7 +99,7 @@ def _bound(vae: VAE, some: Examples) -> Iterator[Estimate]:
 def _errors(vae: VAE, some: Examples) -> Iterator[Estimate]:
     with suppress(TypeError, ValueError, NotImplementedError):
         for name, value in evaluation.reconstruction_error(vae, some).items():
-            yield Estimate(f"error of reconstructions, {name}", name, value, None, len(some))
+            yield Estimate(f"error of reconstructions, {name}", name.rpartition(" ")[2], value, None, len(some))
 
 
 def _error(values: Tensor) -> float | None:
