@@ -132,7 +132,8 @@ def page(notebook: Notebook, name: str, folder: Path) -> str:
         else:
             parts.append(f"```python\n{ALTERNATIVE.sub('', cell['source'])}\n```")
             parts += shown(cell, name, folder)
-    parts.insert(1, ABOUT.format(name=name, scale="" if is_full() else SHORTER))
+    is_shorter = any("  # in the notebook: " in cell["source"] for cell in notebook["cells"])
+    parts.insert(1, ABOUT.format(name=name, scale=SHORTER if is_shorter else ""))
     return "\n\n".join(parts) + "\n"
 
 
