@@ -162,6 +162,15 @@ def test_a_page_shows_texts_tables_and_warnings_and_no_bar_of_progress(notebooks
     assert shown[3] == "```text\n42\n```"
 
 
+def test_a_page_says_where_its_notebook_trains_longer(notebooks, tmp_path):
+    title = {"cell_type": "markdown", "source": "# Title"}
+    for source, is_shorter in (("epochs = 30  # quick: 6", True), ("epochs = 30", False)):
+        code = {"cell_type": "code", "id": "a", "source": notebooks.quick(source), "outputs": []}
+        page = notebooks.page({"cells": [title, code]}, "digits", tmp_path)
+        assert page.startswith('# Title\n\n<p class="notebook">This page is <a href="digits.ipynb" download>')
+        assert ("fewer epochs" in page) == is_shorter
+
+
 def test_a_tutorial_that_uses_what_will_go_is_an_error(notebooks):
     with pytest.raises(SystemExit, match="fit is now train"):
         list(notebooks.said("/tmp/x.py:3: FutureWarning: fit is now train\n  fit()\n"))
