@@ -206,7 +206,7 @@ def write_csv(file: Path | None, rows: Sequence[Sequence[object]]) -> None:
     if file is None:
         return
     with open(file, "w", newline="") as stream:
-        csv.writer(stream).writerows(rows)
+        csv.writer(stream, lineterminator="\n").writerows(rows)
     print(f"written: {file}", file=sys.stderr)
 
 
@@ -228,7 +228,7 @@ def record(
     kept |= {tuple(str(row[name]) for name in key): row for row in rows}
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "w", newline="") as stream:
-        writer = csv.DictWriter(stream, head, restval="")
+        writer = csv.DictWriter(stream, head, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept.values())
     print(f"written: {file}", file=sys.stderr)
