@@ -152,3 +152,8 @@ def test_what_is_there_is_replaced_where_that_is_asked_for(run, path, tmp_path):
     for _ in range(2):
         assert command("encode", run, own, "--out", own, "--overwrite") == 0
     assert sorted(anndata.read_h5ad(own).obsm) == ["X_vaekit", "X_vaekit_deviation"]
+
+
+def test_a_layer_that_is_missing_is_named_without_quotes_around_the_sentence(run, path, mistake):
+    message = mistake("score", run, path, "--read", "layer=absent", "--out", path.with_name("scores.h5ad"))
+    assert message.startswith("there is no layer 'absent'; there are: ")

@@ -1,6 +1,7 @@
 """Laws of the report: it holds what the run's folder and model say, by itself, for every reader."""
 
 import base64
+import html
 import re
 import shutil
 from html.parser import HTMLParser
@@ -137,11 +138,11 @@ def test_what_a_history_warns_of(losses, said):
     assert [said in warning for warning in found] == ([True] if said else [])
 
 
-def test_models_without_a_bound_have_a_report_without_one(tmp_path):
+def test_models_without_a_bound_have_a_report_that_says_why(tmp_path):
     x = torch.rand(30, 1, 6, 6)
     vaekit.fit(model(posterior="point", loss="autoencoder"), x, epochs=1, out=tmp_path / "run", progress=False)
     text = "".join(parsed(vaekit.report(tmp_path / "run", data=x)).text)
-    assert "log p(x)" not in text
+    assert "log p(x), at leastnone: log p(x) is weighed up from draws" in text
     assert "reconstructions, rmse" in text
 
 
@@ -172,3 +173,19 @@ def test_the_losses_are_those_of_the_best_epoch():
         "perplexity, training": "4.00",
         "loss, held out": "4.50 nats",
     }
+
+
+def test_a_figure_that_the_model_has_not_is_told_with_the_reason(tmp_path):
+    vae = vaekit.create_vae("vq-mnist", seed=0)
+    x = torch.rand(24, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    vaekit.fit(vae, x[:16], validation=x[16:], epochs=1, out=tmp_path / "codes", progress=False)
+    figures = dict(findings.read(tmp_path / "codes", x[16:]).figures)
+    with pytest.raises((TypeError, ValueError)) as caught:
+        vaekit.evaluation.latent_statistics(vae, x[16:])
+    assert figures["active latent dimensions"] == f"none: {caught.value}"
+
+
+def test_it_shows_the_models_layers(run, tmp_path):
+    folder, test, _ = run
+    source = vaekit.report(folder, data=test, out=tmp_path / "page.html").read_text(encoding="utf-8")
+    assert html.escape(str(vaekit.load(folder / "best"))) in source

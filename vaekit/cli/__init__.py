@@ -115,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError, MemoryError, OverflowError) as error:
         if os.environ.get("VAEKIT_TRACEBACK"):
             raise
-        console.fail(str(error) or type(error).__name__, 2)
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error  # whose str is a repr, in quotes
+        console.fail(str(text) or type(error).__name__, 2)
     finally:
         warnings.formatwarning = format_warning

@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Findings:
         figures: (what, value) in words.
         warnings: what should make one look twice, and what to do.
         model: (part, its spec) in words.
+        layers: the model as `print` shows it.
         data: (what, value) in words.
         schema: the table's columns, printed; empty for other data.
         pictures: (name, PNG).
@@ -50,6 +51,7 @@ class Findings:
     figures: Sequence[tuple[str, str]]
     warnings: Sequence[str]
     model: Sequence[tuple[str, str]]
+    layers: str
     data: Sequence[tuple[str, str]]
     schema: str
     pictures: Sequence[tuple[str, bytes]]
@@ -106,6 +108,7 @@ def of_model(vae: VAE, test: Any = None, pictures: Sequence[tuple[str, bytes]] =
         figures=figures,
         warnings=[*_of_latents(collapsed, math.prod(vae.latent_shape))],
         model=_model(vae),
+        layers=str(vae),
         data=_data(examples),
         schema="" if examples is None or examples.schema is None else str(examples.schema),
         pictures=pictures or _drawn(vae, examples, history),
@@ -164,21 +167,29 @@ def _losses(history: History | None) -> Iterator[tuple[str, str]]:
 def _evaluated(vae: VAE, test: Examples) -> tuple[Sequence[tuple[str, str]], Sequence[str] | None]:
     """Figures of held-out examples, and the collapsed latent dimensions; None where that is not known.
 
-    What a model has no figure for, of codes or points for example, it says itself by an error, and the figure is left out.
+    What a model has no figure for, of codes or points for example, it says itself by an error, whose words stand in its place.
     """
     figures: list[tuple[str, str]] = []
     collapsed: Sequence[str] | None = None
-    with suppress(TypeError, ValueError):
+    with _or_why(figures, "log p(x), at least"):
         bound = evaluation.importance_weighted_bound(vae, test, num_samples=_DRAWS)
         figures.append(("log p(x), at least", f"{_bound(bound)}, over {len(test)} held-out examples"))
-    with suppress(TypeError, ValueError):
+    with _or_why(figures, "active latent dimensions"):
         latents = evaluation.latent_statistics(vae, test)
         figures.append(("active latent dimensions", f"{int(latents.active.sum())} of {latents.active.numel()}"))
         collapsed = latents.collapsed
-    with suppress(TypeError, ValueError):
+    with _or_why(figures, "reconstructions"):
         errors = evaluation.reconstruction_error(vae, test)
         figures += [(f"reconstructions, {name}", f"{value:.4g}") for name, value in errors.items()]
     return figures, collapsed
+
+
+@contextmanager
+def _or_why(figures: list[tuple[str, str]], name: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        figures.append((name, f"none: {error}"))
 
 
 def _bound(bound: evaluation.Bound) -> str:

@@ -94,6 +94,7 @@ def _run(run: Findings, name: str, number: int) -> Iterator[str]:
     if run.schema:
         yield f'<pre tabindex="0">{escape(run.schema)}</pre>'
     yield from _section("Model", _table(run.model))
+    yield f'<pre tabindex="0">{escape(run.layers)}</pre>'
     yield from _section("Environment", _table(_environment(run)))
     yield f"<details><summary>run.json</summary><pre>{escape(json.dumps(dict(run.settings), indent=2))}</pre></details>"
     yield "</section>"

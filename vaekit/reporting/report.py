@@ -20,7 +20,7 @@ def report(*folders: str | os.PathLike[str], data: Any = None, out: str | os.Pat
     It has the command and config, the data with its schema, losses, the importance-weighted bound of log p(x) with its standard
     error, the latent dimensions in use, the run's pictures, what should make one look twice and what to do, and where the run
     was made. Bound, latent dimensions and errors are of up to 200 held-out examples, with 50 draws; what a model has no such
-    figure for, of points or codes for example, is left out.
+    figure for, of points or codes for example, is told with the reason.
 
     Args:
         folders: of runs.
