@@ -3,6 +3,8 @@
 import math
 import os
 import signal
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -288,3 +290,23 @@ def test_another_strategy_is_refused():
     with pytest.raises(ValueError, match="strategy has to be one of 'auto', 'ddp', 'fsdp', got 'dp'; did you mean 'ddp'"):
         fit(model(), strategy="dp")
     assert math.isfinite(fit(model(), strategy="ddp")["loss"][0])
+
+
+PROGRAM = """
+import atexit, os
+from torch import distributed
+atexit.register(lambda: os.write(1, f"at the end: {distributed.is_initialized()}\\n".encode()))  # runs last
+import torch, vaekit
+vae = vaekit.create_vae(input_shape=(4,), latent_dim=2, encoder={"hidden": (4,)}, decoder={"hidden": (4,)}, seed=0)
+vaekit.fit(vae, torch.rand(8, 4), epochs=1, device="cpu", progress=False)
+os.write(1, f"after fit: {distributed.is_initialized()}\\n".encode())
+"""
+
+
+def test_a_program_of_ones_own_parts_from_the_others_when_it_ends():
+    """Threads of gloo that are left to the interpreter's end can abort the process."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    done = subprocess.run([*command, sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("after fit: True") == 2
+    assert done.stdout.count("at the end: False") == 2

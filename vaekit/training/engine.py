@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -80,6 +81,7 @@ class Engine:
             assert self._fabric is not None
             with _without_talk():
                 self._fabric.launch()
+            _part_at_exit()
             self.ranks = Ranks(place.rank, place.world, _group_on_the_cpu())
             _hear_advice_once(self.device)
 
@@ -282,6 +284,12 @@ def _hear_advice_once(device: torch.device) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         applied(_FromInside, torch.zeros(1, 1, device=device), lambda: model(torch.zeros(1, 1, device=device)))
+
+
+@cache
+def _part_at_exit() -> None:
+    """End what connects the processes before the interpreter ends: threads of gloo that are left to it can abort the process."""
+    atexit.register(lambda: distributed.destroy_process_group() if distributed.is_initialized() else None)
 
 
 def _group_on_the_cpu() -> Any:
