@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -53,8 +52,10 @@ class Prior(Part, nn.Module, ABC):
             return self
         rows = self.condition.as_rows(condition, count)
         weight = next(self.parameters(), torch.zeros(()))
-        told = copy.copy(self)  # shallow: its weights and its class are this one's
-        told._told = self.condition(self.condition.placed(rows, weight.device, weight.dtype))
+        # A shallow copy: its weights and its class are this one's. torch.compile does not trace copy.copy of a module.
+        told: Prior = object.__new__(type(self))
+        embedded = self.condition(self.condition.placed(rows, weight.device, weight.dtype))
+        vars(told).update({**vars(self), "_told": embedded})
         return told
 
     def told_for(self, count: int) -> Tensor | None:
