@@ -83,3 +83,11 @@ def test_what_does_not_fit_is_refused():
         LookupFreeFamily((63,))
     with pytest.raises(ValueError, match="temperature .*above 0, got 0"):
         LookupFreeFamily((3,), temperature=0.0)
+
+
+def test_gradients_are_finite_where_no_vector_is_near_a_code():
+    """The slope of p log p is infinite at 0, which the mean probability of most codes is at a low temperature."""
+    numbers = torch.full((3, 8), 2.0, requires_grad=True)
+    q = LookupFreeFamily((8,), temperature=0.01)(numbers)
+    q.penalties()["entropy"].sum().backward()
+    assert numbers.grad.isfinite().all()

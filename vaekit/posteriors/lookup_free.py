@@ -122,7 +122,8 @@ class LookupFree(CertainCodes):
         both = gathered(torch.stack((off, on), -1)).flatten(0, -3)  # log p of each bit's two values, [N, D, 2]
         spread = undecided.new_zeros(())
         for bits in both.split(_MOST_BITS, dim=1):
-            spread = spread + torch.special.entr(_joint(bits).exp().sum(0) / max(len(bits), 1)).sum()
+            mean = _joint(bits).exp().sum(0) / max(len(bits), 1)
+            spread = spread + torch.special.entr(mean.clamp(min=torch.finfo(mean.dtype).tiny)).sum()  # at 0 its slope is infinite
         return undecided, spread
 
 
