@@ -171,6 +171,8 @@ def part_page(kind: str, name: str, registry: Any, latex: str | None) -> Iterato
     yield ""
     if kind in ("trackers", "optimizers", "schedules", "distances", "discriminators"):
         yield f'A part of the kind {kind}, chosen by name, `"{name}"`, or with options, `{{"name": "{name}", ...}}`.'
+    elif kind == "fusions":
+        yield f'`vaekit.create_vae(modalities=..., encoder={{"fusion": "{name}"}})`, or with options `{{"name": "{name}", ...}}`.'
     elif kind == "presets":
         yield f'`vaekit.create_vae("{name}")`, or `vaekit train --preset {name}`.'
     else:
@@ -187,7 +189,8 @@ def part_page(kind: str, name: str, registry: Any, latex: str | None) -> Iterato
 
 def public_path(part: Any, kind: str) -> str:
     """Where a part is imported from: its kind's module, if that offers it, and otherwise where it is defined."""
-    module = {"optimizers": "vaekit.training.optimizers", "trackers": "vaekit.training.trackers"}.get(kind, f"vaekit.{kind}")
+    elsewhere = {"fusions": "encoders.fusion", "optimizers": "training.optimizers", "trackers": "training.trackers"}
+    module = f"vaekit.{elsewhere.get(kind, kind)}"
     is_offered = getattr(importlib.import_module(module), part.__name__, None) is part
     return f"{module}.{part.__name__}" if is_offered else f"{part.__module__}.{part.__qualname__}"
 
