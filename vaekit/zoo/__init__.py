@@ -3,6 +3,6 @@
 benchmarks/zoo.py makes them; about.json beside each says from what, how, and how well it does on held-out data.
 """
 
-from vaekit.zoo.models import SCHEME, ZooAddress, about, folder, names
+from vaekit.zoo.catalogue import SCHEME, ZooAddress, about, folder, names
 
 __all__ = ["SCHEME", "ZooAddress", "about", "folder", "names"]
