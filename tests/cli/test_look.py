@@ -185,7 +185,7 @@ def test_plot_draws_what_train_has_drawn(own_run, capsys):
 
 def test_plot_knows_how_training_went_and_which_data_is_held_out(run, data, monkeypatch):
     subjects = []
-    monkeypatch.setattr(catalogue, "fitting", lambda subject: subjects.append(subject) or ())
+    monkeypatch.setattr(catalogue, "fitting", lambda subject, *rest: subjects.append(subject) or ())
     assert command("plot", run) == 0
     assert dict(subjects[0].history) == dict(vaekit.History.from_csv(run / "history.csv"))
     assert torch.equal(subjects[0].examples.x[:], vaekit.data.load(data)[1].x)

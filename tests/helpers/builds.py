@@ -100,7 +100,8 @@ def entry_of(wheel: Path, device="cpu") -> dict:
             next(archive.read(n).decode() for n in names if n.endswith(f".dist-info/{m}")) for m in ("WHEEL", "RECORD")
         )
     libraries = {{"cpu": LIBRARY, "cuda": CUDA_LIBRARY}[name] for name, entry in entries.items() if entry["built"]}
-    assert {name for name in names if not name.endswith((".py", ".json", "py.typed")) and "dist-info" not in name} == libraries
+    modules_and_data = (".py", ".json", "py.typed", ".safetensors")
+    assert {name for name in names if not name.endswith(modules_and_data) and "dist-info" not in name} == libraries
     assert all(name.startswith(("vaekit/", "vaekit-")) for name in names)
     assert all(f"{library},sha256=" in listed for library in libraries)
     assert wheel.name.startswith(f"vaekit-{vaekit.__version__}-py3-none-")

@@ -27,6 +27,7 @@ from vaekit.cli import (
     reports,
     share,
     signals,
+    torchrun,
     train,
     zoo,
 )
@@ -93,6 +94,14 @@ _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name_
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command's entry point: a mistake is one line and exit code 2; VAEKIT_TRACEBACK=1 shows where it was raised."""
+    try:
+        _run(arguments)
+    except SystemExit as end:
+        torchrun.end_without_threads(end.code if isinstance(end.code, int) else 0)
+        raise
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     format_warning, warnings.formatwarning = warnings.formatwarning, console.one_line_warning
     try:

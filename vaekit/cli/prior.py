@@ -14,7 +14,7 @@ from vaekit.cli.console import say
 from vaekit.cli.current_folder import import_matplotlib
 from vaekit.cli.look import draw_pictures
 from vaekit.cli.options import DataOption, FolderArgument, WeightsOption, named_path, with_flags_of
-from vaekit.cli.torchrun import leave_the_others, place_or_hand_over
+from vaekit.cli.torchrun import place_or_hand_over
 from vaekit.cli.train import say_losses, say_what_is_left
 from vaekit.prior_runs import PriorRun
 from vaekit.training import History, Terminated
@@ -75,7 +75,6 @@ def fit_prior(
     with signals.as_interrupts() as interruption:
         if place.rank:  # the first process alone says, writes and draws anything
             _fitted(fitting, resume, interruption, resume is not None, progress=False)
-            leave_the_others()
             return
         into = prior_runs.folder_within(run) if out is None else out
         with runs.claimed_folder(into, fitting) if resume is None else nullcontext(resume) as folder:
@@ -83,7 +82,6 @@ def fit_prior(
             say(f"fitting {name if isinstance(name, str) else name['name']} to the model in {fitting.settings['model']}")
             say(f"on {len(fitting.train):,} examples, and {len(fitting.test):,} held out")
             history = _fitted(fitting, folder, interruption, resume is not None, progress)
-            leave_the_others()
         _say_what_is_there(fitting, run, folder, history, interruption)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -35,10 +36,18 @@ def place_or_hand_over(devices: int | Sequence[int], arguments: Sequence[str]) -
     sys.exit(_code_of_processes(count, arguments))
 
 
-def leave_the_others() -> None:
-    """End what connects this process with the others of a run that has ended; threads left to the exit can abort it."""
+def end_without_threads(code: int | None) -> None:
+    """End this process now, if it is one of several, after what is to be done at its exit.
+
+    Threads of gloo's that still want the interpreter while it ends abort the process; what DTensor keeps of a divided model keeps
+    them alive.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(code or 0)
 
 
 def _code_of_processes(count: int, arguments: Sequence[str]) -> int:

@@ -25,7 +25,7 @@ from vaekit.cli.options import (
     named_path,
     with_flags_of,
 )
-from vaekit.cli.torchrun import leave_the_others, place_or_hand_over
+from vaekit.cli.torchrun import place_or_hand_over
 from vaekit.data import names, readable
 from vaekit.layout import LAST
 from vaekit.plots.pictures import describe_latents
@@ -102,12 +102,10 @@ def train(
     with signals.as_interrupts() as interruption:
         if place.rank:  # the first process alone says, writes and draws anything
             _trained(run, resume, interruption, resume is not None, progress=False)
-            leave_the_others()
             return
         with runs.claimed_folder(out, run) if resume is None else nullcontext(resume) as folder:
             _say_what_is_trained(run, progress)
             history = _trained(run, folder, interruption, resume is not None, progress)
-            leave_the_others()
         _say_what_is_there(run, folder, history, interruption)
 
 

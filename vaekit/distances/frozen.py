@@ -22,6 +22,8 @@ class Frozen:
         make: gives the network, a module or a function of tensors. What it draws is the same every time.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> network = Frozen(lambda: nn.Linear(2, 1))
         >>> network.for_data(torch.rand(3, 2, dtype=torch.float64))(torch.ones(3, 2, dtype=torch.float64)).shape
         torch.Size([3, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -289,7 +290,13 @@ def _hear_advice_once(device: torch.device) -> None:
 @cache
 def _part_at_exit() -> None:
     """End what connects the processes before the interpreter ends: threads of gloo that are left to it can abort the process."""
-    atexit.register(lambda: distributed.destroy_process_group() if distributed.is_initialized() else None)
+    atexit.register(_part)
+
+
+def _part() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+        gc.collect()  # a group that is held in a cycle ends its threads when that goes
 
 
 def _group_on_the_cpu() -> Any:

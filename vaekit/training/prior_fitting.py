@@ -118,7 +118,7 @@ def fit_prior(
         OSError: as `vaekit.fit`.
 
     Example:
-        >>> import vaekit
+        >>> import torch, vaekit
         >>> vae = vaekit.create_vae("vq-mnist", seed=0)
         >>> x, labels = torch.rand(20, 1, 28, 28), torch.arange(20) % 10
         >>> small = {"name": "autoregressive_codes", "width": 16, "layers": 1, "condition": {"name": "labels", "classes": 10}}
