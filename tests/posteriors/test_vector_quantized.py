@@ -334,7 +334,7 @@ def test_when_the_data_has_moved_away_dead_codes_follow_it_only_if_they_are_revi
             family = VectorQuantizedFamily((4,), codes=16, decay=0.9, revive_below=revive_below).double()
             learn(family, torch.cat([old.repeat(5, 1), new.repeat(100, 1)]).split(160), seed)
             followed[revive_below] += served(family, new, which)
-    assert followed[0.1] >= 9  # in the tenth every code is in use, two of them in one cluster
+    assert followed[0.1] >= 9  # in the tenth every code is in use, one of them by two clusters
     assert followed[0.0] == 0
 
 
