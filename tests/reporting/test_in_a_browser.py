@@ -74,6 +74,14 @@ def browser(folder, *options):
     return done.stdout
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _it_starts(tmp_path_factory):
+    try:
+        browser(tmp_path_factory.mktemp("profile"), "--dump-dom", "about:blank")
+    except (AssertionError, OSError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"the browser here does not start: {error}")
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """The report of two runs side by side, one with a long name and one of a table."""
