@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +16,10 @@ from vaekit.cli.current_folder import import_matplotlib
 from vaekit.cli.look import draw_pictures
 from vaekit.cli.options import DataOption, FolderArgument, WeightsOption, named_path, with_flags_of
 from vaekit.cli.torchrun import place_or_hand_over
-from vaekit.cli.train import say_losses, say_what_is_left
+from vaekit.cli.train import fitted, say_losses, say_what_is_left
 from vaekit.prior_runs import PriorRun
-from vaekit.training import History, Terminated
+from vaekit.training import History
 from vaekit.training.prior_fitting import DEFAULT_PRIOR, PriorOptions
-from vaekit.training.signals import BY_HAND
 
 _PICTURES = ("loss", "samples", "marginals")  # which another prior changes
 
@@ -74,30 +74,15 @@ def fit_prior(
     fitting = PriorRun.prepare(settings, progress and not place.rank)
     with signals.as_interrupts() as interruption:
         if place.rank:  # the first process alone says, writes and draws anything
-            _fitted(fitting, resume, interruption, resume is not None, progress=False)
+            fitted(partial(fitting.fit, resume, False, resume is not None), interruption)
             return
         into = prior_runs.folder_within(run) if out is None else out
         with runs.claimed_folder(into, fitting) if resume is None else nullcontext(resume) as folder:
             name = fitting.settings["prior"]
             say(f"fitting {name if isinstance(name, str) else name['name']} to the model in {fitting.settings['model']}")
             say(f"on {len(fitting.train):,} examples, and {len(fitting.test):,} held out")
-            history = _fitted(fitting, folder, interruption, resume is not None, progress)
+            history = fitted(partial(fitting.fit, folder, progress, resume is not None), interruption)
         _say_what_is_there(fitting, run, folder, history, interruption)
-
-
-def _fitted(
-    run: PriorRun, folder: Path | None, interruption: signals.Interruption, resume: bool, progress: bool
-) -> History | None:
-    """Fit; a signal is noted as what has interrupted it."""
-    with interruption.left_to_fit():
-        try:
-            history = run.fit(folder, progress, resume)
-        except Terminated as ended:
-            interruption.exit_code = int(ended.code or 0)
-            return ended.history
-    if history is not None and history.interrupted and history.reason not in ("", BY_HAND):  # a limit of the run's own
-        interruption.exit_code = 0
-    return history
 
 
 def _say_what_is_there(

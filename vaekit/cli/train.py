@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
 
@@ -31,6 +32,8 @@ from vaekit.layout import LAST
 from vaekit.plots.pictures import describe_latents
 from vaekit.training import FitOptions, History, Terminated, record
 from vaekit.training.signals import BY_HAND
+
+H = TypeVar("H", bound=History | None)
 
 OutOption = Annotated[
     Path | None,
@@ -101,11 +104,11 @@ def train(
     run = runs.Run.prepare(settings, progress and not place.rank)
     with signals.as_interrupts() as interruption:
         if place.rank:  # the first process alone says, writes and draws anything
-            _trained(run, resume, interruption, resume is not None, progress=False)
+            fitted(partial(run.fit, resume, False, resume is not None), interruption)
             return
         with runs.claimed_folder(out, run) if resume is None else nullcontext(resume) as folder:
             _say_what_is_trained(run, progress)
-            history = _trained(run, folder, interruption, resume is not None, progress)
+            history = fitted(partial(run.fit, folder, progress, resume is not None), interruption)
         _say_what_is_there(run, folder, history, interruption)
 
 
@@ -122,15 +125,15 @@ def _say_what_is_there(run: runs.Run, folder: Path, history: History, interrupti
         raise typer.Exit(interruption.exit_code)
 
 
-def _trained(run: runs.Run, folder: Path | None, interruption: signals.Interruption, resume: bool, progress: bool) -> History:
-    """Train; a signal is noted as what has interrupted the run."""
+def fitted(fit: Callable[[], H], interruption: signals.Interruption) -> H:
+    """What `fit` gives; a signal is noted as what has interrupted it."""
     with interruption.left_to_fit():
         try:
-            history = run.fit(folder, progress, resume)
+            history = fit()
         except Terminated as ended:
             interruption.exit_code = int(ended.code or 0)
-            return ended.history
-    if history.interrupted and history.reason not in ("", BY_HAND):  # a limit of the run's own
+            return cast(H, ended.history)
+    if history is not None and history.interrupted and history.reason not in ("", BY_HAND):  # a limit of the run's own
         interruption.exit_code = 0
     return history
 
